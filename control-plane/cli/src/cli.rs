@@ -1,0 +1,107 @@
+//! The command line: what `signet` can be asked, and which file answers.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::command;
+use crate::output::{Failure, Format, Verdict};
+
+/// Runs and looks after a Signet mesh.
+///
+/// Exit codes: 0 yes or done, 1 no (invalid, refused, not found, not healthy), 64 wrong arguments or unreadable
+/// input, 69 control plane not available, 70 internal error.
+#[derive(Debug, Parser)]
+#[command(name = "signet", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Form of the answer
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Apply(command::apply::Apply),
+    Check(command::check::Check),
+    Delete(command::delete::Delete),
+    Explain(command::explain::Explain),
+    Get(command::get::Get),
+    #[command(subcommand)]
+    Message(command::message::Message),
+    #[command(subcommand)]
+    Token(command::token::Token),
+    Validate(command::validate::Validate),
+    /// Plain programs for the demonstration
+    #[command(subcommand, hide = true)]
+    App(command::app::App),
+}
+
+/// The whole program: reads the process's arguments, runs the command, tells its exit code.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+/// Runs the command that `arguments` name; the first of them is the program's own name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // With its stream gone there is nobody left to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let format = cli.output;
+    match answer(cli) {
+        Ok(verdict) => verdict.into(),
+        Err(failure) => failure.report(format),
+    }
+}
+
+fn answer(cli: Cli) -> Result<Verdict, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Internal(format!("runtime: {error}")))?;
+    let format = cli.output;
+    runtime.block_on(async {
+        match cli.command {
+            Command::App(app) => app.run().await,
+            Command::Apply(apply) => apply.run(format).await,
+            Command::Check(check) => check.run(format).await,
+            Command::Delete(delete) => delete.run(format).await,
+            Command::Explain(explain) => explain.run(format).await,
+            Command::Get(get) => get.run(format).await,
+            Command::Message(message) => message.run(format),
+            Command::Token(token) => token.run(format).await,
+            Command::Validate(validate) => validate.run(format),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command) {
+            for command in command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{} has no example", command.get_name());
+                check(command);
+            }
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,11 @@
+//! One file per command.
+
+pub(crate) mod app;
+pub(crate) mod apply;
+pub(crate) mod check;
+pub(crate) mod delete;
+pub(crate) mod explain;
+pub(crate) mod get;
+pub(crate) mod message;
+pub(crate) mod token;
+pub(crate) mod validate;

@@ -1,0 +1,90 @@
+//! `signet apply`: stores manifests in the control plane, all of them or none.
+
+use serde_json::json;
+use signet_sync::proto::admin::{ApplyRequest, Change, ChangeAction, Diagnostic, ManifestFile};
+
+use crate::client::{ControlPlane, answered};
+use crate::manifests::Manifests;
+use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
+
+/// Stores manifests: all of them or, when any is wrong, none
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  signet apply -f policies/\n  signet apply -f mesh.yaml --dry-run -o json")]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    manifests: Manifests,
+    /// Check and tell what would change, without storing it
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+}
+
+impl Apply {
+    pub(crate) async fn run(self, format: Format) -> Result<Verdict, Failure> {
+        text_or_json(format)?;
+        let files = self.manifests.read()?;
+        let files = files.into_iter().map(|file| ManifestFile { name: file.name, text: file.text }).collect();
+        let mut client = self.control_plane.connect().await?;
+        let response = answered(client.apply(ApplyRequest { files, dry_run: self.dry_run }).await)?;
+        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)?;
+        refused(&response.diagnostics)
+    }
+}
+
+/// Shows what a change did.
+pub(super) fn show(
+    format: Format,
+    revision: u64,
+    changes: &[Change],
+    diagnostics: &[Diagnostic],
+    dry_run: bool,
+) -> Result<(), Failure> {
+    if format == Format::Json {
+        return print_json(&json!({
+            "stored": diagnostics.is_empty() && !dry_run,
+            "dry_run": dry_run,
+            "revision": revision,
+            "changes": changes.iter().map(|change| json!({
+                "kind": change.kind,
+                "name": change.name,
+                "action": word(change),
+            })).collect::<Vec<_>>(),
+            "diagnostics": diagnostics.iter().map(|diagnostic| json!({
+                "file": diagnostic.file,
+                "line": diagnostic.line,
+                "column": diagnostic.column,
+                "message": diagnostic.message,
+                "fix": diagnostic.fix,
+            })).collect::<Vec<_>>(),
+        }));
+    }
+    for diagnostic in diagnostics {
+        let Diagnostic { file, line, column, message, fix } = diagnostic;
+        print_line(format_args!("{file}:{line}:{column}: {message}; fix: {fix}"))?;
+    }
+    for change in changes.iter().filter(|_| diagnostics.is_empty()) {
+        let would = if dry_run { " (dry run)" } else { "" };
+        print_line(format_args!("{}/{} {}{would}", change.kind, change.name, word(change)))?;
+    }
+    Ok(())
+}
+
+/// Diagnostics mean that nothing was stored, and that the input is to blame.
+pub(super) fn refused(diagnostics: &[Diagnostic]) -> Result<Verdict, Failure> {
+    match diagnostics.len() {
+        0 => Ok(Verdict::Yes),
+        1 => Err(Failure::Usage("nothing was changed: 1 error".to_owned())),
+        errors => Err(Failure::Usage(format!("nothing was changed: {errors} errors"))),
+    }
+}
+
+fn word(change: &Change) -> &'static str {
+    match change.action() {
+        ChangeAction::Created => "created",
+        ChangeAction::Updated => "updated",
+        ChangeAction::Unchanged => "unchanged",
+        ChangeAction::Deleted => "deleted",
+        ChangeAction::Unspecified => "changed",
+    }
+}

@@ -1,0 +1,140 @@
+//! `signet explain`: why a request would be, or was, allowed or refused.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use signet_identity::SpiffeId;
+use signet_policy::{Decision, Facts, Layer, PolicyIndex, PolicyModel, compile, explain};
+use signet_sync::proto::admin::explain_request::Question;
+use signet_sync::proto::admin::{ExplainRequest, Hypothetical};
+
+use super::validate::parse;
+use crate::client::{ControlPlane, found};
+use crate::manifests;
+use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
+
+/// Tells which rule allows or refuses a request, and why the others do not
+///
+/// Exit code 0 means allowed, 1 refused or not found.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  signet explain 7c9e6679f0ac            a request that happened, by the id in its answer
+  signet explain --from gateway --to store --port 8080 --method GET --path /api/device
+  signet explain --from gateway --to database --port 5432 --opaque -f policies/")]
+pub(crate) struct Explain {
+    /// Id of a past request
+    #[arg(required_unless_present = "to", conflicts_with_all = ["to", "from", "files"])]
+    request_id: Option<String>,
+    /// Caller: workload name or SPIFFE ID; left out: a caller outside the mesh
+    #[arg(long, requires = "to", value_name = "ID")]
+    from: Option<String>,
+    /// Workload called: name or SPIFFE ID
+    #[arg(long, requires = "port", value_name = "WORKLOAD")]
+    to: Option<String>,
+    /// Port of the workload
+    #[arg(long, requires = "to", value_name = "N")]
+    port: Option<u16>,
+    /// HTTP method
+    #[arg(long, default_value = "GET", value_name = "METHOD")]
+    method: String,
+    /// Path, without query
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    path: String,
+    /// Host the request names; left out: the workload's own first name
+    #[arg(long, value_name = "HOST")]
+    authority: Option<String>,
+    /// Not HTTP
+    #[arg(long, conflicts_with_all = ["method", "path", "authority"])]
+    opaque: bool,
+    /// Answer from these manifests, without a control plane
+    #[arg(short = 'f', long = "filename", requires = "to", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+}
+
+impl Explain {
+    pub(crate) async fn run(self, format: Format) -> Result<Verdict, Failure> {
+        text_or_json(format)?;
+        if self.files.is_empty() { self.ask(format).await } else { self.work_out(format) }
+    }
+
+    async fn ask(self, format: Format) -> Result<Verdict, Failure> {
+        let mut client = self.control_plane.connect().await?;
+        let is_past = self.request_id.is_some();
+        let request = ExplainRequest { question: Some(self.question()) };
+        let Some(answer) = found(client.explain(request).await)? else {
+            let reason = "no proxy remembers that request: each keeps its latest few";
+            return match format {
+                Format::Json => print_json(&serde_json::json!({ "found": false, "reason": reason })),
+                _ => print_line(reason),
+            }
+            .map(|()| Verdict::No);
+        };
+        let value: Value = serde_json::from_str(&answer.json)
+            .map_err(|error| Failure::Internal(format!("control plane sent an explanation that is not JSON: {error}")))?;
+        match format {
+            Format::Json => print_json(&value)?,
+            _ => print_line(answer.text.trim_end())?,
+        }
+        // What a past request met need not be a policy decision; that it was found is the answer then.
+        let outcome = value.pointer("/decision/outcome").and_then(Value::as_str);
+        Ok(Verdict::of(outcome.map_or(is_past, |outcome| outcome == "allowed")))
+    }
+
+    fn question(self) -> Question {
+        if let Some(request_id) = self.request_id {
+            return Question::RequestId(request_id);
+        }
+        Question::Hypothetical(Hypothetical {
+            source: self.from.unwrap_or_default(),
+            destination: self.to.unwrap_or_default(),
+            port: u32::from(self.port.unwrap_or_default()),
+            method: self.method,
+            path: self.path,
+            authority: self.authority.unwrap_or_default(),
+            opaque: self.opaque,
+        })
+    }
+
+    fn work_out(self, format: Format) -> Result<Verdict, Failure> {
+        let (manifests, mut diagnostics) = parse(&manifests::read(&self.files)?);
+        let model = if diagnostics.is_empty() {
+            compile(&manifests).map_err(|wrong| diagnostics = wrong).ok()
+        } else {
+            None
+        };
+        let Some(model) = model else {
+            let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+            return Err(Failure::Usage(lines.join("\n")));
+        };
+        let source = self.from.as_deref().map(|name| identity(&model, name)).transpose()?;
+        let destination = identity(&model, self.to.as_deref().unwrap_or_default())?;
+        let port = self.port.unwrap_or_default();
+        let own_name = model.workload(&destination).and_then(|workload| workload.names.first());
+        let authority = self.authority.as_deref().or(own_name.map(String::as_str)).unwrap_or("localhost");
+        let layer = if self.opaque {
+            Layer::Opaque
+        } else {
+            Layer::Http { method: &self.method, path: &self.path, authority }
+        };
+        let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+        let explanation = explain(&PolicyIndex::new(&model), &facts);
+        match format {
+            Format::Json => print_json(&explanation)?,
+            _ => print_line(explanation.to_string().trim_end())?,
+        }
+        Ok(Verdict::of(matches!(explanation.decision, Decision::Allowed { .. })))
+    }
+}
+
+/// A workload's identity by its name, or the SPIFFE ID itself.
+fn identity(model: &PolicyModel, name: &str) -> Result<SpiffeId, Failure> {
+    if name.starts_with("spiffe://") {
+        return SpiffeId::parse(name).map_err(|error| Failure::Usage(format!("{name}: {error}")));
+    }
+    match model.workload_named(name) {
+        Some(workload) => Ok(workload.id.clone()),
+        None => Err(Failure::Usage(format!("{name}: no such Workload"))),
+    }
+}

@@ -1,0 +1,15 @@
+//! The operator's tool: `signet`.
+//!
+//! [`cli`] is the command line, one file per command below `command`. `message` signs and verifies HTTP messages
+//! for people who debug interoperability; it needs no control plane. [`demo`] holds the plain programs that the
+//! demonstration protects.
+
+mod chain;
+mod chunked;
+pub mod cli;
+mod client;
+mod command;
+pub mod demo;
+mod manifests;
+mod message;
+pub mod output;

@@ -1,0 +1,115 @@
+//! Manifests named on the command line: files, folders, standard input.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::output::Failure;
+
+/// Most bytes of one file: what the control plane takes.
+const FILE_MAX: u64 = signet_policy::MAX_TEXT_BYTES as u64;
+/// Most files of one call: a mesh has tens.
+const FILES_MAX: usize = 1000;
+
+/// Which manifests.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Manifests {
+    /// File, folder (its *.yaml, *.yml and *.json, by name), or - for standard input; may be repeated
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE")]
+    paths: Vec<PathBuf>,
+}
+
+/// One file's text, under the name that diagnostics show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ManifestText {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+impl Manifests {
+    /// Reads them all.
+    pub(crate) fn read(&self) -> Result<Vec<ManifestText>, Failure> {
+        read(&self.paths)
+    }
+}
+
+/// Reads every file that `paths` name.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<ManifestText>, Failure> {
+    let mut texts = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            texts.push(ManifestText { name: "<stdin>".to_owned(), text: limited(io::stdin().lock(), "<stdin>")? });
+        } else if path.is_dir() {
+            for file in files_of(path)? {
+                texts.push(read_file(&file)?);
+            }
+        } else {
+            texts.push(read_file(path)?);
+        }
+        if texts.len() > FILES_MAX {
+            return Err(Failure::Usage(format!("more than {FILES_MAX} manifest files")));
+        }
+    }
+    if texts.is_empty() {
+        return Err(Failure::Usage("the folder has no *.yaml, *.yml or *.json file".to_owned()));
+    }
+    Ok(texts)
+}
+
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |error: io::Error| Failure::Usage(format!("{}: {error}", folder.display()));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let is_manifest = path.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
+        if is_manifest && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(path: &Path) -> Result<ManifestText, Failure> {
+    let name = path.display().to_string();
+    let file = fs::File::open(path).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    let text = limited(file, &name)?;
+    Ok(ManifestText { name, text })
+}
+
+fn limited(source: impl Read, name: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    source
+        .take(FILE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(Failure::Usage(format!("{name}: longer than {FILE_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_gives_its_manifests_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.yml", "a.yaml", "notes.txt"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let texts = read(&[folder.path().to_path_buf()]).unwrap();
+        assert_eq!(texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>(), ["a.yaml", "b.yml"]);
+    }
+
+    #[test]
+    fn missing_file_empty_folder_and_long_file_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read(&[folder.path().join("none.yaml")]), Err(Failure::Usage(_))));
+        assert!(matches!(read(&[folder.path().to_path_buf()]), Err(Failure::Usage(_))));
+        let long = folder.path().join("long.yaml");
+        fs::write(&long, vec![b'#'; usize::try_from(FILE_MAX).unwrap() + 1]).unwrap();
+        assert!(matches!(read(&[long]), Err(Failure::Usage(_))));
+    }
+}

@@ -1,0 +1,437 @@
+//! What operators can ask for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use signet_identity::{Fingerprint, SpiffeId};
+use signet_policy::{Facts, Kind, Layer, PolicyIndex, PolicyModel, WorkloadModel, explain};
+use signet_sync::proto::admin as wire;
+use signet_sync::proto::admin::admin_server::Admin;
+use signet_sync::proto::admin::explain_request::Question;
+use signet_sync::{MAX_ENTRIES, MAX_NACK_BYTES, SectionState};
+use tonic::{Request, Response, Status};
+
+use crate::manifests::{Action, Item, Manifests, Outcome};
+use crate::records::{self, Registration, Revocation, Subject, unix_seconds};
+use crate::services::Mesh;
+use crate::store::{Expect, Revision, Store, StoreError};
+use crate::streams::{Answer, Stream};
+use crate::token::{self, Grant};
+
+/// How long an `apply` waits for its own state to be pushed. It is durable either way.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a change is tried again when another operator changed something at the same time.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Bytes of a request id; ours are far shorter.
+const REQUEST_ID_BYTES: usize = 128;
+
+/// The service.
+pub(crate) struct AdminService {
+    store: Arc<dyn Store>,
+    mesh: Mesh,
+}
+
+impl AdminService {
+    pub(crate) fn new(store: Arc<dyn Store>, mesh: Mesh) -> Self {
+        Self { store, mesh }
+    }
+
+    /// Waits until what was just stored is what proxies are sent, so that the next command sees it.
+    async fn pushed(&self, revision: Revision) {
+        let mut published = self.mesh.published.clone();
+        let pushed = published.wait_for(|published| published.revision >= revision);
+        let _ = tokio::time::timeout(PUBLISH_TIMEOUT, pushed).await;
+    }
+
+    fn trust_domain(&self) -> &signet_identity::TrustDomain {
+        self.mesh.authority.issuing().trust_domain()
+    }
+
+    async fn model(&self) -> Result<PolicyModel, Status> {
+        let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+        manifests
+            .model(self.trust_domain())
+            .map_err(|_| Status::internal("the stored manifests do not compile; apply them anew"))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn apply(
+        &self,
+        request: Request<wire::ApplyRequest>,
+    ) -> Result<Response<wire::ApplyResponse>, Status> {
+        let request = request.into_inner();
+        let files: Vec<(&str, &str)> =
+            request.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
+        for _ in 0..ATTEMPTS_MAX {
+            let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+            let trust_domain = self.trust_domain();
+            match manifests.apply(&*self.store, trust_domain, &files, request.dry_run).await {
+                Ok(outcome) => {
+                    self.pushed(outcome.revision).await;
+                    tracing::info!(
+                        revision = outcome.revision.0,
+                        errors = outcome.diagnostics.len(),
+                        "apply"
+                    );
+                    return Ok(Response::new(wire::ApplyResponse {
+                        revision: outcome.revision.0,
+                        changes: changes(&outcome),
+                        diagnostics: diagnostics(&outcome),
+                    }));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(store_failed(error)),
+            }
+        }
+        Err(busy())
+    }
+
+    async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::GetResponse>, Status> {
+        let request = request.into_inner();
+        let kind = if request.kind.is_empty() { None } else { Some(kind(&request.kind)?) };
+        let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
+        let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+        let items: Vec<wire::Item> = manifests.items(kind, name).map(item).collect();
+        if let (true, Some(name)) = (items.is_empty(), name) {
+            return Err(Status::not_found(format!("there is no {} {name}", request.kind)));
+        }
+        Ok(Response::new(wire::GetResponse { revision: manifests.revision.0, items }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<wire::DeleteRequest>,
+    ) -> Result<Response<wire::DeleteResponse>, Status> {
+        let request = request.into_inner();
+        let kind = kind(&request.kind)?;
+        for _ in 0..ATTEMPTS_MAX {
+            let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+            let trust_domain = self.trust_domain();
+            let deleted =
+                manifests.delete(&*self.store, trust_domain, kind, &request.name, request.dry_run).await;
+            match deleted {
+                Ok(Some(outcome)) => {
+                    self.pushed(outcome.revision).await;
+                    return Ok(Response::new(wire::DeleteResponse {
+                        revision: outcome.revision.0,
+                        changes: changes(&outcome),
+                        diagnostics: diagnostics(&outcome),
+                    }));
+                }
+                Ok(None) => return Err(Status::not_found(format!("there is no {kind} {}", request.name))),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(store_failed(error)),
+            }
+        }
+        Err(busy())
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<wire::CreateTokenRequest>,
+    ) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let request = request.into_inner();
+        let model = self.model().await?;
+        let grant = grant(&model, &request)?;
+        let (id, network) = (grant.id.clone(), grant.network.clone());
+        let pin = self.mesh.authority.pin();
+        let created =
+            token::create(&*self.store, grant, pin, SystemTime::now()).await.map_err(store_failed)?;
+        tracing::info!(%id, network, token = created.token.id(), "token created");
+        Ok(Response::new(wire::CreateTokenResponse {
+            token: created.token.reveal(),
+            id: created.token.id().to_owned(),
+            spiffe_id: id.to_string(),
+            network,
+            expires: created.expires,
+        }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<wire::RevokeRequest>,
+    ) -> Result<Response<wire::RevokeResponse>, Status> {
+        let request = request.into_inner();
+        let subject = subject(request.subject)?;
+        if request.reason.len() > MAX_NACK_BYTES {
+            return Err(Status::invalid_argument(format!("a reason has at most {MAX_NACK_BYTES} bytes")));
+        }
+        let listing = self.store.list(records::REVOCATIONS).await.map_err(store_failed)?;
+        if listing.entries.len() >= MAX_ENTRIES {
+            return Err(Status::resource_exhausted("as much is revoked as a proxy can hold"));
+        }
+        let key = subject.key();
+        let revoked_at = unix_seconds(SystemTime::now());
+        let record = Revocation { subject, reason: request.reason, revoked_at };
+        let write = records::put(key, Expect::Any, &record).map_err(store_failed)?;
+        let revision = self.store.commit(vec![write]).await.map_err(store_failed)?;
+        self.pushed(revision).await;
+        tracing::info!(subject = ?record.subject, "revoked");
+        Ok(Response::new(wire::RevokeResponse { revision: revision.0 }))
+    }
+
+    async fn list_proxies(
+        &self,
+        _: Request<wire::ListProxiesRequest>,
+    ) -> Result<Response<wire::ListProxiesResponse>, Status> {
+        let registrations =
+            records::list::<Registration>(&*self.store, records::REGISTRATIONS).await.map_err(store_failed)?;
+        // Oldest first, so of several streams of an instance the newest speaks.
+        let mut connected: BTreeMap<(SpiffeId, String), Arc<Stream>> = BTreeMap::new();
+        for stream in self.mesh.streams.all() {
+            connected.insert((stream.spiffe_id.clone(), stream.instance.clone()), stream);
+        }
+        let mut proxies = Vec::new();
+        for registration in registrations {
+            for instance in registration.record.instances {
+                let stream = connected.get(&(registration.record.id.clone(), instance.first.clone()));
+                let leaf = instance.leaves.last().map_or(instance.first, |leaf| leaf.fingerprint.clone());
+                proxies.push(proxy(&registration.record.id, leaf, instance.network, stream.map(Arc::as_ref)));
+            }
+        }
+        Ok(Response::new(wire::ListProxiesResponse { proxies }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainResponse>, Status> {
+        match request.into_inner().question {
+            Some(Question::Hypothetical(question)) => {
+                let model = self.model().await?;
+                hypothetical(&model, &question).map(Response::new)
+            }
+            Some(Question::RequestId(id)) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES => {
+                let answers = self.mesh.streams.ask(&id).await;
+                if answers.is_empty() {
+                    return Err(Status::not_found(format!(
+                        "no connected proxy remembers request {}; it may be too old",
+                        id.escape_debug()
+                    )));
+                }
+                Ok(Response::new(joined(&id, &answers)))
+            }
+            Some(Question::RequestId(_)) => Err(Status::invalid_argument("that is not a request id")),
+            None => Err(Status::invalid_argument("nothing is asked")),
+        }
+    }
+
+    async fn info(&self, _: Request<wire::InfoRequest>) -> Result<Response<wire::InfoResponse>, Status> {
+        let published = self.mesh.published.borrow().clone();
+        let roots = self.mesh.authority.bundle();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        Ok(Response::new(wire::InfoResponse {
+            trust_domain: self.trust_domain().to_string(),
+            root_fingerprints: roots.roots().iter().map(|root| Fingerprint::of(root).to_string()).collect(),
+            revision: published.revision.0,
+            sections: published
+                .sections
+                .iter()
+                .map(|(name, section)| wire::SectionInfo {
+                    name: name.to_string(),
+                    epoch: section.epoch,
+                    counter: section.counter,
+                })
+                .collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_ms: u64::try_from(now).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+fn store_failed(error: StoreError) -> Status {
+    tracing::error!(%error, "the store failed");
+    match error {
+        StoreError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
+        StoreError::Conflict { .. } => busy(),
+        _ => Status::unavailable(format!("store-unavailable: {error}")),
+    }
+}
+
+fn busy() -> Status {
+    Status::aborted("somebody else keeps changing the same things, try again")
+}
+
+fn kind(text: &str) -> Result<Kind, Status> {
+    text.parse().map_err(|error: signet_policy::UnknownKind| Status::invalid_argument(error.to_string()))
+}
+
+fn changes(outcome: &Outcome) -> Vec<wire::Change> {
+    let change = |(kind, name, action): &(Kind, String, Action)| {
+        let action = match action {
+            Action::Created => wire::ChangeAction::Created,
+            Action::Deleted => wire::ChangeAction::Deleted,
+            Action::Unchanged => wire::ChangeAction::Unchanged,
+            Action::Updated => wire::ChangeAction::Updated,
+        };
+        wire::Change { kind: kind.to_string(), name: name.clone(), action: action.into() }
+    };
+    outcome.changes.iter().map(change).collect()
+}
+
+fn diagnostics(outcome: &Outcome) -> Vec<wire::Diagnostic> {
+    let diagnostic = |found: &signet_policy::Diagnostic| wire::Diagnostic {
+        file: found.file.clone(),
+        line: found.line,
+        column: found.column,
+        message: found.message.clone(),
+        fix: found.fix.clone(),
+    };
+    outcome.diagnostics.iter().map(diagnostic).collect()
+}
+
+fn item(item: Item<'_>) -> wire::Item {
+    // It was parsed when it was stored, so it is YAML; anything odd shows as null rather than failing the listing.
+    let json = serde_saphyr::from_str::<serde_json::Value>(item.yaml).unwrap_or_default();
+    wire::Item {
+        kind: item.kind.to_string(),
+        name: item.name.to_owned(),
+        yaml: item.yaml.to_owned(),
+        json: json.to_string(),
+    }
+}
+
+fn grant(model: &PolicyModel, request: &wire::CreateTokenRequest) -> Result<Grant, Status> {
+    let workload = workload(model, &request.workload)?;
+    if workload.id.is_control_plane() {
+        return Err(Status::invalid_argument("no token makes another control plane"));
+    }
+    let network =
+        if request.network.is_empty() { workload.network.clone() } else { request.network.clone() };
+    if model.network(&network).is_none() {
+        let networks: Vec<&str> = model.networks.iter().map(|network| network.name.as_str()).collect();
+        return Err(Status::invalid_argument(format!(
+            "the Mesh has no network {}; it has: {}",
+            network.escape_debug(),
+            networks.join(", ")
+        )));
+    }
+    let ttl = match request.ttl_s {
+        0 => token::DEFAULT_TTL,
+        seconds => Duration::from_secs(seconds),
+    };
+    let (uses, instances) = (request.uses.max(1), request.instances.max(1));
+    if ttl > token::TTL_MAX || uses > token::USES_MAX || instances > token::USES_MAX {
+        return Err(Status::invalid_argument(format!(
+            "a token lives at most {} seconds and has at most {} uses and instances",
+            token::TTL_MAX.as_secs(),
+            token::USES_MAX
+        )));
+    }
+    Ok(Grant { id: workload.id.clone(), network, uses, instances, ttl })
+}
+
+/// A workload by its name or identity.
+fn workload<'a>(model: &'a PolicyModel, text: &str) -> Result<&'a WorkloadModel, Status> {
+    let named = || model.workload_named(text);
+    let identified = || SpiffeId::parse(text).ok().and_then(|id| model.workload(&id));
+    named().or_else(identified).ok_or_else(|| {
+        Status::not_found(format!("there is no Workload {}; apply its manifest first", text.escape_debug()))
+    })
+}
+
+fn subject(subject: Option<wire::revoke_request::Subject>) -> Result<Subject, Status> {
+    match subject {
+        Some(wire::revoke_request::Subject::SpiffeId(text)) => SpiffeId::parse(&text)
+            .map(Subject::Identity)
+            .map_err(|error| Status::invalid_argument(error.to_string())),
+        Some(wire::revoke_request::Subject::Fingerprint(text)) => text
+            .parse()
+            .map(Subject::Certificate)
+            .map_err(|error: signet_identity::FingerprintError| Status::invalid_argument(error.to_string())),
+        None => Err(Status::invalid_argument("say what to revoke: an identity or a fingerprint")),
+    }
+}
+
+fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) -> wire::Proxy {
+    let report = stream.map(Stream::report).unwrap_or_default();
+    let nack = report.sections.iter().find_map(|section| section.nack.as_ref());
+    wire::Proxy {
+        spiffe_id: id.to_string(),
+        instance: leaf,
+        connected: stream.is_some(),
+        last_nack: nack.map_or_else(String::new, |nack| format!("{}: {}: {}", nack.name, nack.code, nack.error)),
+        sections: report.sections.iter().map(section_state).collect(),
+        status: report.status.map(|status| wire::ProxyStatus {
+            unix_ms: status.unix_ms,
+            capture_in_force: status.capture_in_force,
+            canary_ok: status.canary_ok,
+            tls_not_after: status.tls_not_after,
+            signing_not_after: status.signing_not_after,
+            open_connections: status.open_connections,
+            refused: status.refused,
+            clock_offset_ms: report.clock_offset_ms,
+        }),
+        network,
+        version: stream.map_or_else(String::new, |stream| stream.version.clone()),
+    }
+}
+
+fn section_state(state: &SectionState) -> wire::SectionState {
+    wire::SectionState {
+        name: state.name.to_string(),
+        epoch: state.latest.map_or(0, |version| version.epoch),
+        counter: state.latest.map_or(0, |version| version.counter),
+        acked_epoch: state.acked.map_or(0, |version| version.epoch),
+        acked_counter: state.acked.map_or(0, |version| version.counter),
+    }
+}
+
+fn hypothetical(
+    model: &PolicyModel,
+    question: &wire::Hypothetical,
+) -> Result<wire::ExplainResponse, Status> {
+    let source = match question.source.as_str() {
+        "" => None,
+        text => Some(identity(model, text)?),
+    };
+    let destination = identity(model, &question.destination)?;
+    let port = u16::try_from(question.port)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Status::invalid_argument("the port is not one"))?;
+    let layer = if question.opaque {
+        Layer::Opaque
+    } else {
+        Layer::Http { method: &question.method, path: &question.path, authority: &question.authority }
+    };
+    let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+    let explanation = explain(&PolicyIndex::new(model), &facts);
+    let json = serde_json::to_string(&explanation)
+        .map_err(|_| Status::internal("the explanation cannot be written"))?;
+    Ok(wire::ExplainResponse { json, text: explanation.to_string() })
+}
+
+/// An identity by a workload's name, or any well-formed one: callers need not be workloads of this mesh.
+fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
+    if let Some(workload) = model.workload_named(text) {
+        return Ok(workload.id.clone());
+    }
+    SpiffeId::parse(text).map_err(|_| {
+        Status::not_found(format!("{} is neither a Workload nor a SPIFFE ID", text.escape_debug()))
+    })
+}
+
+/// The answers of all proxies that remember a request, as one.
+fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
+    let mut text = format!("request {}\n", request_id.escape_debug());
+    let mut entries = Vec::new();
+    for answer in answers {
+        let value = serde_json::from_str::<serde_json::Value>(&answer.json)
+            .unwrap_or_else(|_| serde_json::Value::String(answer.json.clone()));
+        let shown = serde_json::to_string_pretty(&value).unwrap_or_default();
+        text.push_str(&format!("\n{} ({})\n{shown}\n", answer.spiffe_id, answer.instance));
+        entries.push(serde_json::json!({
+            "spiffeId": answer.spiffe_id.as_str(),
+            "instance": answer.instance,
+            "answer": value,
+        }));
+    }
+    let json = serde_json::json!({ "requestId": request_id, "proxies": entries });
+    wire::ExplainResponse { json: json.to_string(), text }
+}

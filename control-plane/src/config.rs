@@ -1,0 +1,210 @@
+//! Configuration: flags and `SIGNET_*` variables in, a valid [`Config`] or one clear error out.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use signet_identity::TrustDomain;
+use thiserror::Error;
+
+/// The longest path a Unix socket address holds on Linux, without its terminating NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The longest drain: nobody waits longer for a control plane whose proxies reconnect by themselves.
+const DRAIN_MAX_SECONDS: u64 = 3600;
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "signet-control-plane",
+    version,
+    about = "The Signet control plane: authority, policy, directory, push",
+    after_help = "Example:\n  signet-control-plane --trust-domain mesh.example --state-dir /var/lib/signet\n\n\
+                  Exit codes: 0 drained, 64 bad configuration, 70 refused or failed."
+)]
+struct Arguments {
+    /// Directory for keys and store; no other container mounts it
+    #[arg(long, env = "SIGNET_STATE_DIR", default_value = "/var/lib/signet")]
+    state_dir: PathBuf,
+
+    /// Address for proxies (gRPC over TLS 1.3); port 0 takes a free one
+    #[arg(long, env = "SIGNET_LISTEN", default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+
+    /// Address for /live, /ready, /metrics and /roots.pem
+    #[arg(long, env = "SIGNET_ADMIN_LISTEN", default_value = "0.0.0.0:15014")]
+    admin_listen: SocketAddr,
+
+    /// Unix socket for operators; STATE_DIR/admin.sock when not set
+    #[arg(long, env = "SIGNET_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+
+    /// Trust domain of every identity issued here
+    #[arg(long, env = "SIGNET_TRUST_DOMAIN")]
+    trust_domain: String,
+
+    /// Seconds that open calls get to end after SIGTERM
+    #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 5)]
+    drain_seconds: u64,
+
+    /// Log filter, as of the `tracing` crates
+    #[arg(long, env = "SIGNET_LOG", default_value = "info")]
+    log: String,
+
+    /// Log format: text or json
+    #[arg(long, env = "SIGNET_LOG_FORMAT", default_value = "text")]
+    log_format: String,
+}
+
+/// A configuration that can be started.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory for keys and store.
+    pub state_dir: PathBuf,
+    /// Address for proxies.
+    pub listen: SocketAddr,
+    /// Address for health and metrics.
+    pub admin_listen: SocketAddr,
+    /// Unix socket for operators.
+    pub admin_socket: PathBuf,
+    /// Trust domain of every identity issued here.
+    pub trust_domain: TrustDomain,
+    /// How long open calls get to end.
+    pub drain: Duration,
+    /// How and what to log.
+    pub log: LogConfig,
+}
+
+/// How and what to log.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A `tracing` filter.
+    pub filter: String,
+    /// Whether each line is a JSON object.
+    pub json: bool,
+}
+
+impl Config {
+    /// Reads flags (the first argument is the program's name) and environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: [`ConfigError::Shown`] for `--help` and `--version`, everything else is a mistake to tell.
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        Arguments::try_parse_from(arguments)?.try_into()
+    }
+}
+
+impl TryFrom<Arguments> for Config {
+    type Error = ConfigError;
+
+    fn try_from(arguments: Arguments) -> Result<Self, ConfigError> {
+        let trust_domain = TrustDomain::parse(&arguments.trust_domain).map_err(|error| {
+            ConfigError::Setting { name: "SIGNET_TRUST_DOMAIN", reason: error.to_string() }
+        })?;
+        let admin_socket = arguments.admin_socket.unwrap_or_else(|| arguments.state_dir.join("admin.sock"));
+        if admin_socket.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(ConfigError::Setting {
+                name: "SIGNET_ADMIN_SOCKET",
+                reason: format!("{} is longer than {SOCKET_PATH_MAX} bytes", admin_socket.display()),
+            });
+        }
+        if arguments.drain_seconds > DRAIN_MAX_SECONDS {
+            return Err(ConfigError::Setting {
+                name: "SIGNET_DRAIN_SECONDS",
+                reason: format!("more than {DRAIN_MAX_SECONDS} seconds"),
+            });
+        }
+        let json = match arguments.log_format.as_str() {
+            "json" => true,
+            "text" => false,
+            other => {
+                let reason = format!("{other:?} is neither text nor json");
+                return Err(ConfigError::Setting { name: "SIGNET_LOG_FORMAT", reason });
+            }
+        };
+        if let Err(error) = arguments.log.parse::<tracing_subscriber::EnvFilter>() {
+            return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
+        }
+        Ok(Self {
+            state_dir: arguments.state_dir,
+            listen: arguments.listen,
+            admin_listen: arguments.admin_listen,
+            admin_socket,
+            trust_domain,
+            drain: Duration::from_secs(arguments.drain_seconds),
+            log: LogConfig { filter: arguments.log, json },
+        })
+    }
+}
+
+/// Why there is no configuration to start with.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A flag or variable has a value that does not work.
+    #[error("{name}: {reason}")]
+    Setting {
+        /// The variable's name.
+        name: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// Help or version was asked for: the text to show.
+    #[error("{0}")]
+    Shown(String),
+    /// The command line is not understood.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl From<clap::Error> for ConfigError {
+    fn from(error: clap::Error) -> Self {
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Shown(error.to_string()),
+            _ => Self::Usage(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let program = ["signet-control-plane", "--trust-domain", "mesh.example"];
+        Config::parse_from(program.iter().chain(arguments).map(OsString::from))
+    }
+
+    #[test]
+    fn the_admin_socket_lies_in_the_state_directory_unless_it_is_set() {
+        let config = parse(&["--state-dir", "/state"]).unwrap();
+        assert_eq!(config.admin_socket, PathBuf::from("/state/admin.sock"));
+        let config = parse(&["--state-dir", "/state", "--admin-socket", "/run/s"]).unwrap();
+        assert_eq!(config.admin_socket, PathBuf::from("/run/s"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (arguments, name) in [
+            (&["--listen", "nowhere"][..], "--listen"),
+            (&["--unknown"], "--unknown"),
+            (&["--log", "signet=loud"], "SIGNET_LOG"),
+            (&["--log-format", "xml"], "SIGNET_LOG_FORMAT"),
+            (&["--drain-seconds", "99999"], "SIGNET_DRAIN_SECONDS"),
+            (&["--admin-socket", &"/long".repeat(30)], "SIGNET_ADMIN_SOCKET"),
+        ] {
+            let error = parse(arguments).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        let program = ["signet-control-plane", "--trust-domain", "Mesh Example"];
+        let error = Config::parse_from(program.iter().map(OsString::from)).unwrap_err().to_string();
+        assert!(error.contains("SIGNET_TRUST_DOMAIN"), "{error}");
+    }
+
+    #[test]
+    fn help_is_not_a_mistake() {
+        assert!(matches!(parse(&["--help"]), Err(ConfigError::Shown(_))));
+    }
+}

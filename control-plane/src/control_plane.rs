@@ -1,0 +1,254 @@
+//! The parts put together: opened and bound by [`ControlPlane::bind`], served by [`ControlPlane::run`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::claims::Claims;
+use crate::config::Config;
+use crate::health::{self, Health};
+use crate::metrics::Metrics;
+use crate::publish::{Compiler, ObservedHabits, PublishError};
+use crate::records;
+use crate::registrar::Registrar;
+use crate::server::{self, OwnCertificate};
+use crate::services::Mesh;
+use crate::store::{Expect, RedbStore, Store, StoreError, Write};
+use crate::streams::Streams;
+use crate::{admin, files, token};
+
+/// How often expired tokens and leases are removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A control plane that holds its state and its sockets, ready to serve.
+pub struct ControlPlane {
+    addresses: Addresses,
+    drain: Duration,
+    control: TcpListener,
+    health_listener: TcpListener,
+    admin: UnixListener,
+    certificate: OwnCertificate,
+    compiler: Compiler,
+    store: Arc<dyn Store>,
+    health: Arc<Health>,
+    mesh: Mesh,
+}
+
+/// Where it listens, with real port numbers.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// For proxies.
+    pub control: SocketAddr,
+    /// For health and metrics.
+    pub admin: SocketAddr,
+    /// For operators.
+    pub socket: PathBuf,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listening control={} admin={} socket={}", self.control, self.admin, self.socket.display())
+    }
+}
+
+impl ControlPlane {
+    /// Opens the state directory (creating it on the first start), publishes the first state and binds every socket.
+    ///
+    /// # Errors
+    /// [`StartError`]: a state directory that is damaged or not ours, or an address that is taken.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        let now = SystemTime::now();
+        let (store, authority) = open_state(&config, now).await?;
+        let metrics = Arc::new(Metrics::new());
+        let habits = Arc::new(ObservedHabits::default());
+        let claims = Arc::new(Claims::new(store.clone()));
+        claims.adopt(now).await?;
+        let compiler =
+            Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
+        let certificate = OwnCertificate::issue(authority.clone(), now)?;
+        let control = listen(config.listen).await?;
+        let health_listener = listen(config.admin_listen).await?;
+        let admin = admin::bind(&config.admin_socket)
+            .map_err(|error| StartError::Socket { path: config.admin_socket.clone(), error })?;
+        let draining = CancellationToken::new();
+        let health =
+            Health { metrics: metrics.clone(), roots_pem: authority.roots_pem(), draining: draining.clone() };
+        let local = |listener: &TcpListener, configured| {
+            listener.local_addr().map_err(|error| StartError::Listen { address: configured, error })
+        };
+        Ok(Self {
+            addresses: Addresses {
+                control: local(&control, config.listen)?,
+                admin: local(&health_listener, config.admin_listen)?,
+                socket: config.admin_socket,
+            },
+            drain: config.drain,
+            control,
+            health_listener,
+            admin,
+            certificate,
+            store: store.clone(),
+            health: Arc::new(health),
+            mesh: Mesh {
+                registrar: Registrar::new(store, authority.clone()),
+                published: compiler.subscribe(),
+                streams: Arc::new(Streams::default()),
+                authority,
+                claims,
+                draining,
+                habits,
+                metrics,
+            },
+            compiler,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until `stop` ends, then lets open calls end and tells every proxy to come back.
+    ///
+    /// # Errors
+    /// [`RunError`] when a server stops by itself.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+        let draining = self.mesh.draining.clone();
+        let own_certificate = self.certificate.subscribe();
+        let claims = self.mesh.claims.clone();
+        let socket = self.addresses.socket.clone();
+        let servers = async {
+            tokio::try_join!(
+                server::serve(self.control, own_certificate, self.mesh.clone()),
+                admin::serve(self.admin, self.store.clone(), self.mesh),
+            )
+            .map(drop)
+        };
+        tokio::pin!(servers);
+        let served = tokio::select! {
+            served = &mut servers => served.map_err(RunError::Serve),
+            () = self.compiler.run() => Ok(()),
+            () = self.certificate.keep_fresh() => Ok(()),
+            () = health::serve(self.health_listener, self.health) => Ok(()),
+            () = sweep(&*self.store, &claims) => Ok(()),
+            () = stop => {
+                tracing::info!("draining");
+                draining.cancel();
+                // Calls that do not end in time are cut: whatever was acknowledged is durable.
+                tokio::time::timeout(self.drain, &mut servers).await.unwrap_or(Ok(())).map_err(RunError::Serve)
+            }
+        };
+        let _ = std::fs::remove_file(socket);
+        served
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
+}
+
+/// Opens store and authority, which must both be there or both be new.
+async fn open_state(
+    config: &Config,
+    now: SystemTime,
+) -> Result<(Arc<dyn Store>, Arc<Authority>), StartError> {
+    let directory = config.state_dir.clone();
+    files::private_directory(&directory)
+        .map_err(|error| StartError::StateDirectory { path: directory.clone(), error })?;
+    let opening = directory.clone();
+    let opened = tokio::task::spawn_blocking(move || RedbStore::open(&opening)).await;
+    let store: Arc<dyn Store> =
+        Arc::new(opened.unwrap_or_else(|panic| Err(StoreError::Corrupted(panic.to_string())))?);
+    let owner = store.read(records::AUTHORITY).await?;
+    let authority = match (Authority::load(&directory, &config.trust_domain)?, &owner) {
+        (Some(authority), _) => authority,
+        (None, None) => Authority::create(&directory, &config.trust_domain, now)?,
+        (None, Some(_)) => return Err(AuthorityError::Missing.into()),
+    };
+    match owner {
+        Some(owner) if owner.value == authority.name().as_bytes() => {}
+        Some(_) => return Err(AuthorityError::OtherStore.into()),
+        None => {
+            let name = authority.name().into_bytes();
+            store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, name)]).await?;
+        }
+    }
+    Ok((store, Arc::new(authority)))
+}
+
+/// Removes what is over, now and then; never returns.
+async fn sweep(store: &dyn Store, claims: &Claims) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        let now = SystemTime::now();
+        if let Err(error) = token::sweep(store, now).await {
+            tracing::warn!(%error, "expired tokens cannot be removed");
+        }
+        if let Err(error) = claims.sweep(now).await {
+            tracing::warn!(%error, "expired leases cannot be removed");
+        }
+    }
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The authority is unusable.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The first state cannot be published.
+    #[error("the stored state cannot be served")]
+    Publish(#[from] PublishError),
+    /// The admin socket cannot be made.
+    #[error("cannot listen on {}", path.display())]
+    Socket {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {}", path.display())]
+    StateDirectory {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The store is unusable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why the control plane stopped without being told to.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The runtime cannot be started.
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] std::io::Error),
+    /// A server stopped.
+    #[error("a server stopped")]
+    Serve(#[source] tonic::transport::Error),
+    /// It did not even start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}

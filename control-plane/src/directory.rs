@@ -1,0 +1,188 @@
+//! The directory's rules, without I/O: which claims are believed, and what the directory of each network says.
+//!
+//! A claim is believed when
+//! 1. its network is the one the instance enrolled for, and the operator knows that network;
+//! 2. the address lies in it, and in the workload's `addresses` when it lists any;
+//! 3. the claimant was seen there: its stream comes from that address or from a gateway of the network, or the
+//!    operator listed the address for this workload;
+//! 4. the workload declares the port, unless it declares none at all;
+//! 5. the operator does not advertise that place for another workload, and nobody else holds a live claim on it.
+//!
+//! Names are never claimed: they come from the manifests alone.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use signet_identity::SpiffeId;
+use signet_policy::{PolicyModel, Protocol, SpeaksFirst, WorkloadModel};
+use signet_sync::Entry;
+use thiserror::Error;
+
+use crate::records::Claim;
+
+/// Who is claiming, and where it was seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimant<'a> {
+    pub(crate) id: &'a SpiffeId,
+    /// The network recorded at enrolment.
+    pub(crate) network: &'a str,
+    /// Where its stream comes from.
+    pub(crate) source: IpAddr,
+}
+
+/// Why a claim is not believed.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub(crate) enum ClaimRefusal {
+    #[error("the operator did not list the address for this workload")]
+    AddressNotListed,
+    #[error("the address is not in the network the proxy enrolled for")]
+    AddressOutsideNetwork,
+    #[error("another workload holds the address and port")]
+    AddressTaken,
+    #[error("the operator advertises the address and port for another workload")]
+    AdvertisedByAnother,
+    #[error("the workload does not declare the port")]
+    PortNotDeclared,
+    #[error("the stream comes neither from the address nor from a gateway of its network")]
+    SourceMismatch,
+    #[error("more addresses and ports are claimed than one proxy may hold")]
+    TooMany,
+    #[error("the network the proxy enrolled for is not in the mesh")]
+    UnknownNetwork,
+    #[error("no workload has this identity")]
+    UnknownWorkload,
+}
+
+impl ClaimRefusal {
+    /// A stable name for the proxy, logs and metrics.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::AddressNotListed => "address-not-listed",
+            Self::AddressOutsideNetwork => "address-outside-network",
+            Self::AddressTaken => "address-taken",
+            Self::AdvertisedByAnother => "advertised-by-another",
+            Self::PortNotDeclared => "port-not-declared",
+            Self::SourceMismatch => "source-mismatch",
+            Self::TooMany => "too-many-claims",
+            Self::UnknownNetwork => "unknown-network",
+            Self::UnknownWorkload => "unknown-workload",
+        }
+    }
+}
+
+/// Judges one claim by rules 1 to 5, save what others hold: that is the store's to say.
+pub(crate) fn judge(
+    model: &PolicyModel,
+    claimant: Claimant<'_>,
+    address: IpAddr,
+    port: u16,
+) -> Result<(), ClaimRefusal> {
+    let address = address.to_canonical();
+    let source = claimant.source.to_canonical();
+    let workload = model.workload(claimant.id).ok_or(ClaimRefusal::UnknownWorkload)?;
+    let network = model.network(claimant.network).ok_or(ClaimRefusal::UnknownNetwork)?;
+    if !network.contains(address) {
+        return Err(ClaimRefusal::AddressOutsideNetwork);
+    }
+    let listed = workload.addresses.contains(&address);
+    if !workload.addresses.is_empty() && !listed {
+        return Err(ClaimRefusal::AddressNotListed);
+    }
+    if !listed && source != address && !network.gateways.contains(&source) {
+        return Err(ClaimRefusal::SourceMismatch);
+    }
+    if !declares(workload, port) {
+        return Err(ClaimRefusal::PortNotDeclared);
+    }
+    match model.advertised(claimant.network, address, port) {
+        Some((owner, _)) if owner.id != *claimant.id => Err(ClaimRefusal::AdvertisedByAnother),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a stored claim still holds under the model, which may have changed since it was accepted.
+pub(crate) fn stands(model: &PolicyModel, claim: &Claim) -> bool {
+    let Some(workload) = model.workload(&claim.id) else { return false };
+    let Some(network) = model.network(&claim.network) else { return false };
+    network.contains(claim.address)
+        && (workload.addresses.is_empty() || workload.addresses.contains(&claim.address))
+        && declares(workload, claim.port)
+}
+
+fn declares(workload: &WorkloadModel, port: u16) -> bool {
+    workload.ports.is_empty() || workload.port(port).is_some()
+}
+
+/// Who speaks first on a port and what, as a proxy observed it on its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Habit {
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) speaks_first: Option<SpeaksFirst>,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+
+/// Observed habits by workload and container port.
+pub(crate) type Habits = BTreeMap<(SpiffeId, u16), Habit>;
+
+/// The entries of every network of the mesh, empty ones included, sorted by address and port.
+///
+/// What the operator advertises comes first: no claim displaces it.
+pub(crate) fn build(
+    model: &PolicyModel,
+    claims: &[Claim],
+    habits: &Habits,
+    now: u64,
+) -> BTreeMap<String, Vec<Entry>> {
+    let mut networks: BTreeMap<String, BTreeMap<(IpAddr, u16), Entry>> =
+        model.networks.iter().map(|network| (network.name.clone(), BTreeMap::new())).collect();
+    for workload in &model.workloads {
+        for place in &workload.advertise {
+            let address = place.address.to_canonical();
+            let entry = entry(workload, address, place.port, place.target_port, habits, now);
+            networks.entry(place.network.clone()).or_default().entry((address, place.port)).or_insert(entry);
+        }
+    }
+    for claim in claims.iter().filter(|claim| stands(model, claim)) {
+        let Some(workload) = model.workload(&claim.id) else { continue };
+        let entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
+        if let Some(network) = networks.get_mut(&claim.network) {
+            network.entry((claim.address, claim.port)).or_insert(entry);
+        }
+    }
+    networks.into_iter().map(|(name, entries)| (name, entries.into_values().collect())).collect()
+}
+
+fn entry(
+    workload: &WorkloadModel,
+    address: IpAddr,
+    port: u16,
+    target_port: u16,
+    habits: &Habits,
+    now: u64,
+) -> Entry {
+    let declared = workload.port(target_port);
+    let observed = habits.get(&(workload.id.clone(), target_port)).filter(|habit| habit.expires > now);
+    let declared_protocol = declared.map_or(Protocol::Auto, |port| port.protocol);
+    let declared_first = declared.and_then(|port| port.speaks_first);
+    let protocol = match declared_protocol {
+        Protocol::Auto => observed.and_then(|habit| habit.protocol).unwrap_or(Protocol::Auto),
+        declared => declared,
+    };
+    let speaks_first = declared_first.or_else(|| observed.and_then(|habit| habit.speaks_first));
+    let is_observed = protocol != declared_protocol || speaks_first != declared_first;
+    Entry {
+        address,
+        port,
+        target_port,
+        identities: vec![workload.id.clone()],
+        workload: workload.name.clone(),
+        names: workload.names.clone(),
+        protocol,
+        speaks_first,
+        habit_expires: observed.filter(|_| is_observed).map(|habit| habit.expires),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! `/live`, `/ready`, `/metrics` and `/roots.pem`: plain HTTP for people, probes and scrapers. Nothing can be changed
+//! here, and nothing secret is shown.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Connections at once: a few probes and scrapers.
+const CONNECTIONS_MAX: usize = 64;
+
+/// The longest wait for a request's headers, also between requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Pause after the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is shown.
+pub(crate) struct Health {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) roots_pem: String,
+    pub(crate) draining: CancellationToken,
+}
+
+/// Serves until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
+        let health = health.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&health, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_BYTES);
+            // A client that breaks off is its own affair.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(permit);
+        });
+    }
+}
+
+fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+    }
+    match request.uri().path() {
+        "/live" => response(StatusCode::OK, TEXT, "live\n".to_owned()),
+        // It listens only after the first state is published, so ready means: not going away.
+        "/ready" if health.draining.is_cancelled() => {
+            response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".to_owned())
+        }
+        "/ready" => response(StatusCode::OK, TEXT, "ready\n".to_owned()),
+        "/metrics" => response(StatusCode::OK, OPEN_METRICS, health.metrics.text()),
+        "/roots.pem" => response(StatusCode::OK, "application/x-pem-file", health.roots_pem.clone()),
+        _ => response(StatusCode::NOT_FOUND, TEXT, "try /live, /ready, /metrics or /roots.pem\n".to_owned()),
+    }
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,119 @@
+//! The Signet control plane: authority, policy store and compiler, workload directory, push.
+//!
+//! ```text
+//!  operator ──► admin ──► manifests ──┐                      ┌─► services::enrolment  token ─► SVIDs
+//!  (Unix socket)                      ▼                      ├─► services::identity   SVID  ─► SVIDs
+//!                        store ──► publish ──► Published ────┴─► services::control    one stream per proxy
+//!                          ▲     (compile, number, sign)                 │
+//!                          └────────── claims ◄──────────────────────────┘
+//! ```
+//!
+//! - `config` → [`Config`]; [`ControlPlane::bind`] opens the state directory and every socket; [`ControlPlane::run`]
+//!   serves until told to stop.
+//! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
+//! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
+//! - `directory` has the rules on who may be where, `claims` applies them.
+//!
+//! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
+
+mod admin;
+mod authority;
+mod claims;
+mod config;
+mod control_plane;
+mod directory;
+mod files;
+mod health;
+mod manifests;
+mod metrics;
+mod publish;
+mod records;
+mod registrar;
+mod server;
+mod services;
+pub mod store;
+mod streams;
+mod telemetry;
+mod token;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use crate::authority::AuthorityError;
+pub use crate::config::{Config, ConfigError, LogConfig};
+pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
+pub use crate::publish::PublishError;
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE`).
+const EXIT_CONFIG: u8 = 64;
+
+/// Exit code for everything else that stops the control plane (`EX_SOFTWARE`).
+const EXIT_FAILED: u8 = 70;
+
+/// Threads that serve; the store has its own. Signing is fast and proxies are patient.
+const WORKERS: usize = 2;
+
+/// The whole program: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
+/// SIGINT, drains. It writes one line to standard output when it is ready:
+/// `listening control=ADDRESS admin=ADDRESS socket=PATH`.
+pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let config = match Config::parse_from(arguments) {
+        Ok(config) => config,
+        Err(ConfigError::Shown(text)) => {
+            let _ = write!(std::io::stdout(), "{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "signet-control-plane: {}", error.to_string().trim_end());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    telemetry::init(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let served = match runtime {
+        Ok(runtime) => runtime.block_on(serve(config)),
+        Err(error) => Err(RunError::Runtime(error)),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "signet-control-plane: {}", with_causes(&error));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    let control_plane = ControlPlane::bind(config).await?;
+    let mut out = std::io::stdout();
+    // Whoever started this may not be listening.
+    let _ = writeln!(out, "{}", control_plane.addresses());
+    let _ = out.flush();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    control_plane.run(stop).await
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat their source's words.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,239 @@
+//! The operator's manifests: kept as written, changed all together or not at all.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use prost::Message as _;
+use signet_identity::TrustDomain;
+use signet_policy::{Diagnostic, Kind, Manifest, PolicyModel, compile, parse_manifests};
+use signet_sync::MAX_SECTION_BYTES;
+use signet_sync::proto::sync as wire;
+
+use crate::records::{self, MANIFESTS, MANIFESTS_HEAD};
+use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
+
+/// Files in one `apply`: a folder of them, not a disk.
+const FILES_MAX: usize = 4_096;
+
+/// The manifests in force at one revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifests {
+    pub(crate) revision: Revision,
+    head: Expect,
+    entries: BTreeMap<(Kind, String), Stored>,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    manifest: Manifest,
+    revision: Revision,
+}
+
+/// What a change does to one manifest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Action {
+    Created,
+    Deleted,
+    Unchanged,
+    Updated,
+}
+
+/// The outcome of a change. Diagnostics mean that nothing was stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) revision: Revision,
+    pub(crate) changes: Vec<(Kind, String, Action)>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// One manifest as listed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) name: &'a str,
+    pub(crate) yaml: &'a str,
+}
+
+impl Manifests {
+    /// Reads all manifests.
+    pub(crate) async fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        // The head and the manifests share this prefix, so one listing sees both at one revision.
+        Self::from_listing(&store.list(MANIFESTS_HEAD.trim_end_matches('s')).await?)
+    }
+
+    /// Picks the manifests out of a listing of more.
+    pub(crate) fn from_listing(listing: &Listing) -> Result<Self, StoreError> {
+        let mut manifests =
+            Self { revision: listing.revision, head: Expect::Absent, entries: BTreeMap::new() };
+        for entry in &listing.entries {
+            if entry.key == MANIFESTS_HEAD {
+                manifests.head = Expect::At(entry.revision);
+            }
+            let Some(name) = entry.key.strip_prefix(MANIFESTS) else { continue };
+            let damaged = || StoreError::Corrupted(format!("{} is not the manifest it was", entry.key));
+            let text = std::str::from_utf8(&entry.value).map_err(|_| damaged())?;
+            let parsed = parse_manifests(name, text).map_err(|_| damaged())?;
+            let [manifest] = parsed.as_slice() else { return Err(damaged()) };
+            let stored = Stored { manifest: manifest.clone(), revision: entry.revision };
+            manifests.entries.insert((manifest.kind(), manifest.name().to_owned()), stored);
+        }
+        Ok(manifests)
+    }
+
+    /// Which commit last changed them; equal heads mean equal manifests.
+    pub(crate) fn head(&self) -> Expect {
+        self.head
+    }
+
+    /// The compiled policy; what denies everything when there is no manifest at all.
+    pub(crate) fn model(&self, trust_domain: &TrustDomain) -> Result<PolicyModel, Vec<Diagnostic>> {
+        if self.entries.is_empty() {
+            return Ok(PolicyModel::empty(trust_domain.clone()));
+        }
+        let manifests: Vec<Manifest> = self.entries.values().map(|stored| stored.manifest.clone()).collect();
+        checked(&manifests, trust_domain)
+    }
+
+    /// All manifests of a kind (or every kind) and name (or every name).
+    pub(crate) fn items<'a>(
+        &'a self,
+        kind: Option<Kind>,
+        name: Option<&'a str>,
+    ) -> impl Iterator<Item = Item<'a>> {
+        self.entries
+            .iter()
+            .filter(move |((its_kind, its_name), _)| {
+                kind.is_none_or(|kind| kind == *its_kind) && name.is_none_or(|name| name == its_name)
+            })
+            .map(|((kind, name), stored)| Item { kind: *kind, name, yaml: stored.manifest.text() })
+    }
+
+    /// Adds or replaces manifests; nothing is stored when anything is wrong, or on `dry_run`.
+    pub(crate) async fn apply(
+        &self,
+        store: &dyn Store,
+        trust_domain: &TrustDomain,
+        files: &[(&str, &str)],
+        dry_run: bool,
+    ) -> Result<Outcome, StoreError> {
+        let new = match parse(files) {
+            Ok(new) => new,
+            Err(diagnostics) => return Ok(self.refused(diagnostics)),
+        };
+        let replaced = |kind: Kind, name: &str| new.iter().any(|new| new.kind() == kind && new.name() == name);
+        let kept = self.entries.iter().filter(|((kind, name), _)| !replaced(*kind, name));
+        let together: Vec<Manifest> =
+            kept.map(|(_, stored)| stored.manifest.clone()).chain(new.iter().cloned()).collect();
+        if let Err(diagnostics) = checked(&together, trust_domain) {
+            return Ok(self.refused(diagnostics));
+        }
+        let mut outcome = self.refused(Vec::new());
+        let mut writes = Vec::new();
+        for manifest in &new {
+            let stored = self.entries.get(&(manifest.kind(), manifest.name().to_owned()));
+            let action = match stored {
+                None => Action::Created,
+                Some(stored) if stored.manifest.text() == manifest.text() => Action::Unchanged,
+                Some(_) => Action::Updated,
+            };
+            if action != Action::Unchanged {
+                let expect = stored.map_or(Expect::Absent, |stored| Expect::At(stored.revision));
+                writes.push(Write::put(key(manifest), expect, manifest.text().as_bytes().to_vec()));
+            }
+            outcome.changes.push((manifest.kind(), manifest.name().to_owned(), action));
+        }
+        if !dry_run {
+            outcome.revision = self.commit(store, writes).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Removes one manifest, unless the rest would not be valid without it.
+    pub(crate) async fn delete(
+        &self,
+        store: &dyn Store,
+        trust_domain: &TrustDomain,
+        kind: Kind,
+        name: &str,
+        dry_run: bool,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let place = (kind, name.to_owned());
+        let Some(stored) = self.entries.get(&place) else { return Ok(None) };
+        let rest: Vec<Manifest> = self
+            .entries
+            .iter()
+            .filter(|(other, _)| **other != place)
+            .map(|(_, stored)| stored.manifest.clone())
+            .collect();
+        if !rest.is_empty()
+            && let Err(diagnostics) = checked(&rest, trust_domain)
+        {
+            return Ok(Some(self.refused(diagnostics)));
+        }
+        let mut outcome = self.refused(Vec::new());
+        outcome.changes.push((kind, name.to_owned(), Action::Deleted));
+        if !dry_run {
+            let write = Write::delete(key(&stored.manifest), Expect::At(stored.revision));
+            outcome.revision = self.commit(store, vec![write]).await?;
+        }
+        Ok(Some(outcome))
+    }
+
+    async fn commit(&self, store: &dyn Store, mut writes: Vec<Write>) -> Result<Revision, StoreError> {
+        if writes.is_empty() {
+            return Ok(self.revision);
+        }
+        let stamp = records::unix_seconds(SystemTime::now()).to_string();
+        writes.push(Write::put(MANIFESTS_HEAD, self.head, stamp.into_bytes()));
+        store.commit(writes).await
+    }
+
+    fn refused(&self, diagnostics: Vec<Diagnostic>) -> Outcome {
+        Outcome { revision: self.revision, changes: Vec::new(), diagnostics }
+    }
+}
+
+fn key(manifest: &Manifest) -> String {
+    format!("{MANIFESTS}{}/{}", manifest.kind(), manifest.name())
+}
+
+fn parse(files: &[(&str, &str)]) -> Result<Vec<Manifest>, Vec<Diagnostic>> {
+    if files.len() > FILES_MAX {
+        return Err(vec![diagnostic(
+            format!("{} files are more than one change may have", files.len()),
+            format!("apply at most {FILES_MAX} files at a time"),
+        )]);
+    }
+    let mut manifests = Vec::new();
+    let mut diagnostics = Vec::new();
+    for (name, text) in files {
+        match parse_manifests(name, text) {
+            Ok(parsed) => manifests.extend(parsed),
+            Err(found) => diagnostics.extend(found),
+        }
+    }
+    if diagnostics.is_empty() { Ok(manifests) } else { Err(diagnostics) }
+}
+
+/// Compiles, and checks what only the control plane can know.
+fn checked(manifests: &[Manifest], trust_domain: &TrustDomain) -> Result<PolicyModel, Vec<Diagnostic>> {
+    let model = compile(manifests)?;
+    if model.trust_domain != *trust_domain {
+        return Err(vec![diagnostic(
+            format!("the mesh's trust domain is {}, not {}", trust_domain, model.trust_domain),
+            format!("set the Mesh's trustDomain to {trust_domain}"),
+        )]);
+    }
+    let bytes = wire::Policy::from(&model).encoded_len();
+    if bytes > MAX_SECTION_BYTES {
+        return Err(vec![diagnostic(
+            format!("the compiled policy is {bytes} bytes, more than a proxy takes"),
+            format!("keep it under {MAX_SECTION_BYTES} bytes: fewer or broader rules"),
+        )]);
+    }
+    Ok(model)
+}
+
+fn diagnostic(message: String, fix: String) -> Diagnostic {
+    Diagnostic { file: String::new(), line: 0, column: 0, message, fix }
+}

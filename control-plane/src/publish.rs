@@ -1,0 +1,350 @@
+//! From what is desired to what is pushed: compile, build, number, sign.
+//!
+//! One task watches the store. Whatever changed while it worked is taken up in its next round, so a burst of changes
+//! costs a few rounds and everybody ends on the last state. A section gets a new version only when its content changed,
+//! and the version is durable before anybody sees the section: versions never go back, whenever the process dies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message as _;
+use signet_policy::{PolicyIndex, PolicyModel};
+use signet_sync::proto::sync as wire;
+use signet_sync::{
+    Anchors, DecodeError, Directory, DirectoryKey, KeyError, POLICY_KEY_ID, Revocation, Revocations,
+    SectionName, Subject, Version, area_key_id,
+};
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+
+use crate::authority::Authority;
+use crate::directory::{self, Habits};
+use crate::manifests::Manifests;
+use crate::metrics::Metrics;
+use crate::records::{self, Claim, Found, SectionVersion, VERSIONS, unix_seconds};
+use crate::store::{Expect, Listing, Revision, Store, StoreError};
+
+/// The name of the one area this control plane writes directories for.
+const AREA: &str = "main";
+
+/// Readers of protocol 1 understand everything sent today.
+const MINIMUM_READER: u32 = 1;
+
+/// How long to wait after a failed round: the store may be out of space.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is in force, as of one round.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// The store's revision the round was made from.
+    pub(crate) revision: Revision,
+    pub(crate) model: Arc<PolicyModel>,
+    pub(crate) index: Arc<PolicyIndex>,
+    /// Every section in its newest version.
+    pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
+    /// Networks in which the operator advertises addresses: everybody may call those.
+    advertised: BTreeSet<String>,
+    manifests: Expect,
+}
+
+impl Published {
+    /// Whether a proxy of `network` gets a section: everything common, the directory of its own network, and those
+    /// of networks with advertised addresses.
+    pub(crate) fn concerns(&self, name: &SectionName, network: &str) -> bool {
+        match name {
+            SectionName::Directory(of) => of == network || self.advertised.contains(of),
+            _ => true,
+        }
+    }
+}
+
+/// Makes rounds. See the module page.
+pub(crate) struct Compiler {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
+    habits: Arc<ObservedHabits>,
+    published: watch::Sender<Arc<Published>>,
+}
+
+impl Compiler {
+    /// Makes the first round; nothing is served before it.
+    pub(crate) async fn start(
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+        habits: Arc<ObservedHabits>,
+        now: SystemTime,
+    ) -> Result<Self, PublishError> {
+        let first = Arc::new(round(&*store, &authority, &habits.snapshot(), None, now).await?);
+        metrics.published(&first);
+        Ok(Self { store, authority, metrics, habits, published: watch::Sender::new(first) })
+    }
+
+    /// What is in force, and how to learn of changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// Makes a round whenever something changed; never returns.
+    pub(crate) async fn run(self) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let last = self.published.borrow().clone();
+            tokio::select! {
+                changed = self.store.watch(records::DESIRED, last.revision) => match changed {
+                    Ok(_) | Err(StoreError::Compacted) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "the store cannot be watched");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                },
+                () = self.habits.changed.notified() => {}
+                _ = tick.tick() => self.habits.forget_expired(SystemTime::now()),
+            }
+            let habits = self.habits.snapshot();
+            match round(&*self.store, &self.authority, &habits, Some(&last), SystemTime::now()).await {
+                Ok(published) => {
+                    self.metrics.published(&published);
+                    self.published.send_replace(Arc::new(published));
+                }
+                Err(error) => {
+                    self.metrics.rounds_failed.inc();
+                    tracing::error!(%error, "the last good state stays in force");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+/// How often habits are looked at without any change: their time runs out by itself.
+const TICK: Duration = Duration::from_secs(30);
+
+async fn round(
+    store: &dyn Store,
+    authority: &Authority,
+    habits: &Habits,
+    last: Option<&Published>,
+    now: SystemTime,
+) -> Result<Published, PublishError> {
+    let listing = store.list(records::DESIRED).await?;
+    let manifests = Manifests::from_listing(&listing)?;
+    let (model, index) = match last {
+        Some(last) if last.manifests == manifests.head() => (last.model.clone(), last.index.clone()),
+        _ => compile(&manifests, authority)?,
+    };
+    let payloads = payloads(&listing, &model, authority, habits, now)?;
+    let sections = number_and_sign(store, authority, payloads, last).await?;
+    let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
+    let advertised = advertised.map(|place| place.network.clone()).collect();
+    let manifests = manifests.head();
+    Ok(Published { revision: listing.revision, model, index, sections, advertised, manifests })
+}
+
+fn compile(
+    manifests: &Manifests,
+    authority: &Authority,
+) -> Result<(Arc<PolicyModel>, Arc<PolicyIndex>), PublishError> {
+    let model = manifests.model(authority.issuing().trust_domain()).map_err(|diagnostics| {
+        PublishError::Manifests(diagnostics.first().map_or_else(String::new, ToString::to_string))
+    })?;
+    let index = PolicyIndex::new(&model);
+    Ok((Arc::new(model), Arc::new(index)))
+}
+
+fn payloads(
+    listing: &Listing,
+    model: &PolicyModel,
+    authority: &Authority,
+    habits: &Habits,
+    now: SystemTime,
+) -> Result<BTreeMap<SectionName, Vec<u8>>, PublishError> {
+    let anchors = Anchors {
+        bundle: Arc::new(authority.bundle()),
+        policy_key: authority.policy_key().public_key(),
+        directory_keys: BTreeMap::from([(
+            AREA.to_owned(),
+            DirectoryKey { key: authority.directory_key().public_key(), networks: Vec::new() },
+        )]),
+    };
+    let mut payloads = BTreeMap::from([
+        (SectionName::Anchors, wire::Anchors::from(&anchors).encode_to_vec()),
+        (SectionName::Policy, wire::Policy::from(model).encode_to_vec()),
+        (SectionName::Revocations, wire::Revocations::from(&revocations(listing)?).encode_to_vec()),
+    ]);
+    let claims = under::<Claim>(listing, records::CLAIMS)?;
+    for (network, entries) in directory::build(model, &claims, habits, unix_seconds(now)) {
+        let directory = Directory::new(network.clone(), entries)?;
+        payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());
+    }
+    Ok(payloads)
+}
+
+fn revocations(listing: &Listing) -> Result<Revocations, StoreError> {
+    let mut revocations = Revocations::default();
+    for record in under::<records::Revocation>(listing, records::REVOCATIONS)? {
+        let subject = match record.subject {
+            records::Subject::Certificate(fingerprint) => Subject::Certificate(fingerprint),
+            records::Subject::Identity(id) => Subject::Identity(id),
+        };
+        revocations.insert(subject, Revocation { reason: record.reason, revoked_at: record.revoked_at });
+    }
+    Ok(revocations)
+}
+
+fn under<T: serde::de::DeserializeOwned>(listing: &Listing, prefix: &str) -> Result<Vec<T>, StoreError> {
+    listing
+        .entries
+        .iter()
+        .filter(|entry| entry.key.starts_with(prefix))
+        .map(|entry| Ok(records::decode::<T>(entry)?.record))
+        .collect()
+}
+
+async fn number_and_sign(
+    store: &dyn Store,
+    authority: &Authority,
+    mut payloads: BTreeMap<SectionName, Vec<u8>>,
+    last: Option<&Published>,
+) -> Result<BTreeMap<SectionName, Arc<wire::Section>>, PublishError> {
+    let mut versions = BTreeMap::new();
+    for entry in store.list(VERSIONS).await?.entries {
+        let found: Found<SectionVersion> = records::decode(&entry)?;
+        if let Some(name) = entry.key.strip_prefix(VERSIONS).and_then(SectionName::parse) {
+            // A network that left the mesh: its directory is emptied, for it cannot be taken back.
+            if let SectionName::Directory(network) = &name {
+                payloads.entry(name.clone()).or_insert_with(|| {
+                    wire::Directory { network: network.clone(), entries: Vec::new() }.encode_to_vec()
+                });
+            }
+            versions.insert(name, found);
+        }
+    }
+    let mut writes = Vec::new();
+    let mut sections = BTreeMap::new();
+    for (name, payload) in payloads {
+        let found = versions.get(&name);
+        let (version, changed) = next_version(found, &payload);
+        if let Some(record) = changed {
+            writes.push(records::put(format!("{VERSIONS}{name}"), records::unchanged(found), &record)?);
+        }
+        let known = last.and_then(|last| last.sections.get(&name));
+        let section = match known {
+            Some(section) if Version::from(&**section) == version => section.clone(),
+            _ => Arc::new(sign(authority, &name, version, payload)?),
+        };
+        sections.insert(name, section);
+    }
+    if !writes.is_empty() {
+        store.commit(writes).await?;
+    }
+    Ok(sections)
+}
+
+fn next_version(
+    found: Option<&Found<SectionVersion>>,
+    payload: &[u8],
+) -> (Version, Option<SectionVersion>) {
+    let payload_sha256 = URL_SAFE_NO_PAD.encode(digest(&SHA256, payload));
+    let version = match found {
+        None => Version::FIRST,
+        Some(found) => {
+            let version = Version { epoch: found.record.epoch, counter: found.record.counter };
+            if found.record.payload_sha256 == payload_sha256 {
+                return (version, None);
+            }
+            version.next()
+        }
+    };
+    let record = SectionVersion { epoch: version.epoch, counter: version.counter, payload_sha256 };
+    (version, Some(record))
+}
+
+fn sign(
+    authority: &Authority,
+    name: &SectionName,
+    version: Version,
+    payload: Vec<u8>,
+) -> Result<wire::Section, KeyError> {
+    let (key, key_id) = match name {
+        SectionName::Directory(_) => (authority.directory_key(), area_key_id(AREA)),
+        _ => (authority.policy_key(), POLICY_KEY_ID.to_owned()),
+    };
+    let proof = if version.epoch > 1 {
+        authority.policy_key().prove_epoch(name, version.epoch)?
+    } else {
+        Vec::new()
+    };
+    key.sign(&key_id, name, version, MINIMUM_READER, payload, proof)
+}
+
+/// What proxies observed on their own ports. In memory only: it is learned anew in minutes.
+#[derive(Default)]
+pub(crate) struct ObservedHabits {
+    habits: Mutex<Habits>,
+    changed: Notify,
+}
+
+/// How long an observation is relied on.
+const HABIT_TTL: Duration = Duration::from_secs(10 * 60);
+
+/// Observations kept for the whole mesh; beyond it new ones are not taken, and a port is probed instead.
+const HABITS_MAX: usize = 100_000;
+
+impl ObservedHabits {
+    /// Takes an observation. One that only repeats the last is passed on when half of that one's time is over.
+    pub(crate) fn observe(
+        &self,
+        id: &signet_identity::SpiffeId,
+        port: u16,
+        habit: directory::Habit,
+        now: SystemTime,
+    ) {
+        let fresh = directory::Habit { expires: unix_seconds(now + HABIT_TTL), ..habit };
+        let mut habits = self.habits.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = (id.clone(), port);
+        let known = habits.get(&place);
+        if known.is_none() && habits.len() >= HABITS_MAX {
+            return;
+        }
+        let repeated = known.is_some_and(|known| {
+            (known.protocol, known.speaks_first) == (habit.protocol, habit.speaks_first)
+                && known.expires > unix_seconds(now + HABIT_TTL / 2)
+        });
+        if !repeated {
+            habits.insert(place, fresh);
+            self.changed.notify_one();
+        }
+    }
+
+    fn snapshot(&self) -> Habits {
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn forget_expired(&self, now: SystemTime) {
+        let now = unix_seconds(now);
+        self.habits.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, habit| habit.expires > now);
+    }
+}
+
+/// Why a round failed. The last good state stays in force.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The directory is not one a proxy would take.
+    #[error("a directory cannot be built")]
+    Directory(#[from] DecodeError),
+    /// A section cannot be signed.
+    #[error("a section cannot be signed")]
+    Key(#[from] KeyError),
+    /// Stored manifests do not compile; they were checked when they were stored.
+    #[error("the stored manifests do not compile: {0}")]
+    Manifests(String),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,196 @@
+//! What the control plane keeps in the store, and under which keys.
+//!
+//! Values are JSON, so that a broken mesh can be looked at with plain tools; fields are only ever added. Everything
+//! the pushed sections are computed from lies under [`DESIRED`], so one watch sees every reason to compute them anew.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use signet_identity::{Fingerprint, SpiffeId};
+
+use crate::store::{Entry, Expect, Revision, Store, StoreError, Write};
+
+/// Prefix of everything the sections are made from.
+pub(crate) const DESIRED: &str = "desired/";
+/// Prefix of the manifests: `desired/manifest/<kind>/<name>`, the YAML as written.
+pub(crate) const MANIFESTS: &str = "desired/manifest/";
+/// Written with every change of a manifest, so that two changes of the set never pass each other.
+pub(crate) const MANIFESTS_HEAD: &str = "desired/manifests";
+/// Prefix of the accepted directory claims.
+pub(crate) const CLAIMS: &str = "desired/claim/";
+/// Prefix of the revocations.
+pub(crate) const REVOCATIONS: &str = "desired/revocation/";
+/// Prefix of the join tokens.
+pub(crate) const TOKENS: &str = "token/";
+/// Prefix of the registrations.
+pub(crate) const REGISTRATIONS: &str = "registration/";
+/// Prefix of the version each section was last published under.
+pub(crate) const VERSIONS: &str = "version/";
+/// Which authority the store belongs to: its pin.
+pub(crate) const AUTHORITY: &str = "authority";
+
+/// A join token, without its secret.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Token {
+    /// base64url of the SHA-256 of the secret.
+    pub(crate) secret_sha256: String,
+    pub(crate) id: SpiffeId,
+    pub(crate) network: String,
+    /// How many enrolments are left.
+    pub(crate) uses: u32,
+    /// How many of the instances enrolled with this token may hold unexpired certificates at once.
+    pub(crate) instances: u32,
+    /// Unix seconds.
+    pub(crate) expires: u64,
+}
+
+/// An identity that was enrolled, and by whom it is held.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Registration {
+    pub(crate) id: SpiffeId,
+    pub(crate) instances: Vec<Instance>,
+}
+
+/// One holder of an identity.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Instance {
+    /// Fingerprint of its first TLS leaf; it names the instance for good.
+    pub(crate) first: String,
+    /// Id of the token it enrolled with.
+    pub(crate) token: String,
+    /// The network that token was made for: where its addresses must lie.
+    pub(crate) network: String,
+    /// Its unexpired TLS leaves, oldest first.
+    pub(crate) leaves: Vec<Leaf>,
+}
+
+/// A certificate an instance may still show.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Leaf {
+    pub(crate) fingerprint: String,
+    /// Unix seconds.
+    pub(crate) not_after: u64,
+}
+
+/// An address and port that belong to an identity.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Claim {
+    pub(crate) id: SpiffeId,
+    pub(crate) network: String,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    /// Unix seconds; absent while the claimant's stream is open.
+    pub(crate) expires: Option<u64>,
+}
+
+/// A certificate or identity that is no longer believed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Revocation {
+    pub(crate) subject: Subject,
+    pub(crate) reason: String,
+    /// Unix seconds.
+    pub(crate) revoked_at: u64,
+}
+
+/// What is revoked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Subject {
+    Certificate(#[serde(with = "fingerprint_text")] Fingerprint),
+    Identity(SpiffeId),
+}
+
+/// Fingerprints in records read like those in logs and certificates' tools.
+mod fingerprint_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use signet_identity::Fingerprint;
+
+    pub(super) fn serialize<S: Serializer>(fingerprint: &Fingerprint, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(fingerprint)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Fingerprint, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The newest version of a section, recorded before anybody sees it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct SectionVersion {
+    pub(crate) epoch: u64,
+    pub(crate) counter: u64,
+    /// base64url of the SHA-256 of the payload: the same content keeps its version over a restart.
+    pub(crate) payload_sha256: String,
+}
+
+impl Claim {
+    pub(crate) fn key(network: &str, address: IpAddr, port: u16) -> String {
+        format!("{CLAIMS}{network}/{address}/{port}")
+    }
+}
+
+impl Subject {
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Certificate(fingerprint) => format!("{REVOCATIONS}{fingerprint}"),
+            Self::Identity(id) => format!("{REVOCATIONS}{id}"),
+        }
+    }
+}
+
+pub(crate) fn token_key(id: &str) -> String {
+    format!("{TOKENS}{id}")
+}
+
+pub(crate) fn registration_key(id: &SpiffeId) -> String {
+    format!("{REGISTRATIONS}{id}")
+}
+
+/// A record with the revision to expect when it is written again.
+#[derive(Clone, Debug)]
+pub(crate) struct Found<T> {
+    pub(crate) record: T,
+    pub(crate) revision: Revision,
+}
+
+/// Reads the record under `key`.
+pub(crate) async fn read<T: DeserializeOwned>(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<Found<T>>, StoreError> {
+    store.read(key).await?.map(|entry| decode(&entry)).transpose()
+}
+
+/// Reads all records under `prefix`.
+pub(crate) async fn list<T: DeserializeOwned>(
+    store: &dyn Store,
+    prefix: &str,
+) -> Result<Vec<Found<T>>, StoreError> {
+    store.list(prefix).await?.entries.iter().map(decode).collect()
+}
+
+/// The record of an entry. One that cannot be read is damage: it is never skipped.
+pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Found<T>, StoreError> {
+    let record = serde_json::from_slice(&entry.value)
+        .map_err(|error| StoreError::Corrupted(format!("{}: {error}", entry.key)))?;
+    Ok(Found { record, revision: entry.revision })
+}
+
+/// A write of a record.
+pub(crate) fn put<T: Serialize>(key: String, expect: Expect, record: &T) -> Result<Write, StoreError> {
+    let value = serde_json::to_vec(record)
+        .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
+    Ok(Write::put(key, expect, value))
+}
+
+/// What to expect of a key that was just read.
+pub(crate) fn unchanged<T>(found: Option<&Found<T>>) -> Expect {
+    found.map_or(Expect::Absent, |found| Expect::At(found.revision))
+}
+
+/// Seconds since 1970; a clock before that counts as 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

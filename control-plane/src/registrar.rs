@@ -1,0 +1,298 @@
+//! Who may hold which identity: enrolment by token, renewal by certificate.
+//!
+//! Certificates leave this file only after the store has durably recorded them: a token that was consumed stays
+//! consumed, and a certificate the mesh may meet is one that can be revoked.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
+use thiserror::Error;
+
+use crate::authority::{Authority, BACKDATE};
+use crate::records::{self, Found, Instance, Leaf, Registration, Subject, Token, registration_key, unix_seconds};
+use crate::store::{Store, StoreError};
+use crate::token;
+
+/// Instances of one identity: the replicas of a large service.
+const INSTANCES_MAX: usize = 1_024;
+
+/// Certificates of one instance that are remembered as its own: those of a proxy that renews once a minute, over an
+/// hour. Older ones lose the right to renew, not their validity.
+const LEAVES_MAX: usize = 64;
+
+/// How often a write is tried again when others write the same record at the same time.
+const ATTEMPTS_MAX: usize = 64;
+
+/// The longest id of a token, so that a peer's text is not looked up whatever its length.
+const TOKEN_ID_MAX: usize = 64;
+
+/// The two certification requests of a proxy, PKCS#10 in DER. Only their public keys are taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requests<'a> {
+    pub(crate) tls: &'a [u8],
+    pub(crate) signing: &'a [u8],
+}
+
+/// What a proxy gets.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    pub(crate) id: SpiffeId,
+    pub(crate) network: String,
+    pub(crate) tls_chain: Vec<CertificateDer<'static>>,
+    pub(crate) signing_chain: Vec<CertificateDer<'static>>,
+    leaf: Leaf,
+}
+
+/// An instance that is known: who it is and where it may be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Known {
+    /// Fingerprint of its first certificate, its name for good.
+    pub(crate) instance: String,
+    pub(crate) network: String,
+}
+
+/// Enrols and renews. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Registrar {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+}
+
+impl Registrar {
+    pub(crate) fn new(store: Arc<dyn Store>, authority: Arc<Authority>) -> Self {
+        Self { store, authority }
+    }
+
+    /// Turns a use of a token into certificates for the identity it was made for.
+    pub(crate) async fn enrol(
+        &self,
+        token_id: &str,
+        secret: &[u8],
+        requests: Requests<'_>,
+        lifetime: impl Fn(Class) -> Duration,
+        now: SystemTime,
+    ) -> Result<Issued, RegistrarError> {
+        let mut issued = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.usable_token(token_id, secret, now).await?;
+            let registration = self.registration(&found.record.id).await?;
+            self.refuse_revoked(&found.record.id, None).await?;
+            let issued = match &issued {
+                Some(issued) => issued,
+                None => issued.insert(self.issue(
+                    &found.record.id,
+                    &found.record.network,
+                    requests,
+                    &lifetime,
+                    now,
+                )?),
+            };
+            let used = Token { uses: found.record.uses - 1, ..found.record.clone() };
+            let enrolled = with_instance(registration.as_ref(), token_id, &found.record, issued, now)?;
+            let writes = vec![
+                records::put(records::token_key(token_id), records::unchanged(Some(&found)), &used)?,
+                records::put(
+                    registration_key(&used.id),
+                    records::unchanged(registration.as_ref()),
+                    &enrolled,
+                )?,
+            ];
+            match self.store.commit(writes).await {
+                Ok(_) => return Ok(issued.clone()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistrarError::Busy)
+    }
+
+    /// Gives the holder of a certificate new ones for the same identity.
+    pub(crate) async fn renew(
+        &self,
+        peer: &Peer,
+        requests: Requests<'_>,
+        lifetime: impl Fn(Class) -> Duration,
+        now: SystemTime,
+    ) -> Result<Issued, RegistrarError> {
+        if peer.not_after() <= now {
+            return Err(RegistrarError::Expired);
+        }
+        let mut issued = None;
+        for _ in 0..ATTEMPTS_MAX {
+            self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+            let found = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?;
+            let mut renewed = found.record.clone();
+            let instance = holder(&mut renewed, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
+            let issued = match &issued {
+                Some(issued) => issued,
+                None => issued.insert(self.issue(peer.id(), &instance.network, requests, &lifetime, now)?),
+            };
+            instance.leaves.push(issued.leaf.clone());
+            forget_expired(&mut renewed, now);
+            let key = registration_key(peer.id());
+            match self.store.commit(vec![records::put(key, records::unchanged(Some(&found)), &renewed)?]).await {
+                Ok(_) => return Ok(issued.clone()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistrarError::Busy)
+    }
+
+    /// The instance behind a verified peer, unless it is unknown or revoked.
+    pub(crate) async fn known(&self, peer: &Peer) -> Result<Known, RegistrarError> {
+        self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+        let mut registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
+        let instance = holder(&mut registration, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
+        Ok(Known { instance: instance.first.clone(), network: instance.network.clone() })
+    }
+
+    /// Whether a peer that was [`Self::known`] may still be served: it and its identity are not revoked, and its
+    /// instance has a certificate that has not ended. The one it connected with may have, after a renewal.
+    pub(crate) async fn still_known(
+        &self,
+        peer: &Peer,
+        instance: &str,
+        now: SystemTime,
+    ) -> Result<(), RegistrarError> {
+        self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+        let registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
+        let mut instances = registration.instances.iter();
+        let instance =
+            instances.find(|candidate| candidate.first == instance).ok_or(RegistrarError::Unknown)?;
+        let alive = instance.leaves.iter().any(|leaf| leaf.not_after > unix_seconds(now));
+        if alive { Ok(()) } else { Err(RegistrarError::Expired) }
+    }
+
+    async fn usable_token(
+        &self,
+        id: &str,
+        secret: &[u8],
+        now: SystemTime,
+    ) -> Result<Found<Token>, RegistrarError> {
+        if id.len() > TOKEN_ID_MAX {
+            return Err(RegistrarError::Token("the token is unknown"));
+        }
+        let found = token::find(&*self.store, id, secret).await?;
+        let found = found.ok_or(RegistrarError::Token("the token is unknown"))?;
+        token::usable(&found.record, now).map_err(RegistrarError::Token)?;
+        Ok(found)
+    }
+
+    async fn registration(&self, id: &SpiffeId) -> Result<Option<Found<Registration>>, StoreError> {
+        records::read(&*self.store, &registration_key(id)).await
+    }
+
+    async fn refuse_revoked(&self, id: &SpiffeId, leaf: Option<Fingerprint>) -> Result<(), RegistrarError> {
+        let identity = self.store.read(&Subject::Identity(id.clone()).key()).await?;
+        let certificate = match leaf {
+            Some(leaf) => self.store.read(&Subject::Certificate(leaf).key()).await?,
+            None => None,
+        };
+        if identity.is_some() || certificate.is_some() { Err(RegistrarError::Revoked) } else { Ok(()) }
+    }
+
+    fn issue(
+        &self,
+        id: &SpiffeId,
+        network: &str,
+        requests: Requests<'_>,
+        lifetime: impl Fn(Class) -> Duration,
+        now: SystemTime,
+    ) -> Result<Issued, RegistrarError> {
+        let class = id.parts().map_or(Class::External, |parts| parts.class);
+        let not_after = now + lifetime(class);
+        let issuing = self.authority.issuing();
+        let tls_chain = issuing.issue_tls(requests.tls, id, now - BACKDATE, not_after)?;
+        let signing_chain = issuing.issue_signing(requests.signing, id, now - BACKDATE, not_after)?;
+        let fingerprint = tls_chain.first().map_or_else(String::new, |leaf| Fingerprint::of(leaf).to_string());
+        let leaf = Leaf { fingerprint, not_after: unix_seconds(not_after) };
+        Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
+    }
+}
+
+/// The registration with one more instance, if its token allows one.
+fn with_instance(
+    found: Option<&Found<Registration>>,
+    token_id: &str,
+    token: &Token,
+    issued: &Issued,
+    now: SystemTime,
+) -> Result<Registration, RegistrarError> {
+    let mut registration = found.map_or_else(
+        || Registration { id: token.id.clone(), instances: Vec::new() },
+        |found| found.record.clone(),
+    );
+    forget_expired(&mut registration, now);
+    let same_token = registration.instances.iter().filter(|instance| instance.token == token_id).count();
+    if same_token >= token.instances as usize || registration.instances.len() >= INSTANCES_MAX {
+        return Err(RegistrarError::Instances);
+    }
+    registration.instances.push(Instance {
+        first: issued.leaf.fingerprint.clone(),
+        token: token_id.to_owned(),
+        network: token.network.clone(),
+        leaves: vec![issued.leaf.clone()],
+    });
+    Ok(registration)
+}
+
+fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {
+    let leaf = leaf.to_string();
+    registration
+        .instances
+        .iter_mut()
+        .find(|instance| instance.leaves.iter().any(|held| held.fingerprint == leaf))
+}
+
+fn forget_expired(registration: &mut Registration, now: SystemTime) {
+    let now = unix_seconds(now);
+    for instance in &mut registration.instances {
+        instance.leaves.retain(|leaf| leaf.not_after > now);
+        let surplus = instance.leaves.len().saturating_sub(LEAVES_MAX);
+        instance.leaves.drain(..surplus);
+    }
+    registration.instances.retain(|instance| !instance.leaves.is_empty());
+}
+
+/// Why no certificate was issued.
+#[derive(Debug, Error)]
+pub(crate) enum RegistrarError {
+    #[error("too many others change the same record, try again")]
+    Busy,
+    #[error("the certificate has expired, connect again with a valid one")]
+    Expired,
+    #[error(
+        "as many instances as the token allows hold certificates; \
+         make a token with more instances or wait until theirs end"
+    )]
+    Instances,
+    #[error("the identity or the certificate was revoked")]
+    Revoked,
+    #[error("the request cannot be certified: {0}")]
+    Request(#[from] IssueError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Token(&'static str),
+    #[error("no such instance is enrolled; enrol with a token")]
+    Unknown,
+}
+
+impl RegistrarError {
+    /// A stable name for metrics, logs and the proxy's own errors.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Expired => "certificate-expired",
+            Self::Instances => "instances-exhausted",
+            Self::Revoked => "revoked",
+            Self::Request(_) => "bad-request",
+            Self::Store(_) => "store-unavailable",
+            Self::Token(_) => "token-refused",
+            Self::Unknown => "unknown-instance",
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The control port: TCP in, TLS 1.3 with our own verifier, then gRPC over HTTP/2.
+//!
+//! One port serves enrolment (no certificate) and everything else (a verified certificate): the handshake takes both,
+//! each service asks for the [`Peer`] it needs. What an anonymous client can hold is bounded in number and time.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use signet_identity::{ALPN_CONTROL, Peer, VerifyError, enrolment_server_config, renewal_time};
+use signet_sync::MAX_MESSAGE_BYTES;
+use signet_sync::proto::sync::control_server::ControlServer;
+use signet_sync::proto::sync::enrolment_server::EnrolmentServer;
+use signet_sync::proto::sync::identity_server::IdentityServer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::metrics::{Metrics, count};
+use crate::services::Mesh;
+use crate::services::control::ControlService;
+use crate::services::enrolment::EnrolmentService;
+use crate::services::identity::IdentityService;
+
+/// Connections at once: 4,096 proxies, each with a second one while it renews.
+const CONNECTIONS_MAX: usize = 8_192;
+
+/// Handshakes at once from one address: sidecars behind one gateway may all start together, a flood may not.
+const HANDSHAKES_PER_SOURCE: usize = 64;
+
+/// The longest handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest connection without a client certificate: one enrolment over a slow link.
+const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Streams of one connection: a proxy has one control stream and a renewal.
+const HTTP2_STREAMS: u32 = 16;
+
+/// Bytes of a request's headers, decoded.
+const HEADER_LIST_BYTES: u32 = 16 * 1024;
+
+/// Streams reset before they were served, as of a rapid-reset flood.
+const HTTP2_PENDING_RESETS: usize = 20;
+
+/// A silent connection is asked this often whether it is still there, and dropped when it does not answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Bytes of an enrolment or renewal: a token and two certification requests.
+const ENROLMENT_BYTES: usize = 64 * 1024;
+
+/// Bytes of a proxy's message: its claims are the longest, an explanation may be.
+const PROXY_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Pause after the system refused to accept a connection: it is out of descriptors, and trying again at once is a spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Connections whose handshake is done, waiting for HTTP/2 to take them.
+const READY_MAX: usize = 64;
+
+/// What is known of a connection; every request carries it.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionInfo {
+    /// Who called, if a certificate was shown and verified.
+    pub(crate) peer: Option<Peer>,
+    /// Where the call comes from.
+    pub(crate) source: IpAddr,
+}
+
+/// Serves proxies until `mesh.draining` and the last call end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    mesh: Mesh,
+) -> Result<(), tonic::transport::Error> {
+    let (ready, connections) = mpsc::channel(READY_MAX);
+    let draining = mesh.draining.clone();
+    let accepting = accept(listener, tls, mesh.metrics.clone(), ready);
+    let enrolment = EnrolmentServer::new(EnrolmentService(mesh.clone()));
+    let identity = IdentityServer::new(IdentityService(mesh.clone()));
+    let control = ControlServer::new(ControlService(mesh));
+    let serving = Server::builder()
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .http2_max_header_list_size(HEADER_LIST_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(HTTP2_PENDING_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(enrolment.max_decoding_message_size(ENROLMENT_BYTES))
+        .add_service(identity.max_decoding_message_size(ENROLMENT_BYTES))
+        .add_service(
+            control
+                .max_decoding_message_size(PROXY_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), draining.clone().cancelled_owned());
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => result,
+        () = accepting => serving.await,
+        () = draining.cancelled() => serving.await,
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    metrics: Arc<Metrics>,
+    ready: mpsc::Sender<io::Result<Accepted>>,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Arc::new(Handshakes::default());
+    loop {
+        let (stream, source) = match listener.accept().await {
+            Ok((stream, source)) => (stream, source.ip().to_canonical()),
+            Err(error) if is_about_the_connection(&error) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "connections cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (Ok(permit), Some(handshake)) = (permits.clone().try_acquire_owned(), handshakes.enter(source))
+        else {
+            count(&metrics.connections, "overloaded");
+            continue;
+        };
+        let acceptor = TlsAcceptor::from(tls.borrow().clone());
+        let (metrics, ready) = (metrics.clone(), ready.clone());
+        tokio::spawn(async move {
+            let shaken = shake(acceptor, stream, source, permit).await;
+            drop(handshake);
+            match shaken {
+                Ok(accepted) => {
+                    count(&metrics.connections, "ok");
+                    let _ = ready.send(Ok(accepted)).await;
+                }
+                Err(outcome) => count(&metrics.connections, outcome),
+            }
+        });
+    }
+}
+
+/// Such an error ends one connection, not the listener.
+fn is_about_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn shake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    source: IpAddr,
+    permit: OwnedSemaphorePermit,
+) -> Result<Accepted, &'static str> {
+    let _ = stream.set_nodelay(true);
+    let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    let stream = shaken.map_err(|_| "handshake-timeout")?.map_err(|_| "handshake-failed")?;
+    let peer = match signet_identity::peer(stream.get_ref().1) {
+        Ok(peer) => Some(peer),
+        Err(VerifyError::NoCertificate) => None,
+        Err(_) => return Err("handshake-failed"),
+    };
+    let deadline = peer.is_none().then(|| Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)));
+    Ok(Accepted { stream, info: ConnectionInfo { peer, source }, deadline, _permit: permit })
+}
+
+/// Counts the handshakes of each source.
+#[derive(Default)]
+struct Handshakes {
+    by_source: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Handshakes {
+    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Handshake> {
+        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = by_source.entry(source).or_default();
+        if *running >= HANDSHAKES_PER_SOURCE {
+            return None;
+        }
+        *running += 1;
+        Some(Handshake { of: self.clone(), source })
+    }
+}
+
+/// One running handshake; leaves the count when dropped.
+struct Handshake {
+    of: Arc<Handshakes>,
+    source: IpAddr,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut by_source = self.of.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = by_source.get_mut(&self.source) {
+            *running -= 1;
+            if *running == 0 {
+                by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// A connection after its handshake. An anonymous one ends at its deadline, whatever it does.
+struct Accepted {
+    stream: TlsStream<TcpStream>,
+    info: ConnectionInfo,
+    deadline: Option<Pin<Box<Sleep>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The control plane's own TLS configuration, with a fresh certificate before the last one ends.
+pub(crate) struct OwnCertificate {
+    authority: Arc<Authority>,
+    config: watch::Sender<Arc<ServerConfig>>,
+    renew_at: SystemTime,
+}
+
+impl OwnCertificate {
+    pub(crate) fn issue(authority: Arc<Authority>, now: SystemTime) -> Result<Self, AuthorityError> {
+        let (config, renew_at) = server_config(&authority, now)?;
+        Ok(Self { authority, config: watch::Sender::new(config), renew_at })
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.config.subscribe()
+    }
+
+    /// Issues a new certificate at half of the last one's life; never returns.
+    pub(crate) async fn keep_fresh(mut self) {
+        /// How often the wall clock is looked at: it may jump, a timer does not.
+        const LOOK: Duration = Duration::from_secs(60);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = SystemTime::now();
+            if now < self.renew_at {
+                continue;
+            }
+            match server_config(&self.authority, now) {
+                Ok((config, renew_at)) => {
+                    self.config.send_replace(config);
+                    self.renew_at = renew_at;
+                }
+                Err(error) => tracing::error!(%error, "the control plane's certificate cannot be renewed"),
+            }
+        }
+    }
+}
+
+fn server_config(
+    authority: &Authority,
+    now: SystemTime,
+) -> Result<(Arc<ServerConfig>, SystemTime), AuthorityError> {
+    let svid = authority.server_svid(now)?;
+    let config = enrolment_server_config(&svid, &authority.bundle(), &[ALPN_CONTROL])?;
+    // One control plane has nobody to fall in step with, so there is no jitter.
+    Ok((Arc::new(config), renewal_time(now, svid.not_after, 0.5)))
+}

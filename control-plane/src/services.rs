@@ -1,0 +1,72 @@
+//! The services on the control port, and what they have in common: who is calling, and how a refusal is told.
+
+pub(crate) mod control;
+pub(crate) mod enrolment;
+pub(crate) mod identity;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use signet_identity::{Class, Peer};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status};
+
+use crate::authority::Authority;
+use crate::claims::Claims;
+use crate::metrics::Metrics;
+use crate::publish::{ObservedHabits, Published};
+use crate::registrar::{Registrar, RegistrarError};
+use crate::server::ConnectionInfo;
+use crate::streams::Streams;
+
+/// What every service works on.
+#[derive(Clone)]
+pub(crate) struct Mesh {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) draining: CancellationToken,
+    pub(crate) habits: Arc<ObservedHabits>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
+    pub(crate) registrar: Registrar,
+    pub(crate) streams: Arc<Streams>,
+}
+
+impl Mesh {
+    /// How long certificates of a class live, as the operator wants it now.
+    fn lifetime(&self) -> impl Fn(Class) -> Duration + use<> {
+        let model = self.published.borrow().model.clone();
+        move |class| model.lifetimes.of(class)
+    }
+}
+
+/// The connection a request came by.
+fn connection<T>(request: &Request<T>) -> Result<&ConnectionInfo, Status> {
+    request.extensions().get::<ConnectionInfo>().ok_or_else(|| Status::internal("no connection"))
+}
+
+/// The verified caller. Without a certificate there is none.
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    connection(request)?.peer.clone().ok_or_else(|| {
+        Status::unauthenticated("certificate-required: this call needs mutual TLS with a valid certificate")
+    })
+}
+
+/// A refusal as the caller sees it: a stable code, then a sentence. Faults of the store are not the caller's business.
+fn status(error: &RegistrarError) -> Status {
+    let code = match error {
+        RegistrarError::Busy | RegistrarError::Store(_) => Code::Unavailable,
+        RegistrarError::Expired | RegistrarError::Unknown => Code::Unauthenticated,
+        RegistrarError::Instances => Code::ResourceExhausted,
+        RegistrarError::Request(_) => Code::InvalidArgument,
+        RegistrarError::Revoked | RegistrarError::Token(_) => Code::PermissionDenied,
+    };
+    match error {
+        RegistrarError::Store(error) => {
+            tracing::error!(%error, "the store failed");
+            Status::new(code, "store-unavailable: the control plane cannot write now, try again")
+        }
+        _ => Status::new(code, format!("{}: {error}", error.code())),
+    }
+}

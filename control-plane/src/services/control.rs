@@ -1,0 +1,471 @@
+//! The control stream: one task per proxy that pushes sections, takes claims and reports, and asks questions.
+//!
+//! Nothing a proxy does or omits grows this task: sections have one place each ([`Publisher`]), the proxy's messages
+//! are not read while answers to it pile up, and claims are taken at most a few times a second.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use signet_identity::Peer;
+use signet_policy::{PolicyModel, Protocol, SpeaksFirst};
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::control_message::Message as Down;
+use signet_sync::proto::sync::control_server::Control;
+use signet_sync::proto::sync::proxy_message::Message as Up;
+use signet_sync::{Claim, Publisher, SectionName, decode_claims, negotiate};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::directory::{ClaimRefusal, Claimant, Habit};
+use crate::metrics::count;
+use crate::publish::Published;
+use crate::registrar::Known;
+use crate::services::{Mesh, connection, peer, status};
+use crate::streams::{Answer, Membership, Opened, Question};
+
+/// How long a proxy may take to say `Hello` on a stream it opened.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages handed to HTTP/2 before it has sent them: flow control does the rest.
+const OUTBOUND_MAX: usize = 1;
+
+/// Answers waiting for the proxy to read; at this many its own messages are not read any further.
+const OUTBOX_MAX: usize = 64;
+
+/// Addresses times ports of one proxy: far above a container's, far below what would slow the mesh.
+const PLACES_MAX: usize = 1_024;
+
+/// The least time between two looks at a proxy's claims: each may cost a durable write.
+const CLAIM_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often it is checked that the proxy may still be served and answers what it was sent.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// When a proxy should come back after this control plane stopped in good order.
+const RETRY_AFTER_MS: u64 = 500;
+
+/// How long the last message of a stream is offered to a proxy that does not read.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Questions a proxy has not answered yet; the oldest is given up.
+const ASKED_MAX: usize = 16;
+
+/// The service.
+pub(crate) struct ControlService(pub(crate) Mesh);
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type ConnectStream = ReceiverStream<Result<wire::ControlMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<wire::ProxyMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mesh = self.0.clone();
+        let peer = peer(&request)?;
+        let source = connection(&request)?.source;
+        if peer.not_after() <= SystemTime::now() {
+            return Err(Status::unauthenticated("certificate-expired: connect again with a valid one"));
+        }
+        let known = mesh.registrar.known(&peer).await.map_err(|error| status(&error))?;
+        let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
+        tokio::spawn(serve(mesh, peer, known, source, request.into_inner(), outbound));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+type Outbound = mpsc::Sender<Result<wire::ControlMessage, Status>>;
+
+/// Serves one stream from `Hello` to its end.
+async fn serve(
+    mesh: Mesh,
+    peer: Peer,
+    known: Known,
+    source: IpAddr,
+    mut inbound: Streaming<wire::ProxyMessage>,
+    outbound: Outbound,
+) {
+    let hello = match hello(&mut inbound).await {
+        Ok(hello) => hello,
+        Err(refusal) => return say_goodbye(&outbound, Err(refusal)).await,
+    };
+    let opened = Opened {
+        spiffe_id: peer.id().clone(),
+        instance: known.instance,
+        leaf: peer.fingerprint().to_string(),
+        network: known.network,
+        version: hello.version.chars().take(64).collect(),
+    };
+    let (membership, questions) = mesh.streams.open(opened);
+    mesh.metrics.streams.inc();
+    tracing::info!(id = %peer.id(), %source, "proxy connected");
+    let mut session = Session::new(mesh.clone(), peer, source, membership, &hello);
+    let end = session.run(&hello, &mut inbound, &outbound, questions).await;
+    tracing::info!(id = %session.peer.id(), %source, %end, "proxy disconnected");
+    if let Err(error) = mesh.claims.release(session.membership.stream.id, SystemTime::now()).await {
+        tracing::error!(%error, "leases cannot be recorded");
+    }
+    mesh.metrics.streams.dec();
+    match end {
+        End::Closed => {}
+        End::Draining => say_goodbye(&outbound, Ok(goaway("draining"))).await,
+        End::Refused(refusal) => say_goodbye(&outbound, Err(refusal)).await,
+        End::Superseded => say_goodbye(&outbound, Ok(goaway("superseded"))).await,
+    }
+}
+
+async fn hello(inbound: &mut Streaming<wire::ProxyMessage>) -> Result<wire::Hello, Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no Hello in time"))??;
+    let Some(wire::ProxyMessage { message: Some(Up::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("the first message is not a Hello"));
+    };
+    negotiate(hello.min_protocol, hello.protocol)
+        .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
+    Ok(hello)
+}
+
+async fn say_goodbye(outbound: &Outbound, message: Result<wire::ControlMessage, Status>) {
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, outbound.send(message)).await;
+}
+
+fn goaway(reason: &str) -> wire::ControlMessage {
+    down(Down::Goaway(wire::Goaway { reason: reason.to_owned(), retry_after_ms: RETRY_AFTER_MS }))
+}
+
+fn down(message: Down) -> wire::ControlMessage {
+    wire::ControlMessage { message: Some(message) }
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+enum End {
+    Closed,
+    Draining,
+    Refused(Status),
+    Superseded,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed by the proxy"),
+            Self::Draining => f.write_str("draining"),
+            Self::Refused(status) => f.write_str(status.message()),
+            Self::Superseded => f.write_str("superseded by a newer stream"),
+        }
+    }
+}
+
+/// What this side knows of one stream.
+struct Session {
+    mesh: Mesh,
+    peer: Peer,
+    source: IpAddr,
+    membership: Membership,
+    publisher: Publisher,
+    /// Sections the proxy has or was sent: their later versions follow even when they no longer concern it.
+    held: BTreeSet<SectionName>,
+    outbox: VecDeque<wire::ControlMessage>,
+    asked: VecDeque<Question>,
+    claims: Vec<Claim>,
+    /// The verdicts the proxy was told.
+    told: BTreeMap<(IpAddr, u16), Result<(), ClaimRefusal>>,
+    /// The policy the verdicts were made under.
+    judged_by: Option<Arc<PolicyModel>>,
+    claim_at: Option<tokio::time::Instant>,
+    /// Counter of the revocations last offered.
+    revocations: Option<u64>,
+}
+
+impl Session {
+    fn new(mesh: Mesh, peer: Peer, source: IpAddr, membership: Membership, hello: &wire::Hello) -> Self {
+        let publisher = Publisher::new(hello);
+        let held = publisher.states().map(|state| state.name).collect();
+        Self {
+            mesh,
+            peer,
+            source,
+            membership,
+            publisher,
+            held,
+            outbox: VecDeque::new(),
+            asked: VecDeque::new(),
+            claims: Vec::new(),
+            told: BTreeMap::new(),
+            judged_by: None,
+            claim_at: None,
+            revocations: None,
+        }
+    }
+
+    async fn run(
+        &mut self,
+        hello: &wire::Hello,
+        inbound: &mut Streaming<wire::ProxyMessage>,
+        outbound: &Outbound,
+        mut questions: mpsc::Receiver<Question>,
+    ) -> End {
+        let mut published = self.mesh.published.clone();
+        let superseded = self.membership.stream.superseded.clone();
+        let draining = self.mesh.draining.clone();
+        let mut check = tokio::time::interval(CHECK_INTERVAL);
+        published.mark_changed();
+        if let Err(refusal) = self.set_claims(&hello.claims) {
+            return End::Refused(refusal);
+        }
+        loop {
+            self.fill_outbox();
+            let claim_at = self.claim_at;
+            let step = tokio::select! {
+                permit = outbound.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
+                    (Ok(permit), Some(message)) => { permit.send(Ok(message)); Ok(()) }
+                    _ => return End::Closed,
+                },
+                message = inbound.message(), if self.outbox.len() < OUTBOX_MAX => match message {
+                    Ok(Some(message)) => self.handle(message),
+                    Ok(None) | Err(_) => return End::Closed,
+                },
+                changed = published.changed() => match changed {
+                    Ok(()) => {
+                        let current = published.borrow_and_update().clone();
+                        if self.offer(&current) { self.check().await } else { Ok(()) }
+                    }
+                    Err(_) => return End::Draining,
+                },
+                Some(question) = questions.recv() => { self.ask(question); Ok(()) }
+                () = sleep_until(claim_at), if claim_at.is_some() => self.claim().await,
+                _ = check.tick() => self.check().await,
+                () = superseded.cancelled() => return End::Superseded,
+                () = draining.cancelled() => return End::Draining,
+                () = outbound.closed() => return End::Closed,
+            };
+            if let Err(refusal) = step {
+                return End::Refused(refusal);
+            }
+        }
+    }
+
+    /// Sections go out one at a time, behind what is already waiting.
+    fn fill_outbox(&mut self) {
+        if self.outbox.is_empty()
+            && let Some(section) = self.publisher.poll(Instant::now())
+        {
+            self.outbox.push_back(down(Down::Section((*section).clone())));
+        }
+    }
+
+    /// Queues what is new for this proxy. Whether somebody was revoked since, maybe this one.
+    fn offer(&mut self, published: &Published) -> bool {
+        let network = &self.membership.stream.network;
+        for (name, section) in &published.sections {
+            if self.held.contains(name) || published.concerns(name, network) {
+                self.held.insert(name.clone());
+                self.publisher.publish(section.clone());
+            }
+        }
+        let refused = self.told.values().any(Result::is_err);
+        let model_changed =
+            self.judged_by.as_ref().is_some_and(|model| !Arc::ptr_eq(model, &published.model));
+        if model_changed || refused {
+            self.claim_soon();
+        }
+        self.record_sections();
+        let revocations = published.sections.get(&SectionName::Revocations).map(|section| section.counter);
+        std::mem::replace(&mut self.revocations, revocations) != revocations
+    }
+
+    fn handle(&mut self, message: wire::ProxyMessage) -> Result<(), Status> {
+        match message.message {
+            Some(Up::Ack(ack)) => {
+                self.publisher.on_ack(&ack);
+                self.mesh.metrics.acknowledgements.inc();
+                self.record_sections();
+            }
+            Some(Up::Nack(nack)) => {
+                self.publisher.on_nack(&nack);
+                self.mesh.metrics.refused_sections.inc();
+                self.record_sections();
+                tracing::warn!(id = %self.peer.id(), section = ?truncated(&nack.name), code = ?truncated(&nack.code),
+                    error = ?truncated(&nack.error), "the proxy refused a section and keeps its last good one");
+            }
+            Some(Up::Claims(claims)) => self.set_claims(&claims.claims)?,
+            Some(Up::Status(status)) => self.set_status(status),
+            Some(Up::Habit(habit)) => self.observe(&habit)?,
+            Some(Up::ExplainAnswer(answer)) => self.answer(answer),
+            Some(Up::Hello(_)) => return Err(Status::invalid_argument("a second Hello")),
+            // A newer proxy may say things this version does not know.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn set_claims(&mut self, claims: &[wire::Claim]) -> Result<(), Status> {
+        self.claims =
+            decode_claims(claims).map_err(|error| Status::invalid_argument(format!("claims: {error}")))?;
+        self.claim_soon();
+        Ok(())
+    }
+
+    fn claim_soon(&mut self) {
+        let pause = if self.judged_by.is_none() { Duration::ZERO } else { CLAIM_PAUSE };
+        self.claim_at.get_or_insert_with(|| tokio::time::Instant::now() + pause);
+    }
+
+    /// Has the claims judged and recorded, and tells the proxy every verdict that is new to it.
+    async fn claim(&mut self) -> Result<(), Status> {
+        self.claim_at = None;
+        let model = self.mesh.published.borrow().model.clone();
+        let (places, surplus) = self.places(&model);
+        let stream = self.membership.stream.clone();
+        let claimant = Claimant { id: self.peer.id(), network: &stream.network, source: self.source };
+        let judged = self.mesh.claims.claim(stream.id, claimant, &places, &model, SystemTime::now()).await;
+        let verdicts = judged.map_err(|error| {
+            tracing::error!(%error, "claims cannot be recorded");
+            Status::unavailable("store-unavailable: claims cannot be recorded now")
+        })?;
+        let mut told = BTreeMap::new();
+        for verdict in verdicts {
+            told.insert((verdict.address, verdict.port), verdict.outcome);
+        }
+        if let Some(place) = surplus {
+            told.insert(place, Err(ClaimRefusal::TooMany));
+        }
+        for (place, outcome) in &told {
+            if self.told.get(place) != Some(outcome) {
+                count(&self.mesh.metrics.claims, outcome.map_or_else(ClaimRefusal::code, |()| "ok"));
+                self.outbox.push_back(claim_result(*place, *outcome));
+            }
+        }
+        self.told = told;
+        self.judged_by = Some(model);
+        Ok(())
+    }
+
+    /// What is claimed, at most [`PLACES_MAX`] of it, and the first place beyond.
+    fn places(&self, model: &PolicyModel) -> (BTreeSet<(IpAddr, u16)>, Option<(IpAddr, u16)>) {
+        let declared: Vec<u16> = match model.workload(self.peer.id()) {
+            Some(workload) => workload.ports.iter().map(|port| port.port).collect(),
+            // Nothing can be claimed then; port 0 stands for the address in the refusal.
+            None => vec![0],
+        };
+        let mut places = BTreeSet::new();
+        for claim in &self.claims {
+            let ports = if claim.ports.is_empty() { &declared } else { &claim.ports };
+            for port in ports {
+                let place = (claim.address.to_canonical(), *port);
+                if places.len() >= PLACES_MAX && !places.contains(&place) {
+                    return (places, Some(place));
+                }
+                places.insert(place);
+            }
+        }
+        (places, None)
+    }
+
+    fn set_status(&self, status: wire::Status) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let ours = i64::try_from(now).unwrap_or(i64::MAX);
+        let theirs = i64::try_from(status.unix_ms).unwrap_or(i64::MAX);
+        self.membership.stream.set_status(status, ours.saturating_sub(theirs));
+    }
+
+    fn observe(&self, habit: &wire::Habit) -> Result<(), Status> {
+        let port = u16::try_from(habit.port).map_err(|_| Status::invalid_argument("habit: no such port"))?;
+        let model = self.mesh.published.borrow().model.clone();
+        let declares = |workload: &signet_policy::WorkloadModel| {
+            workload.ports.is_empty() || workload.port(port).is_some()
+        };
+        if model.workload(self.peer.id()).is_some_and(declares) {
+            let observed =
+                Habit { protocol: protocol(habit), speaks_first: speaks_first(habit), expires: 0 };
+            self.mesh.habits.observe(self.peer.id(), port, observed, SystemTime::now());
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, question: Question) {
+        let query = wire::ExplainQuery { query_id: question.id, request_id: question.request_id.clone() };
+        self.outbox.push_back(down(Down::ExplainQuery(query)));
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(question);
+    }
+
+    fn answer(&mut self, answer: wire::ExplainAnswer) {
+        let Some(at) = self.asked.iter().position(|question| question.id == answer.query_id) else { return };
+        let Some(question) = self.asked.remove(at) else { return };
+        // Whoever asked may have stopped waiting.
+        let _ = question.answer.try_send(Answer {
+            spiffe_id: self.peer.id().clone(),
+            instance: self.membership.stream.leaf.clone(),
+            json: answer.json,
+        });
+    }
+
+    /// Ends the stream of a proxy that was revoked, whose certificates ended, or that does not answer.
+    async fn check(&self) -> Result<(), Status> {
+        if self.publisher.overdue(Instant::now()) {
+            return Err(Status::deadline_exceeded("a section was not answered in time"));
+        }
+        let instance = &self.membership.stream.instance;
+        self.mesh
+            .registrar
+            .still_known(&self.peer, instance, SystemTime::now())
+            .await
+            .map_err(|error| status(&error))
+    }
+
+    fn record_sections(&self) {
+        self.membership.stream.set_sections(self.publisher.states().collect());
+    }
+}
+
+async fn sleep_until(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn claim_result((address, port): (IpAddr, u16), outcome: Result<(), ClaimRefusal>) -> wire::ControlMessage {
+    let octets = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    down(Down::ClaimResult(wire::ClaimResult {
+        address: octets,
+        port: u32::from(port),
+        accepted: outcome.is_ok(),
+        code: outcome.err().map_or_else(String::new, |refusal| refusal.code().to_owned()),
+        detail: outcome.err().map_or_else(String::new, |refusal| refusal.to_string()),
+    }))
+}
+
+fn protocol(habit: &wire::Habit) -> Option<Protocol> {
+    match habit.protocol() {
+        wire::Protocol::Auto | wire::Protocol::Unspecified => None,
+        wire::Protocol::Grpc => Some(Protocol::Grpc),
+        wire::Protocol::Http => Some(Protocol::Http),
+        wire::Protocol::Http2 => Some(Protocol::Http2),
+        wire::Protocol::Opaque => Some(Protocol::Opaque),
+        wire::Protocol::Tls => Some(Protocol::Tls),
+    }
+}
+
+fn speaks_first(habit: &wire::Habit) -> Option<SpeaksFirst> {
+    match habit.speaks_first() {
+        wire::SpeaksFirst::Client => Some(SpeaksFirst::Client),
+        wire::SpeaksFirst::Server => Some(SpeaksFirst::Server),
+        wire::SpeaksFirst::Unknown | wire::SpeaksFirst::Unspecified => None,
+    }
+}
+
+/// A peer's text for the log.
+fn truncated(text: &str) -> String {
+    text.chars().take(200).collect()
+}

@@ -1,0 +1,54 @@
+//! Enrolment: a token in, certificates out. The only call that needs no certificate.
+
+use std::time::SystemTime;
+
+use signet_sync::negotiate;
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::enrolment_server::Enrolment;
+use tonic::{Request, Response, Status};
+
+use crate::metrics::count;
+use crate::registrar::Requests;
+use crate::services::{Mesh, connection, status};
+
+/// The service.
+pub(crate) struct EnrolmentService(pub(crate) Mesh);
+
+#[tonic::async_trait]
+impl Enrolment for EnrolmentService {
+    async fn enrol(
+        &self,
+        request: Request<wire::EnrolRequest>,
+    ) -> Result<Response<wire::EnrolResponse>, Status> {
+        let mesh = &self.0;
+        let source = connection(&request)?.source;
+        let request = request.into_inner();
+        let protocol = negotiate(request.min_protocol, request.protocol)
+            .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
+        let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
+        let now = SystemTime::now();
+        let lifetime = mesh.lifetime();
+        let outcome = mesh.registrar.enrol(&request.token_id, &request.secret, requests, lifetime, now).await;
+        let issued = match outcome {
+            Ok(issued) => issued,
+            Err(error) => {
+                count(&mesh.metrics.enrolments, error.code());
+                tracing::warn!(%source, code = error.code(), "enrolment refused");
+                return Err(status(&error));
+            }
+        };
+        count(&mesh.metrics.enrolments, "ok");
+        tracing::info!(%source, id = %issued.id, network = issued.network, "enrolled");
+        let der = |chain: &[rustls_pki_types::CertificateDer<'_>]| chain.iter().map(|der| der.to_vec()).collect();
+        Ok(Response::new(wire::EnrolResponse {
+            protocol,
+            tls_chain: der(&issued.tls_chain),
+            signing_chain: der(&issued.signing_chain),
+            roots: der(mesh.authority.bundle().roots()),
+            policy_key: mesh.authority.policy_key().public_key().to_vec(),
+            spiffe_id: issued.id.to_string(),
+            network: issued.network,
+            control_plane_spiffe_id: mesh.authority.id().to_string(),
+        }))
+    }
+}

@@ -1,0 +1,184 @@
+//! The open control streams: who is connected, what it last said, and how to ask it something.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use signet_identity::SpiffeId;
+use signet_sync::SectionState;
+use signet_sync::proto::sync as wire;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::claims::StreamId;
+
+/// Streams of one instance: an old one and its replacement, with room for one or two that died unseen.
+const STREAMS_PER_INSTANCE: usize = 4;
+
+/// Questions waiting for one proxy; an operator asks one at a time.
+const QUESTIONS_MAX: usize = 16;
+
+/// How long an answer to a question is waited for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// All open streams.
+#[derive(Default)]
+pub(crate) struct Streams {
+    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    next_stream: AtomicU64,
+    next_question: AtomicU64,
+}
+
+/// One open stream.
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    pub(crate) spiffe_id: SpiffeId,
+    /// The instance's name, from its registration.
+    pub(crate) instance: String,
+    /// Fingerprint of the certificate the stream was opened with.
+    pub(crate) leaf: String,
+    pub(crate) network: String,
+    pub(crate) version: String,
+    /// Ends the stream when a newer one of the same instance takes its place.
+    pub(crate) superseded: CancellationToken,
+    questions: mpsc::Sender<Question>,
+    report: Mutex<Report>,
+}
+
+/// What a proxy last said about itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) status: Option<wire::Status>,
+    /// Our clock minus the proxy's at that time, milliseconds.
+    pub(crate) clock_offset_ms: i64,
+    pub(crate) sections: Vec<SectionState>,
+}
+
+/// A question for one proxy, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) id: u64,
+    pub(crate) request_id: String,
+    pub(crate) answer: mpsc::Sender<Answer>,
+}
+
+/// What one proxy knows about a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) instance: String,
+    /// As the proxy wrote it; empty when it knows nothing.
+    pub(crate) json: String,
+}
+
+/// Who opened a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) instance: String,
+    pub(crate) leaf: String,
+    pub(crate) network: String,
+    pub(crate) version: String,
+}
+
+/// Takes the stream off the list when it ends, however it ends.
+pub(crate) struct Membership {
+    streams: Arc<Streams>,
+    pub(crate) stream: Arc<Stream>,
+}
+
+impl Streams {
+    /// Lists a new stream; of one instance's, the oldest beyond [`STREAMS_PER_INSTANCE`] is ended.
+    pub(crate) fn open(self: &Arc<Self>, opened: Opened) -> (Membership, mpsc::Receiver<Question>) {
+        let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
+        let stream = Arc::new(Stream {
+            id: StreamId(number),
+            spiffe_id: opened.spiffe_id,
+            instance: opened.instance,
+            leaf: opened.leaf,
+            network: opened.network,
+            version: opened.version,
+            superseded: CancellationToken::new(),
+            questions,
+            report: Mutex::default(),
+        });
+        let mut open = self.lock();
+        let same = |other: &&Arc<Stream>| {
+            other.instance == stream.instance && other.spiffe_id == stream.spiffe_id
+        };
+        let surplus = (open.values().filter(same).count() + 1).saturating_sub(STREAMS_PER_INSTANCE);
+        for old in open.values().filter(same).take(surplus) {
+            old.superseded.cancel();
+        }
+        open.insert(number, stream.clone());
+        drop(open);
+        (Membership { streams: self.clone(), stream }, receiver)
+    }
+
+    /// Every open stream, oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Asks every proxy about a request, and gathers what comes back in time.
+    pub(crate) async fn ask(&self, request_id: &str) -> Vec<Answer> {
+        let streams = self.all();
+        let (answer, mut answers) = mpsc::channel(streams.len().max(1));
+        for stream in streams {
+            let question = Question {
+                id: self.next_question.fetch_add(1, Ordering::Relaxed),
+                request_id: request_id.to_owned(),
+                answer: answer.clone(),
+            };
+            // A proxy that has too many questions open already is one that does not answer.
+            let _ = stream.questions.try_send(question);
+        }
+        drop(answer);
+        let mut gathered = Vec::new();
+        let gather = async {
+            // Ends when every stream has answered or dropped its question.
+            while let Some(answer) = answers.recv().await {
+                gathered.push(answer);
+            }
+        };
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, gather).await;
+        gathered.retain(|answer| !answer.json.is_empty());
+        gathered.sort_by(|a, b| (&a.spiffe_id, &a.instance).cmp(&(&b.spiffe_id, &b.instance)));
+        gathered
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Stream>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// What the proxy last said.
+    pub(crate) fn report(&self) -> Report {
+        self.lock().clone()
+    }
+
+    /// Records what the proxy says about itself.
+    pub(crate) fn set_status(&self, status: wire::Status, clock_offset_ms: i64) {
+        let mut report = self.lock();
+        report.status = Some(status);
+        report.clock_offset_ms = clock_offset_ms;
+    }
+
+    /// Records where the proxy stands on each section.
+    pub(crate) fn set_sections(&self, sections: Vec<SectionState>) {
+        self.lock().sections = sections;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.streams.lock().remove(&self.stream.id.0);
+    }
+}

@@ -1,0 +1,13 @@
+//! The log: one line per event on standard error.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::config::LogConfig;
+
+/// Starts logging. A process that already logs goes on as it was.
+pub(crate) fn init(config: &LogConfig) {
+    let filter = EnvFilter::new(&config.filter);
+    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = if config.json { lines.json().try_init() } else { lines.try_init() };
+}

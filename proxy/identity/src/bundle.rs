@@ -1,0 +1,101 @@
+//! Trust bundles: the roots of one trust domain.
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use thiserror::Error;
+
+use crate::certificate::Certificate;
+use crate::id::TrustDomain;
+
+/// The most roots a trust domain may have at once. Two serve a rotation (current and next); the rest is room
+/// for a rotation that overlaps another. Each costs a path search on a chain that fits none.
+pub const MAX_ROOTS: usize = 8;
+
+/// The roots that may vouch for one trust domain, and for no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    roots: Vec<CertificateDer<'static>>,
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+impl TrustBundle {
+    /// Makes a bundle. During a rotation it has the old and the new root; the order does not matter.
+    ///
+    /// A root is trusted for its key; its own signature and dates are not looked at.
+    ///
+    /// # Errors
+    /// No root or more than [`MAX_ROOTS`], one that is no authority's certificate, or one that names another
+    /// trust domain.
+    pub fn new(trust_domain: TrustDomain, roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        if roots.is_empty() || roots.len() > MAX_ROOTS {
+            return Err(BundleError::RootCount);
+        }
+        let anchors = roots.iter().map(|root| anchor(&trust_domain, root)).collect::<Result<_, _>>()?;
+        Ok(Self { trust_domain, roots, anchors })
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots' certificates.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+}
+
+/// Why certificates are not the roots of a trust domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BundleError {
+    /// One of them is malformed or no authority's.
+    #[error("a root is malformed or is not an authority's certificate")]
+    Root,
+    /// None, or more than [`MAX_ROOTS`].
+    #[error("a bundle has one to eight roots")]
+    RootCount,
+    /// One of them says that it is another trust domain's.
+    #[error("a root names another trust domain")]
+    TrustDomain,
+}
+
+fn anchor(
+    trust_domain: &TrustDomain,
+    root: &CertificateDer<'static>,
+) -> Result<TrustAnchor<'static>, BundleError> {
+    let certificate = Certificate::parse(root).map_err(|_| BundleError::Root)?;
+    if !certificate.is_authority {
+        return Err(BundleError::Root);
+    }
+    // Foreign roots often name nothing; ours do, and then it must be this domain.
+    if certificate.only_uri().is_ok_and(|uri| uri != trust_domain.uri()) {
+        return Err(BundleError::TrustDomain);
+    }
+    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_| BundleError::Root)?;
+    Ok(anchor.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Mesh;
+
+    #[test]
+    fn bundle_needs_one_to_eight_authorities_of_its_domain() {
+        let mesh = Mesh::new();
+        let root = mesh.authority.root_der().clone();
+        let domain = mesh.authority.trust_domain().clone();
+        let make = |domain: &TrustDomain, roots| TrustBundle::new(domain.clone(), roots).err();
+        assert_eq!(make(&domain, vec![root.clone(); MAX_ROOTS]), None);
+        assert_eq!(make(&domain, vec![root.clone(); MAX_ROOTS + 1]), Some(BundleError::RootCount));
+        assert_eq!(make(&domain, Vec::new()), Some(BundleError::RootCount));
+        assert_eq!(make(&domain, vec![mesh.tls_svid("gw").chain[0].clone()]), Some(BundleError::Root));
+        assert_eq!(make(&domain, vec![CertificateDer::from(vec![0x30, 0])]), Some(BundleError::Root));
+        let other = TrustDomain::parse("other.example").unwrap();
+        assert_eq!(make(&other, vec![root]), Some(BundleError::TrustDomain));
+    }
+}

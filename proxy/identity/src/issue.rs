@@ -1,0 +1,314 @@
+//! The authority of a trust domain: a root that certifies one issuer, and the issuer that certifies workloads.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+
+use crate::bundle::{BundleError, TrustBundle};
+use crate::certificate::{Certificate, CertificateError, SIGNING_EKU};
+use crate::fingerprint::sha256;
+use crate::id::{SpiffeId, TrustDomain};
+use crate::key::KeyKind;
+use crate::pem;
+use crate::request::{RequestError, RequestedKey};
+
+/// How far an authority's own certificates are set back, so that a device whose clock is a day slow can verify
+/// them at once.
+const AUTHORITY_BACKDATE: Duration = Duration::from_secs(24 * 3600);
+
+/// The last second that X.509 can write, 9999-12-31T23:59:59Z.
+const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
+
+/// Root and issuer of one trust domain, with their keys.
+pub struct Authority {
+    trust_domain: TrustDomain,
+    bundle: TrustBundle,
+    root_key: KeyPair,
+    root_der: CertificateDer<'static>,
+    root_spki_sha256: [u8; 32],
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+    issuer_der: CertificateDer<'static>,
+    issuer_not_before: SystemTime,
+    issuer_not_after: SystemTime,
+}
+
+impl Authority {
+    /// Makes a new root and a new issuer, both valid until `lifetime` after `now`.
+    ///
+    /// # Errors
+    /// [`IssueError::Validity`] for a lifetime of nothing or beyond the year 9999, [`IssueError::Encoding`]
+    /// when the cryptographic library fails.
+    pub fn create(
+        trust_domain: TrustDomain,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Self, IssueError> {
+        let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
+        let not_after = now.checked_add(lifetime).ok_or(IssueError::Validity)?;
+        check_validity(now, not_after)?;
+
+        let root_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let root_params = authority_params(&trust_domain, "root", &root_key, 1, not_before, not_after)?;
+        let root = root_params.self_signed(&root_key)?;
+
+        let issuer_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let issuer_params = authority_params(&trust_domain, "issuer", &issuer_key, 0, not_before, not_after)?;
+        let issuer = issuer_params.signed_by(&issuer_key, &Issuer::from_params(&root_params, &root_key))?;
+        Self::assemble(root.into(), root_key, issuer.into(), issuer_key)
+    }
+
+    /// Reads what [`Authority::to_pem`] wrote, in its order, and checks that the parts belong together.
+    ///
+    /// # Errors
+    /// A part is missing, is not what it must be, or belongs to another.
+    pub fn from_pem(text: &str) -> Result<Self, IssueError> {
+        let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let keys = PrivatePkcs8KeyDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let certificates: [CertificateDer<'static>; 2] =
+            certificates.ok().and_then(|all| all.try_into().ok()).ok_or(IssueError::Pem)?;
+        let keys: [PrivatePkcs8KeyDer<'static>; 2] =
+            keys.ok().and_then(|all| all.try_into().ok()).ok_or(IssueError::Pem)?;
+        let [root, issuer] = certificates;
+        let [root_key, issuer_key] = keys;
+        Self::assemble(root, KeyPair::try_from(&root_key)?, issuer, KeyPair::try_from(&issuer_key)?)
+    }
+
+    /// Root certificate, root key, issuer certificate, issuer key. The text is the whole power of the trust
+    /// domain: keep it 0600, or in memory only.
+    pub fn to_pem(&self) -> String {
+        let mut out = String::new();
+        pem::push(&mut out, pem::CERTIFICATE, &self.root_der);
+        pem::push(&mut out, pem::PRIVATE_KEY, self.root_key.serialized_der());
+        pem::push(&mut out, pem::CERTIFICATE, &self.issuer_der);
+        pem::push(&mut out, pem::PRIVATE_KEY, self.issuer.key().serialized_der());
+        out
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The root certificate.
+    pub fn root_der(&self) -> &CertificateDer<'static> {
+        &self.root_der
+    }
+
+    /// SHA-256 of the root's SubjectPublicKeyInfo: what join tokens pin.
+    pub fn root_spki_sha256(&self) -> [u8; 32] {
+        self.root_spki_sha256
+    }
+
+    /// The bundle with this root alone.
+    pub fn bundle(&self) -> TrustBundle {
+        self.bundle.clone()
+    }
+
+    /// When the issuer ends; no leaf is issued beyond.
+    pub fn not_after(&self) -> SystemTime {
+        self.issuer_not_after
+    }
+
+    /// Issues a TLS SVID: the chain, leaf first. From the request only the P-256 key is taken. The validity is
+    /// cut to the issuer's; set `not_before` back by the clock error you want to bear.
+    ///
+    /// # Errors
+    /// The request is bad, the identity is of another trust domain, or nothing is left of the validity.
+    pub fn issue_tls(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let key = RequestedKey::verify(csr, KeyKind::P256)?;
+        let mut params = self.leaf_params(id, not_before, not_after)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.chain(&params, &key)
+    }
+
+    /// Issues a signing SVID: like [`Authority::issue_tls`], over an Ed25519 key.
+    ///
+    /// # Errors
+    /// As for [`Authority::issue_tls`].
+    pub fn issue_signing(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let key = RequestedKey::verify(csr, KeyKind::Ed25519)?;
+        let mut params = self.leaf_params(id, not_before, not_after)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment];
+        params.custom_extensions = vec![signing_purpose()];
+        self.chain(&params, &key)
+    }
+
+    fn chain(
+        &self,
+        params: &CertificateParams,
+        key: &RequestedKey,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let leaf = params.signed_by(key, &self.issuer)?;
+        Ok(vec![leaf.into(), self.issuer_der.clone()])
+    }
+
+    /// What both kinds of leaf have in common. The subject is empty, so the name stands in one place only.
+    fn leaf_params(
+        &self,
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateParams, IssueError> {
+        if id.trust_domain() != self.trust_domain.as_str() {
+            return Err(IssueError::TrustDomain);
+        }
+        let not_before = not_before.max(self.issuer_not_before);
+        let not_after = not_after.min(self.issuer_not_after);
+        let mut params = params(id.as_str(), not_before, not_after)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        Ok(params)
+    }
+
+    fn assemble(
+        root_der: CertificateDer<'static>,
+        root_key: KeyPair,
+        issuer_der: CertificateDer<'static>,
+        issuer_key: KeyPair,
+    ) -> Result<Self, IssueError> {
+        let root = Certificate::parse(&root_der)?;
+        let issuer = Certificate::parse(&issuer_der)?;
+        let belong_together = root.is_authority
+            && issuer.is_authority
+            && root.spki == root_key.subject_public_key_info()
+            && issuer.spki == issuer_key.subject_public_key_info()
+            && root.is_signed_by(root.spki)
+            && issuer.is_signed_by(root.spki)
+            && root.only_uri()? == issuer.only_uri()?;
+        if !belong_together {
+            return Err(IssueError::Mismatch);
+        }
+        let trust_domain = TrustDomain::from_uri(root.only_uri()?).map_err(|_| IssueError::Mismatch)?;
+        Ok(Self {
+            bundle: TrustBundle::new(trust_domain.clone(), vec![root_der.clone()])?,
+            trust_domain,
+            root_spki_sha256: sha256(root.spki),
+            issuer_not_before: issuer.not_before.max(root.not_before),
+            issuer_not_after: issuer.not_after.min(root.not_after),
+            issuer: Issuer::from_ca_cert_der(&issuer_der, issuer_key)?,
+            root_key,
+            root_der,
+            issuer_der,
+        })
+    }
+}
+
+/// Why an authority was not made, or did not issue.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IssueError {
+    /// The root cannot stand in a bundle.
+    #[error("the root cannot stand in a bundle: {0}")]
+    Bundle(#[from] BundleError),
+    /// A stored certificate is not an authority's.
+    #[error("a stored certificate is not an authority's: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The cryptographic library cannot make the certificate.
+    #[error("cannot make the certificate: {0}")]
+    Encoding(#[from] rcgen::Error),
+    /// Stored certificates and keys do not belong together.
+    #[error("the authority's stored certificates and keys do not belong together")]
+    Mismatch,
+    /// The text is not two certificates and two private keys.
+    #[error("the authority's PEM is not two certificates and two private keys")]
+    Pem,
+    /// The system has no random bytes.
+    #[error("the system has no random bytes")]
+    Random,
+    /// The request is bad.
+    #[error("the request is refused: {0}")]
+    Request(#[from] RequestError),
+    /// The identity is not of this authority's trust domain.
+    #[error("the identity is of another trust domain")]
+    TrustDomain,
+    /// The certificate would be valid at no time, or at one that X.509 cannot write.
+    #[error("nothing is left of the certificate's validity")]
+    Validity,
+}
+
+/// ExtKeyUsageSyntax with [`SIGNING_EKU`] alone. `rcgen` has purposes of small numbers only, so the extension
+/// is written out. Critical, as RFC 5280 allows: whoever does not know it must not use the certificate.
+pub(crate) fn signing_purpose() -> CustomExtension {
+    const ID_CE_EXT_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
+    const LENGTH: u8 = SIGNING_EKU.len() as u8;
+    let mut content = vec![0x30, LENGTH + 2, 0x06, LENGTH];
+    content.extend_from_slice(SIGNING_EKU);
+    let mut extension = CustomExtension::from_oid_content(ID_CE_EXT_KEY_USAGE, content);
+    extension.set_criticality(true);
+    extension
+}
+
+/// A root (`path_length` 1) or an issuer (0). Its name carries a part of its key's hash, so that the roots of a
+/// rotation are told apart by name as well.
+fn authority_params(
+    trust_domain: &TrustDomain,
+    role: &str,
+    key: &KeyPair,
+    path_length: u8,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Result<CertificateParams, IssueError> {
+    let mut params = params(&trust_domain.uri(), not_before, not_after)?;
+    let [a, b, c, d, ..] = sha256(&key.subject_public_key_info());
+    let name = format!("Signet {role} {a:02x}{b:02x}{c:02x}{d:02x}");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn params(uri: &str, not_before: SystemTime, not_after: SystemTime) -> Result<CertificateParams, IssueError> {
+    check_validity(not_before, not_after)?;
+    let mut params = CertificateParams::default();
+    params.not_before = not_before.into();
+    params.not_after = not_after.into();
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri)?)];
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(random_serial()?);
+    Ok(params)
+}
+
+/// Not empty, from 1970 on, and within what X.509 can write (beyond which conversion would panic).
+fn check_validity(not_before: SystemTime, not_after: SystemTime) -> Result<(), IssueError> {
+    let writable = not_before >= SystemTime::UNIX_EPOCH && not_after <= SystemTime::UNIX_EPOCH + LAST_SECOND;
+    if writable && not_before < not_after { Ok(()) } else { Err(IssueError::Validity) }
+}
+
+/// 128 bits, of which 126 are random: the top two say that the number is positive and of this length.
+fn random_serial() -> Result<SerialNumber, IssueError> {
+    let mut serial = [0; 16];
+    aws_lc_rs::rand::fill(&mut serial).map_err(|_| IssueError::Random)?;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::from_slice(&serial))
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use rcgen::BasicConstraints;
+
+use super::*;
+use crate::certificate::spki_sha256;
+use crate::id::Class;
+use crate::request::KeyRequest;
+use crate::testing::{HOUR, MINUTE, Mesh, now};
+use crate::verify::{verify_signing_chain, verify_tls_chain};
+
+#[test]
+fn authority_survives_storage_and_issues_under_the_same_root() {
+    let mesh = Mesh::new();
+    let again = Authority::from_pem(&mesh.authority.to_pem()).unwrap();
+    assert_eq!(again.to_pem(), mesh.authority.to_pem());
+    assert_eq!(again.root_spki_sha256(), spki_sha256(mesh.authority.root_der()).unwrap());
+    assert_eq!(
+        (again.trust_domain(), again.not_after()),
+        (mesh.authority.trust_domain(), now() + 100 * HOUR)
+    );
+    let again = Mesh { authority: again };
+    assert!(verify_tls_chain(&mesh.authority.bundle(), &again.tls_svid("gw").chain, now()).is_ok());
+    assert!(verify_signing_chain(&mesh.authority.bundle(), &again.signing_svid("gw").chain, now()).is_ok());
+}
+
+#[test]
+fn stored_parts_of_two_authorities_are_refused() {
+    let (one, two) = (Mesh::new().authority.to_pem(), Mesh::new().authority.to_pem());
+    let section =
+        |text: &str, at: usize| text.split_inclusive("-----\n").skip(2 * at).take(2).collect::<String>();
+    let mix = |parts: [(&str, usize); 4]| parts.map(|(text, at)| section(text, at)).concat();
+    assert!(Authority::from_pem(&mix([(&one, 0), (&one, 1), (&one, 2), (&one, 3)])).is_ok());
+    for parts in [
+        [(&*one, 0), (&*one, 1), (&*two, 2), (&*two, 3)],
+        [(&*one, 0), (&*two, 1), (&*one, 2), (&*one, 3)],
+        [(&*one, 0), (&*one, 1), (&*one, 2), (&*two, 3)],
+        [(&*one, 2), (&*one, 3), (&*one, 0), (&*one, 1)],
+    ] {
+        assert_eq!(Authority::from_pem(&mix(parts)).err(), Some(IssueError::Mismatch));
+    }
+    assert_eq!(Authority::from_pem(&section(&one, 0)).err(), Some(IssueError::Pem));
+    assert_eq!(Authority::from_pem("").err(), Some(IssueError::Pem));
+}
+
+/// Whatever a request asks for besides its key is not read: other names, an authority's rights, other uses.
+#[test]
+fn request_decides_nothing_but_the_key() {
+    let mesh = Mesh::new();
+    let key = KeyPair::generate().unwrap();
+    let mut greedy = CertificateParams::default();
+    greedy.distinguished_name.push(DnType::CommonName, "admin");
+    greedy.subject_alt_names = (0..20)
+        .map(|n| SanType::URI(format!("spiffe://edge.example/platform/d1/admin{n}").try_into().unwrap()))
+        .collect();
+    greedy.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    greedy.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    greedy.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0])];
+    let csr = greedy.serialize_request(&key).unwrap();
+    let chain = mesh.authority.issue_tls(csr.der(), &mesh.id("gw"), now(), now() + HOUR).unwrap();
+    let peer = verify_tls_chain(&mesh.authority.bundle(), &chain, now()).unwrap();
+    assert_eq!(peer.id(), &mesh.id("gw"));
+    assert_eq!(Certificate::parse(&chain[0]).unwrap().spki, key.subject_public_key_info());
+}
+
+#[test]
+fn identity_of_another_trust_domain_is_not_issued() {
+    let mesh = Mesh::new();
+    let request = KeyRequest::new_tls().unwrap();
+    for domain in ["other.example", "edge.example.evil", "edge"] {
+        let domain = TrustDomain::parse(domain).unwrap();
+        let id = SpiffeId::workload(&domain, Class::App, "d1", "gw").unwrap();
+        let refused = mesh.authority.issue_tls(&request.csr, &id, now(), now() + HOUR);
+        assert_eq!(refused.err(), Some(IssueError::TrustDomain));
+    }
+}
+
+#[test]
+fn key_of_the_wrong_kind_is_not_certified() {
+    let mesh = Mesh::new();
+    let (tls, signing) = (KeyRequest::new_tls().unwrap(), KeyRequest::new_signing().unwrap());
+    let wrong = Some(IssueError::Request(RequestError::Key));
+    let id = mesh.id("gw");
+    assert_eq!(mesh.authority.issue_tls(&signing.csr, &id, now(), now() + HOUR).err(), wrong);
+    assert_eq!(mesh.authority.issue_signing(&tls.csr, &id, now(), now() + HOUR).err(), wrong);
+    let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let csr = CertificateParams::default().serialize_request(&p384).unwrap();
+    assert_eq!(mesh.authority.issue_tls(csr.der(), &id, now(), now() + HOUR).err(), wrong);
+}
+
+#[test]
+fn validity_is_cut_to_the_issuers_and_never_empty() {
+    let mesh = Mesh::new();
+    let svid = mesh.tls_svid_of(&mesh.id("gw"), now() - 1000 * HOUR, now() + 1000 * HOUR);
+    assert_eq!((svid.not_before, svid.not_after), (now() - 24 * HOUR, now() + 100 * HOUR));
+    let request = KeyRequest::new_tls().unwrap();
+    let issue = |from, until| mesh.authority.issue_tls(&request.csr, &mesh.id("gw"), from, until).err();
+    assert_eq!(issue(now(), now()), Some(IssueError::Validity));
+    assert_eq!(issue(now() + MINUTE, now()), Some(IssueError::Validity));
+    assert_eq!(issue(now() + 100 * HOUR, now() + 200 * HOUR), Some(IssueError::Validity));
+}
+
+#[test]
+fn impossible_lifetimes_are_refused_without_a_panic() {
+    let create = |now, lifetime| Authority::create(TrustDomain::parse("a").unwrap(), now, lifetime).err();
+    assert_eq!(create(now(), Duration::ZERO), Some(IssueError::Validity));
+    assert_eq!(create(now(), Duration::MAX), Some(IssueError::Validity));
+    assert_eq!(create(now(), LAST_SECOND), Some(IssueError::Validity));
+    assert_eq!(create(SystemTime::UNIX_EPOCH + MINUTE, HOUR), Some(IssueError::Validity));
+    assert_eq!(create(SystemTime::UNIX_EPOCH + 25 * HOUR, HOUR), None);
+}
+
+#[test]
+fn serial_numbers_do_not_repeat() {
+    let serials: std::collections::BTreeSet<_> =
+        (0..100).map(|_| random_serial().unwrap().to_bytes()).collect();
+    assert_eq!(serials.len(), 100);
+    assert!(serials.iter().all(|serial| serial.len() == 16));
+}
+
+#[test]
+fn debug_shows_no_key() {
+    let shown = format!("{:?}", Mesh::new().authority);
+    assert_eq!(shown, "Authority { trust_domain: edge.example, .. }");
+}

@@ -1,0 +1,61 @@
+//! Who a workload is, how it proves it, and how that proof is made.
+//!
+//! * [`SpiffeId`] – the name of a workload, parsed strictly.
+//! * [`TlsSvid`], [`SigningSvid`] – a workload's certificates with their keys: one for channels, one for
+//!   messages, never interchangeable (see [`SIGNING_EKU`]).
+//! * [`TrustBundle`] and [`verify_tls_chain`], [`verify_signing_chain`] – from bytes to proof: [`Peer`] and
+//!   [`SigningIdentity`] have no other constructor than verification.
+//! * [`server_config`], [`client_config`] and the two sides of enrolment – `rustls` set up the one way a mesh
+//!   channel may be.
+//! * [`Authority`] and [`KeyRequest`] – issuing; [`renewal_time`] and [`backoff`] – when to ask again.
+//!
+//! # What a certificate must be
+//! A chain is the leaf, then its issuer; the root stays at home in the bundle. The leaf is no authority, may
+//! sign (`digitalSignature`) but not certify, and has **exactly one subject alternative name: a URI that is a
+//! SPIFFE ID of the bundle's trust domain**. A common name means nothing. A TLS leaf has the purposes
+//! serverAuth and clientAuth; a signing leaf has the one private purpose [`SIGNING_EKU`], an Ed25519 key, and
+//! `nonRepudiation`.
+//!
+//! The trust domain is compared by us, as a whole string, against the bundle whose root anchors the chain.
+//! X.509 name constraints are not used for it: `webpki` fails closed on every URI constraint (it refuses the
+//! chain, since RUSTSEC-2026-0098), so an issuer that carried one could issue nothing.
+//!
+//! # Invariants
+//! No I/O, no clock (`now` is an argument; within a handshake it is `rustls`' own time provider), no panic on
+//! any input. Keys appear in no `Debug` or error text. One crypto provider, passed explicitly: aws-lc-rs.
+
+mod bundle;
+mod certificate;
+mod der;
+mod fingerprint;
+mod id;
+mod issue;
+mod key;
+mod pem;
+mod pin;
+mod request;
+mod rotate;
+mod svid;
+mod tls;
+mod verify;
+
+#[cfg(test)]
+mod testing;
+
+pub use bundle::{BundleError, MAX_ROOTS, TrustBundle};
+pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
+pub use fingerprint::{Fingerprint, FingerprintError};
+pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
+pub use issue::{Authority, IssueError};
+pub use pin::{pinned_client_config, root_by_pin};
+pub use request::{KeyRequest, RequestError};
+pub use rotate::{backoff, renewal_time};
+pub use svid::{SigningSvid, SvidError, TlsSvid};
+pub use tls::{
+    ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_RECORDS, CHANNEL_ID_LABEL, TlsError, channel_id, client_config,
+    crypto_provider, dial_name, enrolment_server_config, server_config,
+};
+pub use verify::{
+    MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, expect, peer, verify_signing_chain,
+    verify_tls_chain,
+};

@@ -1,0 +1,434 @@
+//! From certificates to proof.
+//!
+//! [`Peer`] and [`SigningIdentity`] can only come from here. Every check of [the crate page](crate) is made in
+//! two steps: `webpki` finds a path from the leaf to a root of the bundle (signatures, dates, path lengths, no
+//! unknown critical extension), then the leaf is read as an SVID's and its trust domain compared.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError as TlsCertificateError, CommonState, DigitallySignedStruct, DistinguishedName,
+    OtherError, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use thiserror::Error;
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage};
+
+use crate::bundle::TrustBundle;
+use crate::certificate::{CLIENT_AUTH_EKU, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU};
+use crate::fingerprint::Fingerprint;
+use crate::id::SpiffeId;
+use crate::svid::keyid;
+use crate::tls::crypto_provider;
+
+/// The most certificates in a chain: a leaf, its issuer, and two more for authorities under another's.
+pub const MAX_CHAIN: usize = 4;
+
+/// The other end of a mesh channel: proof that it holds the key of a verified TLS SVID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    leaf: Leaf,
+}
+
+impl Peer {
+    /// Who it is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.leaf.id
+    }
+
+    /// Which of the identity's instances: the fingerprint of its TLS leaf.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.leaf.fingerprint
+    }
+
+    /// When its leaf began to be valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
+    }
+
+    /// When its leaf ends, and with it every connection made with it.
+    pub fn not_after(&self) -> SystemTime {
+        self.leaf.not_after
+    }
+}
+
+/// The signer of messages: proof that a key is the one of a verified signing SVID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningIdentity {
+    leaf: Leaf,
+    public_key: [u8; 32],
+}
+
+impl SigningIdentity {
+    /// Who signs.
+    pub fn id(&self) -> &SpiffeId {
+        &self.leaf.id
+    }
+
+    /// The Ed25519 key; never one of small order.
+    pub fn public_key(&self) -> &[u8; 32] {
+        &self.public_key
+    }
+
+    /// The fingerprint of the signing leaf.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.leaf.fingerprint
+    }
+
+    /// When the leaf began to be valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
+    }
+
+    /// When the leaf ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.leaf.not_after
+    }
+
+    /// What signatures name the key by: `<spiffe-id>#<fingerprint>`.
+    pub fn keyid(&self) -> String {
+        keyid(&self.leaf.id, self.leaf.fingerprint)
+    }
+}
+
+/// Verifies the chain of a TLS SVID. The handshake does this by itself; call it to look again at an open
+/// connection's certificates when the bundle or the time has changed.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_tls_chain(
+    bundle: &TrustBundle,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<Peer, VerifyError> {
+    let der = verify_path(bundle.anchors(), chain, unix_time(now), TLS_PURPOSES)?;
+    let leaf = Leaf::tls(der)?;
+    check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
+    Ok(Peer { leaf })
+}
+
+/// Verifies the chain of a signing SVID.
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_signing_chain(
+    bundle: &TrustBundle,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<SigningIdentity, VerifyError> {
+    let der = verify_path(bundle.anchors(), chain, unix_time(now), SIGNING_PURPOSES)?;
+    let (leaf, public_key) = Leaf::signing(der)?;
+    check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
+    Ok(SigningIdentity { leaf, public_key })
+}
+
+/// The other end of a connection made with one of this crate's configurations, after the handshake.
+///
+/// # Errors
+/// [`VerifyError::Handshake`] before the handshake is done, [`VerifyError::Protocol`] when the ends agreed on
+/// no application protocol (`rustls` lets pass a peer that offers none), [`VerifyError::NoCertificate`] when an
+/// enrolling client has not shown one.
+pub fn peer(connection: &CommonState) -> Result<Peer, VerifyError> {
+    if connection.is_handshaking() {
+        return Err(VerifyError::Handshake);
+    }
+    if connection.alpn_protocol().is_none() {
+        return Err(VerifyError::Protocol);
+    }
+    let certificates = connection.peer_certificates().unwrap_or_default();
+    let der = certificates.first().ok_or(VerifyError::NoCertificate)?;
+    Ok(Peer { leaf: Leaf::tls(der)? })
+}
+
+/// The peer must be one of the identities that belong at this address.
+///
+/// # Errors
+/// [`VerifyError::Identity`]; an empty list allows nobody.
+pub fn expect(peer: &Peer, allowed: &[SpiffeId]) -> Result<(), VerifyError> {
+    if allowed.contains(peer.id()) {
+        return Ok(());
+    }
+    Err(VerifyError::Identity { found: peer.id().clone() })
+}
+
+/// Why a chain proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum VerifyError {
+    /// No certificate, or too many.
+    #[error("the certificate chain is empty or too long")]
+    ChainLength,
+    /// The chain, or one of its certificates, has ended.
+    #[error("a certificate of the chain has expired")]
+    Expired,
+    /// The handshake is not done yet.
+    #[error("the handshake is not complete")]
+    Handshake,
+    /// The peer is verified, but is not who was expected.
+    #[error("the peer is {found}, which is not an identity expected here")]
+    Identity {
+        /// Who it is.
+        found: SpiffeId,
+    },
+    /// The leaf is not that of an SVID.
+    #[error("the leaf is not that of an SVID: {0}")]
+    Leaf(#[from] CertificateError),
+    /// The peer has shown no certificate.
+    #[error("the peer has shown no certificate")]
+    NoCertificate,
+    /// A certificate of the chain is not valid yet.
+    #[error("a certificate of the chain is not valid yet")]
+    NotYetValid,
+    /// The path from the leaf to a root is broken.
+    #[error("the certificate chain is invalid: {0}")]
+    Path(webpki::Error),
+    /// No certificate shown is the root that the join token pins.
+    #[error("the server has not shown the root that the join token pins")]
+    Pin,
+    /// No application protocol was agreed on.
+    #[error("no application protocol was agreed on")]
+    Protocol,
+    /// The leaf is of another trust domain than the root that vouches for it.
+    #[error("the identity is of the trust domain {found}, for which this root does not vouch")]
+    TrustDomain {
+        /// The leaf's trust domain.
+        found: String,
+    },
+    /// No root of the bundle vouches for the leaf.
+    #[error("no trusted root vouches for the certificate")]
+    UnknownIssuer,
+}
+
+/// The purposes a TLS leaf must have.
+pub(crate) const TLS_PURPOSES: Purposes = Purposes(&[SERVER_AUTH_EKU, CLIENT_AUTH_EKU]);
+const SIGNING_PURPOSES: Purposes = Purposes(&[SIGNING_EKU]);
+
+/// Extended key usages that every certificate of a path must allow. One without the extension allows all; for
+/// the leaf, where it must stand, [`Leaf`] insists on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Purposes(&'static [&'static [u8]]);
+
+impl ExtendedKeyUsageValidator for Purposes {
+    fn validate(&self, present: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let present = present.collect::<Result<Vec<_>, _>>()?;
+        let missing = self.0.iter().find(|&&purpose| !present.contains(&KeyPurposeId::new(purpose)));
+        match missing {
+            Some(purpose) if !present.is_empty() => {
+                Err(webpki::Error::RequiredEkuNotFoundContext(webpki::RequiredEkuNotFoundContext {
+                    required: KeyUsage::required(purpose),
+                    present: Vec::new(),
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Finds a path from the first certificate of `chain` to an anchor and returns that certificate.
+pub(crate) fn verify_path<'a>(
+    anchors: &[TrustAnchor<'_>],
+    chain: &'a [CertificateDer<'_>],
+    now: UnixTime,
+    purposes: Purposes,
+) -> Result<&'a [u8], VerifyError> {
+    let [leaf, intermediates @ ..] = chain else { return Err(VerifyError::ChainLength) };
+    if chain.len() > MAX_CHAIN {
+        return Err(VerifyError::ChainLength);
+    }
+    let algorithms = crypto_provider().signature_verification_algorithms.all;
+    EndEntityCert::try_from(leaf)
+        .and_then(|certificate| {
+            certificate
+                .verify_for_usage(algorithms, anchors, intermediates, now, purposes, None, None)
+                .map(|_path| ())
+        })
+        .map_err(path_error)?;
+    Ok(leaf)
+}
+
+fn path_error(error: webpki::Error) -> VerifyError {
+    use webpki::Error;
+    match error {
+        Error::CaUsedAsEndEntity => CertificateError::Authority.into(),
+        Error::CertExpired { .. } => VerifyError::Expired,
+        Error::CertNotValidYet { .. } => VerifyError::NotYetValid,
+        Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => CertificateError::Purpose.into(),
+        Error::UnknownIssuer => VerifyError::UnknownIssuer,
+        other => VerifyError::Path(other),
+    }
+}
+
+pub(crate) fn check_trust_domain(id: &SpiffeId, trust_domain: &str) -> Result<(), VerifyError> {
+    if id.trust_domain() == trust_domain {
+        return Ok(());
+    }
+    Err(VerifyError::TrustDomain { found: id.trust_domain().into() })
+}
+
+fn unix_time(now: SystemTime) -> UnixTime {
+    // A clock before 1970 is no clock; at 0 every certificate is not valid yet.
+    UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Verifies the other end of a TLS 1.3 handshake, as server or as client, against one trust bundle.
+///
+/// The server name is ignored: workloads have no DNS names here, and who belongs at an address is for
+/// [`expect`] to say.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    bundle: Arc<TrustBundle>,
+    anonymous_clients: bool,
+}
+
+impl PeerVerifier {
+    /// A verifier that demands a certificate from clients, too.
+    pub fn new(bundle: Arc<TrustBundle>) -> Self {
+        Self { bundle, anonymous_clients: false }
+    }
+
+    /// For enrolment: a client may show no certificate, but not a bad one.
+    pub(crate) fn allowing_anonymous_clients(bundle: Arc<TrustBundle>) -> Self {
+        Self { bundle, anonymous_clients: true }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let chain = presented(leaf, intermediates, MAX_CHAIN)?;
+        verify_tls_chain(&self.bundle, &chain, SystemTime::UNIX_EPOCH + since_epoch(now))?;
+        Ok(())
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_handshake(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        handshake_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.anonymous_clients
+    }
+
+    /// None: a workload has one certificate, and the names of our roots are nobody's business.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(no_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_handshake(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        handshake_schemes()
+    }
+}
+
+/// The presented chain in one piece; its length is checked before anything is copied.
+pub(crate) fn presented<'a>(
+    leaf: &CertificateDer<'a>,
+    intermediates: &[CertificateDer<'a>],
+    limit: usize,
+) -> Result<Vec<CertificateDer<'a>>, VerifyError> {
+    if intermediates.len() >= limit {
+        return Err(VerifyError::ChainLength);
+    }
+    Ok(std::iter::once(leaf).chain(intermediates).cloned().collect())
+}
+
+pub(crate) fn verify_handshake(
+    message: &[u8],
+    cert: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let algorithms = crypto_provider().signature_verification_algorithms;
+    rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+}
+
+pub(crate) fn handshake_schemes() -> Vec<SignatureScheme> {
+    crypto_provider().signature_verification_algorithms.supported_schemes()
+}
+
+/// The configurations offer TLS 1.3 alone, so this is never reached; if it were, it would refuse.
+pub(crate) fn no_tls12() -> rustls::Error {
+    rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled)
+}
+
+fn since_epoch(now: UnixTime) -> std::time::Duration {
+    std::time::Duration::from_secs(now.as_secs())
+}
+
+impl From<VerifyError> for rustls::Error {
+    /// Keeps the alerts that tell the other end what to mend (expired, unknown authority, purpose); everything
+    /// else travels inside as a [`VerifyError`].
+    fn from(error: VerifyError) -> Self {
+        Self::InvalidCertificate(match error {
+            VerifyError::Expired => TlsCertificateError::Expired,
+            VerifyError::Leaf(CertificateError::Purpose) => TlsCertificateError::InvalidPurpose,
+            VerifyError::NotYetValid => TlsCertificateError::NotValidYet,
+            VerifyError::UnknownIssuer => TlsCertificateError::UnknownIssuer,
+            other => TlsCertificateError::Other(OtherError(Arc::new(other))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

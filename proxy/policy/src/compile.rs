@@ -1,0 +1,178 @@
+//! Manifests to the policy model: values are read, names resolved, and contradictions between manifests refused.
+
+mod access_policy;
+mod mesh;
+mod value;
+mod workload;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::diagnostic::{Diagnostic, Findings, Place, quoted};
+use crate::manifest::{Kind, Manifest, Spec};
+use crate::model::{AccessPolicyModel, PolicyModel, SourceMatch, Target, WorkloadModel};
+
+/// Most entries of any list in a manifest: more is better said with a wildcard.
+pub const MAX_LIST_ENTRIES: usize = 1_000;
+
+/// Most rules of one policy.
+pub const MAX_RULES_PER_POLICY: usize = 1_000;
+
+/// Most access policies of a mesh.
+pub const MAX_POLICIES: usize = 10_000;
+
+/// Most workloads of a mesh.
+pub const MAX_WORKLOADS: usize = 10_000;
+
+/// Most places in the index of every sidecar: each source of each rule, at each port of each workload it is for.
+/// A place takes about 40 bytes, so this keeps the index under 40 MiB; 1,000 rules for all of 100 services with three
+/// ports each take 400,000.
+pub const MAX_SELECTED_RULES: usize = 1_000_000;
+
+/// Compiles all manifests of a mesh together.
+///
+/// # Errors
+/// All faults found. Without exactly one `Mesh` manifest nothing else is looked at.
+pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
+    let mut findings = Findings::default();
+    refuse_duplicates(manifests, &mut findings);
+    refuse_excess(manifests, &mut findings);
+    let Some((mesh, spec)) = the_mesh(manifests, &mut findings) else {
+        return Err(findings.into_list());
+    };
+    let Some(mut model) = mesh::lower(&mut Scope::new(mesh, &mut findings), spec) else {
+        return Err(findings.into_list());
+    };
+    let mut places = Vec::new();
+    for manifest in manifests {
+        if let Spec::Workload(spec) = manifest.spec() {
+            let scope = &mut Scope::new(manifest, &mut findings);
+            if let Some(workload) = workload::lower(scope, spec, &model) {
+                model.workloads.push(workload);
+                places.push(manifest);
+            }
+        }
+    }
+    workload::refuse_conflicts(&model.workloads, &places, &mut findings);
+    let declared = declared_names(manifests);
+    for manifest in manifests {
+        if let Spec::AccessPolicy(spec) = manifest.spec() {
+            let scope = &mut Scope::new(manifest, &mut findings);
+            if let Some(policy) = access_policy::lower(scope, spec, &declared) {
+                access_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
+                model.policies.push(policy);
+            }
+        }
+    }
+    if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
+        Scope::new(first, &mut findings).refuse(
+            Place::START,
+            "all rules, times the workloads, ports and sources they are for, are too many for a sidecar".to_owned(),
+            "target fewer workloads, or name classes instead of single identities",
+        );
+    }
+    findings.into_result(model)
+}
+
+/// One manifest being compiled, and where its faults go.
+struct Scope<'a> {
+    manifest: &'a Manifest,
+    findings: &'a mut Findings,
+}
+
+impl<'a> Scope<'a> {
+    fn new(manifest: &'a Manifest, findings: &'a mut Findings) -> Self {
+        Self { manifest, findings }
+    }
+
+    fn refuse(&mut self, place: Place, message: String, fix: impl Into<String>) {
+        self.findings.push(self.manifest.file(), self.manifest.place(place), message, fix);
+    }
+}
+
+fn refuse_duplicates(manifests: &[Manifest], findings: &mut Findings) {
+    let mut seen: HashMap<(Kind, &str), &Manifest> = HashMap::new();
+    for manifest in manifests {
+        // Two meshes are refused whatever they are called.
+        if manifest.kind() == Kind::Mesh {
+            continue;
+        }
+        let first = *seen.entry((manifest.kind(), manifest.name())).or_insert(manifest);
+        if !std::ptr::eq(first, manifest) {
+            let message = format!(
+                "{} {} is already declared at {}:{}",
+                manifest.kind(),
+                quoted(manifest.name()),
+                first.file(),
+                first.line()
+            );
+            let place = Place::of(manifest.spanned_name());
+            Scope::new(manifest, findings).refuse(place, message, "rename or remove one of the two");
+        }
+    }
+}
+
+fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
+    for (kind, limit) in [(Kind::AccessPolicy, MAX_POLICIES), (Kind::Workload, MAX_WORKLOADS)] {
+        if let Some(first) = manifests.iter().filter(|manifest| manifest.kind() == kind).nth(limit) {
+            let place = Place::of(first.spanned_name());
+            let message = format!("this is one {kind} more than the {limit} a mesh may have");
+            Scope::new(first, findings).refuse(place, message, "merge or remove some");
+        }
+    }
+}
+
+fn the_mesh<'a>(
+    manifests: &'a [Manifest],
+    findings: &mut Findings,
+) -> Option<(&'a Manifest, &'a crate::manifest::MeshSpec)> {
+    let mut meshes = manifests.iter().filter_map(|manifest| match manifest.spec() {
+        Spec::Mesh(spec) => Some((manifest, spec)),
+        _ => None,
+    });
+    let Some(first) = meshes.next() else {
+        let file = manifests.first().map_or("", Manifest::file);
+        findings.push(
+            file,
+            Place::START,
+            "there is no Mesh manifest".to_owned(),
+            "add one document of kind Mesh; it names the trust domain",
+        );
+        return None;
+    };
+    for (second, _) in meshes {
+        let message = format!("there is already a Mesh at {}:{}", first.0.file(), first.0.line());
+        Scope::new(second, findings).refuse(Place::of(second.spanned_name()), message, "keep one of the two");
+    }
+    Some(first)
+}
+
+/// The names of all workload manifests, also of those with faults: a policy that targets one of these is not wrong.
+fn declared_names(manifests: &[Manifest]) -> HashSet<&str> {
+    manifests.iter().filter(|manifest| manifest.kind() == Kind::Workload).map(Manifest::name).collect()
+}
+
+fn selected_rules(model: &PolicyModel) -> usize {
+    let places = |workload: &WorkloadModel| workload.ports.len() + 1;
+    let all: usize = model.workloads.iter().map(places).sum();
+    let by_name: HashMap<&str, usize> =
+        model.workloads.iter().map(|workload| (workload.name.as_str(), places(workload))).collect();
+    let in_target = |policy: &AccessPolicyModel| match &policy.target {
+        Target::Everything => all,
+        Target::Workloads(names) => names.iter().filter_map(|name| by_name.get(name.as_str())).sum(),
+        Target::Classes(_) => {
+            model.workloads.iter().filter(|workload| policy.target.selects(workload)).map(places).sum()
+        }
+    };
+    let entries = |policy: &AccessPolicyModel| -> usize {
+        policy.rules.iter().map(|rule| rule.from.iter().filter(|from| is_exact(from)).count().max(1)).sum()
+    };
+    model
+        .policies
+        .iter()
+        .map(|policy| in_target(policy).saturating_mul(entries(policy)))
+        .fold(0, usize::saturating_add)
+}
+
+fn is_exact(source: &SourceMatch) -> bool {
+    matches!(source, SourceMatch::Identity(pattern) if pattern.exact().is_some())
+}

@@ -1,0 +1,89 @@
+//! The `Mesh` manifest: trust domain, defaults, networks, egress.
+
+use signet_identity::TrustDomain;
+
+use crate::compile::{Scope, value};
+use crate::diagnostic::{Place, quoted};
+use crate::manifest::{EgressSpec, LifetimeSpec, MeshSpec, NetworkSpec};
+use crate::model::{EgressRule, Network, PolicyModel, Transport};
+
+/// A clock may be off by a second to an hour; more would make expiry meaningless.
+const CLOCK_SKEW_S: (u64, u64) = (1, 3_600);
+
+/// Certificates live from a second (demonstrations rotate that fast) to 90 days.
+const LIFETIME_S: (u64, u64) = (1, 90 * 86_400);
+
+const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+
+/// The model with everything but workloads and policies; `None` when not even the trust domain is known.
+pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyModel> {
+    let name = scope.manifest.spanned_name().clone();
+    value::name(scope, &name, "Mesh");
+    let trust_domain = match TrustDomain::parse(&spec.trust_domain.value) {
+        Ok(trust_domain) => trust_domain,
+        Err(error) => {
+            let message = format!("{} is no trust domain: {error}", quoted(&spec.trust_domain.value));
+            let fix = "use lower-case letters, digits, `.`, `-` and `_`, such as `mf2c.example`";
+            scope.refuse(Place::of(&spec.trust_domain), message, fix);
+            return None;
+        }
+    };
+    let mut model = PolicyModel::empty(trust_domain);
+    if let Some(mode) = spec.mtls.as_ref().and_then(|mtls| value::mtls_mode(scope, mtls)) {
+        model.mtls = mode;
+    }
+    if let Some(skew) = &spec.clock_skew {
+        model.clock_skew_s =
+            value::duration(scope, skew, CLOCK_SKEW_S.0, CLOCK_SKEW_S.1).unwrap_or(model.clock_skew_s);
+    }
+    for entry in value::entries(scope, spec.networks.as_ref(), "networks", "when there are none") {
+        if let Some(network) = network(scope, &entry.value) {
+            if model.network(&network.name).is_some() {
+                let message = format!("network {} is declared twice", quoted(&network.name));
+                scope.refuse(Place::of(&entry.value.name), message, "rename or remove one of the two");
+            } else {
+                model.networks.push(network);
+            }
+        }
+    }
+    for entry in value::entries(scope, spec.egress.as_ref(), "egress", "to permit none") {
+        model.egress.extend(egress(scope, &entry.value));
+    }
+    let certificates = &spec.certificates;
+    let lifetimes = &mut model.lifetimes;
+    for (given, seconds) in [
+        (&certificates.agent, &mut lifetimes.agent),
+        (&certificates.app, &mut lifetimes.app),
+        (&certificates.external, &mut lifetimes.external),
+        (&certificates.platform, &mut lifetimes.platform),
+    ] {
+        *seconds = given.as_ref().and_then(|given| lifetime(scope, given)).unwrap_or(*seconds);
+    }
+    Some(model)
+}
+
+fn lifetime(scope: &mut Scope<'_>, spec: &LifetimeSpec) -> Option<u64> {
+    value::duration(scope, &spec.lifetime, LIFETIME_S.0, LIFETIME_S.1)
+}
+
+fn network(scope: &mut Scope<'_>, spec: &NetworkSpec) -> Option<Network> {
+    let cidrs = value::entries(scope, spec.cidrs.as_ref(), "cidrs", "when any address can be in the network");
+    let cidrs = cidrs.iter().filter_map(|text| value::cidr(scope, text)).collect();
+    let gateways = value::entries(scope, spec.gateways.as_ref(), "gateways", "when there are none");
+    let gateways = gateways.iter().filter_map(|text| value::address(scope, text)).collect();
+    Some(Network { name: value::name(scope, &spec.name, "network")?, cidrs, gateways })
+}
+
+fn egress(scope: &mut Scope<'_>, spec: &EgressSpec) -> Option<EgressRule> {
+    // Here an empty list is the documented way to say «all».
+    let ports = match &spec.ports {
+        Some(list) => {
+            let entries = value::within_bounds(scope, &list.0, "ports");
+            value::ports(scope, entries)
+        }
+        None => Vec::new(),
+    };
+    let protocol = value::word(scope, &spec.protocol, "transport protocol", TRANSPORTS);
+    let comment = spec.comment.as_ref().map(|comment| comment.value.clone());
+    Some(EgressRule { cidr: value::cidr(scope, &spec.cidr)?, ports, protocol: protocol?, comment })
+}

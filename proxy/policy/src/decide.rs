@@ -1,0 +1,160 @@
+//! The decision: pure, total, default deny.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use signet_identity::SpiffeId;
+
+use crate::index::{Entry, IndexedRule, PolicyIndex};
+use crate::model::{MtlsMode, PolicyMode};
+use crate::refusal::Refusal;
+use crate::target::check_path;
+
+/// Everything a decision may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The identity the source proved; `None` for plaintext.
+    pub source: Option<&'a SpiffeId>,
+    /// Where the connection came from. It is shown by `explain` and never decides: addresses prove nothing.
+    pub source_addr: Option<IpAddr>,
+    /// The workload the message is for.
+    pub destination: &'a SpiffeId,
+    /// The container port it is for.
+    pub port: u16,
+    /// What kind of message it is.
+    pub layer: Layer<'a>,
+}
+
+/// What the mesh sees of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer<'a> {
+    /// One HTTP request.
+    Http {
+        /// The method, as received.
+        method: &'a str,
+        /// The raw path, without the query.
+        path: &'a str,
+        /// The host and optional port the request names.
+        authority: &'a str,
+    },
+    /// Bytes: TLS of the application's own, or any protocol that is not HTTP.
+    Opaque,
+}
+
+impl<'a> Layer<'a> {
+    pub(crate) fn request(self) -> Option<(&'a str, &'a str)> {
+        match self {
+            Self::Http { method, path, .. } => Some((method, path)),
+            Self::Opaque => None,
+        }
+    }
+}
+
+/// Proof that [`decide`] allowed something, and which rule did. There is no other way to get one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "whoever forwards must hold the permit"]
+pub struct Permit {
+    policy: Arc<str>,
+    rule: Arc<str>,
+}
+
+impl Permit {
+    fn from_rule(rule: &IndexedRule) -> Self {
+        Self { policy: Arc::clone(&rule.policy), rule: Arc::clone(&rule.name) }
+    }
+
+    /// The name of the policy that allows it.
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// The name of the rule that allows it. Others may too.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+/// What one observe-mode policy would have said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The policy.
+    pub policy: Arc<str>,
+    /// The rule that would have allowed it; `None` if none of its rules would.
+    pub rule: Option<Arc<str>>,
+}
+
+impl Observation {
+    /// Whether the policy would have allowed it.
+    pub fn allowed(&self) -> bool {
+        self.rule.is_some()
+    }
+}
+
+/// Decides on one message.
+///
+/// Policies in observe mode have no part in it; see [`observe`].
+///
+/// # Errors
+/// The refusal, with the first of these that applies: `not-ready`, `no-policy` for a workload nobody declared,
+/// `plaintext-refused`, `connect-refused`, `ambiguous-target`, `authority-mismatch`, `opaque-to-l7-port`, and, when no
+/// rule allows it, `no-policy` or `access-denied`.
+pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal> {
+    let own = index.trust_domain().ok_or(Refusal::NotReady)?;
+    let entry = index.entry(facts.destination).ok_or(Refusal::NoPolicy)?;
+    if facts.source.is_none() && entry.mtls == MtlsMode::Strict {
+        return Err(Refusal::PlaintextRefused);
+    }
+    let port = entry.port_facts(facts.port);
+    match facts.layer {
+        Layer::Http { method, path, authority } => {
+            check_request(method, path)?;
+            index.check_authority(facts.destination, authority)?;
+        }
+        Layer::Opaque if port.l7 => return Err(Refusal::OpaqueToL7Port),
+        Layer::Opaque => {}
+    }
+    let request = facts.layer.request();
+    match entry.find_rule(facts.source, facts.port, own, |rule| rule.allows(facts.port, request)) {
+        Some(rule) => Ok(Permit::from_rule(rule)),
+        None if port.selected => Err(Refusal::AccessDenied),
+        None => Err(Refusal::NoPolicy),
+    }
+}
+
+/// The request was checked where it was read; a caller that forgot must not get round a path rule.
+fn check_request(method: &str, path: &str) -> Result<(), Refusal> {
+    if method.eq_ignore_ascii_case("CONNECT") {
+        return Err(Refusal::ConnectRefused);
+    }
+    if path == "*" && method == "OPTIONS" {
+        return Ok(());
+    }
+    check_path(path).map_err(|_| Refusal::AmbiguousTarget)
+}
+
+/// What the observe-mode policies that select this port would have said, for logs and metrics. Free when there are
+/// none.
+pub fn observe(index: &PolicyIndex, facts: &Facts<'_>) -> Vec<Observation> {
+    let (Some(own), Some(entry)) = (index.trust_domain(), index.entry(facts.destination)) else {
+        return Vec::new();
+    };
+    if !entry.has_observers {
+        return Vec::new();
+    }
+    let would_allow = |rule: &&Arc<IndexedRule>| {
+        rule.model.matches_source(facts.source, own) && rule.allows(facts.port, facts.layer.request())
+    };
+    observers(entry, facts.port)
+        .map(|policy| Observation {
+            policy: Arc::clone(&policy.name),
+            rule: policy.rules.iter().find(would_allow).map(|rule| Arc::clone(&rule.name)),
+        })
+        .collect()
+}
+
+fn observers(entry: &Entry, port: u16) -> impl Iterator<Item = &Arc<crate::index::IndexedPolicy>> {
+    entry
+        .policies
+        .iter()
+        .filter(move |policy| policy.model.mode == PolicyMode::Observe && policy.model.selects_port(port))
+}

@@ -1,0 +1,259 @@
+//! The decision with its reasons: every rule looked at, and why it did or did not match.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use signet_identity::TrustDomain;
+
+use crate::decide::{Facts, Layer, Permit, decide};
+use crate::index::{Entry, IndexedPolicy, IndexedRule, PolicyIndex};
+use crate::model::{MtlsMode, PolicyMode, Protocol};
+use crate::refusal::Refusal;
+use crate::target::check_path;
+
+/// Why something is allowed or refused. Serializes to JSON for programs; `Display` is for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The source's identity; `None` for plaintext.
+    pub source: Option<String>,
+    /// Where the connection came from, if known.
+    pub source_address: Option<IpAddr>,
+    /// The destination's identity.
+    pub destination: String,
+    /// The container port.
+    pub port: u16,
+    /// The method, for HTTP.
+    pub method: Option<String>,
+    /// The raw path, for HTTP.
+    pub path: Option<String>,
+    /// The host the request names, for HTTP.
+    pub authority: Option<String>,
+    /// The mode in force at the destination.
+    pub mtls: MtlsMode,
+    /// The declared protocol of the port.
+    pub protocol: Protocol,
+    /// Whether only HTTP passes at this port.
+    pub layer7: bool,
+    /// What was decided.
+    pub decision: Decision,
+    /// What decided before any rule was asked, in words.
+    pub note: Option<String>,
+    /// The rules of all policies that select the destination workload.
+    pub rules: Vec<RuleReport>,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "outcome")]
+pub enum Decision {
+    /// A rule allows it.
+    Allowed {
+        /// The policy.
+        policy: String,
+        /// The rule in it.
+        rule: String,
+    },
+    /// It is refused.
+    Refused {
+        /// The refusal; serialized as its code.
+        code: Refusal,
+        /// The HTTP status it is answered with.
+        status: u16,
+        /// The sentence the caller sees.
+        detail: &'static str,
+    },
+}
+
+/// One rule and whether it matched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleReport {
+    /// The policy.
+    pub policy: String,
+    /// The rule in it; `None` for a policy without rules.
+    pub rule: Option<String>,
+    /// Whether the policy decides or only reports.
+    pub mode: PolicyMode,
+    /// Whether the rule allows the message.
+    pub matched: bool,
+    /// Why it matches or does not.
+    pub reason: String,
+}
+
+/// Explains the decision on one message. The decision in it is [`decide`]'s own.
+pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
+    let decided = decide(index, facts);
+    let entry = index.entry(facts.destination);
+    let (method, path, authority) = match facts.layer {
+        Layer::Http { method, path, authority } => (Some(method), Some(path), Some(authority)),
+        Layer::Opaque => (None, None, None),
+    };
+    Explanation {
+        source: facts.source.map(ToString::to_string),
+        source_address: facts.source_addr,
+        destination: facts.destination.to_string(),
+        port: facts.port,
+        method: method.map(str::to_owned),
+        path: path.map(str::to_owned),
+        authority: authority.map(str::to_owned),
+        mtls: index.mtls(facts.destination),
+        protocol: index.protocol(facts.destination, facts.port),
+        layer7: index.is_l7(facts.destination, facts.port),
+        note: note(index, facts, entry, decided.as_ref().err().copied()),
+        decision: Decision::of(&decided),
+        rules: match (entry, index.trust_domain()) {
+            (Some(entry), Some(own)) => {
+                entry.policies.iter().flat_map(|policy| report(policy, facts, own)).collect()
+            }
+            _ => Vec::new(),
+        },
+    }
+}
+
+impl Explanation {
+    /// One line for a log: who, what, where, and the outcome.
+    pub fn summary(&self) -> String {
+        let source = self.source.as_deref().unwrap_or("anonymous");
+        let what = match (&self.method, &self.path) {
+            (Some(method), Some(path)) => format!("{} {}", shown(method), shown(path)),
+            _ => "opaque bytes".to_owned(),
+        };
+        format!("{source} -> {}:{} {what}: {}", self.destination, self.port, self.decision)
+    }
+}
+
+impl Decision {
+    fn of(decided: &Result<Permit, Refusal>) -> Self {
+        match decided {
+            Ok(permit) => {
+                Self::Allowed { policy: permit.policy().to_owned(), rule: permit.rule().to_owned() }
+            }
+            Err(refusal) => {
+                Self::Refused { code: *refusal, status: refusal.status(), detail: refusal.detail() }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allowed { policy, rule } => write!(f, "allowed by {policy}/{rule}"),
+            Self::Refused { code, status, detail } => write!(f, "refused {code} ({status}): {detail}"),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.summary())?;
+        if let Some(note) = &self.note {
+            writeln!(f, "  {note}")?;
+        }
+        if self.rules.is_empty() {
+            return writeln!(f, "  no policy selects this workload");
+        }
+        for report in &self.rules {
+            let mark = if report.matched { "✓" } else { "✗" };
+            let rule = report.rule.as_deref().unwrap_or("(no rules)");
+            let mode = if report.mode == PolicyMode::Observe { " [observe]" } else { "" };
+            writeln!(f, "  {mark} {}/{rule}{mode}: {}", report.policy, report.reason)?;
+        }
+        Ok(())
+    }
+}
+
+fn note(
+    index: &PolicyIndex,
+    facts: &Facts<'_>,
+    entry: Option<&Entry>,
+    refusal: Option<Refusal>,
+) -> Option<String> {
+    Some(match refusal? {
+        Refusal::NoPolicy if entry.is_none() => format!("no Workload declares {}", facts.destination),
+        Refusal::PlaintextRefused => "the workload's mode is strict and the source proved no identity".to_owned(),
+        Refusal::AmbiguousTarget => match facts.layer {
+            Layer::Http { path, authority, .. } => match check_path(path) {
+                Err(ambiguity) => ambiguity.to_string(),
+                Ok(()) => format!("the host {} is not a plain name or address", shown(authority)),
+            },
+            Layer::Opaque => return None,
+        },
+        Refusal::AuthorityMismatch => {
+            "the host is a declared name of another workload, and not one of this workload's names".to_owned()
+        }
+        Refusal::OpaqueToL7Port => {
+            let protocol = index.protocol(facts.destination, facts.port);
+            if protocol.is_http() {
+                format!("port {} is declared as {}", facts.port, protocol.as_str())
+            } else {
+                format!("an enforced rule decides on port {} by method or path", facts.port)
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn report(policy: &IndexedPolicy, facts: &Facts<'_>, own: &TrustDomain) -> Vec<RuleReport> {
+    let line = |rule: Option<&IndexedRule>, reason: Result<String, String>| RuleReport {
+        policy: policy.model.name.clone(),
+        rule: rule.map(|rule| rule.name.to_string()),
+        mode: policy.model.mode,
+        matched: reason.is_ok(),
+        reason: reason.unwrap_or_else(|why| why),
+    };
+    if policy.rules.is_empty() {
+        return vec![line(None, Err("the policy allows nothing".to_owned()))];
+    }
+    policy.rules.iter().map(|rule| line(Some(rule), judge(policy, rule, facts, own))).collect()
+}
+
+/// `Ok` with the reason when the rule allows the message, `Err` with the reason when it does not.
+fn judge(
+    policy: &IndexedPolicy,
+    rule: &IndexedRule,
+    facts: &Facts<'_>,
+    own: &TrustDomain,
+) -> Result<String, String> {
+    let port = facts.port;
+    if !policy.model.selects_port(port) {
+        return Err(format!("the policy is for ports {}, not {port}", joined(&policy.model.ports)));
+    }
+    if !rule.model.matches_source(facts.source, own) {
+        return Err(match facts.source {
+            Some(source) => format!("the source {source} is none of those in `from`"),
+            None => "an anonymous source matches only `any: anyone`".to_owned(),
+        });
+    }
+    if rule.model.to.is_empty() {
+        return Ok("the source matches and the rule allows everything on these ports".to_owned());
+    }
+    let at_port = || rule.model.to.iter().filter(|operation| operation.covers_port(port));
+    if at_port().next().is_none() {
+        return Err(format!("none of its operations is for port {port}"));
+    }
+    if rule.allows(port, facts.layer.request()) {
+        return Ok("source and operation match".to_owned());
+    }
+    let Layer::Http { method, path, .. } = facts.layer else {
+        return Err("it allows HTTP requests, and these are opaque bytes".to_owned());
+    };
+    if at_port().all(|operation| !operation.allows_method(method)) {
+        return Err(format!("it does not allow the method {}", shown(method)));
+    }
+    if at_port().all(|operation| !operation.allows_path(path)) {
+        return Err(format!("it does not allow the path {}", shown(path)));
+    }
+    Err(format!("no single operation allows both the method {} and the path {}", shown(method), shown(path)))
+}
+
+fn joined(ports: &[u16]) -> String {
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Text of a peer, made harmless for a terminal or a log line.
+fn shown(text: &str) -> String {
+    text.escape_debug().to_string()
+}

@@ -1,0 +1,45 @@
+//! The mesh's policy: what operators write, what it compiles to, and the one function that decides.
+//!
+//! ```text
+//! YAML text --parse_manifests--> Manifest --compile--> PolicyModel --PolicyIndex::new--> PolicyIndex
+//!                                                          |                                 |
+//!                                              travels to every sidecar       decide(index, facts) -> Permit | Refusal
+//! ```
+//!
+//! Invariants:
+//!
+//! * Rules only allow. What no enforced rule allows is refused, and so is everything before the first policy arrived.
+//! * A port with any method or path rule is a layer-7 port: bytes that are not HTTP never pass there.
+//! * [`decide`] and [`check_target`] are pure, take untrusted input, and neither panic nor allocate in proportion to it.
+//! * A [`Permit`] is made by [`decide`] alone, so code that asks for one cannot skip the decision.
+//! * Every «no» of the product is a [`Refusal`] with a stable code.
+//!
+//! This crate does no I/O and reads no clock. The language is documented in `docs/policy.md`.
+
+mod compile;
+mod decide;
+mod diagnostic;
+mod explain;
+mod index;
+mod manifest;
+mod model;
+mod pattern;
+mod refusal;
+mod target;
+
+pub use compile::{
+    MAX_LIST_ENTRIES, MAX_POLICIES, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS, compile,
+};
+pub use decide::{Facts, Layer, Observation, Permit, decide, observe};
+pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
+pub use explain::{Decision, Explanation, RuleReport, explain};
+pub use index::{Egress, PolicyIndex};
+pub use manifest::{API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests};
+pub use model::{
+    AccessPolicyModel, Advertised, DecodeError, EgressRule, Lifetimes, MAX_MODEL_BYTES, MtlsMode, Network,
+    Operation, PolicyMode, PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,
+    Transport, WorkloadModel,
+};
+pub use pattern::{IdentityPattern, PathPattern, PatternError};
+pub use refusal::{Blame, Refusal};
+pub use target::{RequestTarget, check_target};

@@ -1,0 +1,284 @@
+//! The shape of manifests. Every scalar keeps its place; text becomes values in `compile`, where one run can report
+//! several faults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::diagnostic::Place;
+use crate::manifest::Kind;
+
+/// A list that knows where it starts and where each entry stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct List<T>(pub(crate) Spanned<Vec<Spanned<T>>>);
+
+/// One document. Version and kind are checked by the caller, who knows their places.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub(crate) api_version: Spanned<String>,
+    pub(crate) kind: Spanned<String>,
+    pub(crate) name: Spanned<String>,
+    pub(crate) spec: Result<Spec, Unread>,
+}
+
+/// Why a spec was skipped: its shape depends on the kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    KindComesLater(Place),
+    KindIsUnknown,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Spec {
+    AccessPolicy(AccessPolicySpec),
+    Mesh(MeshSpec),
+    Workload(WorkloadSpec),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata {
+    name: Spanned<String>,
+    /// For the operator's own use.
+    #[serde(default, rename = "labels")]
+    _labels: BTreeMap<String, String>,
+    /// For the operator's own use.
+    #[serde(default, rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct MeshSpec {
+    pub(crate) trust_domain: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) mtls: Option<MtlsSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) clock_skew: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) networks: Option<List<NetworkSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) egress: Option<List<EgressSpec>>,
+    #[serde(default)]
+    pub(crate) certificates: CertificatesSpec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MtlsSpec {
+    pub(crate) mode: Spanned<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NetworkSpec {
+    pub(crate) name: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) cidrs: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) gateways: Option<List<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EgressSpec {
+    pub(crate) cidr: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+    pub(crate) protocol: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) comment: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CertificatesSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) agent: Option<LifetimeSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) app: Option<LifetimeSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) external: Option<LifetimeSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) platform: Option<LifetimeSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LifetimeSpec {
+    pub(crate) lifetime: Spanned<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkloadSpec {
+    pub(crate) class: Spanned<String>,
+    pub(crate) device: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) workload: Option<Spanned<String>>,
+    pub(crate) network: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) names: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<PortSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) mtls: Option<MtlsSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) addresses: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) advertise: Option<List<AdvertiseSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct PortSpec {
+    pub(crate) port: Spanned<u32>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) name: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) protocol: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) speaks_first: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct AdvertiseSpec {
+    pub(crate) network: Spanned<String>,
+    pub(crate) address: Spanned<String>,
+    pub(crate) port: Spanned<u32>,
+    pub(crate) target_port: Spanned<u32>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AccessPolicySpec {
+    pub(crate) target: Spanned<TargetSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) mode: Option<Spanned<String>>,
+    pub(crate) rules: List<RuleSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TargetSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) workloads: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) classes: Option<List<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RuleSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) from: List<SourceSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) to: Option<List<OperationSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct SourceSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) identity: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) class: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) trust_domain: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) any: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OperationSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) methods: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) paths: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+}
+
+/// A field that is there has a value: `methods:` with nothing after it must not mean «all methods».
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct("Document", ENVELOPE, DocumentVisitor)
+    }
+}
+
+/// The fields of every document.
+pub(crate) const ENVELOPE: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    ApiVersion,
+    Kind,
+    Metadata,
+    Spec,
+}
+
+/// Reads the envelope in one pass, so that places survive: the shape of `spec` depends on `kind`, which therefore has
+/// to come first, as it does in everything that writes such manifests.
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a manifest with apiVersion, kind, metadata and spec")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let mut api_version = None;
+        let mut kind: Option<Spanned<String>> = None;
+        let mut metadata: Option<Metadata> = None;
+        let mut spec = None;
+        while let Some(field) = map.next_key::<Field>()? {
+            match field {
+                Field::ApiVersion => api_version = Some(map.next_value()?),
+                Field::Kind => kind = Some(map.next_value()?),
+                Field::Metadata => metadata = Some(map.next_value()?),
+                Field::Spec => spec = Some(read_spec(kind.as_ref(), &mut map)?),
+            }
+        }
+        Ok(Document {
+            api_version: api_version.ok_or_else(|| de::Error::missing_field("apiVersion"))?,
+            kind: kind.ok_or_else(|| de::Error::missing_field("kind"))?,
+            name: metadata.ok_or_else(|| de::Error::missing_field("metadata"))?.name,
+            spec: spec.ok_or_else(|| de::Error::missing_field("spec"))?,
+        })
+    }
+}
+
+fn read_spec<'de, A: MapAccess<'de>>(
+    kind: Option<&Spanned<String>>,
+    map: &mut A,
+) -> Result<Result<Spec, Unread>, A::Error> {
+    let Some(kind) = kind else {
+        let skipped: Spanned<IgnoredAny> = map.next_value()?;
+        return Ok(Err(Unread::KindComesLater(Place::of(&skipped))));
+    };
+    let Some(kind) = Kind::ALL.into_iter().find(|known| known.as_str() == kind.value) else {
+        map.next_value::<IgnoredAny>()?;
+        return Ok(Err(Unread::KindIsUnknown));
+    };
+    Ok(Ok(match kind {
+        Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
+        Kind::Mesh => Spec::Mesh(map.next_value()?),
+        Kind::Workload => Spec::Workload(map.next_value()?),
+    }))
+}

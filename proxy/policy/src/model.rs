@@ -1,0 +1,504 @@
+//! What manifests compile to: plain data that the control plane signs and every sidecar loads.
+//!
+//! Values are valid by construction: identities, trust domains, patterns and address ranges are checked types, also on
+//! the way in over the wire. A field that this version does not know is refused rather than skipped, because a skipped
+//! restriction would be a permission; the sidecar then keeps its last good policy.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use signet_identity::{Class, SpiffeId, TrustDomain};
+use thiserror::Error;
+
+use crate::pattern::{IdentityPattern, PathPattern};
+
+/// Largest encoded model: ten times what 1,000 policies and 1,000 workloads need.
+pub const MAX_MODEL_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why an encoded model is refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Not a model of this version, or a value in it is invalid.
+    #[error("the policy model cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// More than [`MAX_MODEL_BYTES`].
+    #[error("the policy model is larger than 16 MiB")]
+    TooLarge,
+}
+
+/// Everything the mesh's manifests say, resolved and checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyModel {
+    /// The trust domain of every workload in it.
+    pub trust_domain: TrustDomain,
+    /// The mode of workloads that set none.
+    pub mtls: MtlsMode,
+    /// How far clocks may differ when signatures are checked, in seconds.
+    pub clock_skew_s: u64,
+    /// The networks that addresses are told apart by.
+    pub networks: Vec<Network>,
+    /// What may be reached outside the mesh from strict workloads.
+    pub egress: Vec<EgressRule>,
+    /// Certificate lifetimes per class.
+    pub lifetimes: Lifetimes,
+    /// The workloads, in the order declared.
+    pub workloads: Vec<WorkloadModel>,
+    /// The access policies, in the order declared.
+    pub policies: Vec<AccessPolicyModel>,
+}
+
+impl PolicyModel {
+    /// The model of a mesh nobody described yet: strict, without workloads, nothing allowed.
+    pub fn empty(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            mtls: MtlsMode::Strict,
+            clock_skew_s: DEFAULT_CLOCK_SKEW_S,
+            networks: Vec::new(),
+            egress: Vec::new(),
+            lifetimes: Lifetimes::default(),
+            workloads: Vec::new(),
+            policies: Vec::new(),
+        }
+    }
+
+    /// The bytes a policy section carries (JSON).
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`] when nobody would accept the result.
+    pub fn encode(&self) -> Result<Vec<u8>, DecodeError> {
+        let bytes = serde_json::to_vec(self)?;
+        if bytes.len() > MAX_MODEL_BYTES { Err(DecodeError::TooLarge) } else { Ok(bytes) }
+    }
+
+    /// The model that [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are too many or not a valid model; nothing of it is used then.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_MODEL_BYTES {
+            return Err(DecodeError::TooLarge);
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+
+    /// The workload with this identity.
+    pub fn workload(&self, id: &SpiffeId) -> Option<&WorkloadModel> {
+        self.workloads.iter().find(|workload| workload.id == *id)
+    }
+
+    /// The workload declared under this manifest name.
+    pub fn workload_named(&self, name: &str) -> Option<&WorkloadModel> {
+        self.workloads.iter().find(|workload| workload.name == name)
+    }
+
+    /// The network with this name.
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// The workload that the operator published at this address, and the container port behind it.
+    pub fn advertised(&self, network: &str, address: IpAddr, port: u16) -> Option<(&WorkloadModel, u16)> {
+        self.workloads.iter().find_map(|workload| {
+            let at = |place: &&Advertised| {
+                place.network == network && place.address == address && place.port == port
+            };
+            workload.advertise.iter().find(at).map(|place| (workload, place.target_port))
+        })
+    }
+
+    /// The mode in force for a workload: its own, or the mesh's.
+    pub fn mtls_of(&self, workload: &WorkloadModel) -> MtlsMode {
+        workload.mtls.unwrap_or(self.mtls)
+    }
+}
+
+/// Five minutes: what machines without a battery-backed clock reach soon after start.
+pub(crate) const DEFAULT_CLOCK_SKEW_S: u64 = 300;
+
+/// What a sidecar does with connections that are not mutually authenticated, and with destinations outside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MtlsMode {
+    /// Plaintext is accepted as an anonymous source, and unmeshed destinations are dialled and counted.
+    Permissive,
+    /// Plaintext is refused, and so is every unmeshed destination that is not listed as egress.
+    Strict,
+}
+
+/// One network: the scope in which an address means one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// The address ranges in it; empty means that any address can be.
+    pub cidrs: Vec<IpNet>,
+    /// Addresses that stand for many sources because they translate addresses.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl Network {
+    /// Whether an address can belong to this network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidrs.is_empty() || self.cidrs.iter().any(|cidr| cidr.contains(&address))
+    }
+}
+
+/// A transport protocol, as egress rules name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A range of addresses outside the mesh that may be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressRule {
+    /// The addresses.
+    pub cidr: IpNet,
+    /// The ports; empty means all.
+    pub ports: Vec<u16>,
+    /// The transport protocol.
+    pub protocol: Transport,
+    /// The operator's reason.
+    pub comment: Option<String>,
+}
+
+impl EgressRule {
+    /// Whether this rule permits the destination.
+    pub fn matches(&self, address: IpAddr, port: u16, transport: Transport) -> bool {
+        self.protocol == transport && covers(&self.ports, port) && self.cidr.contains(&address)
+    }
+}
+
+/// Certificate lifetimes in seconds, per class of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Lifetimes {
+    /// Agents; as long as they should keep working without the control plane.
+    pub agent: u64,
+    /// Application components.
+    pub app: u64,
+    /// Holders of an identity outside the mesh.
+    pub external: u64,
+    /// Platform components.
+    pub platform: u64,
+}
+
+impl Lifetimes {
+    /// The lifetime of certificates of this class.
+    pub fn of(&self, class: Class) -> Duration {
+        Duration::from_secs(match class {
+            Class::Agent => self.agent,
+            Class::App => self.app,
+            Class::External => self.external,
+            Class::Platform => self.platform,
+        })
+    }
+}
+
+impl Default for Lifetimes {
+    /// An hour for what is always connected, a day for what may be offline for a while.
+    fn default() -> Self {
+        const HOUR: u64 = 3_600;
+        Self { agent: 24 * HOUR, app: HOUR, external: 24 * HOUR, platform: HOUR }
+    }
+}
+
+/// One workload: an identity and where and how it can be called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadModel {
+    /// The manifest's name; policies target it.
+    pub name: String,
+    /// Its identity.
+    pub id: SpiffeId,
+    /// Its class.
+    pub class: Class,
+    /// The name of the network its container is in.
+    pub network: String,
+    /// The host names it is called by, in lower case.
+    pub names: Vec<String>,
+    /// The ports it listens on; empty when the operator listed none, then any port is possible.
+    pub ports: Vec<PortModel>,
+    /// Its own mode, when it differs from the mesh's.
+    pub mtls: Option<MtlsMode>,
+    /// The only addresses that may be claimed for it; empty means any of its network.
+    pub addresses: Vec<IpAddr>,
+    /// Where its ports are published on other networks.
+    pub advertise: Vec<Advertised>,
+}
+
+impl WorkloadModel {
+    /// What was declared about a port.
+    pub fn port(&self, port: u16) -> Option<&PortModel> {
+        self.ports.iter().find(|declared| declared.port == port)
+    }
+}
+
+/// One port of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortModel {
+    /// The container port.
+    pub port: u16,
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Which side sends the first byte, where that is known.
+    pub speaks_first: Option<SpeaksFirst>,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Protocol {
+    /// Found out from the first bytes.
+    Auto,
+    /// gRPC over HTTP/2 without TLS.
+    Grpc,
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 without TLS.
+    Http2,
+    /// Bytes the mesh does not look into.
+    Opaque,
+    /// TLS of the application's own.
+    Tls,
+}
+
+impl Protocol {
+    /// Whether requests can be told apart, which makes the port a layer-7 port.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http | Self::Http2)
+    }
+
+    /// The name in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Opaque => "opaque",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Which side of a connection sends the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SpeaksFirst {
+    /// The side that connects.
+    Client,
+    /// The side that listens.
+    Server,
+}
+
+/// A port published at an address of another network, for example a host port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Advertised {
+    /// The network the address is in.
+    pub network: String,
+    /// The address callers dial.
+    pub address: IpAddr,
+    /// The port callers dial.
+    pub port: u16,
+    /// The container port behind it.
+    pub target_port: u16,
+}
+
+/// One access policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AccessPolicyModel {
+    /// The manifest's name.
+    pub name: String,
+    /// The workloads it selects.
+    pub target: Target,
+    /// The ports it selects; empty means all.
+    pub ports: Vec<u16>,
+    /// Whether it decides.
+    pub mode: PolicyMode,
+    /// What it allows.
+    pub rules: Vec<RuleModel>,
+}
+
+impl AccessPolicyModel {
+    /// Whether the policy selects this port, leaving aside of which workload.
+    pub fn selects_port(&self, port: u16) -> bool {
+        covers(&self.ports, port)
+    }
+}
+
+/// The workloads a policy selects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Target {
+    /// All workloads of these classes.
+    Classes(Vec<Class>),
+    /// All workloads.
+    Everything,
+    /// The workloads with these manifest names.
+    Workloads(Vec<String>),
+}
+
+impl Target {
+    /// Whether the target selects a workload.
+    pub fn selects(&self, workload: &WorkloadModel) -> bool {
+        match self {
+            Self::Classes(classes) => classes.contains(&workload.class),
+            Self::Everything => true,
+            Self::Workloads(names) => names.contains(&workload.name),
+        }
+    }
+}
+
+/// Whether a policy decides or only reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyMode {
+    /// Its rules allow, and it can make a port a layer-7 port.
+    Enforce,
+    /// It changes no decision; what it would have done is reported.
+    Observe,
+}
+
+/// One rule: these sources may do these operations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuleModel {
+    /// Its name, or `rule-N` counted from 1.
+    pub name: String,
+    /// The sources; one of them has to match.
+    pub from: Vec<SourceMatch>,
+    /// The operations; one of them has to match. Empty means everything on the ports the policy selects.
+    pub to: Vec<Operation>,
+}
+
+impl RuleModel {
+    /// Whether one of the sources matches. An anonymous source is `None`.
+    pub fn matches_source(&self, source: Option<&SpiffeId>, own: &TrustDomain) -> bool {
+        self.from.iter().any(|allowed| allowed.matches(source, own))
+    }
+}
+
+/// A kind of source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceMatch {
+    /// Anybody, also without an identity.
+    Anyone,
+    /// Anybody with a verified identity.
+    Authenticated,
+    /// Workloads of this class in the mesh's own trust domain. The path of a foreign identity says nothing about it.
+    Class(Class),
+    /// Identities that match.
+    Identity(IdentityPattern),
+    /// All identities of this trust domain.
+    TrustDomain(TrustDomain),
+}
+
+impl SourceMatch {
+    /// Whether a source matches; `own` is the mesh's trust domain.
+    pub fn matches(&self, source: Option<&SpiffeId>, own: &TrustDomain) -> bool {
+        let Some(id) = source else { return matches!(self, Self::Anyone) };
+        match self {
+            Self::Anyone | Self::Authenticated => true,
+            Self::Class(class) => {
+                id.trust_domain() == own.as_str() && id.parts().is_some_and(|parts| parts.class == *class)
+            }
+            Self::Identity(pattern) => pattern.matches(id),
+            Self::TrustDomain(domain) => id.trust_domain() == domain.as_str(),
+        }
+    }
+}
+
+/// What may be done: the dimensions that are given must all match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Operation {
+    /// HTTP methods; empty means all, and bytes that are not HTTP too unless there are paths.
+    pub methods: Vec<String>,
+    /// Raw request paths; empty means all.
+    pub paths: Vec<PathPattern>,
+    /// Ports among those the policy selects; empty means all of them.
+    pub ports: Vec<u16>,
+}
+
+impl Operation {
+    /// Whether the operation asks for something only HTTP has.
+    pub fn is_l7(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+
+    /// Whether the operation is about this port.
+    pub fn covers_port(&self, port: u16) -> bool {
+        covers(&self.ports, port)
+    }
+
+    /// Whether the method matches. Methods are case-sensitive (RFC 9110 section 9.1).
+    pub fn allows_method(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|allowed| allowed == method)
+    }
+
+    /// Whether the raw path matches.
+    pub fn allows_path(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path))
+    }
+}
+
+/// An empty list of ports stands for all.
+fn covers(ports: &[u16], port: u16) -> bool {
+    ports.is_empty() || ports.contains(&port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_of_a_newer_version_is_refused() {
+        let model = PolicyModel::empty(TrustDomain::parse("td").unwrap());
+        let text = String::from_utf8(model.encode().unwrap()).unwrap();
+        assert_eq!(PolicyModel::decode(text.as_bytes()).unwrap(), model);
+        let newer = text.replacen('{', "{\"unlessHeader\":\"x\",", 1);
+        assert!(matches!(PolicyModel::decode(newer.as_bytes()), Err(DecodeError::Malformed(_))));
+    }
+
+    #[test]
+    fn oversized_models_are_refused_unread() {
+        assert!(matches!(PolicyModel::decode(&vec![b' '; MAX_MODEL_BYTES + 1]), Err(DecodeError::TooLarge)));
+    }
+
+    #[test]
+    fn class_and_anonymous_sources_are_told_apart() {
+        let own = TrustDomain::parse("td").unwrap();
+        let id = |text| SpiffeId::parse(text).unwrap();
+        let app = SourceMatch::Class(Class::App);
+        assert!(app.matches(Some(&id("spiffe://td/app/d/x")), &own));
+        assert!(!app.matches(Some(&id("spiffe://foreign/app/d/x")), &own));
+        assert!(!app.matches(Some(&id("spiffe://td/agent/d/x")), &own));
+        for (source, anonymous) in [
+            (app, false),
+            (SourceMatch::Anyone, true),
+            (SourceMatch::Authenticated, false),
+            (SourceMatch::TrustDomain(own.clone()), false),
+            (SourceMatch::Identity(IdentityPattern::parse("spiffe://td/**").unwrap()), false),
+        ] {
+            assert_eq!(source.matches(None, &own), anonymous, "{source:?}");
+        }
+    }
+}

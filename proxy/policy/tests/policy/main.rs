@@ -1,0 +1,65 @@
+//! The policy language from the outside: text in, decisions out.
+
+mod decisions;
+mod examples;
+mod faults;
+mod properties;
+mod scale;
+
+use signet_identity::SpiffeId;
+use signet_policy::{Facts, Layer, PolicyIndex, PolicyModel, compile, parse_manifests};
+
+/// A mesh with two networks, for tests to append their own manifests to.
+const MESH: &str = "\
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Mesh
+metadata: {name: test}
+spec:
+  trustDomain: td
+  networks: [{name: n1}, {name: n2, cidrs: [10.2.0.0/16]}]
+";
+
+/// One manifest with its envelope.
+fn manifest(kind: &str, name: &str, spec: &str) -> String {
+    let spec: String = spec.trim().lines().map(|line| format!("  {line}\n")).collect();
+    format!("---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+}
+
+/// Compiles text that has to be right.
+fn model_of(text: &str) -> PolicyModel {
+    let manifests = parse_manifests("test.yaml", text).unwrap_or_else(|faults| panic!("{}", listed(&faults)));
+    compile(&manifests).unwrap_or_else(|faults| panic!("{}", listed(&faults)))
+}
+
+/// The faults of text that has to be wrong, parsed or compiled.
+fn faults_of(text: &str) -> Vec<String> {
+    parse_manifests("test.yaml", text)
+        .and_then(|manifests| compile(&manifests))
+        .expect_err("the text has to be refused")
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn listed(faults: &[signet_policy::Diagnostic]) -> String {
+    faults.iter().map(|fault| format!("{fault}\n")).collect()
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+/// Asks `decide` about a request or, without method, about opaque bytes; answers `policy/rule` or the code.
+fn ask(index: &PolicyIndex, source: &str, destination: &str, port: u16, request: &str) -> String {
+    let source = (!source.is_empty()).then(|| id(source));
+    let layer = match request.split_once(' ') {
+        Some((method, path)) => Layer::Http { method, path, authority: "unknown.host" },
+        None => Layer::Opaque,
+    };
+    let destination = id(destination);
+    let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+    match signet_policy::decide(index, &facts) {
+        Ok(permit) => format!("{}/{}", permit.policy(), permit.rule()),
+        Err(refusal) => refusal.code().to_owned(),
+    }
+}

@@ -1,0 +1,281 @@
+//! Properties over random models, requests and texts.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use signet_identity::{Class, SpiffeId, TrustDomain};
+use signet_policy::{
+    AccessPolicyModel, Facts, IdentityPattern, Layer, MtlsMode, Operation, PathPattern, PolicyIndex, PolicyMode,
+    PolicyModel, PortModel, Protocol, Refusal, RuleModel, SourceMatch, Target, WorkloadModel, check_target, compile,
+    decide, explain, observe, parse_manifests,
+};
+
+use crate::{MESH, id, manifest};
+
+const IDS: [&str; 5] = [
+    "spiffe://td/app/d/a",
+    "spiffe://td/app/d/b",
+    "spiffe://td/platform/d/c",
+    "spiffe://other/app/d/a",
+    "spiffe://td/free/form/of/path",
+];
+const PORTS: [u16; 3] = [80, 81, 9];
+const METHODS: [&str; 3] = ["GET", "POST", "OPTIONS"];
+const PATHS: [&str; 9] = ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/a//b", "/a/%2e%2e", "*"];
+
+fn source_match() -> impl Strategy<Value = SourceMatch> {
+    let pattern = select(vec![
+        "spiffe://td/app/d/a", "spiffe://td/app/*/b", "spiffe://td/**", "spiffe://td/*/d/*", "spiffe://other/app/**",
+    ]);
+    prop_oneof![
+        1 => Just(SourceMatch::Anyone),
+        1 => Just(SourceMatch::Authenticated),
+        1 => select(vec![Class::App, Class::Platform]).prop_map(SourceMatch::Class),
+        4 => pattern.prop_map(|text| SourceMatch::Identity(IdentityPattern::parse(text).unwrap())),
+        1 => select(vec!["td", "other"]).prop_map(|name| SourceMatch::TrustDomain(TrustDomain::parse(name).unwrap())),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let patterns = vec(select(vec!["/", "/a", "/a/*", "/a/**", "/**", "/*/b"]), 0..3);
+    (vec(select(METHODS.to_vec()), 0..2), patterns, vec(select(PORTS.to_vec()), 0..2)).prop_map(
+        |(methods, paths, ports)| Operation {
+            methods: methods.into_iter().map(str::to_owned).collect(),
+            paths: paths.into_iter().map(|text| PathPattern::parse(text).unwrap()).collect(),
+            ports,
+        },
+    )
+}
+
+fn policy() -> impl Strategy<Value = AccessPolicyModel> {
+    let target = prop_oneof![
+        Just(Target::Everything),
+        vec(select(vec![Class::App, Class::Platform]), 1..2).prop_map(Target::Classes),
+        vec(select(vec!["a", "b", "c", "ghost"]), 1..3)
+            .prop_map(|names| Target::Workloads(names.into_iter().map(str::to_owned).collect())),
+    ];
+    let rule = (vec(source_match(), 0..3), vec(operation(), 0..3));
+    let mode = prop_oneof![3 => Just(PolicyMode::Enforce), 1 => Just(PolicyMode::Observe)];
+    (target, vec(select(PORTS.to_vec()), 0..2), mode, vec(rule, 0..3)).prop_map(|(target, ports, mode, rules)| {
+        let rules = rules
+            .into_iter()
+            .enumerate()
+            .map(|(number, (from, to))| RuleModel { name: format!("r{number}"), from, to })
+            .collect();
+        AccessPolicyModel { name: String::new(), target, ports, mode, rules }
+    })
+}
+
+fn workload(name: &str, path: &str, class: Class, protocol: Protocol, mtls: Option<MtlsMode>) -> WorkloadModel {
+    let port = |port, protocol| PortModel { port, name: None, protocol, speaks_first: None };
+    WorkloadModel {
+        name: name.to_owned(),
+        id: id(path),
+        class,
+        network: "n".to_owned(),
+        names: vec![format!("{name}.mesh"), "shared.mesh".to_owned()],
+        ports: vec![port(80, protocol), port(81, Protocol::Auto)],
+        mtls,
+        addresses: Vec::new(),
+        advertise: Vec::new(),
+    }
+}
+
+fn model() -> impl Strategy<Value = PolicyModel> {
+    let protocol = select(vec![Protocol::Auto, Protocol::Http, Protocol::Opaque]);
+    let mtls = select(vec![None, Some(MtlsMode::Permissive)]);
+    (vec(policy(), 0..6), protocol, mtls).prop_map(|(mut policies, protocol, mtls)| {
+        for (number, policy) in policies.iter_mut().enumerate() {
+            policy.name = format!("p{number}");
+        }
+        let mut model = PolicyModel::empty(TrustDomain::parse("td").unwrap());
+        model.workloads = vec![
+            workload("a", IDS[0], Class::App, protocol, mtls),
+            workload("b", IDS[1], Class::App, Protocol::Auto, None),
+            workload("c", IDS[2], Class::Platform, Protocol::Auto, None),
+        ];
+        model.policies = policies;
+        model
+    })
+}
+
+/// Source, destination, port, and method, path and host for HTTP.
+#[derive(Clone, Debug)]
+struct Asked {
+    source: Option<SpiffeId>,
+    destination: SpiffeId,
+    port: u16,
+    request: Option<(&'static str, &'static str, &'static str)>,
+}
+
+impl Asked {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            source: self.source.as_ref(),
+            source_addr: None,
+            destination: &self.destination,
+            port: self.port,
+            layer: self.request.map_or(Layer::Opaque, |(method, path, authority)| Layer::Http { method, path, authority }),
+        }
+    }
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let hosts = select(vec!["elsewhere", "a.mesh", "B.mesh.:80", "shared.mesh"]);
+    let request = (select(METHODS.to_vec()), select(PATHS.to_vec()), hosts);
+    let source = proptest::option::weighted(0.9, select(IDS.to_vec()));
+    (source, select(IDS.to_vec()), select(PORTS.to_vec()), proptest::option::of(request)).prop_map(
+        |(source, destination, port, request)| Asked { source: source.map(id), destination: id(destination), port, request },
+    )
+}
+
+/// The meaning of policies, written down as plainly as possible: no index, no order, no shortcut. `Some(true)` when
+/// some rule allows it.
+fn naive(model: &PolicyModel, asked: &Asked) -> Result<bool, Refusal> {
+    let workload = model.workload(&asked.destination).ok_or(Refusal::NoPolicy)?;
+    if asked.source.is_none() && model.mtls_of(workload) == MtlsMode::Strict {
+        return Err(Refusal::PlaintextRefused);
+    }
+    let selecting: Vec<&AccessPolicyModel> = model
+        .policies
+        .iter()
+        .filter(|policy| policy.mode == PolicyMode::Enforce && policy.target.selects(workload))
+        .filter(|policy| policy.ports.is_empty() || policy.ports.contains(&asked.port))
+        .collect();
+    let at_port = |operation: &&Operation| operation.ports.is_empty() || operation.ports.contains(&asked.port);
+    let l7 = workload.port(asked.port).is_some_and(|port| port.protocol.is_http())
+        || selecting.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.to).filter(at_port).any(Operation::is_l7);
+    match asked.request {
+        Some((method, path, host)) => {
+            if path.contains("//") || path.contains('%') || (path == "*" && method != "OPTIONS") {
+                return Err(Refusal::AmbiguousTarget);
+            }
+            let host = host.to_lowercase().replace(":80", "");
+            let host = host.trim_end_matches('.');
+            let declared = |workload: &WorkloadModel| workload.names.iter().any(|name| name == host);
+            if model.workloads.iter().any(declared) && !declared(workload) {
+                return Err(Refusal::AuthorityMismatch);
+            }
+        }
+        None if l7 => return Err(Refusal::OpaqueToL7Port),
+        None => {}
+    }
+    let allows = |rule: &RuleModel| {
+        let source = rule.from.iter().any(|from| from.matches(asked.source.as_ref(), &model.trust_domain));
+        let operation = rule.to.is_empty()
+            || rule.to.iter().filter(at_port).any(|operation| match asked.request {
+                Some((method, path, _)) => {
+                    (operation.methods.is_empty() || operation.methods.iter().any(|known| known == method))
+                        && (operation.paths.is_empty() || operation.paths.iter().any(|pattern| pattern.matches(path)))
+                }
+                None => !operation.is_l7(),
+            });
+        source && operation
+    };
+    if selecting.is_empty() {
+        return Err(Refusal::NoPolicy);
+    }
+    Ok(selecting.iter().flat_map(|policy| &policy.rules).any(allows))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decide_agrees_with_a_naive_evaluator(model in model(), asked in asked()) {
+        let index = PolicyIndex::new(&model);
+        let decided = decide(&index, &asked.facts());
+        match naive(&model, &asked) {
+            Ok(true) => {
+                let permit = decided.unwrap();
+                let policy = model.policies.iter().find(|policy| policy.name == permit.policy()).unwrap();
+                prop_assert_eq!(policy.mode, PolicyMode::Enforce);
+                prop_assert!(policy.rules.iter().any(|rule| rule.name == permit.rule()));
+                prop_assert!(index.l4_possible(asked.source.as_ref(), &asked.destination, asked.port));
+            }
+            Ok(false) => prop_assert_eq!(decided.unwrap_err(), Refusal::AccessDenied),
+            Err(refusal) => prop_assert_eq!(decided.unwrap_err(), refusal),
+        }
+    }
+
+    #[test]
+    fn explanations_agree_with_decisions(model in model(), asked in asked()) {
+        let index = PolicyIndex::new(&model);
+        let explanation = explain(&index, &asked.facts());
+        let enforced_match = explanation.rules.iter().any(|rule| rule.matched && rule.mode == PolicyMode::Enforce);
+        match decide(&index, &asked.facts()) {
+            Ok(_) => prop_assert!(enforced_match),
+            Err(Refusal::AccessDenied) => prop_assert!(!enforced_match, "{}", explanation),
+            Err(_) => {}
+        }
+        let observed = observe(&index, &asked.facts());
+        for seen in observed {
+            let reported = explanation.rules.iter().any(|rule| rule.policy == *seen.policy && rule.matched);
+            prop_assert_eq!(seen.allowed(), reported);
+        }
+    }
+
+    #[test]
+    fn models_survive_the_wire(model in model()) {
+        prop_assert_eq!(PolicyModel::decode(&model.encode().unwrap()).unwrap(), model);
+    }
+
+    #[test]
+    fn targets_and_decisions_never_panic(method in "\\PC{0,8}", target in "\\PC{0,40}|[/%.;a2eEfF*?#\\\\ ]{0,30}", host in "\\PC{0,20}|[a:.\\[\\]0-9]{0,20}", port: u16) {
+        let checked = check_target(&method, &target, None, &[&host]);
+        let index = PolicyIndex::new(&PolicyModel::empty(TrustDomain::parse("td").unwrap()));
+        let (source, destination) = (id(IDS[0]), id(IDS[1]));
+        let layer = Layer::Http { method: &method, path: &target, authority: &host };
+        let facts = Facts { source: Some(&source), source_addr: None, destination: &destination, port, layer };
+        prop_assert!(decide(&index, &facts).is_err());
+        let _ = explain(&index, &facts).to_string();
+        if let Ok(checked) = checked {
+            prop_assert!(checked.path().bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert!(!checked.path().contains("//") && !checked.path().contains(['\\', ';', '#', '?']));
+        }
+    }
+
+    #[test]
+    fn an_accepted_path_means_the_same_after_decoding(path in "(/[a.%2eE5cCfF0-9]{0,6}){1,4}") {
+        if check_target("GET", &path, None, &["h"]).is_ok() {
+            let decoded = decoded(path.as_bytes());
+            prop_assert_eq!(decoded.iter().filter(|byte| **byte == b'/').count(), path.matches('/').count());
+            prop_assert!(!decoded.split(|byte| *byte == b'/').any(|segment| matches!(segment, b"." | b"..")));
+            prop_assert!(!decoded.iter().any(|byte| *byte == 0 || *byte == b'\\'));
+        }
+    }
+
+    #[test]
+    fn random_texts_never_panic(text in "\\PC{0,200}|[-a-z:{}\\[\\]&*!|>'\"%#@\\n\\t ]{0,200}") {
+        let _ = parse_manifests("random.yaml", &text).and_then(|manifests| compile(&manifests));
+    }
+
+    #[test]
+    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
+        let [a, b, c, d, e, f, g, h] = values.try_into().unwrap();
+        let spec = match kind {
+            "Workload" => format!("class: {a}\ndevice: {b}\nnetwork: n1\nnames: [{c}]\nports: [{{port: {d}, protocol: {e}}}]\naddresses: [{f}]\nadvertise: {g}"),
+            "AccessPolicy" => format!("target: {{workloads: [{a}]}}\nports: [{b}]\nrules: [{{from: [{{identity: {c}}}, {{any: {d}}}], to: [{{methods: [{e}], paths: [{f}], ports: [{g}]}}]}}]\nmode: {h}"),
+            _ => format!("trustDomain: {a}\nclockSkew: {b}\nnetworks: [{{name: {c}, cidrs: [{d}], gateways: [{e}]}}]\negress: [{{cidr: {f}, protocol: {g}}}]\ncertificates: {{app: {{lifetime: {h}}}}}"),
+        };
+        let text = format!("{MESH}{}", manifest(kind, "x", &spec));
+        if let Ok(model) = parse_manifests("random.yaml", &text).and_then(|manifests| compile(&manifests)) {
+            PolicyIndex::new(&model);
+        }
+    }
+}
+
+fn decoded(mut bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    while let Some((first, rest)) = bytes.split_first() {
+        bytes = rest;
+        if *first == b'%' {
+            let digits = std::str::from_utf8(&rest[..2]).unwrap();
+            decoded.push(u8::from_str_radix(digits, 16).unwrap());
+            bytes = &rest[2..];
+        } else {
+            decoded.push(*first);
+        }
+    }
+    decoded
+}

@@ -1,0 +1,40 @@
+//! Message signatures: HTTP Message Signatures (RFC 9421), digest fields (RFC 9530), the profile the
+//! mesh signs every message with, and the signed record layer for streams.
+//!
+//! Nothing here does I/O or reads a clock: a message is borrowed as a [`MessageView`], time comes in as
+//! Unix seconds, randomness is only used inside the signature algorithms.
+//!
+//! * [`component`], [`base`], [`input`], [`key`] and [`sign`] / [`verify`] are the generic protocol, for any message and key;
+//! * [`digest`] makes and checks `Content-Digest`;
+//! * [`profile`] is the narrow, fast form spoken between sidecars, with [`replay`] protection;
+//! * [`record`] signs byte streams.
+//!
+//! Invariants: the type of a key decides its algorithm and a message can only agree; a signature base is
+//! rebuilt from what was received, never from what we would have sent; every list a peer controls has a
+//! named bound.
+
+pub mod base;
+pub mod component;
+mod derived;
+pub mod digest;
+mod field;
+pub mod input;
+pub mod key;
+pub mod message;
+pub mod profile;
+pub mod record;
+pub mod replay;
+pub mod sign;
+pub mod verify;
+
+pub use base::{BaseError, signature_base};
+pub use component::Component;
+pub use digest::{DigestError, DigestVerifier, StreamingDigest, sha256_header, verify_digest};
+pub use input::{LabelledSignature, Params, ParseError, parse_signatures};
+pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
+pub use message::{MessageView, RequestView, ResponseView};
+pub use profile::{
+    BodyBinding, ChannelId, Freshness, MeshSigner, SignError, SignatureError, SignedHead, VerifiedHead,
+    VerifiedKey, strip, verify_request, verify_response,
+};
+pub use replay::ReplayWindow;

@@ -1,0 +1,72 @@
+//! The mesh profile of RFC 9421: one Ed25519 signature per message, fresh for one place on one channel.
+//!
+//! * What is covered is computed from the message by one function, `cover::required`, for signer and verifier
+//!   alike: the fixed components, and every field present that an application could act upon. So a
+//!   component the verifier needs is always demanded, and a sensitive field added on the way is a
+//!   coverage error.
+//! * The nonce is `<channel>.<sequence>`. A request takes the next number of its connection, its response
+//!   repeats it; the tag tells the direction, so a request can never be reflected as a response.
+//! * A body is bound by a covered `content-digest`, or by `content-encoding: mesh-rec`: then the records
+//!   of the body continue from the hash of the head's base. Through an intermediary a head and a tail
+//!   signature in the trailers do the same.
+
+mod cover;
+mod error;
+mod head;
+mod nonce;
+mod signer;
+mod strip;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use error::{SignError, SignatureError};
+pub use nonce::ChannelId;
+pub use signer::{MeshSigner, SignedHead, keyid};
+pub use strip::strip;
+pub use verifier::{
+    BodyBinding, Freshness, VerifiedHead, VerifiedKey, verify_ed25519, verify_head, verify_request,
+    verify_response, verify_tail,
+};
+
+/// Most signatures on a message of the mesh: ours and a few of the application's own.
+pub const MAX_LABELS: usize = 4;
+
+/// Most bytes of `Signature-Input`, and of `Signature`, on a message of the mesh.
+pub const MAX_FIELD_BYTES: usize = 4096;
+
+/// Most components a mesh signature may cover: all that the profile ever covers on both sides, doubled.
+pub const MAX_COVERED: usize = 64;
+
+/// How long a signature is valid, in seconds: long enough for a queue, short enough to bound harm.
+pub const VALIDITY_SECONDS: u64 = 60;
+
+/// The content coding of a body that is carried as signed records.
+pub const RECORD_CODING: &str = "mesh-rec";
+
+/// The header that carries certificates. It is the one `mesh-` field that is not covered, because the
+/// chain in it proves itself.
+pub const CERTIFICATE_FIELD: &str = "mesh-cert";
+
+/// Which of the signatures of a message is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The only one, over the head, with the body bound by digest or records.
+    Whole,
+    /// The first of two, over the head of a message whose digest follows in the trailers.
+    Head,
+    /// The second of two, over the trailers.
+    Tail,
+}
+
+/// The tag of a signature: direction and part.
+pub(crate) fn tag(message: &crate::MessageView<'_>, part: Part) -> &'static str {
+    match (message, part) {
+        (crate::MessageView::Request(_), Part::Whole) => "mesh-req-v1",
+        (crate::MessageView::Request(_), Part::Head) => "mesh-req-head-v1",
+        (crate::MessageView::Request(_), Part::Tail) => "mesh-req-tail-v1",
+        (crate::MessageView::Response(_), Part::Whole) => "mesh-rsp-v1",
+        (crate::MessageView::Response(_), Part::Head) => "mesh-rsp-head-v1",
+        (crate::MessageView::Response(_), Part::Tail) => "mesh-rsp-tail-v1",
+    }
+}

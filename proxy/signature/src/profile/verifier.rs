@@ -1,0 +1,340 @@
+//! Verifies signatures of the mesh profile.
+
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+
+use super::cover::{self, Covered, UnboundBody};
+use super::head::Input;
+use super::signer::list_tag;
+use super::{ChannelId, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce, tag};
+use crate::digest;
+use crate::input::{joined, members, parse_inner_list};
+use crate::key::is_small_order;
+use crate::message::{MessageView, RequestView, ResponseView};
+use crate::replay::ReplayWindow;
+
+/// A signing key whose certificate chain has been verified by the caller.
+#[derive(Clone, Debug)]
+pub struct VerifiedKey {
+    /// The SPIFFE ID in the certificate.
+    pub spiffe_id: Arc<str>,
+    /// The Ed25519 public key.
+    pub public_key: [u8; 32],
+}
+
+/// How the freshness of a message is judged.
+#[derive(Debug)]
+pub enum Freshness<'a> {
+    /// A response: it must repeat the nonce of its request.
+    Nonce(&'a str),
+    /// A request: it must be made for this channel, with a number that is new to the window.
+    Window(&'a ChannelId, &'a mut ReplayWindow),
+}
+
+/// What binds the body of a verified message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyBinding {
+    /// The SHA-256 digest of the content.
+    Digest([u8; 32]),
+    /// The body is signed records, which continue from the hash of the base.
+    Records,
+    /// Nothing yet: the digest follows in the trailers.
+    Tail,
+}
+
+/// Proof that a head (or tail) was verified. Only this module makes one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VerifiedHead {
+    /// The label the signature had.
+    pub label: String,
+    /// The key that signed.
+    pub keyid: String,
+    /// The nonce, which the response has to repeat.
+    pub nonce: String,
+    /// The sequence number in the nonce.
+    pub seq: u64,
+    /// When the signer says it signed, in Unix seconds.
+    pub created: u64,
+    /// What binds the body.
+    pub body: BodyBinding,
+    /// The signature base. The record layer continues from its hash.
+    pub base: Vec<u8>,
+}
+
+impl VerifiedHead {
+    /// Checks a complete body against the signed digest.
+    ///
+    /// # Errors
+    /// [`SignatureError::Digest`] when it differs, and when the body is not bound by a digest at all.
+    pub fn verify_body(&self, body: &[u8]) -> Result<(), SignatureError> {
+        self.verify_body_digest(&digest::sha256(body))
+    }
+
+    /// Checks the SHA-256 of a body that was hashed as it arrived.
+    ///
+    /// # Errors
+    /// As [`verify_body`](Self::verify_body).
+    pub fn verify_body_digest(&self, actual: &[u8; 32]) -> Result<(), SignatureError> {
+        if self.body == BodyBinding::Digest(*actual) { Ok(()) } else { Err(SignatureError::Digest) }
+    }
+}
+
+/// Verifies a request on a channel; `now` and `skew` are in seconds.
+///
+/// `resolve` answers the verified key for a key identifier, and `expected_signer` is the SPIFFE ID of
+/// the mTLS peer. On success the sequence number is used up; the body is still to be checked.
+///
+/// # Errors
+/// The first rule that the message breaks, in the order: one signature of ours, well formed, coverage,
+/// key, algorithm, time, replay, signature, digest.
+pub fn verify_request(
+    view: &RequestView<'_>,
+    channel: &ChannelId,
+    window: &mut ReplayWindow,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    expected_signer: &str,
+    now: u64,
+    skew: u64,
+) -> Result<VerifiedHead, SignatureError> {
+    let rules = Rules { freshness: Freshness::Window(channel, window), expected_signer, now, skew };
+    rules.verify(&MessageView::Request(*view), Part::Whole, resolve)
+}
+
+/// Verifies the response to the request that was sent with `expected_nonce`. The view must hold that
+/// request as it was sent, signed fields and all.
+///
+/// # Errors
+/// As [`verify_request`].
+pub fn verify_response(
+    view: &ResponseView<'_>,
+    expected_nonce: &str,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    expected_signer: &str,
+    now: u64,
+    skew: u64,
+) -> Result<VerifiedHead, SignatureError> {
+    let rules = Rules { freshness: Freshness::Nonce(expected_nonce), expected_signer, now, skew };
+    rules.verify(&MessageView::Response(*view), Part::Whole, resolve)
+}
+
+/// Verifies the head of a message whose digest follows in the trailers.
+///
+/// # Errors
+/// As [`verify_request`]; also when the head does not announce the tail.
+pub fn verify_head(
+    message: &MessageView<'_>,
+    freshness: Freshness<'_>,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    expected_signer: &str,
+    now: u64,
+    skew: u64,
+) -> Result<VerifiedHead, SignatureError> {
+    if !cover::announces_tail(message.headers()) {
+        return Err(SignatureError::Coverage("trailer".to_owned()));
+    }
+    Rules { freshness, expected_signer, now, skew }.verify(message, Part::Head, resolve)
+}
+
+/// Verifies the tail of a message by the signature in its trailers. It must come from the key and carry
+/// the nonce of the verified `head`.
+///
+/// # Errors
+/// As [`verify_request`]; [`SignatureError::WrongSigner`] when the key changed between head and tail.
+pub fn verify_tail(
+    message: &MessageView<'_>,
+    head: &VerifiedHead,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    expected_signer: &str,
+    now: u64,
+    skew: u64,
+) -> Result<VerifiedHead, SignatureError> {
+    let rules = Rules { freshness: Freshness::Nonce(&head.nonce), expected_signer, now, skew };
+    let tail = rules.verify(message, Part::Tail, resolve)?;
+    if tail.keyid == head.keyid { Ok(tail) } else { Err(SignatureError::WrongSigner) }
+}
+
+/// Verifies a bare Ed25519 signature. There is one rule for it in the whole mesh: the library's strict,
+/// cofactorless check, and no key of small order, under which one signature fits many messages.
+///
+/// # Errors
+/// [`SignatureError::BadSignature`].
+pub fn verify_ed25519(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    if is_small_order(public_key) {
+        return Err(SignatureError::BadSignature);
+    }
+    let key = UnparsedPublicKey::new(&ED25519, public_key);
+    key.verify(message, signature).map_err(|_| SignatureError::BadSignature)
+}
+
+/// The circumstances a signature is judged under.
+struct Rules<'a> {
+    freshness: Freshness<'a>,
+    expected_signer: &'a str,
+    now: u64,
+    skew: u64,
+}
+
+impl Rules<'_> {
+    fn verify(
+        mut self,
+        message: &MessageView<'_>,
+        part: Part,
+        resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    ) -> Result<VerifiedHead, SignatureError> {
+        let fields = if part == Part::Tail { message.trailers() } else { Some(message.headers()) };
+        let fields = fields.ok_or(SignatureError::Missing)?;
+        let inputs =
+            joined(fields, "signature-input", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
+        let (label, received) = only_with_tag(&inputs, tag(message, part))?;
+        let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
+        let signature = signature_bytes(fields, label)?;
+
+        check_coverage(message, part, &input)?;
+        let base = rebuild_base(message, &input, received)?;
+        let key = self.check_key(&input, resolve)?;
+        self.check_time(&input)?;
+        let seq = self.check_fresh(input.nonce)?;
+        verify_ed25519(&key.public_key, base.as_bytes(), &signature)?;
+        self.commit(seq)?;
+
+        Ok(VerifiedHead {
+            label: label.to_owned(),
+            keyid: input.keyid.to_owned(),
+            nonce: input.nonce.to_owned(),
+            seq,
+            created: input.created,
+            body: body_binding(message, part)?,
+            base: base.into_bytes(),
+        })
+    }
+
+    /// The key must be known, belong to the SPIFFE ID in its identifier and to the peer, and be Ed25519.
+    fn check_key(
+        &self,
+        input: &Input<'_>,
+        resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    ) -> Result<VerifiedKey, SignatureError> {
+        let key = resolve(input.keyid).ok_or(SignatureError::UnknownKey)?;
+        let claimed = input.keyid.split_once('#').map(|(id, _)| id);
+        if claimed != Some(&key.spiffe_id) || *key.spiffe_id != *self.expected_signer {
+            return Err(SignatureError::WrongSigner);
+        }
+        if input.alg == Some("ed25519") { Ok(key) } else { Err(SignatureError::Algorithm) }
+    }
+
+    fn check_time(&self, input: &Input<'_>) -> Result<(), SignatureError> {
+        let validity = input.expires.checked_sub(input.created).ok_or(SignatureError::Malformed)?;
+        if validity == 0 || validity > VALIDITY_SECONDS {
+            Err(SignatureError::Malformed)
+        } else if input.created > self.now.saturating_add(self.skew) {
+            Err(SignatureError::Clock)
+        } else if self.now >= input.expires.saturating_add(self.skew) {
+            Err(SignatureError::Expired)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_fresh(&self, nonce: &str) -> Result<u64, SignatureError> {
+        match &self.freshness {
+            Freshness::Nonce(expected) if nonce == *expected => {
+                nonce::sequence_of(nonce).ok_or(SignatureError::Malformed)
+            }
+            Freshness::Nonce(_) => Err(SignatureError::OtherChannel),
+            Freshness::Window(channel, window) => {
+                let seq = channel.sequence(nonce)?;
+                window.test(seq)?;
+                Ok(seq)
+            }
+        }
+    }
+
+    fn commit(&mut self, seq: u64) -> Result<(), SignatureError> {
+        match &mut self.freshness {
+            Freshness::Nonce(_) => Ok(()),
+            Freshness::Window(_, window) => Ok(window.commit(seq)?),
+        }
+    }
+}
+
+/// The one member whose tag is ours. Members are chosen by tag, because a label proves nothing.
+fn only_with_tag<'a>(inputs: &'a str, tag: &str) -> Result<(&'a str, &'a str), SignatureError> {
+    let mut ours = None;
+    for member in members(inputs, MAX_LABELS).map_err(|_| SignatureError::Malformed)? {
+        let tagged = match Input::parse(member.value) {
+            Some(input) => input.tag == tag,
+            // A signature of somebody else, or one of ours in a spelling that is refused below.
+            None => {
+                let list = parse_inner_list(member.value).map_err(|_| SignatureError::Malformed)?;
+                list_tag(&list) == Some(tag)
+            }
+        };
+        if tagged && ours.replace((member.label, member.value)).is_some() {
+            return Err(SignatureError::Multiple);
+        }
+    }
+    ours.ok_or(SignatureError::Missing)
+}
+
+fn signature_bytes(fields: &HeaderMap, label: &str) -> Result<[u8; 64], SignatureError> {
+    let text = joined(fields, "signature", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
+    let members = members(&text, MAX_LABELS).map_err(|_| SignatureError::Malformed)?;
+    let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
+    let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
+    let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
+    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or(SignatureError::Malformed)
+}
+
+impl From<UnboundBody> for SignatureError {
+    fn from(_: UnboundBody) -> Self {
+        Self::Coverage("a body".to_owned())
+    }
+}
+
+fn check_coverage(message: &MessageView<'_>, part: Part, input: &Input<'_>) -> Result<(), SignatureError> {
+    if matches!(message, MessageView::Response(response) if response.request.is_none()) {
+        return Err(SignatureError::Coverage("a request".to_owned()));
+    }
+    cover::required(message, part, &mut |component: Covered<'_>| {
+        if input.covers(&component) {
+            Ok(())
+        } else {
+            Err(SignatureError::Coverage(component.name.to_owned()))
+        }
+    })
+}
+
+/// The base over what was received: identifiers and parameters as they were spelled, values as this
+/// message has them.
+fn rebuild_base(
+    message: &MessageView<'_>,
+    input: &Input<'_>,
+    received: &str,
+) -> Result<String, SignatureError> {
+    let mut base = String::with_capacity(1024);
+    for component in &input.covered {
+        component.write(&mut base);
+        base.push_str(": ");
+        let value = component.push_value(&mut base, message);
+        value.map_err(|_| SignatureError::Coverage(component.name.to_owned()))?;
+        base.push('\n');
+    }
+    base.push_str("\"@signature-params\": ");
+    base.push_str(received);
+    Ok(base)
+}
+
+fn body_binding(message: &MessageView<'_>, part: Part) -> Result<BodyBinding, SignatureError> {
+    let fields = match part {
+        Part::Head => return Ok(BodyBinding::Tail),
+        Part::Whole if cover::is_records(message.headers()) => return Ok(BodyBinding::Records),
+        Part::Whole => message.headers(),
+        Part::Tail => message.trailers().ok_or(SignatureError::Digest)?,
+    };
+    digest::only_sha256(fields).map(BodyBinding::Digest).ok_or(SignatureError::Digest)
+}

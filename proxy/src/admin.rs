@@ -1,0 +1,223 @@
+//! Health, readiness and metrics over HTTP; the state in words over a Unix socket.
+//!
+//! In a shared network namespace loopback is no boundary, so what goes over TCP is harmless, and
+//! dumps go over a socket in the proxy's own file system, to its own user and root only.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::Uid;
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use crate::telemetry::metrics;
+use crate::worker::Shared;
+
+/// Admin connections at a time: probes, a scraper and a person.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a client may take for its request line and headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one connection may last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is known about the capture rules, told by the control thread.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// The rules in the kernel are the ones that were asked for.
+    pub capture_in_force: AtomicBool,
+    /// A connection without the proxy's mark was captured: nothing leaks.
+    pub canary_ok: AtomicBool,
+    /// SIGTERM has arrived.
+    pub draining: AtomicBool,
+}
+
+/// What the admin endpoints look at. The proxy proper comes once it has an identity.
+#[derive(Clone, Default)]
+pub struct Admin {
+    /// What the control thread found out.
+    pub health: Arc<Health>,
+    /// Set when the proxy has joined the mesh.
+    pub shared: Arc<OnceLock<Arc<Shared>>>,
+}
+
+/// The answer to `/ready`, and to the state dump.
+#[derive(Debug, Serialize)]
+struct State {
+    ready: bool,
+    identity: Option<String>,
+    policy_version: String,
+    policy_in_force: bool,
+    capture_in_force: bool,
+    canary_ok: bool,
+    draining: bool,
+}
+
+impl State {
+    fn of(admin: &Admin) -> Self {
+        let health = &admin.health;
+        let shared = admin.shared.get();
+        let identity = shared.and_then(|shared| shared.credentials()).map(|credentials| credentials.id().to_string());
+        let (policy_in_force, policy_version) = shared.map_or((false, String::new()), |shared| {
+            let snapshot = shared.snapshot();
+            (snapshot.ready, snapshot.policy_version.clone())
+        });
+        let capture_in_force = health.capture_in_force.load(Ordering::Acquire);
+        let canary_ok = health.canary_ok.load(Ordering::Acquire);
+        let draining = health.draining.load(Ordering::Acquire);
+        Self {
+            ready: identity.is_some() && policy_in_force && capture_in_force && canary_ok && !draining,
+            identity,
+            policy_version,
+            policy_in_force,
+            capture_in_force,
+            canary_ok,
+            draining,
+        }
+    }
+}
+
+/// Serves `/live`, `/ready` and `/metrics` until the process ends.
+pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some(slot) = Arc::clone(&slots).acquire_owned().await.ok() else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admin = admin.clone();
+                tokio::spawn(async move {
+                    serve(stream, move |request| answer_tcp(&admin, request)).await;
+                    drop(slot);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Serves `/state` and `/requests/<id>` to this user and root.
+pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some(slot) = Arc::clone(&slots).acquire_owned().await.ok() else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let trusted = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::current().as_raw());
+                if !trusted {
+                    continue;
+                }
+                let admin = admin.clone();
+                tokio::spawn(async move {
+                    serve(stream, move |request| answer_unix(&admin, request)).await;
+                    drop(slot);
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Keeps the gauges that follow policy and identity.
+pub(crate) async fn follow(shared: Arc<Shared>) {
+    let mut changes = shared.changes.clone();
+    let mut last = None;
+    loop {
+        let metrics = &shared.metrics;
+        metrics.ready.set(i64::from(shared.snapshot().ready));
+        if let Some(credentials) = shared.credentials() {
+            let ends = credentials.tls.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            metrics.certificate_expiry.set(ends.as_secs_f64());
+            let current = credentials.tls.fingerprint;
+            if last.replace(current).is_some_and(|previous| previous != current) {
+                metrics.rotations.inc();
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Binds the Unix socket, replacing one that an earlier process left behind.
+pub(crate) fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn serve<I, F>(io: I, answer: F)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(io), service);
+    // A probe that goes away early is not an event.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+}
+
+fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into());
+    }
+    match request.uri().path() {
+        "/live" => text(StatusCode::OK, "text/plain", "live\n".into()),
+        "/ready" => {
+            let state = State::of(admin);
+            let status = if state.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, "application/json", json(&state))
+        }
+        "/metrics" => {
+            let metrics = admin.shared.get().map(|shared| shared.metrics.encode()).unwrap_or_default();
+            text(StatusCode::OK, metrics::CONTENT_TYPE, metrics)
+        }
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "try /live, /ready or /metrics\n".into()),
+    }
+}
+
+fn answer_unix(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if path == "/state" {
+        return text(StatusCode::OK, "application/json", json(&State::of(admin)));
+    }
+    match path.strip_prefix("/requests/").and_then(|id| admin.shared.get()?.explain(id)) {
+        Some(records) => text(StatusCode::OK, "application/json", records),
+        None => text(StatusCode::NOT_FOUND, "text/plain", "try /state or /requests/<id>\n".into()),
+    }
+}
+
+fn json(state: &State) -> String {
+    // Strings and booleans always serialise.
+    serde_json::to_string(state).unwrap_or_default()
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,372 @@
+//! Message bodies on their way through the proxy.
+//!
+//! Small bodies of known length travel whole under the head's digest (T0). Everything else is
+//! cut into signed records while it flows (T2): [`SignedBody`] on the way to the other sidecar,
+//! [`VerifiedBody`] on the way to the application. Neither ever holds more than 256 KiB.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use signet_signature::record::{Direction, Event, RecordReader, RecordSigner, RecordWriter};
+use thiserror::Error;
+
+use crate::clock;
+use crate::recheck::Recheck;
+
+/// Bodies up to this length, when it is known beforehand, are signed as a whole (T0).
+pub(crate) const WHOLE_MAX: usize = 64 * 1024;
+
+/// Records are handed on once this much is ready; several DATA records share one write.
+const CHUNK: usize = 64 * 1024;
+
+/// Something that lives exactly as long as a body: a stream's place in the pool, say.
+pub(crate) type Hold = Rc<dyn std::any::Any>;
+
+/// Why a body ends before its end. The connection it is on is then cut, never closed cleanly.
+#[derive(Debug, Error)]
+pub enum BodyError {
+    /// The application or the other sidecar broke off.
+    #[error("message body broke off: {0}")]
+    Broken(#[from] hyper::Error),
+    /// More or fewer bytes than the signed length said.
+    #[error("message body is not as long as its signed length")]
+    Length,
+    /// Policy, trust or revocation changed and the exchange is no longer allowed.
+    #[error("exchange is no longer permitted")]
+    NoLongerPermitted,
+    /// A record of the body could not be verified.
+    #[error("signed record refused: {0}")]
+    Record(&'static str),
+}
+
+impl From<BodyError> for io::Error {
+    fn from(error: BodyError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Any body the proxy sends.
+pub(crate) struct Body {
+    kind: Kind,
+    hold: Option<Hold>,
+}
+
+enum Kind {
+    /// All of it, then perhaps trailers.
+    Whole(Option<Bytes>),
+    /// As it comes, for traffic outside the mesh.
+    Plain(Incoming),
+    Signed(Box<SignedBody>),
+    Verified(Box<VerifiedBody>),
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self::whole(Bytes::new())
+    }
+
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Kind::Whole((!bytes.is_empty()).then_some(bytes)).into()
+    }
+
+    pub(crate) fn plain(incoming: Incoming) -> Self {
+        Kind::Plain(incoming).into()
+    }
+
+    /// The payload again, when nothing of it was sent: it can be signed for another connection.
+    pub(crate) fn reclaim(self) -> Option<Payload> {
+        match self.kind {
+            Kind::Whole(bytes) => Some(Payload::Whole(bytes.unwrap_or_default())),
+            Kind::Signed(body) if !body.started => Some(Payload::Stream { source: body.source, length: body.length }),
+            Kind::Plain(_) | Kind::Signed(_) | Kind::Verified(_) => None,
+        }
+    }
+
+    /// Lets a streamed body go on only while its exchange is permitted.
+    pub(crate) fn rechecked(mut self, recheck: Recheck) -> Self {
+        if let Kind::Verified(body) = &mut self.kind {
+            body.recheck = Some(recheck);
+        }
+        self
+    }
+
+    /// Keeps `hold` alive until the body is done or dropped.
+    pub(crate) fn holding(mut self, hold: Option<Hold>) -> Self {
+        self.hold = hold;
+        self
+    }
+}
+
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
+        Self { kind, hold: None }
+    }
+}
+
+impl From<SignedBody> for Body {
+    fn from(body: SignedBody) -> Self {
+        Kind::Signed(Box::new(body)).into()
+    }
+}
+
+impl From<VerifiedBody> for Body {
+    fn from(body: VerifiedBody) -> Self {
+        Kind::Verified(Box::new(body)).into()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
+            Kind::Signed(body) => body.poll(cx),
+            Kind::Verified(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Plain(incoming) => incoming.is_end_stream(),
+            Kind::Signed(body) => body.done,
+            Kind::Verified(body) => body.done,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Plain(incoming) => incoming.size_hint(),
+            Kind::Signed(_) => SizeHint::new(),
+            Kind::Verified(body) => body.remaining.map_or_else(SizeHint::new, SizeHint::with_exact),
+        }
+    }
+}
+
+/// What a message carries, before it is known on which connection it travels.
+pub(crate) enum Payload {
+    /// All of it.
+    Whole(Bytes),
+    /// The rest is still to come, or ends in trailers.
+    Stream {
+        source: Source,
+        /// What the application said its length would be.
+        length: Option<u64>,
+    },
+}
+
+/// Where the bytes of a streamed payload come from.
+pub(crate) enum Source {
+    Incoming(Incoming),
+    /// Read already; only its trailers keep it from travelling whole.
+    Ready(Bytes, HeaderMap),
+}
+
+impl Payload {
+    /// Takes a body that is short enough into memory; everything else stays a stream.
+    pub(crate) async fn take(mut body: Incoming) -> Result<Self, BodyError> {
+        if body.is_end_stream() {
+            return Ok(Self::Whole(Bytes::new()));
+        }
+        let length = body.size_hint().exact();
+        if length.is_none_or(|length| length > WHOLE_MAX as u64) {
+            return Ok(Self::Stream { source: Source::Incoming(body), length });
+        }
+        let (whole, trailers) = read_whole(&mut body).await?;
+        Ok(match trailers {
+            Some(trailers) => Self::Stream { source: Source::Ready(whole, trailers), length },
+            None => Self::Whole(whole),
+        })
+    }
+}
+
+/// Reads a body whose declared length is at most [`WHOLE_MAX`] to its end.
+pub(crate) async fn read_whole(body: &mut Incoming) -> Result<(Bytes, Option<HeaderMap>), BodyError> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut trailers = None;
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        match frame?.into_data() {
+            Ok(data) if first.len() + rest.len() + data.len() > WHOLE_MAX => return Err(BodyError::Length),
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => rest.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    if rest.is_empty() {
+        return Ok((first, trailers));
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok((whole.freeze(), trailers))
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
+            Self::Ready(bytes, _) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Ready(_, trailers) => Poll::Ready(Some(Ok(Frame::trailers(std::mem::take(trailers))))),
+        }
+    }
+}
+
+/// An application's body on its way to the other sidecar, as signed records.
+pub(crate) struct SignedBody {
+    source: Source,
+    length: Option<u64>,
+    started: bool,
+    writer: RecordWriter,
+    recheck: Option<Recheck>,
+    done: bool,
+}
+
+impl SignedBody {
+    /// Signs `source` under the head whose signature base is `head_base`.
+    pub(crate) fn new(
+        source: Source,
+        length: Option<u64>,
+        signer: Arc<dyn RecordSigner>,
+        direction: Direction,
+        head_base: &[u8],
+        recheck: Option<Recheck>,
+    ) -> Self {
+        let writer = RecordWriter::body(signer, direction, head_base);
+        Self { source, length, started: false, writer, recheck, done: false }
+    }
+
+    /// Collects what the source has ready and signs it when the source pauses: the receiver
+    /// delivers nothing that is unsigned, so a signature at each flush is what keeps events prompt.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        if let Some(recheck) = &mut self.recheck
+            && !recheck.poll_permitted(cx)
+        {
+            return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
+        }
+        self.started = true;
+        let mut out = BytesMut::new();
+        while out.len() < CHUNK {
+            match self.source.poll_frame(cx) {
+                Poll::Ready(Some(frame)) => match frame?.into_data() {
+                    Ok(data) => self.append(&data, &mut out)?,
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        return self.end(&trailers, out);
+                    }
+                },
+                Poll::Ready(None) => return self.end(&HeaderMap::new(), out),
+                Poll::Pending => {
+                    self.writer.sign(clock::unix_ms(), &mut out);
+                    if out.is_empty() {
+                        return Poll::Pending;
+                    }
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
+    }
+
+    fn append(&mut self, data: &[u8], out: &mut BytesMut) -> Result<(), BodyError> {
+        // The writer refuses only use after the end, which `done` rules out.
+        self.writer.data(data, clock::unix_ms(), out).map_err(|_| BodyError::Record("write-after-end"))
+    }
+
+    fn end(&mut self, trailers: &HeaderMap, mut out: BytesMut) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.done = true;
+        let ended = self.writer.fin_with_trailers(trailers, clock::unix_ms(), &mut out);
+        Poll::Ready(Some(ended.map(|()| Frame::data(out.freeze())).map_err(|_| BodyError::Record("trailers-too-large"))))
+    }
+}
+
+/// The other sidecar's records on their way to the application: only verified bytes come out, and
+/// the end only after its signature.
+pub(crate) struct VerifiedBody {
+    inner: Incoming,
+    reader: RecordReader,
+    input: BytesMut,
+    recheck: Option<Recheck>,
+    /// What the signed length still promises.
+    remaining: Option<u64>,
+    done: bool,
+}
+
+impl VerifiedBody {
+    /// Verifies the records in `inner`; `length` is the signed length of the payload, if any.
+    pub(crate) fn new(inner: Incoming, reader: RecordReader, length: Option<u64>, recheck: Option<Recheck>) -> Self {
+        Self { inner, reader, input: BytesMut::new(), recheck, remaining: length, done: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        if let Some(recheck) = &mut self.recheck
+            && !recheck.poll_permitted(cx)
+        {
+            return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
+        }
+        loop {
+            match self.reader.decode(&mut self.input).map_err(|e| BodyError::Record(e.code()))? {
+                Some(Event::Data(data)) => return Poll::Ready(Some(self.count(data))),
+                Some(Event::Fin { trailers }) => return self.end(trailers),
+                Some(Event::Alert(_)) => return Poll::Ready(Some(Err(BodyError::Record("record-alerted")))),
+                Some(_) => return Poll::Ready(Some(Err(BodyError::Record("record-unexpected")))),
+                None => {}
+            }
+            match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.feed(data);
+                    }
+                }
+                None => {
+                    let truncated = self.reader.finish().err().map_or("record-truncated", |e| e.code());
+                    return Poll::Ready(Some(Err(BodyError::Record(truncated))));
+                }
+            }
+        }
+    }
+
+    /// Adds bytes to decode; what was decoded before is gone from the buffer.
+    fn feed(&mut self, data: Bytes) {
+        if self.input.is_empty() {
+            self.input = BytesMut::from(data);
+        } else {
+            self.input.extend_from_slice(&data);
+        }
+    }
+
+    fn count(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(remaining) = &mut self.remaining {
+            *remaining = remaining.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
+        }
+        Ok(Frame::data(data))
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.remaining.is_some_and(|left| left > 0) {
+            return Poll::Ready(Some(Err(BodyError::Length)));
+        }
+        if self.input.has_remaining() {
+            return Poll::Ready(Some(Err(BodyError::Record("record-after-end"))));
+        }
+        self.done = true;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}

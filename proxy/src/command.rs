@@ -1,0 +1,100 @@
+//! The command line: `signet-proxy run` and `signet-proxy capture`.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime::{self, Runtime};
+
+use crate::capture::command::CaptureArgs;
+use crate::config::{Arguments, Config, EXIT_CONFIG};
+use crate::{proxy, telemetry};
+
+/// Exit code when the proxy cannot do its work (`EX_UNAVAILABLE` in sysexits.h).
+const EXIT_UNAVAILABLE: u8 = 69;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "signet-proxy",
+    version,
+    about = "The Signet sidecar: captures a container's TCP, authenticates it with mutual TLS and signs every message"
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install, verify or remove the rules that redirect traffic to the sidecar.
+    Capture(CaptureArgs),
+    /// Run the sidecar.
+    Run(Box<Arguments>),
+}
+
+/// Runs the program with its arguments, the program's name first.
+pub fn run_from_args(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line = match CommandLine::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(error) => {
+            // Nobody to tell when the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
+    match line.command {
+        Command::Capture(arguments) => arguments.run(),
+        Command::Run(arguments) => run(*arguments),
+    }
+}
+
+fn run(arguments: Arguments) -> ExitCode {
+    keep_keys_out_of_dumps();
+    let exporter = match exporter_runtime(arguments.otlp_endpoint.is_some()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("signet-proxy: cannot start a thread: {error}");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    let entered = exporter.as_ref().map(Runtime::enter);
+    let telemetry = match telemetry::trace::init(arguments.log_json, arguments.otlp_endpoint.as_deref()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("signet-proxy: {error}; fix OTEL_EXPORTER_OTLP_ENDPOINT");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    drop(entered);
+    let code = match Config::try_from(arguments) {
+        Err(error) => {
+            eprintln!("signet-proxy: {error}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Ok(config) => proxy::run(config).unwrap_or_else(|error| {
+            tracing::error!(%error, "the proxy cannot start");
+            match error {
+                proxy::RunError::Control(_) => ExitCode::from(EXIT_CONFIG),
+                _ => ExitCode::from(EXIT_UNAVAILABLE),
+            }
+        }),
+    };
+    drop(telemetry);
+    code
+}
+
+/// Neither a core dump nor another process of the same user gets at the keys in memory.
+fn keep_keys_out_of_dumps() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        eprintln!("signet-proxy: core dumps could not be switched off: {error}");
+    }
+}
+
+/// The span exporter needs a runtime on a thread of its own, which outlives the proxy's.
+fn exporter_runtime(needed: bool) -> io::Result<Option<Runtime>> {
+    if !needed {
+        return Ok(None);
+    }
+    runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map(Some)
+}

@@ -1,0 +1,226 @@
+//! What the proxy was told on its command line and in its environment.
+//!
+//! [`Arguments`] is what was typed, [`Config`] what it means: valid by construction, nothing is
+//! checked again later. A wrong setting ends the process with [`EXIT_CONFIG`] before anything is
+//! bound.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::builder::ValueParser;
+use nix::unistd::Uid;
+use thiserror::Error;
+
+use crate::capture::{Exempt, MARK};
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// The most worker threads; more than any edge or cloud node gives to a sidecar.
+const WORKERS_MAX: usize = 64;
+
+/// The longest drain; Kubernetes and Compose kill long before.
+const DRAIN_MAX: Duration = Duration::from_secs(3600);
+
+/// The sidecar's settings. Every flag can be given as an environment variable.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "signet-proxy",
+    version,
+    about = "The Signet sidecar: captures a container's TCP, authenticates it with mutual TLS and signs every message",
+    after_help = "Example:\n  signet-proxy run --control-plane 10.0.0.2:15012 --token-file /run/secrets/token --state-dir /var/lib/signet"
+)]
+pub struct Arguments {
+    /// Address of the control plane's gRPC port.
+    #[arg(long, env = "SIGNET_CONTROL_PLANE", value_name = "IP:PORT")]
+    pub control_plane: SocketAddr,
+    /// Join token from `signet token create`; needed once, until a state directory holds an identity.
+    #[arg(long, env = "SIGNET_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// File that holds the join token.
+    #[arg(long, env = "SIGNET_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Directory for keys and the last good policy, so that a restart needs no control plane.
+    #[arg(long, env = "SIGNET_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Port that outbound connections are redirected to.
+    #[arg(long, env = "SIGNET_OUTBOUND_PORT", default_value_t = 15001, value_parser = port())]
+    pub outbound_port: u16,
+    /// Port that inbound connections are redirected to.
+    #[arg(long, env = "SIGNET_INBOUND_PORT", default_value_t = 15006, value_parser = port())]
+    pub inbound_port: u16,
+    /// Address of /live, /ready and /metrics.
+    #[arg(long, env = "SIGNET_ADMIN_ADDR", default_value = "0.0.0.0:15020", value_name = "IP:PORT")]
+    pub admin_addr: SocketAddr,
+    /// Unix socket for dumps; only this user and root may connect.
+    #[arg(long, env = "SIGNET_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+    /// Data-plane threads.
+    #[arg(long, env = "SIGNET_WORKERS", default_value_t = 1)]
+    pub workers: usize,
+    /// How the capture rules tell the proxy's own connections.
+    #[arg(long, env = "SIGNET_EXEMPT", default_value = "mark", value_parser = ["mark", "uid"])]
+    pub exempt: String,
+    /// Who installs the capture rules: this process, or somebody else before it (`none`).
+    #[arg(long, env = "SIGNET_CAPTURE", default_value = "install", value_parser = ["install", "none"])]
+    pub capture: String,
+    /// Inbound ports that are not captured, besides the proxy's own.
+    #[arg(long, env = "SIGNET_EXCLUDE_INBOUND", value_delimiter = ',', value_name = "PORT,…")]
+    pub exclude_inbound: Vec<u16>,
+    /// How long open connections may finish after SIGTERM.
+    #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+    /// Where spans go (OTLP over gRPC); nothing is exported without it.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Log lines as JSON.
+    #[arg(long, env = "SIGNET_LOG_JSON")]
+    pub log_json: bool,
+}
+
+fn port() -> ValueParser {
+    clap::value_parser!(u16).range(1..).into()
+}
+
+/// Valid settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the control plane's gRPC port.
+    pub control_plane: SocketAddr,
+    /// Where the join token is, if one was given.
+    pub token: Option<TokenSource>,
+    /// Where keys and the last good policy are kept.
+    pub state_dir: Option<PathBuf>,
+    /// Port that outbound connections are redirected to.
+    pub outbound_port: u16,
+    /// Port that inbound connections are redirected to.
+    pub inbound_port: u16,
+    /// Address of health and metrics.
+    pub admin_addr: SocketAddr,
+    /// Unix socket for dumps.
+    pub admin_socket: Option<PathBuf>,
+    /// Number of data-plane threads, at least one.
+    pub workers: usize,
+    /// How the capture rules know our own connections.
+    pub exempt: Exempt,
+    /// Whether this process installs the capture rules.
+    pub install_capture: bool,
+    /// Inbound ports that are never captured.
+    pub exclude_inbound: Vec<u16>,
+    /// How long a drain may take.
+    pub drain: Duration,
+}
+
+/// Where the join token comes from. Its text is a secret and is not part of the configuration's
+/// `Debug` form.
+#[derive(Clone)]
+pub enum TokenSource {
+    /// A file, read when needed.
+    File(PathBuf),
+    /// The token itself.
+    Text(String),
+}
+
+impl std::fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => f.write_str("Text(redacted)"),
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Error, Eq, PartialEq)]
+pub enum ConfigError {
+    /// The drain is longer than an hour.
+    #[error("--drain-seconds {0} is too long; at most {max} is allowed", max = DRAIN_MAX.as_secs())]
+    Drain(u64),
+    /// Neither a token nor a place where an earlier enrolment is kept.
+    #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
+    NoIdentity,
+    /// Two of the proxy's own ports are the same.
+    #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
+    PortTwice(u16),
+    /// Not 1 to 64 workers.
+    #[error("--workers {0} is out of range; use 1 to {WORKERS_MAX}")]
+    Workers(usize),
+}
+
+impl TryFrom<Arguments> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: Arguments) -> Result<Self, ConfigError> {
+        if !(1..=WORKERS_MAX).contains(&raw.workers) {
+            return Err(ConfigError::Workers(raw.workers));
+        }
+        if raw.outbound_port == raw.inbound_port || raw.outbound_port == raw.admin_addr.port() {
+            return Err(ConfigError::PortTwice(raw.outbound_port));
+        }
+        if raw.inbound_port == raw.admin_addr.port() {
+            return Err(ConfigError::PortTwice(raw.inbound_port));
+        }
+        let drain = Duration::from_secs(raw.drain_seconds);
+        if drain > DRAIN_MAX {
+            return Err(ConfigError::Drain(raw.drain_seconds));
+        }
+        let token = match (raw.token, raw.token_file) {
+            (Some(text), _) => Some(TokenSource::Text(text)),
+            (None, Some(path)) => Some(TokenSource::File(path)),
+            (None, None) => None,
+        };
+        if token.is_none() && raw.state_dir.is_none() {
+            return Err(ConfigError::NoIdentity);
+        }
+        Ok(Self {
+            control_plane: raw.control_plane,
+            token,
+            state_dir: raw.state_dir,
+            outbound_port: raw.outbound_port,
+            inbound_port: raw.inbound_port,
+            admin_addr: raw.admin_addr,
+            admin_socket: raw.admin_socket,
+            workers: raw.workers,
+            exempt: if raw.exempt == "uid" { Exempt::Uid(Uid::current().as_raw()) } else { Exempt::Mark(MARK) },
+            install_capture: raw.capture == "install",
+            exclude_inbound: raw.exclude_inbound,
+            drain,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let base = ["signet-proxy", "--control-plane", "10.0.0.1:15012"];
+        Config::try_from(Arguments::try_parse_from(base.iter().chain(arguments)).unwrap())
+    }
+
+    #[test]
+    fn a_proxy_without_token_or_state_is_refused() {
+        assert_eq!(parse(&[]).unwrap_err(), ConfigError::NoIdentity);
+        assert!(parse(&["--state-dir", "/var/lib/signet"]).is_ok());
+    }
+
+    #[test]
+    fn equal_ports_are_refused() {
+        assert_eq!(parse(&["--token", "t", "--inbound-port", "15001"]).unwrap_err(), ConfigError::PortTwice(15001));
+        assert_eq!(parse(&["--token", "t", "--inbound-port", "15020"]).unwrap_err(), ConfigError::PortTwice(15020));
+    }
+
+    #[test]
+    fn worker_count_and_drain_have_bounds() {
+        assert_eq!(parse(&["--token", "t", "--workers", "0"]).unwrap_err(), ConfigError::Workers(0));
+        assert_eq!(parse(&["--token", "t", "--drain-seconds", "3601"]).unwrap_err(), ConfigError::Drain(3601));
+    }
+
+    #[test]
+    fn the_token_is_not_in_the_debug_form() {
+        let config = parse(&["--token", "id.secret.pin"]).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,431 @@
+//! The control client: gets and renews the proxy's identity, follows the sections, reports.
+//!
+//! ```text
+//! open ─► join ─► run ┬─ stream: connect, apply sections, answer, report; again and again
+//!   ▲               ▲ └─ renew:  half-life, fresh keys; ends only when the certificates have
+//!   └─ state        └──────────── enrol again (token), or believe a clock that was set right
+//! ```
+//!
+//! Invariants:
+//! - Nothing is believed that was not verified: the control plane by pin or by identity, certificates by the roots,
+//!   sections by their signatures; what comes from the state directory is verified like what comes from the wire.
+//! - A failed renewal or a lost stream changes nothing of what is in force. Certificates that have ended are withdrawn.
+//! - The secret of a token is sent to nobody but the control plane under the token's pin.
+
+mod connect;
+mod enrol;
+mod interfaces;
+mod renew;
+mod state;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::BoxFuture;
+use signet_identity::{SpiffeId, TlsSvid, SigningSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
+use signet_sync::{Subscriber, Token, TokenError};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config::TokenSource;
+use crate::control::connect::ControlPlane;
+use crate::control::state::{State, StateError};
+use crate::habit::Observation;
+use crate::snapshot::{Credentials, Snapshot};
+
+/// Where the control plane is, and how to get an identity from it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Address of its gRPC port.
+    pub control_plane: SocketAddr,
+    /// The join token, needed until there is an identity.
+    pub token: Option<TokenSource>,
+    /// Where identity and last good sections are kept; without it a restart enrols anew.
+    pub state_dir: Option<PathBuf>,
+    /// How connections are opened.
+    pub dial: Dial,
+}
+
+/// Opens a TCP connection, with whatever marks the proxy's own sockets.
+#[derive(Clone)]
+pub struct Dial(Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>);
+
+impl Dial {
+    /// From a function that connects.
+    pub fn new<F, R>(dial: F) -> Self
+    where
+        F: Fn(SocketAddr) -> R + Send + Sync + 'static,
+        R: Future<Output = io::Result<TcpStream>> + Send + 'static,
+    {
+        Self(Arc::new(move |address| Box::pin(dial(address))))
+    }
+}
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dial").finish_non_exhaustive()
+    }
+}
+
+/// What the control client asks of the rest of the proxy.
+pub struct Hooks {
+    /// What is remembered about a request id, as JSON.
+    pub explain: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    /// How the proxy is, now.
+    pub health: Box<dyn Fn() -> Health + Send + Sync>,
+    /// Who speaks first on the workload's own ports, as observed.
+    pub observed: mpsc::Receiver<Observation>,
+    /// Notified when [`Hooks::health`] has changed enough to be reported at once.
+    pub report: Arc<Notify>,
+}
+
+/// How the proxy is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Health {
+    /// The capture rules are in force.
+    pub capture_in_force: bool,
+    /// The last canary did not leak.
+    pub canary_ok: bool,
+    /// Open connections, both ways.
+    pub open_connections: u32,
+    /// Refusals since start, by code.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Where the proxy stands with its control plane, for readiness and metrics.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Link {
+    /// There is an identity, and its certificates have not ended.
+    pub enrolled: bool,
+    /// The stream is open.
+    pub connected: bool,
+    /// Why the last attempt at anything failed, until one succeeds.
+    pub error: Option<String>,
+    /// Sections refused since start.
+    pub refused_sections: u64,
+}
+
+/// A setting with which the control client cannot work.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Neither a token nor an identity that holds in the state directory.
+    #[error("no identity can be had: there is no token, and the state directory holds no identity in force")]
+    NoIdentity,
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The token is malformed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The token's file cannot be read.
+    #[error("the token file {} cannot be read: {source}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The control client before it has an identity.
+pub struct Control {
+    plane: ControlPlane,
+    token: Option<TokenSource>,
+    state: Option<State>,
+    saved: Option<Identity>,
+    link: watch::Sender<Link>,
+}
+
+impl Control {
+    /// Reads the token and the state directory; sends nothing yet.
+    ///
+    /// # Errors
+    /// [`ControlError`], when nothing could ever come of it.
+    pub fn open(settings: Settings) -> Result<Self, ControlError> {
+        let Settings { control_plane, token, state_dir, dial } = settings;
+        let state = state_dir.map(State::open).transpose()?;
+        let saved = match state.as_ref().map(State::load_identity) {
+            Some(Err(error)) if token.is_some() => {
+                tracing::warn!(%error, "the saved identity cannot be used; enrolling anew");
+                None
+            }
+            Some(loaded) => loaded?,
+            None => None,
+        };
+        if saved.is_none() {
+            // A token is looked at again when it is used: its file may be gone once there is an identity.
+            read_token(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
+        }
+        let plane = ControlPlane::new(control_plane, dial);
+        Ok(Self { plane, token, state, saved, link: watch::Sender::default() })
+    }
+
+    /// Where the proxy stands with its control plane.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Waits until there is an identity that holds: the saved one, or one enrolled for. Retries for ever.
+    pub async fn join(self) -> Joined {
+        let Self { plane, token, state, saved, link } = self;
+        let subscriber = saved.as_ref().map(|identity| restore(identity, state.as_ref()));
+        // Roots may have changed since the identity was saved; the saved anchors know.
+        let saved = match (saved, subscriber.as_ref().and_then(Subscriber::bundle)) {
+            (Some(identity), Some(bundle)) => Some(Identity { bundle: Arc::clone(bundle), ..identity }),
+            (saved, _) => saved,
+        };
+        let origin = Origin { plane, token, state, link };
+        let identity = origin.obtain(saved.as_ref()).await;
+        Joined::new(origin, identity, subscriber)
+    }
+}
+
+fn read_token(source: &TokenSource) -> Result<Token, ControlError> {
+    match source {
+        TokenSource::Text(text) => Ok(Token::parse(text)?),
+        TokenSource::File(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ControlError::TokenFile { path: path.clone(), source })?;
+            Ok(Token::parse(&text)?)
+        }
+    }
+}
+
+/// The last good sections, verified anew.
+fn restore(identity: &Identity, state: Option<&State>) -> Subscriber {
+    let mut subscriber = identity.subscriber();
+    for section in state.map(State::load_sections).unwrap_or_default() {
+        let name = section.name.clone();
+        if let Err(error) = subscriber.apply(section) {
+            tracing::warn!(section = %name, code = error.code(), %error, "a saved section was refused");
+        }
+    }
+    subscriber
+}
+
+/// Where identities come from.
+struct Origin {
+    plane: ControlPlane,
+    token: Option<TokenSource>,
+    state: Option<State>,
+    link: watch::Sender<Link>,
+}
+
+impl Origin {
+    /// `known` as soon as it holds, or a new identity for the token. A clock may be set right at any time, so a known
+    /// identity is looked at before each attempt.
+    async fn obtain(&self, known: Option<&Identity>) -> Identity {
+        let mut attempt = 0;
+        loop {
+            if let Some(identity) = known.filter(|identity| identity.holds_at(SystemTime::now())) {
+                self.link.send_modify(|link| link.enrolled = true);
+                return identity.clone();
+            }
+            match self.enrol().await {
+                Ok(identity) => return identity,
+                Err(error) => self.failed("enrolment", &error),
+            }
+            tokio::time::sleep(signet_identity::backoff(attempt, jitter())).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    async fn enrol(&self) -> Result<Identity, JoinError> {
+        let token = read_token(self.token.as_ref().ok_or(ControlError::NoIdentity)?)?;
+        let identity = enrol::enrol(&self.plane, &token).await?;
+        tracing::info!(id = %identity.tls.id, network = %identity.network, "enrolled");
+        if let Some(state) = &self.state
+            && let Err(error) = state.save_identity(&identity)
+        {
+            tracing::error!(%error, "the identity could not be saved: a restart will need a new token");
+        }
+        self.link.send_modify(|link| {
+            link.enrolled = true;
+            link.error = None;
+        });
+        Ok(identity)
+    }
+
+    /// Says once per attempt what went wrong. Nothing that is in force changes.
+    fn failed(&self, what: &str, error: &dyn std::error::Error) {
+        let text = format!("{what}: {error}");
+        tracing::warn!("{text}");
+        self.link.send_modify(|link| link.error = Some(text));
+    }
+}
+
+/// Why one attempt at an identity failed.
+#[derive(Debug, Error)]
+enum JoinError {
+    #[error(transparent)]
+    Enrol(#[from] enrol::EnrolError),
+    #[error(transparent)]
+    Token(#[from] ControlError),
+}
+
+/// The control client with an identity.
+pub struct Joined {
+    node: Node,
+    subscriber: Subscriber,
+}
+
+impl Joined {
+    fn new(origin: Origin, identity: Identity, subscriber: Option<Subscriber>) -> Self {
+        let subscriber =
+            subscriber.filter(|s| identity.continues(s)).unwrap_or_else(|| identity.subscriber());
+        let snapshot = Snapshot::of(0, &identity.network, &identity.bundle, &subscriber);
+        let node = Node {
+            origin,
+            identity: ArcSwap::from_pointee(identity),
+            snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
+            credentials: Arc::default(),
+            changes: watch::Sender::new(0),
+            renew_now: Notify::new(),
+        };
+        node.publish_credentials();
+        Self { node, subscriber }
+    }
+
+    /// Policy, directories and trust in force.
+    pub fn snapshots(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.node.snapshots)
+    }
+
+    /// The identity in force; `None` once its certificates have ended.
+    pub fn credentials(&self) -> Arc<ArcSwapOption<Credentials>> {
+        Arc::clone(&self.node.credentials)
+    }
+
+    /// Changes with every change of the two above.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.node.changes.subscribe()
+    }
+
+    /// Keeps identity and sections current, for ever.
+    pub async fn run(mut self, mut hooks: Hooks) -> Infallible {
+        loop {
+            tokio::select! {
+                never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
+                () = renew::until_ended(&self.node) => {}
+            }
+            self.node.withdraw_credentials();
+            let ended = self.node.identity.load_full();
+            let identity = self.node.origin.obtain(Some(&ended)).await;
+            if !identity.continues(&self.subscriber) {
+                self.subscriber = identity.subscriber();
+            }
+            self.node.identity.store(Arc::new(identity));
+            self.node.publish_credentials();
+            self.node.publish_snapshot(&self.subscriber);
+        }
+    }
+}
+
+/// What the client's two tasks share. Both run in one task of one thread, so a load and a store never interleave.
+struct Node {
+    origin: Origin,
+    identity: ArcSwap<Identity>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    credentials: Arc<ArcSwapOption<Credentials>>,
+    changes: watch::Sender<u64>,
+    /// The roots changed so that the certificates in force no longer hold.
+    renew_now: Notify,
+}
+
+impl Node {
+    fn publish_snapshot(&self, subscriber: &Subscriber) {
+        if let Some(bundle) = subscriber.bundle() {
+            self.adopt(bundle);
+        }
+        let identity = self.identity.load();
+        let generation = *self.changes.borrow() + 1;
+        let snapshot = Snapshot::of(generation, &identity.network, &identity.bundle, subscriber);
+        self.snapshots.store(Arc::new(snapshot));
+        self.changes.send_replace(generation);
+    }
+
+    /// New roots: everything built on the old ones is built anew, and certificates they do not carry are replaced.
+    fn adopt(&self, bundle: &Arc<TrustBundle>) {
+        let identity = self.identity.load_full();
+        if identity.bundle.roots() == bundle.roots() {
+            return;
+        }
+        let changed = Identity { bundle: Arc::clone(bundle), ..(*identity).clone() };
+        if !changed.holds_at(SystemTime::now()) {
+            self.renew_now.notify_one();
+        }
+        self.identity.store(Arc::new(changed));
+        self.publish_credentials();
+    }
+
+    fn publish_credentials(&self) {
+        let identity = self.identity.load();
+        let generation = *self.changes.borrow() + 1;
+        let (tls, signing) = (identity.tls.clone(), identity.signing.clone());
+        match Credentials::new(generation, tls, signing, &identity.bundle) {
+            Ok(credentials) => {
+                self.credentials.store(Some(Arc::new(credentials)));
+                self.changes.send_replace(generation);
+            }
+            // Cannot happen with SVIDs that were verified; what was in force stays so.
+            Err(error) => self.origin.failed("credentials", &error),
+        }
+    }
+
+    fn withdraw_credentials(&self) {
+        tracing::error!("the certificates have ended: no mesh traffic until new ones are issued");
+        self.credentials.store(None);
+        self.changes.send_modify(|generation| *generation += 1);
+        self.origin.link.send_modify(|link| link.enrolled = false);
+    }
+}
+
+/// Who this proxy is, by whose word, and whom it believes.
+#[derive(Clone)]
+struct Identity {
+    network: Arc<str>,
+    control_plane: SpiffeId,
+    policy_key: [u8; 32],
+    bundle: Arc<TrustBundle>,
+    tls: TlsSvid,
+    signing: SigningSvid,
+}
+
+impl Identity {
+    /// Whether peers that believe the same roots would accept both certificates.
+    fn holds_at(&self, now: SystemTime) -> bool {
+        verify_tls_chain(&self.bundle, &self.tls.chain, now).is_ok()
+            && verify_signing_chain(&self.bundle, &self.signing.chain, now).is_ok()
+    }
+
+    fn not_after(&self) -> SystemTime {
+        self.tls.not_after.min(self.signing.not_after)
+    }
+
+    fn subscriber(&self) -> Subscriber {
+        Subscriber::new(self.bundle.trust_domain().clone(), self.policy_key)
+    }
+
+    /// Whether what `subscriber` holds was signed in the same trust.
+    fn continues(&self, subscriber: &Subscriber) -> bool {
+        subscriber.trust_domain() == self.bundle.trust_domain() && subscriber.policy_key() == &self.policy_key
+    }
+}
+
+/// A number from 0 up to 1, so that proxies that failed together do not come back together.
+fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+        Err(_) => 0.5,
+    }
+}

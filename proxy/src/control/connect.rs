@@ -1,0 +1,115 @@
+//! Connections to the control plane: dialled, authenticated, and only then spoken on.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, CommonState};
+use signet_identity::{ALPN_CONTROL, Peer, VerifyError, client_config, dial_name, expect, peer, pinned_client_config};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::control::{Dial, Identity};
+
+/// How long connecting, handshake included, may take: a satellite link with losses needs some seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a silent connection is asked whether it lives, and how long the answer may take: half-open connections
+/// are found within half a minute.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the control plane is.
+pub(super) struct ControlPlane {
+    address: SocketAddr,
+    dial: Dial,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub(super) enum ConnectError {
+    #[error("the control plane cannot be reached: {0}")]
+    Dial(std::io::Error),
+    #[error("the handshake failed: {0}")]
+    Handshake(std::io::Error),
+    #[error("HTTP/2 could not be started: {0}")]
+    Http2(#[from] tonic::transport::Error),
+    #[error("the server is not the control plane: {0}")]
+    Identity(#[from] VerifyError),
+    #[error("the server is {0}, which is not a control plane")]
+    NotControlPlane(signet_identity::SpiffeId),
+    #[error("no connection within 10 s")]
+    Timeout,
+    #[error("the connection cannot be set up: {0}")]
+    Tls(#[from] signet_identity::TlsError),
+}
+
+impl ControlPlane {
+    pub(super) fn new(address: SocketAddr, dial: Dial) -> Self {
+        Self { address, dial }
+    }
+
+    /// A connection authenticated by the pin alone, and what was learned from its handshake.
+    pub(super) async fn by_pin(&self, pin: [u8; 32]) -> Result<(Channel, Server), ConnectError> {
+        let config = pinned_client_config(pin, None, &[ALPN_CONTROL])?;
+        self.open(config, |connection| {
+            let peer = peer(connection)?;
+            if !peer.id().is_control_plane() {
+                return Err(ConnectError::NotControlPlane(peer.id().clone()));
+            }
+            let shown = connection.peer_certificates().unwrap_or_default();
+            let root = signet_identity::root_by_pin(shown, pin)?;
+            Ok(Server { peer, root })
+        })
+        .await
+    }
+
+    /// A connection on which both sides have shown their SVIDs.
+    pub(super) async fn as_identity(&self, identity: &Identity) -> Result<Channel, ConnectError> {
+        let config = client_config(&identity.tls, &identity.bundle, &[ALPN_CONTROL])?;
+        let allowed = std::slice::from_ref(&identity.control_plane);
+        let (channel, ()) = self.open(config, |connection| Ok(expect(&peer(connection)?, allowed)?)).await?;
+        Ok(channel)
+    }
+
+    async fn open<P>(
+        &self,
+        config: ClientConfig,
+        check: impl FnOnce(&CommonState) -> Result<P, ConnectError>,
+    ) -> Result<(Channel, P), ConnectError> {
+        let opening = async {
+            let stream = (self.dial.0)(self.address).await.map_err(ConnectError::Dial)?;
+            let connector = TlsConnector::from(Arc::new(config));
+            let stream = connector.connect(dial_name(), stream).await.map_err(ConnectError::Handshake)?;
+            let proof = check(stream.get_ref().1)?;
+            Ok((http2(stream).await?, proof))
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| ConnectError::Timeout)?
+    }
+}
+
+/// Who answered under a pin.
+pub(super) struct Server {
+    pub(super) peer: Peer,
+    pub(super) root: rustls_pki_types::CertificateDer<'static>,
+}
+
+/// Speaks HTTP/2 on this connection, and never on another: tonic would connect again by itself, unauthenticated by us.
+async fn http2(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
+    let once = Mutex::new(Some(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+        std::future::ready(stream)
+    });
+    Endpoint::from_static("http://control-plane.invalid")
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+}

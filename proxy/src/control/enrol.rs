@@ -1,0 +1,120 @@
+//! Enrolment: a token in, an identity out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{
+    BundleError, IdError, RequestError, KeyRequest, SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle, TrustDomain,
+};
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
+use signet_sync::{MIN_PROTOCOL, PROTOCOL, Token};
+use thiserror::Error;
+
+use crate::control::Identity;
+use crate::control::connect::{ConnectError, ControlPlane, Server};
+
+/// How long the control plane may take to answer a call: it writes to its disk first.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why there is no identity.
+#[derive(Debug, Error)]
+pub(super) enum EnrolError {
+    #[error("the answer's roots do not make a trust bundle: {0}")]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the answer names a malformed identity: {0}")]
+    Id(#[from] IdError),
+    #[error("the answer names another control plane than the one that gave it")]
+    OtherControlPlane,
+    #[error("the certificates issued are of another identity than the answer names")]
+    OtherIdentity,
+    #[error("the policy key is not 32 bytes long")]
+    PolicyKey,
+    #[error("the control plane refused: {}", .0.message())]
+    Refused(Box<tonic::Status>),
+    #[error("no keys can be made: {0}")]
+    Request(#[from] RequestError),
+    #[error("the answer leaves out the root that the token pins")]
+    RootMissing,
+    #[error("the certificates issued cannot be used: {0}")]
+    Svid(#[from] SvidError),
+    #[error("no answer within 15 s")]
+    Timeout,
+    #[error("the certificates issued do not hold under the roots")]
+    Unverifiable,
+}
+
+/// Enrols with fresh keys. The secret is sent only after the handshake has proven the control plane under the pin.
+pub(super) async fn enrol(plane: &ControlPlane, token: &Token) -> Result<Identity, EnrolError> {
+    let (channel, server) = plane.by_pin(token.pin()).await?;
+    let (tls, signing) = (KeyRequest::new_tls()?, KeyRequest::new_signing()?);
+    let request = wire::EnrolRequest {
+        protocol: PROTOCOL,
+        min_protocol: MIN_PROTOCOL,
+        token_id: token.id().to_owned(),
+        secret: token.secret().to_vec(),
+        tls_csr: tls.csr.clone(),
+        signing_csr: signing.csr.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut client = EnrolmentClient::new(channel);
+    let answer = tokio::time::timeout(CALL_TIMEOUT, client.enrol(request))
+        .await
+        .map_err(|_| EnrolError::Timeout)?
+        .map_err(|status| EnrolError::Refused(Box::new(status)))?;
+    accept(answer.into_inner(), tls, signing, &server)
+}
+
+/// Believes an answer only as far as it agrees with the handshake and with itself.
+fn accept(
+    mut answer: wire::EnrolResponse,
+    tls: KeyRequest,
+    signing: KeyRequest,
+    server: &Server,
+) -> Result<Identity, EnrolError> {
+    let tls = TlsSvid::new(certificates(std::mem::take(&mut answer.tls_chain)), tls.key)?;
+    let signing = SigningSvid::new(certificates(std::mem::take(&mut answer.signing_chain)), signing.key)?;
+    if !answer.roots.iter().any(|root| *root == server.root.as_ref()) {
+        return Err(EnrolError::RootMissing);
+    }
+    if answer.control_plane_spiffe_id != server.peer.id().as_str() {
+        return Err(EnrolError::OtherControlPlane);
+    }
+    let identity = assemble(answer, tls, signing)?;
+    if !identity.holds_at(SystemTime::now()) {
+        return Err(EnrolError::Unverifiable);
+    }
+    Ok(identity)
+}
+
+/// An identity from the answer that named it, as received or as saved, and its two SVIDs.
+pub(super) fn assemble(
+    answer: wire::EnrolResponse,
+    tls: TlsSvid,
+    signing: SigningSvid,
+) -> Result<Identity, EnrolError> {
+    let id = SpiffeId::parse(&answer.spiffe_id)?;
+    let control_plane = SpiffeId::parse(&answer.control_plane_spiffe_id)?;
+    if tls.id != id || signing.id != id {
+        return Err(EnrolError::OtherIdentity);
+    }
+    if control_plane.trust_domain() != id.trust_domain() {
+        return Err(EnrolError::OtherControlPlane);
+    }
+    let bundle = TrustBundle::new(TrustDomain::parse(id.trust_domain())?, certificates(answer.roots))?;
+    Ok(Identity {
+        network: answer.network.into(),
+        control_plane,
+        policy_key: answer.policy_key.try_into().map_err(|_| EnrolError::PolicyKey)?,
+        bundle: Arc::new(bundle),
+        tls,
+        signing,
+    })
+}
+
+pub(super) fn certificates(chain: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {
+    chain.into_iter().map(CertificateDer::from).collect()
+}

@@ -1,0 +1,177 @@
+//! The state directory: the identity and the last good sections, so that a restart needs no control plane.
+//!
+//! Every file is written beside its place, synced and renamed, mode 0600: after a crash there is the old one or the
+//! new one. Nothing read back is believed: certificates and sections are verified like those from the wire.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prost::Message;
+use signet_identity::{SigningSvid, SvidError, TlsSvid};
+use signet_sync::proto::sync as wire;
+use signet_sync::{MAX_SECTION_BYTES, MAX_SECTIONS};
+use thiserror::Error;
+
+use crate::control::Identity;
+use crate::control::enrol::{EnrolError, assemble};
+
+/// The answer to the enrolment, without its certificates.
+const ENROLMENT: &str = "enrolment.pb";
+/// Certificate chain and key for TLS.
+const TLS: &str = "tls.pem";
+/// Certificate chain and key for messages.
+const SIGNING: &str = "signing.pem";
+/// The last good sections, each with its length before it, anchors first.
+const SECTIONS: &str = "sections.pb";
+
+/// The largest identity file read: roots and chains are a few kilobytes.
+const MAX_IDENTITY_BYTES: usize = 256 * 1024;
+/// The largest file of sections read. Directories of many networks are never all full.
+const MAX_SECTIONS_BYTES: usize = 16 * MAX_SECTION_BYTES;
+
+/// The state directory cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// A file or the directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file was altered or is of another version.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// An open state directory.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    directory: PathBuf,
+}
+
+impl State {
+    /// Makes the directory, mode 0700, if there is none.
+    pub(super) fn open(directory: PathBuf) -> Result<Self, StateError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|source| StateError::Io { path: directory.clone(), source })?;
+        Ok(Self { directory })
+    }
+
+    /// The saved identity; `None` when there is none. It may have ended.
+    pub(super) fn load_identity(&self) -> Result<Option<Identity>, StateError> {
+        let Some(enrolment) = self.read(ENROLMENT, MAX_IDENTITY_BYTES)? else { return Ok(None) };
+        let (Some(tls), Some(signing)) =
+            (self.read(TLS, MAX_IDENTITY_BYTES)?, self.read(SIGNING, MAX_IDENTITY_BYTES)?)
+        else {
+            return Ok(None);
+        };
+        let enrolment =
+            wire::EnrolResponse::decode(&*enrolment).map_err(|e| self.damaged(ENROLMENT, &e))?;
+        let tls = TlsSvid::from_pem(&tls).map_err(|e: SvidError| self.damaged(TLS, &e))?;
+        let signing = SigningSvid::from_pem(&signing).map_err(|e: SvidError| self.damaged(SIGNING, &e))?;
+        assemble(enrolment, tls, signing).map(Some).map_err(|e: EnrolError| self.damaged(ENROLMENT, &e))
+    }
+
+    /// Saves a new identity. The enrolment comes last: without it the other files mean nothing.
+    pub(super) fn save_identity(&self, identity: &Identity) -> Result<(), StateError> {
+        self.save_svids(identity)?;
+        let enrolment = wire::EnrolResponse {
+            roots: identity.bundle.roots().iter().map(|root| root.to_vec()).collect(),
+            policy_key: identity.policy_key.to_vec(),
+            spiffe_id: identity.tls.id.to_string(),
+            network: identity.network.to_string(),
+            control_plane_spiffe_id: identity.control_plane.to_string(),
+            ..wire::EnrolResponse::default()
+        };
+        self.write(ENROLMENT, &enrolment.encode_to_vec())
+    }
+
+    /// Saves renewed certificates and keys.
+    pub(super) fn save_svids(&self, identity: &Identity) -> Result<(), StateError> {
+        self.write(TLS, identity.tls.to_pem().as_bytes())?;
+        self.write(SIGNING, identity.signing.to_pem().as_bytes())
+    }
+
+    /// The saved sections, in the order they are to be applied. What cannot be read counts as not saved: the control
+    /// plane has it, and until then everything is refused.
+    pub(super) fn load_sections(&self) -> Vec<wire::Section> {
+        let bytes = match self.read(SECTIONS, MAX_SECTIONS_BYTES) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "the saved sections cannot be read");
+                return Vec::new();
+            }
+        };
+        let mut rest = &*bytes;
+        let mut sections = Vec::new();
+        while !rest.is_empty() && sections.len() < MAX_SECTIONS {
+            match wire::Section::decode_length_delimited(&mut rest) {
+                Ok(section) => sections.push(section),
+                Err(error) => {
+                    tracing::warn!(error = %self.damaged(SECTIONS, &error), "saved sections are lost");
+                    break;
+                }
+            }
+        }
+        sections
+    }
+
+    /// Saves the last good sections.
+    pub(super) fn save_sections(&self, sections: &[Arc<wire::Section>]) -> Result<(), StateError> {
+        let bytes: Vec<u8> = sections.iter().flat_map(|section| section.encode_length_delimited_to_vec()).collect();
+        self.write(SECTIONS, &bytes)
+    }
+
+    fn read(&self, name: &str, max: usize) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.directory.join(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Io { path, source }),
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(max as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|source| StateError::Io { path: path.clone(), source })?;
+        if bytes.len() > max {
+            return Err(StateError::Damaged { path, reason: format!("it is larger than {max} bytes") });
+        }
+        Ok(Some(bytes))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.directory.join(name);
+        let new = self.directory.join(format!("{name}.new"));
+        replace(&self.directory, &new, &path, bytes).map_err(|source| StateError::Io { path, source })
+    }
+
+    fn damaged(&self, name: &str, reason: &dyn std::error::Error) -> StateError {
+        StateError::Damaged { path: self.directory.join(name), reason: reason.to_string() }
+    }
+}
+
+fn replace(directory: &Path, new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // One left by a crash could have other permissions; a key must not be written into it.
+    match std::fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(new, path)?;
+    // The rename itself is durable only with the directory.
+    File::open(directory)?.sync_all()
+}

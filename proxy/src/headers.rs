@@ -1,0 +1,183 @@
+//! Which header fields belong to whom: the hop, the mesh, or the message.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Everything with this prefix is the mesh's own; applications neither send nor see it.
+pub(crate) const MESH_PREFIX: &str = "mesh-";
+/// The length an application declared for a body that travels as records.
+pub(crate) const MESH_CONTENT_LENGTH: HeaderName = HeaderName::from_static("mesh-content-length");
+/// The `Content-Digest` an application sent itself.
+pub(crate) const MESH_ORIGINAL_DIGEST: HeaderName = HeaderName::from_static("mesh-original-content-digest");
+/// Says that a sidecar, not the application, made a response.
+pub(crate) const MESH_ORIGIN: HeaderName = HeaderName::from_static("mesh-origin");
+/// The signing chain of the sender.
+pub(crate) const MESH_CERT: HeaderName = HeaderName::from_static("mesh-cert");
+/// Names a request in refusals, logs and `signet explain` on both sides.
+pub(crate) const MESH_REQUEST_ID: HeaderName = HeaderName::from_static("mesh-request-id");
+/// Digest of the content (RFC 9530).
+pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+/// The verified peer, in the form that Envoy made the convention.
+pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// The content coding of a body cut into signed records.
+const MESH_REC: &str = "mesh-rec";
+
+/// Fields that mean something to one connection only (RFC 9110 section 7.6.1), and `Expect`, which
+/// the nearer sidecar has already answered. `Transfer-Encoding` is left to the HTTP library.
+const HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// Removes what must not leave the hop, fields named by `Connection` among it.
+pub(crate) fn strip_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        // Framing and the signed head are not the application's to remove.
+        .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH && *name != header::HOST)
+        .collect();
+    for name in named.iter().chain(&HOP) {
+        headers.remove(name);
+    }
+    // `TE: trailers` is how an application says that it takes trailers; gRPC requires it.
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if !trailers {
+        headers.remove(header::TE);
+    }
+}
+
+/// Removes what only the mesh may say.
+pub(crate) fn strip_mesh(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(MESH_PREFIX)).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
+/// Whether the body travels as signed records.
+pub(crate) fn has_records(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(header::CONTENT_ENCODING).iter().next_back();
+    last.and_then(|value| value.to_str().ok()).is_some_and(|value| value.rsplit(',').next().map(str::trim) == Some(MESH_REC))
+}
+
+/// Declares that the body travels as signed records, on top of the application's own codings. The
+/// declared length moves to where it does not frame the connection.
+pub(crate) fn add_records(headers: &mut HeaderMap, length: Option<u64>) {
+    headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(MESH_REC));
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = length {
+        headers.insert(MESH_CONTENT_LENGTH, length.into());
+    }
+}
+
+/// Undoes [`add_records`]; returns the length the application declared.
+pub(crate) fn remove_records(headers: &mut HeaderMap) -> Option<u64> {
+    let mut codings: Vec<HeaderValue> = headers.get_all(header::CONTENT_ENCODING).iter().cloned().collect();
+    if let Some(last) = codings.pop() {
+        let text = last.to_str().unwrap_or_default();
+        let kept = text.rsplit_once(',').map_or("", |(before, _)| before.trim_end());
+        if !kept.is_empty() && let Ok(value) = HeaderValue::from_str(kept) {
+            codings.push(value);
+        }
+    }
+    headers.remove(header::CONTENT_ENCODING);
+    for coding in codings {
+        headers.append(header::CONTENT_ENCODING, coding);
+    }
+    let length = headers.remove(MESH_CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Some(length)
+}
+
+/// Moves an application's own digest out of the way of the mesh's.
+pub(crate) fn set_aside_digest(headers: &mut HeaderMap) {
+    let own: Vec<&[u8]> = headers.get_all(CONTENT_DIGEST).iter().map(HeaderValue::as_bytes).collect();
+    if own.is_empty() {
+        return;
+    }
+    // Joining with a comma is what RFC 9110 section 5.3 lets any recipient do.
+    let joined = HeaderValue::from_bytes(&own.join(&b", "[..]));
+    headers.remove(CONTENT_DIGEST);
+    if let Ok(joined) = joined {
+        headers.insert(MESH_ORIGINAL_DIGEST, joined);
+    }
+}
+
+/// Puts the application's own digest back, or removes the mesh's.
+pub(crate) fn restore_digest(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_DIGEST);
+    if let Some(own) = headers.remove(MESH_ORIGINAL_DIGEST) {
+        headers.insert(CONTENT_DIGEST, own);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn fields_named_by_connection_do_not_leave_the_hop() {
+        let mut headers = map(&[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-end", "2"), ("te", "gzip")]);
+        strip_hop(&mut headers);
+        assert_eq!(headers, map(&[("x-end", "2")]));
+    }
+
+    #[test]
+    fn connection_cannot_remove_the_host_or_the_framing() {
+        let mut headers = map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
+        strip_hop(&mut headers);
+        assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn te_trailers_is_kept_for_grpc() {
+        let mut headers = map(&[("te", "trailers")]);
+        strip_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn the_record_coding_and_length_come_and_go_without_a_trace() {
+        for own in [map(&[("content-length", "70000")]), map(&[("content-encoding", "gzip"), ("content-length", "70000")])] {
+            let mut headers = own.clone();
+            assert!(!has_records(&headers));
+            add_records(&mut headers, Some(70000));
+            assert!(has_records(&headers) && !headers.contains_key("content-length"));
+            assert_eq!(remove_records(&mut headers), Some(70000));
+            assert_eq!(headers, own);
+        }
+    }
+
+    #[test]
+    fn an_application_digest_survives_the_mesh() {
+        let mut headers = map(&[("content-digest", "sha-512=:AA==:")]);
+        set_aside_digest(&mut headers);
+        headers.insert(CONTENT_DIGEST, HeaderValue::from_static("sha-256=:BB==:"));
+        restore_digest(&mut headers);
+        assert_eq!(headers, map(&[("content-digest", "sha-512=:AA==:")]));
+    }
+
+    #[test]
+    fn mesh_fields_of_an_application_are_removed() {
+        let mut headers = map(&[("mesh-origin", "sidecar"), ("mesh-anything", "x"), ("meshed", "y")]);
+        strip_mesh(&mut headers);
+        assert_eq!(headers, map(&[("meshed", "y")]));
+    }
+}

@@ -1,0 +1,122 @@
+//! Serving HTTP on one accepted connection, with every limit in one place.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::body::Body;
+
+/// How long a client may take for a header section: slow headers hold a connection hostage.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Header section and read buffer of HTTP/1.1: what nginx and Envoy accept at most, and room for
+/// the mesh's own fields (a signing chain is about 1.5 KiB).
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
+/// Header fields in HTTP/1.1.
+const FIELDS_MAX: usize = 128;
+/// Streams per connection: the same as hyper's default, written down.
+const STREAMS_MAX: u32 = 200;
+/// Flow-control window per stream and per connection: bounds what waits unread in memory.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes written and not yet taken by the peer, per stream.
+pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+/// A silent HTTP/2 peer is asked for a sign of life this often, and given this long.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
+/// Runs futures that stay on this worker's thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future + 'static> Executor<F> for LocalExecutor
+where
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Serves one connection until it ends or, on drain, until what was begun is answered.
+pub(crate) async fn serve<I, F, R>(io: I, version: Version, mut drain: watch::Receiver<bool>, respond: F) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> R + 'static,
+    R: Future<Output = Response<Body>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let response = respond(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let draining = async move {
+        // The sender lives as long as the worker; if it is gone, the process is ending too.
+        let _ = drain.wait_for(|draining| *draining).await;
+    };
+    match version {
+        Version::Http1 => {
+            let connection = http1_builder().serve_connection(TokioIo::new(io), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                done = connection.as_mut() => return done,
+                () = draining => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
+        Version::Http2 => {
+            let connection = http2_builder().serve_connection(TokioIo::new(io), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                done = connection.as_mut() => return done,
+                () = draining => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(FIELDS_MAX)
+        .half_close(true)
+        .auto_date_header(false)
+        // What the application wrote is what arrives; where a field was set aside on the way its
+        // usual spelling comes back.
+        .preserve_header_case(true)
+        .title_case_headers(true);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .auto_date_header(false);
+    builder
+}

@@ -1,0 +1,108 @@
+//! The inbound pipeline: from another workload to the application beside us.
+//!
+//! ```text
+//! wire -> listen -> original destination -> detect
+//!   mesh ALPN  tls::accept -> Peer
+//!     mesh-h1, mesh-h2  per request: inbound/http.rs   verify -> decide -> forward
+//!     mesh-rec          inbound/stream.rs
+//!   anything else       inbound/plaintext.rs           refused in strict mode
+//! ```
+
+mod app;
+mod http;
+mod plaintext;
+mod stream;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use signet_identity::{ALPN_H1, ALPN_H2, ALPN_RECORDS, SpiffeId};
+use signet_policy::{MtlsMode, Refusal};
+use tokio::net::TcpStream;
+
+use crate::detect::Protocol;
+use crate::http_server::Version;
+use crate::prefixed::Prefixed;
+use crate::ring::Direction;
+use crate::sockets::{canonical, original_destination, reset_on_close};
+use crate::tls;
+use crate::worker::{Event, Worker};
+
+/// How long a caller may stay silent before its ClientHello where plaintext is not taken: the bound
+/// on half-open connections.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One of our own ports, as a caller reached it.
+#[derive(Clone, Debug)]
+pub(crate) struct Reached {
+    /// Our identity.
+    pub(crate) own: SpiffeId,
+    /// The application's address: the kernel's original destination.
+    pub(crate) address: SocketAddr,
+    /// Where the caller comes from, as far as addresses tell.
+    pub(crate) caller: SocketAddr,
+}
+
+/// Serves one captured inbound connection.
+pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
+    let Ok(caller) = client.peer_addr().map(canonical) else { return };
+    let Ok(address) = original_destination(&client) else {
+        return refuse(&worker, &client, caller, Refusal::LoopDetected);
+    };
+    let snapshot = worker.shared.snapshot();
+    let Some(credentials) = worker.shared.credentials().filter(|_| snapshot.ready) else {
+        return refuse(&worker, &client, caller, Refusal::NotReady);
+    };
+    let strict = snapshot.index.mtls(credentials.id()) == MtlsMode::Strict;
+    drop(snapshot);
+    let reached = Reached { own: credentials.id().clone(), address, caller };
+    let mut client = Prefixed::new(client);
+    if !strict {
+        return plaintext::permissive(worker, client, reached).await;
+    }
+    match tokio::time::timeout(HELLO_TIMEOUT, client.detect()).await {
+        Ok(Ok(Some(Protocol::Mesh))) => mesh(worker, client, reached).await,
+        // Nothing was said: a port scan or a health check at TCP level, not worth a refusal.
+        Ok(Ok(None) | Err(_)) => {}
+        Ok(Ok(Some(_))) | Err(_) => refuse(&worker, client.get_ref(), caller, Refusal::PlaintextRefused),
+    }
+}
+
+/// Serves a caller whose ClientHello offers a mesh protocol.
+async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached) {
+    let (stream, channel) = match tls::accept(&worker, client).await {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            let unknown = Event {
+                request_id: &worker.request_id(),
+                direction: Direction::Inbound,
+                peer: "",
+                address: reached.caller,
+                grant: None,
+                outcome: &Err(refusal),
+            };
+            return worker.record(&unknown);
+        }
+    };
+    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    match alpn.as_deref() {
+        Some(ALPN_H1) => http::serve(worker, stream, channel, reached, Version::Http1).await,
+        Some(ALPN_H2) => http::serve(worker, stream, channel, reached, Version::Http2).await,
+        Some(ALPN_RECORDS) => stream::serve(&worker, stream, channel, reached).await,
+        // The handshake fails where no protocol is shared.
+        _ => {}
+    }
+}
+
+fn refuse(worker: &Worker, client: &TcpStream, caller: SocketAddr, refusal: Refusal) {
+    reset_on_close(client);
+    worker.record(&Event {
+        request_id: &worker.request_id(),
+        direction: Direction::Inbound,
+        peer: "",
+        address: caller,
+        grant: None,
+        outcome: &Err(refusal),
+    });
+}

@@ -1,0 +1,188 @@
+//! Signed HTTP requests from another workload, one by one: verify, decide, forward.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderValue, Request, Response, request};
+use hyper::body::Incoming;
+use signet_identity::SpiffeId;
+use signet_policy::{Blame, Permit, Refusal};
+
+use super::{Reached, app};
+use crate::authorize::{Content, Grant};
+use crate::body::{Body, Hold, Payload};
+use crate::channel::Channel;
+use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID};
+use crate::http_server::{self, Version};
+use crate::recheck::Recheck;
+use crate::ring::{Direction, clip};
+use crate::sign::{self, SentRequest, claimed_nonce};
+use crate::target;
+use crate::tls::MeshStream;
+use crate::verify::{self, Verified};
+use crate::worker::{AppKey, Event, Worker};
+
+/// Request ids of other proxies longer than this are not taken over.
+const REQUEST_ID_MAX: usize = 64;
+
+/// Serves the requests of one mesh connection.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: MeshStream, channel: Rc<Channel>, reached: Reached, version: Version) {
+    let drain = worker.drain.clone();
+    let peer = channel.peer.id().clone();
+    let callee = Rc::new(Callee { worker, channel, reached, version });
+    let served = http_server::serve(stream, version, drain, move |request| {
+        let callee = Rc::clone(&callee);
+        async move { callee.respond(request).await }
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%peer, %error, "mesh connection ended");
+    }
+}
+
+struct Callee {
+    worker: Rc<Worker>,
+    channel: Rc<Channel>,
+    reached: Reached,
+    version: Version,
+}
+
+/// What an exchange leaves behind for its record, however far it came.
+#[derive(Default)]
+struct Trail {
+    grant: Option<Grant>,
+    received: Option<SentRequest>,
+}
+
+impl Callee {
+    /// Answers one request: with the application's response or with a signed refusal.
+    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let request_id = request_id(&self.worker, request.headers());
+        let mut trail = Trail::default();
+        let outcome = self.exchange(request, &mut trail).await;
+        let (response, decided) = match outcome {
+            Ok((response, permit)) => (response, Ok(permit)),
+            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id), Err(refusal)),
+        };
+        self.worker.record(&Event {
+            request_id: &request_id,
+            direction: Direction::Inbound,
+            peer: self.channel.peer.id().as_str(),
+            address: self.reached.caller,
+            grant: trail.grant.as_ref(),
+            outcome: &decided,
+        });
+        response
+    }
+
+    async fn exchange(&self, request: Request<Incoming>, trail: &mut Trail) -> Result<(Response<Body>, Permit), Refusal> {
+        let worker = &self.worker;
+        let snapshot = worker.shared.snapshots.load_full();
+        let (parts, body) = request.into_parts();
+        let received = trail.received.insert(self.as_claimed(&parts));
+        let _slot = worker.limits.enter(self.channel.peer.id())?;
+        let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let grant = trail.grant.insert(self.grant(content)).clone();
+
+        let metrics = &worker.shared.metrics;
+        let verified = verify::request(&self.channel, &snapshot, metrics, received, parts, body).await?;
+        let permit = grant.decide(&snapshot)?;
+        let (permit, response, hold) = self.forward(permit, verified).await?;
+        let response = self.sign(received, grant, response).await?.map(|body| body.holding(hold));
+        metrics.requests.inc(Direction::Inbound);
+        Ok((response, permit))
+    }
+
+    fn grant(&self, content: Content) -> Grant {
+        Grant {
+            source: Some(self.channel.peer.id().clone()),
+            source_addr: Some(self.reached.caller.ip()),
+            destination: self.reached.own.clone(),
+            port: self.reached.address.port(),
+            content,
+            channel: Some(Rc::clone(&self.channel)),
+        }
+    }
+
+    /// Hands a request to the application. It takes both proofs by value: there is no other way here.
+    async fn forward(&self, permit: Permit, mut request: Verified<Request<Body>>) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
+        identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
+        let key = AppKey { address: self.reached.address, version: self.version };
+        let mut request = request.into_inner();
+        for attempt in 0.. {
+            let lease = app::checkout(&self.worker, key).await?;
+            let reused = lease.reused;
+            let (parts, body) = request.into_parts();
+            let again = parts.clone();
+            match lease.send(Request::from_parts(parts, body)).await {
+                Ok((response, hold)) => {
+                    return Ok((permit, response, hold));
+                }
+                Err(failed) => {
+                    tracing::info!(error = %failed.source, reused, "application did not answer");
+                    let unsent = failed.unsent.filter(|_| reused && attempt == 0);
+                    let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };
+                    request = Request::from_parts(again, unsent.into_body());
+                }
+            }
+        }
+        Err(Refusal::UpstreamUnreachable)
+    }
+
+    /// Signs the application's response, bound to the request as it was received.
+    async fn sign(&self, received: &SentRequest, grant: Grant, response: Response<Incoming>) -> Result<Response<Body>, Refusal> {
+        let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
+        let (mut parts, body) = response.into_parts();
+        let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        sign::bind(&mut parts.headers, &payload)?;
+        let recheck = matches!(payload, Payload::Stream { .. }).then(|| Recheck::new(&self.worker, grant));
+        let metrics = &self.worker.shared.metrics;
+        sign::response(&credentials, &self.channel, metrics, received, parts, payload, recheck)
+    }
+
+    fn refuse(&self, refusal: Refusal, received: Option<SentRequest>, request_id: &str) -> Response<Body> {
+        if refusal.blame() == Blame::Caller {
+            self.worker.limits.failed(self.channel.peer.id());
+        }
+        let credentials = self.worker.shared.credentials();
+        let metrics = &self.worker.shared.metrics;
+        match received {
+            Some(mut received) => {
+                if received.nonce.is_empty() {
+                    received.nonce = claimed_nonce(&received.headers);
+                }
+                sign::refusal(credentials.as_ref(), &self.channel, metrics, received, refusal, request_id)
+            }
+            None => crate::problem::response(refusal, request_id),
+        }
+    }
+
+    /// The request as it arrived; its nonce counts only once it is verified.
+    fn as_claimed(&self, parts: &request::Parts) -> SentRequest {
+        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str).or(host).unwrap_or_default();
+        SentRequest {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            authority: authority.to_owned(),
+            headers: parts.headers.clone(),
+            nonce: String::new(),
+            signer: self.channel.peer.fingerprint(),
+        }
+    }
+}
+
+/// Tells the application who calls, in the form that Envoy made the convention.
+fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
+    // SPIFFE IDs hold no characters that would need quoting here.
+    if let Ok(value) = HeaderValue::try_from(format!("By={own};URI={peer}")) {
+        headers.insert(CLIENT_CERT, value);
+    }
+}
+
+/// The caller's request id, so that both ends speak of the same one; our own where it has none.
+fn request_id(worker: &Worker, headers: &HeaderMap) -> String {
+    let claimed = headers.get(MESH_REQUEST_ID).and_then(|value| value.to_str().ok());
+    match claimed.filter(|id| id.len() <= REQUEST_ID_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        Some(id) => clip(id),
+        None => worker.request_id(),
+    }
+}

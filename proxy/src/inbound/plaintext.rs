@@ -1,0 +1,182 @@
+//! Callers without a sidecar, where the mode is `permissive`. They have no identity: only rules
+//! for `anyone` let them in, and HTTP is still judged by method and path.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use signet_policy::{Permit, Refusal, SpeaksFirst};
+use tokio::net::TcpStream;
+
+use super::{Reached, app, refuse};
+use crate::authorize::{Content, Grant};
+use crate::body::Body;
+use crate::detect::Protocol;
+use crate::headers::{self, CLIENT_CERT};
+use crate::http_server::{self, Version};
+use crate::opaque;
+use crate::prefixed::Prefixed;
+use crate::problem;
+use crate::ring::Direction;
+use crate::sockets::reset_on_close;
+use crate::target;
+use crate::worker::{AppKey, Event, Worker};
+
+/// How long an application's greeting is held back for a caller that might still turn out to be a
+/// sidecar unknown to us: its ClientHello follows its handshake at once.
+const GREETING_HOLD: Duration = Duration::from_millis(50);
+/// How long a caller that is known to have a sidecar may take for its ClientHello.
+const MESHED_HELLO: Duration = Duration::from_secs(10);
+
+/// Tells sidecars from other callers.
+pub(crate) async fn permissive(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
+    let snapshot = worker.shared.snapshot();
+    let meshed = snapshot.is_meshed(reached.caller.ip());
+    let server_first = snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
+    drop(snapshot);
+    let patience = match (meshed, server_first) {
+        (true, _) => MESHED_HELLO,
+        (false, true) => Duration::ZERO,
+        (false, false) => GREETING_HOLD,
+    };
+    match tokio::time::timeout(patience, client.detect()).await {
+        Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached).await,
+        Ok(Ok(Some(Protocol::Http1))) => serve_http(worker, client, reached, Version::Http1).await,
+        Ok(Ok(Some(Protocol::Http2))) => serve_http(worker, client, reached, Version::Http2).await,
+        Ok(Ok(Some(Protocol::Opaque | Protocol::Tls) | None)) => carry(&worker, client, reached).await,
+        Ok(Err(_)) => {}
+        Err(_) if meshed => refuse(&worker, client.get_ref(), reached.caller, Refusal::PlaintextRefused),
+        Err(_) => undecided(worker, client, reached).await,
+    }
+}
+
+/// Nobody spoke in time: the application is dialled, and who speaks first decides.
+async fn undecided(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
+    let grant = grant(&reached, Content::Opaque);
+    if grant.decide(&worker.shared.snapshot()).is_err() {
+        // Opaque bytes will not pass, but a slow HTTP client may.
+        return match client.detect().await {
+            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached).await,
+            Ok(Some(Protocol::Http1)) => serve_http(worker, client, reached, Version::Http1).await,
+            Ok(Some(Protocol::Http2)) => serve_http(worker, client, reached, Version::Http2).await,
+            _ => carry(&worker, client, reached).await,
+        };
+    }
+    let Ok(app) = app::dial(&worker, reached.address).await else {
+        return refuse(&worker, client.get_ref(), reached.caller, Refusal::UpstreamUnreachable);
+    };
+    let mut first = [0; 1];
+    tokio::select! {
+        biased;
+        detected = client.detect() => match detected {
+            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached).await,
+            Ok(Some(Protocol::Http1)) => {
+                worker.shared.parked.put(reached.address, app);
+                serve_http(worker, client, reached, Version::Http1).await;
+            }
+            Ok(Some(Protocol::Http2)) => {
+                worker.shared.parked.put(reached.address, app);
+                serve_http(worker, client, reached, Version::Http2).await;
+            }
+            _ => copy(&worker, client, app, &reached, &grant).await,
+        },
+        _ = app.peek(&mut first) => copy(&worker, client, app, &reached, &grant).await,
+    }
+}
+
+/// Passes on bytes that are not HTTP, if policy lets them.
+async fn carry(worker: &Rc<Worker>, client: Prefixed, reached: Reached) {
+    let grant = grant(&reached, Content::Opaque);
+    let decided = grant.decide(&worker.shared.snapshot());
+    if decided.is_err() {
+        reset_on_close(client.get_ref());
+        return record(worker, &worker.request_id(), &reached, &grant, &decided);
+    }
+    match app::dial(worker, reached.address).await {
+        Ok(app) => copy(worker, client, app, &reached, &grant).await,
+        Err(refusal) => refuse(worker, client.get_ref(), reached.caller, refusal),
+    }
+}
+
+async fn copy(worker: &Rc<Worker>, client: Prefixed, app: TcpStream, reached: &Reached, grant: &Grant) {
+    let decided = grant.decide(&worker.shared.snapshot());
+    record(worker, &worker.request_id(), reached, grant, &decided);
+    if decided.is_err() {
+        return reset_on_close(client.get_ref());
+    }
+    worker.shared.metrics.plaintext.inc(Direction::Inbound);
+    let (client, first): (TcpStream, BytesMut) = client.into_parts();
+    if let Err(error) = opaque::copy(client, first, app).await {
+        tracing::debug!(caller = %reached.caller, %error, "plaintext connection broke off");
+    }
+}
+
+async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, version: Version) {
+    worker.shared.metrics.plaintext.inc(Direction::Inbound);
+    let drain = worker.drain.clone();
+    let served = http_server::serve(client, version, drain, move |request| {
+        let (worker, reached) = (Rc::clone(&worker), reached.clone());
+        async move { respond(&worker, &reached, version, request).await }
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "plaintext connection ended");
+    }
+}
+
+async fn respond(worker: &Rc<Worker>, reached: &Reached, version: Version, request: Request<Incoming>) -> Response<Body> {
+    let request_id = worker.request_id();
+    let mut granted = None;
+    let outcome = exchange(worker, reached, version, request, &mut granted).await;
+    let (response, decided) = match outcome {
+        Ok((response, permit)) => (response, Ok(permit)),
+        Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
+    };
+    if let Some(grant) = &granted {
+        record(worker, &request_id, reached, grant, &decided);
+    }
+    response
+}
+
+async fn exchange(
+    worker: &Rc<Worker>,
+    reached: &Reached,
+    version: Version,
+    mut request: Request<Incoming>,
+    granted: &mut Option<Grant>,
+) -> Result<(Response<Body>, Permit), Refusal> {
+    let content = target::content(request.method(), request.uri(), request.headers())?;
+    let permit = granted.insert(grant(reached, content)).decide(&worker.shared.snapshot())?;
+    // Nobody vouches for what an unmeshed caller says about itself.
+    headers::strip_hop(request.headers_mut());
+    headers::strip_mesh(request.headers_mut());
+    request.headers_mut().remove(CLIENT_CERT);
+    let lease = app::checkout(worker, AppKey { address: reached.address, version }).await?;
+    let sent = lease.send(request.map(Body::plain)).await;
+    let (mut response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
+    headers::strip_hop(response.headers_mut());
+    Ok((response.map(|body| Body::plain(body).holding(hold)), permit))
+}
+
+fn grant(reached: &Reached, content: Content) -> Grant {
+    Grant {
+        source: None,
+        source_addr: Some(reached.caller.ip()),
+        destination: reached.own.clone(),
+        port: reached.address.port(),
+        content,
+        channel: None,
+    }
+}
+
+fn record(worker: &Worker, request_id: &str, reached: &Reached, grant: &Grant, outcome: &Result<Permit, Refusal>) {
+    worker.record(&Event {
+        request_id,
+        direction: Direction::Inbound,
+        peer: "",
+        address: reached.caller,
+        grant: Some(grant),
+        outcome,
+    });
+}

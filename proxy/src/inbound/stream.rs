@@ -1,0 +1,150 @@
+//! Opaque bytes from another workload: a signed record stream, verified and passed to the application.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use signet_policy::{Permit, Refusal, SpeaksFirst};
+use signet_signature::record::Event as RecordEvent;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Reached, app};
+use crate::authorize::{Content, Grant};
+use crate::channel::Channel;
+use crate::clock;
+use crate::habit::Observation;
+use crate::opaque::{self, Broken, Records};
+use crate::recheck::Recheck;
+use crate::records::{self, Destination};
+use crate::ring::Direction;
+use crate::tls::MeshStream;
+use crate::worker::{Event, Worker};
+
+/// Serves one record stream: decided before the application is dialled.
+pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<Channel>, reached: Reached) {
+    let request_id = worker.request_id();
+    let grant = Grant {
+        source: Some(channel.peer.id().clone()),
+        source_addr: Some(reached.caller.ip()),
+        destination: reached.own.clone(),
+        port: reached.address.port(),
+        content: Content::Opaque,
+        channel: Some(Rc::clone(&channel)),
+    };
+    let outcome = open(worker, stream, &channel, &reached, &grant).await;
+    let decided = match &outcome {
+        Ok((_, _, _, permit)) => Ok(permit.clone()),
+        Err(refusal) => Err(*refusal),
+    };
+    worker.record(&Event {
+        request_id: &request_id,
+        direction: Direction::Inbound,
+        peer: channel.peer.id().as_str(),
+        address: reached.caller,
+        grant: Some(&grant),
+        outcome: &decided,
+    });
+    let Ok((records, app, auto, _)) = outcome else { return };
+    worker.shared.metrics.streams.inc(Direction::Inbound);
+    let carried = if auto {
+        carry_auto(worker, records, app, &reached, grant).await
+    } else {
+        opaque::carry(records, app, BytesMut::new(), Recheck::new(worker, grant)).await
+    };
+    if let Err(broken) = carried {
+        tracing::info!(%request_id, code = broken.code(), error = %broken, "inbound stream broke off");
+    }
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    stream: MeshStream,
+    channel: &Channel,
+    reached: &Reached,
+    grant: &Grant,
+) -> Result<(Records, TcpStream, bool, Permit), Refusal> {
+    let destination = || Destination { workload: reached.own.as_str(), port: reached.address.port() };
+    let opened = records::accept(worker, stream, channel, destination()).await?;
+    let auto = opened.hello.auto;
+    let permitted = grant.decide(&worker.shared.snapshot());
+    let ready = match permitted {
+        Ok(permit) => app::dial(worker, reached.address).await.map(|app| (app, permit)),
+        Err(refusal) => Err(refusal),
+    };
+    match ready {
+        Ok((app, permit)) => Ok((opened.answer(worker, channel, destination()).await?, app, auto, permit)),
+        Err(refusal) => {
+            opened.refuse(refusal).await;
+            Err(refusal)
+        }
+    }
+}
+
+/// A stream that was opened to see who speaks first.
+async fn carry_auto(
+    worker: &Rc<Worker>,
+    mut records: Records,
+    app: TcpStream,
+    reached: &Reached,
+    grant: Grant,
+) -> Result<(), Broken> {
+    let mut first = [0; 1];
+    let speaks_first = tokio::select! {
+        biased;
+        event = next_record(&mut records) => match event? {
+            FirstRecord::Release => return park(worker, records, app, reached).await,
+            FirstRecord::Other => SpeaksFirst::Client,
+        },
+        spoken = app.peek(&mut first) => {
+            // An application that only closes has not spoken.
+            if matches!(spoken, Ok(1)) { SpeaksFirst::Server } else { SpeaksFirst::Client }
+        }
+    };
+    if speaks_first == SpeaksFirst::Server {
+        // Full means that the control plane is told of other ports first; it is only a hint.
+        let _ = worker.shared.observed.try_send(Observation { port: reached.address.port(), speaks_first });
+    }
+    opaque::carry(records, app, BytesMut::new(), Recheck::new(worker, grant)).await
+}
+
+enum FirstRecord {
+    Release,
+    Other,
+}
+
+/// Looks at the type of the peer's first record without taking it, so that the bytes in front of
+/// it are still all there for whoever carries the stream. Cancel safe.
+async fn next_record(records: &mut Records) -> Result<FirstRecord, Broken> {
+    if records.input.is_empty() {
+        records.input.reserve(4096);
+        records.mesh.read_buf(&mut records.input).await.map_err(Broken::Mesh)?;
+    }
+    Ok(match records.input.first() {
+        Some(&RECORD_RELEASE) => FirstRecord::Release,
+        _ => FirstRecord::Other,
+    })
+}
+
+/// The type byte of RELEASE (see `signet_signature::record`).
+const RECORD_RELEASE: u8 = 0x06;
+
+/// The caller turned out to speak HTTP: the connection waits for its request.
+async fn park(worker: &Worker, mut records: Records, app: TcpStream, reached: &Reached) -> Result<(), Broken> {
+    let Records { mesh, reader, writer, input } = &mut records;
+    loop {
+        match reader.decode(input)? {
+            Some(RecordEvent::Release) => break,
+            Some(RecordEvent::Alert(code)) => return Err(Broken::Alert(code.as_str().to_owned())),
+            Some(_) => return Err(Broken::Release),
+            None => {}
+        }
+        if mesh.read_buf(input).await.map_err(Broken::Mesh)? == 0 {
+            reader.finish()?;
+        }
+    }
+    worker.shared.parked.put(reached.address, app);
+    let mut out = BytesMut::new();
+    writer.fin(clock::unix_ms(), &mut out)?;
+    mesh.write_all(&out).await.map_err(Broken::Mesh)?;
+    mesh.shutdown().await.map_err(Broken::Mesh)
+}

@@ -1,0 +1,54 @@
+//! The Signet sidecar.
+//!
+//! One request, by file:
+//!
+//! ```text
+//! OUTBOUND  app -> kernel redirect -> listen -> outbound (route) -> detect -> outbound/http
+//!           judge (target, authorize) -> body::Payload -> pool checkout -> tls -> sign -> wire
+//!           -> verify (response) -> app
+//! INBOUND   wire -> listen -> inbound -> detect -> tls -> Peer -> inbound/http
+//!           verify -> authorize -> inbound/app -> app -> sign (response) -> wire
+//! OPAQUE    outbound/stream, inbound/stream -> records (HELLO) -> opaque (signed records)
+//! ```
+//!
+//! Threads: one current-thread runtime per worker ([`proxy`]), each with its own listeners, pools
+//! and tasks; the control client ([`control`]), the admin endpoints ([`admin`]) and telemetry run on
+//! one separate thread. Workers read policy and identity from [`snapshot`], replaced as a whole.
+
+pub mod admin;
+mod authorize;
+mod body;
+mod channel;
+pub mod capture;
+mod clock;
+mod command;
+pub mod config;
+pub mod control;
+pub mod detect;
+pub mod guard;
+pub mod habit;
+mod headers;
+mod http_client;
+mod http_server;
+mod inbound;
+mod limits;
+mod listen;
+mod opaque;
+mod outbound;
+mod pool;
+pub mod prefixed;
+mod problem;
+pub mod proxy;
+mod recheck;
+mod records;
+pub mod ring;
+mod sign;
+pub mod snapshot;
+pub mod sockets;
+mod target;
+pub mod telemetry;
+mod tls;
+mod verify;
+pub mod worker;
+
+pub use command::run_from_args;

@@ -1,0 +1,168 @@
+//! The outbound pipeline: from the application beside us to another workload.
+//!
+//! ```text
+//! app -> kernel redirect -> listen -> original destination -> route -> detect
+//!   HTTP    per request: outbound/http.rs
+//!   opaque  outbound/stream.rs
+//!   not meshed            outbound/egress.rs
+//! ```
+
+mod egress;
+mod http;
+mod stream;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use signet_identity::SpiffeId;
+use signet_policy::{Protocol as Declared, Refusal, SpeaksFirst};
+use tokio::net::TcpStream;
+
+use crate::authorize::{Content, Grant};
+use crate::clock;
+use crate::detect::Protocol;
+use crate::http_server::Version;
+use crate::prefixed::Prefixed;
+use crate::ring::Direction;
+use crate::snapshot::Snapshot;
+use crate::sockets::{original_destination, reset_on_close};
+use crate::worker::{Event, MeshKey, Worker};
+
+/// A meshed destination, found in the directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    /// What the application dialled.
+    pub(crate) address: SocketAddr,
+    /// Who may answer there.
+    pub(crate) identities: Vec<SpiffeId>,
+    /// The first of them: whom policy speaks of.
+    pub(crate) id: SpiffeId,
+    /// The workload's own port, behind any published one.
+    pub(crate) port: u16,
+    pub(crate) network: String,
+    pub(crate) declared: Declared,
+    pub(crate) speaks_first: Option<SpeaksFirst>,
+    /// Only HTTP may go there: some rule decides by method or path.
+    pub(crate) http_only: bool,
+}
+
+impl Destination {
+    pub(crate) fn key(&self) -> MeshKey {
+        MeshKey { expected: self.id.clone(), network: self.network.clone(), address: self.address }
+    }
+
+    /// The facts of an exchange with it.
+    pub(crate) fn grant(&self, source: &SpiffeId, content: Content) -> Grant {
+        Grant {
+            source: Some(source.clone()),
+            source_addr: None,
+            destination: self.id.clone(),
+            port: self.port,
+            content,
+            channel: None,
+        }
+    }
+}
+
+/// Serves one captured outbound connection.
+pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
+    if client.peer_addr().is_ok_and(|source| worker.shared.canary.claim(source)) {
+        return;
+    }
+    let Ok(address) = original_destination(&client) else {
+        // Somebody dialled the capture port itself: answering would be a loop.
+        return refuse(&worker, &client, client.local_addr().ok(), Refusal::LoopDetected);
+    };
+    let Some(credentials) = worker.shared.credentials() else {
+        return refuse(&worker, &client, Some(address), Refusal::NotReady);
+    };
+    let snapshot = worker.shared.snapshot();
+    if !snapshot.ready {
+        return refuse(&worker, &client, Some(address), Refusal::NotReady);
+    }
+    let destination = route(&worker, &snapshot, address);
+    drop(snapshot);
+    match destination {
+        None => egress::serve(&worker, credentials.id(), client, address).await,
+        Some(destination) => meshed(worker, credentials.id().clone(), Prefixed::new(client), destination).await,
+    }
+}
+
+/// Finds the workload behind an address.
+fn route(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<Destination> {
+    let (entry, network) = snapshot.lookup(address)?;
+    let id = entry.identities.first()?.clone();
+    let declared = match snapshot.index.protocol(&id, entry.target_port) {
+        Declared::Auto => entry.protocol,
+        declared => declared,
+    };
+    let observed = || worker.habits.borrow().recall(&id, entry.target_port, Instant::now());
+    let speaks_first = snapshot
+        .index
+        .speaks_first(&id, entry.target_port)
+        .or_else(|| entry.speaks_first_at(clock::unix_seconds()))
+        .or_else(observed);
+    Some(Destination {
+        address,
+        port: entry.target_port,
+        network: network.to_owned(),
+        identities: entry.identities.clone(),
+        http_only: snapshot.index.is_l7(&id, entry.target_port),
+        declared,
+        speaks_first,
+        id,
+    })
+}
+
+/// Who is known, or declared, to speak first decides how the protocol is found out.
+async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destination: Destination) {
+    let silent_start = match (destination.declared, destination.speaks_first) {
+        _ if destination.http_only => false,
+        (declared, _) if declared.is_http() => false,
+        (Declared::Tls, _) | (_, Some(SpeaksFirst::Client)) => false,
+        (Declared::Opaque, _) | (_, Some(SpeaksFirst::Server)) => {
+            return stream::carry(&worker, &own, client, &destination, false).await;
+        }
+        (_, None) => true,
+    };
+    let protocol = if silent_start {
+        match stream::race(&worker, &own, client, &destination).await {
+            Some((detected, protocol)) => {
+                client = detected;
+                protocol
+            }
+            None => return,
+        }
+    } else {
+        match client.detect().await {
+            Ok(Some(protocol)) => protocol,
+            // A client that connects and leaves without a word still has to be seen to do so, but
+            // not by an HTTP application.
+            Ok(None) if destination.http_only || destination.declared.is_http() => return,
+            Ok(None) => Protocol::Opaque,
+            Err(_) => return reset_on_close(client.get_ref()),
+        }
+    };
+    match protocol {
+        Protocol::Http1 => http::serve(worker, own, client, destination, Version::Http1).await,
+        Protocol::Http2 => http::serve(worker, own, client, destination, Version::Http2).await,
+        // An application that speaks our ALPN itself is carried like any other TLS.
+        Protocol::Mesh | Protocol::Opaque | Protocol::Tls => stream::carry(&worker, &own, client, &destination, false).await,
+    }
+}
+
+/// Ends a connection with a reset and says why in the records.
+fn refuse(worker: &Worker, client: &TcpStream, address: Option<SocketAddr>, refusal: Refusal) {
+    reset_on_close(client);
+    let request_id = worker.request_id();
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    worker.record(&Event {
+        request_id: &request_id,
+        direction: Direction::Outbound,
+        peer: "",
+        address: address.unwrap_or(unknown),
+        grant: None,
+        outcome: &Err(refusal),
+    });
+}

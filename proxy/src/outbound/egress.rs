@@ -1,0 +1,28 @@
+//! Destinations that are not meshed: passed on as they are where policy lets them, else refused.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use signet_identity::SpiffeId;
+use signet_policy::{Refusal, Transport};
+use tokio::net::TcpStream;
+
+use crate::opaque;
+use crate::ring::Direction;
+use crate::sockets::dial;
+use crate::worker::Worker;
+
+/// Copies bytes to an unmeshed destination. DNS over TCP never gets here: it is not captured.
+pub(crate) async fn serve(worker: &Worker, own: &SpiffeId, client: TcpStream, address: SocketAddr) {
+    let allowed = worker.shared.snapshot().index.egress(own, address.ip(), address.port(), Transport::Tcp);
+    if let Err(refusal) = allowed {
+        return super::refuse(worker, &client, Some(address), refusal);
+    }
+    let Ok(server) = dial(address, worker.shared.config.exempt).await else {
+        return super::refuse(worker, &client, Some(address), Refusal::UpstreamUnreachable);
+    };
+    worker.shared.metrics.plaintext.inc(Direction::Outbound);
+    if let Err(error) = opaque::copy(client, BytesMut::new(), server).await {
+        tracing::debug!(%address, %error, "unmeshed connection broke off");
+    }
+}

@@ -1,0 +1,171 @@
+//! HTTP requests to another workload, one by one.
+
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Request, Response, header, request};
+use hyper::body::Incoming;
+use signet_identity::SpiffeId;
+use signet_policy::{Permit, Refusal};
+
+use super::Destination;
+use crate::authorize::{Content, Grant};
+use crate::body::{Body, Payload};
+use crate::channel::Channel;
+use crate::headers::MESH_REQUEST_ID;
+use crate::http_client;
+use crate::http_server::{self, Version};
+use crate::pool::{Connection, Lease};
+use crate::prefixed::Prefixed;
+use crate::problem;
+use crate::recheck::Recheck;
+use crate::ring::Direction;
+use crate::sign::{self, SentRequest};
+use crate::target;
+use crate::tls::{self, Alpn};
+use crate::verify;
+use crate::worker::{Event, MeshKey, Worker};
+
+/// A request whose pooled connection closed before it was sent goes out once more, on a new one.
+const ATTEMPTS: usize = 2;
+
+/// Serves the requests of one application connection.
+pub(crate) async fn serve(worker: Rc<Worker>, own: SpiffeId, client: Prefixed, destination: Destination, version: Version) {
+    let address = destination.address;
+    let drain = worker.drain.clone();
+    let caller = Rc::new(Caller { worker, own, destination, version });
+    let served = http_server::serve(client, version, drain, move |request| {
+        let caller = Rc::clone(&caller);
+        async move { caller.respond(request).await }
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%address, %error, "application connection ended");
+    }
+}
+
+struct Caller {
+    worker: Rc<Worker>,
+    own: SpiffeId,
+    destination: Destination,
+    version: Version,
+}
+
+impl Caller {
+    /// Answers one request, with the far application's response or with the reason for none.
+    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let request_id = self.worker.request_id();
+        let mut grant = None;
+        let outcome = self.exchange(request, &request_id, &mut grant).await;
+        let (response, decided) = match outcome {
+            Ok((response, permit)) => (response, Ok(permit)),
+            Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
+        };
+        self.worker.record(&Event {
+            request_id: &request_id,
+            direction: Direction::Outbound,
+            peer: self.destination.id.as_str(),
+            address: self.destination.address,
+            grant: grant.as_ref(),
+            outcome: &decided,
+        });
+        response
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        request_id: &str,
+        granted: &mut Option<Grant>,
+    ) -> Result<(Response<Body>, Permit), Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let grant = granted.insert(self.judge(&parts)?);
+        let permit = grant.decide(&self.worker.shared.snapshot())?;
+        let authority = match &grant.content {
+            Content::Http { authority, .. } => authority.clone(),
+            Content::Opaque => String::new(),
+        };
+        let mut payload = Payload::take(body).await.map_err(|_| Refusal::MalformedMessage)?;
+        sign::bind(&mut parts.headers, &payload)?;
+        parts.headers.insert(MESH_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?);
+        parts.version = self.wire_version();
+        for attempt in 1..=ATTEMPTS {
+            let lease = self.checkout().await?;
+            let channel = Rc::clone(lease.context());
+            let reused = lease.reused;
+            let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
+            let metrics = &self.worker.shared.metrics;
+            let (request, sent) = sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
+            match lease.send(request).await {
+                Ok((response, hold)) => {
+                    let response = self.deliver(response, &channel, &sent, grant).await?;
+                    return Ok((response.map(|body| body.holding(hold)), permit));
+                }
+                Err(failed) => {
+                    let unsent = failed.unsent.and_then(|request| request.into_body().reclaim());
+                    tracing::debug!(error = %failed.source, reused, "request not answered");
+                    match unsent {
+                        Some(again) if reused && attempt < ATTEMPTS => payload = again,
+                        _ => return Err(Refusal::UpstreamUnreachable),
+                    }
+                    metrics.retries.inc();
+                }
+            }
+        }
+        Err(Refusal::UpstreamUnreachable)
+    }
+
+    /// What the request asks for, in the bytes that will be sent; refused where that is ambiguous.
+    fn judge(&self, parts: &request::Parts) -> Result<Grant, Refusal> {
+        if parts.headers.get(header::UPGRADE).is_some_and(is_websocket) {
+            return Err(Refusal::UpgradeUnsupported);
+        }
+        let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        Ok(self.destination.grant(&self.own, content))
+    }
+
+    fn wire_version(&self) -> http::Version {
+        match self.version {
+            Version::Http1 => http::Version::HTTP_11,
+            Version::Http2 => http::Version::HTTP_2,
+        }
+    }
+
+    async fn checkout(&self) -> Result<Lease<MeshKey, Rc<Channel>>, Refusal> {
+        let key = self.destination.key();
+        match self.version {
+            Version::Http1 => self.worker.mesh.checkout_http1(&key, || self.dial(Alpn::Http1)).await,
+            Version::Http2 => self.worker.mesh.checkout_http2(&key, || self.dial(Alpn::Http2)).await,
+        }
+    }
+
+    async fn dial(&self, alpn: Alpn) -> Result<Connection<Rc<Channel>>, Refusal> {
+        let Destination { address, identities, .. } = &self.destination;
+        let (stream, channel) = tls::dial(&self.worker, *address, identities, alpn).await?;
+        let sender = http_client::open(stream, self.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        Ok(Connection { sender, usable_until: Some(channel.usable_until), context: channel })
+    }
+
+    async fn deliver(
+        &self,
+        response: Response<Incoming>,
+        channel: &Rc<Channel>,
+        sent: &SentRequest,
+        grant: &Grant,
+    ) -> Result<Response<Body>, Refusal> {
+        let (parts, body) = response.into_parts();
+        let metrics = &self.worker.shared.metrics;
+        let mut held = grant.clone();
+        held.channel = Some(Rc::clone(channel));
+        let recheck = Recheck::new(&self.worker, held);
+        let snapshot = self.worker.shared.snapshots.load_full();
+        let verified = verify::response(channel, &snapshot, metrics, sent, parts, body, recheck).await?;
+        metrics.requests.inc(Direction::Outbound);
+        Ok(verified.into_inner())
+    }
+}
+
+/// Other upgrades may be ignored (RFC 9110 section 7.8); a WebSocket client would wait for ever.
+fn is_websocket(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+

@@ -1,0 +1,268 @@
+//! Puts the sidecar together: binds, captures, joins the mesh, starts the workers, and ends in good
+//! order.
+//!
+//! The order matters: listeners before rules, so that what is captured waits instead of failing;
+//! rules before anything else, so that nothing ever leaves in clear; workers only once there is an
+//! identity and a policy state to act on.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::admin::{self, Admin, Health};
+use crate::capture::{self, CaptureError, Rules};
+use crate::config::Config;
+use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
+use crate::habit::Observation;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::{Shared, Worker};
+use crate::{guard, inbound, listen, outbound, sockets};
+
+/// Observations about our own ports that wait for the control thread.
+const OBSERVED_MAX: usize = 64;
+/// How often a drain looks whether everything is done.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// The proxy could not be started.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A listener could not be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address or path.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The capture rules could not be installed.
+    #[error("cannot capture traffic: {0}")]
+    Capture(#[from] CaptureError),
+    /// There is no way to an identity.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A runtime, a thread or a signal handler could not be set up.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The listeners of one worker.
+struct Listeners {
+    outbound: Vec<std::net::TcpListener>,
+    inbound: std::net::TcpListener,
+}
+
+/// Runs the sidecar until SIGTERM or SIGINT and the drain that follows.
+///
+/// # Errors
+/// When it cannot be started. Rules that were installed stay: traffic is then refused.
+pub fn run(config: Config) -> Result<ExitCode, RunError> {
+    let exempt = config.exempt;
+    let control = Control::open(Settings {
+        control_plane: config.control_plane,
+        token: config.token.clone(),
+        state_dir: config.state_dir.clone(),
+        dial: Dial::new(move |address| sockets::dial(address, exempt)),
+    })?;
+    let listeners = (0..config.workers).map(|_| bind(&config)).collect::<Result<Vec<_>, _>>()?;
+    let admin = Admin::default();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        serve_admin(&config, &admin)?;
+        let installed = install(&config)?;
+        let joined = tokio::select! {
+            joined = control.join() => joined,
+            stopped = stop_signal() => return Ok(stopped.map(|()| ExitCode::SUCCESS)?),
+        };
+        serve(config, joined, listeners, installed, admin).await
+    })
+}
+
+/// Serves traffic with an identity, until told to stop.
+async fn serve(
+    config: Config,
+    joined: Joined,
+    listeners: Vec<Listeners>,
+    installed: Option<Rules>,
+    admin: Admin,
+) -> Result<ExitCode, RunError> {
+    let (observed, observations) = mpsc::channel(OBSERVED_MAX);
+    let shared = Arc::new(Shared {
+        snapshots: joined.snapshots(),
+        credentials: joined.credentials(),
+        changes: joined.changes(),
+        observed,
+        metrics: Metrics::default(),
+        rings: listeners.iter().map(|_| Default::default()).collect(),
+        canary: Default::default(),
+        parked: Default::default(),
+        config,
+    });
+    // Set once, here.
+    let _ = admin.shared.set(Arc::clone(&shared));
+    let (drain, draining) = watch::channel(false);
+    let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), draining.clone());
+    let workers = listeners.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+    let report = Arc::new(Notify::new());
+    tokio::spawn(guard::keep(Arc::clone(&shared), Arc::clone(&admin.health), installed, Arc::clone(&report)));
+    tokio::spawn(admin::follow(Arc::clone(&shared)));
+    tokio::select! {
+        never = joined.run(hooks(&shared, &admin.health, observations, report)) => match never {},
+        stopped = stop_signal() => stopped?,
+    }
+    tracing::info!("draining");
+    admin.health.draining.store(true, Ordering::Release);
+    // A worker that already ended has nothing to drain.
+    let _ = drain.send(true);
+    let ended = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok())).await;
+    Ok(if matches!(ended, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn hooks(
+    shared: &Arc<Shared>,
+    health: &Arc<Health>,
+    observed: mpsc::Receiver<Observation>,
+    report: Arc<Notify>,
+) -> Hooks {
+    let explained = Arc::clone(shared);
+    let (shared, health) = (Arc::clone(shared), Arc::clone(health));
+    Hooks {
+        explain: Box::new(move |request_id| explained.explain(request_id)),
+        health: Box::new(move || control::Health {
+            capture_in_force: health.capture_in_force.load(Ordering::Acquire),
+            canary_ok: health.canary_ok.load(Ordering::Acquire),
+            open_connections: u32::try_from(shared.metrics.open_connections.get()).unwrap_or_default(),
+            refused: shared.metrics.refused().into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
+        }),
+        observed,
+        report,
+    }
+}
+
+fn serve_admin(config: &Config, admin: &Admin) -> Result<(), RunError> {
+    let listener = std::net::TcpListener::bind(config.admin_addr).map_err(bind_error(config.admin_addr))?;
+    listener.set_nonblocking(true)?;
+    tokio::spawn(admin::serve_tcp(TcpListener::from_std(listener)?, admin.clone()));
+    if let Some(path) = &config.admin_socket {
+        let listener = admin::bind_unix(path).map_err(bind_error(path.display()))?;
+        tokio::spawn(admin::serve_unix(UnixListener::from_std(listener)?, admin.clone()));
+    }
+    Ok(())
+}
+
+fn bind(config: &Config) -> Result<Listeners, RunError> {
+    let listen = |address: SocketAddr| sockets::listen(address).map_err(bind_error(address));
+    let mut outbound = Vec::new();
+    for address in sockets::loopback(config.outbound_port) {
+        match listen(address) {
+            Ok(listener) => outbound.push(listener),
+            // A kernel without IPv6 has no ::1, and no IPv6 traffic to capture.
+            Err(RunError::Bind { source, .. }) if address.is_ipv6() && no_ipv6(&source) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let wildcard = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.inbound_port));
+    let inbound = match listen(wildcard) {
+        Err(RunError::Bind { source, .. }) if no_ipv6(&source) => {
+            listen(SocketAddr::from(([0, 0, 0, 0], config.inbound_port)))?
+        }
+        bound => bound?,
+    };
+    Ok(Listeners { outbound, inbound })
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(nix::errno::Errno::from_raw);
+    matches!(code, Some(nix::errno::Errno::EAFNOSUPPORT | nix::errno::Errno::EADDRNOTAVAIL))
+}
+
+fn bind_error(address: impl ToString) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Bind { address: address.to_string(), source }
+}
+
+/// Installs the strictest rules; the guard loosens them once a policy says so.
+fn install(config: &Config) -> Result<Option<Rules>, CaptureError> {
+    if !config.install_capture {
+        return Ok(None);
+    }
+    let rules = guard::initial_rules(config);
+    let backend = capture::install(&rules)?;
+    capture::verify(&rules)?;
+    tracing::info!(%backend, "capture rules are in force");
+    Ok(Some(rules))
+}
+
+fn start_worker(
+    index: usize,
+    listeners: Listeners,
+    shared: Arc<Shared>,
+    drain: watch::Receiver<bool>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        LocalSet::new().block_on(&runtime, async move {
+            if let Err(error) = work(index, listeners, shared, drain).await {
+                tracing::error!(index, %error, "worker cannot listen");
+            }
+        });
+    })
+}
+
+/// One worker: accepts until the drain, then waits for what is open, up to the drain's limit.
+async fn work(
+    index: usize,
+    listeners: Listeners,
+    shared: Arc<Shared>,
+    mut drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let limit = shared.config.drain;
+    let worker = Worker::new(shared, index, drain.clone());
+    let sweeping = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { sweeping.sweep().await });
+    for listener in listeners.outbound {
+        // The application's last calls still go out while it drains.
+        let listener = TcpListener::from_std(listener)?;
+        tokio::task::spawn_local(listen::accept(
+            Rc::clone(&worker),
+            listener,
+            outbound::serve,
+            std::future::pending(),
+        ));
+    }
+    let inbound = TcpListener::from_std(listeners.inbound)?;
+    let draining = async move {
+        let _ = drain.wait_for(|draining| *draining).await;
+    };
+    listen::accept(Rc::clone(&worker), inbound, inbound::serve, draining).await;
+    worker.mesh.clear();
+    worker.apps.clear();
+    let finished = async {
+        while worker.open_connections() > 0 {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    };
+    if tokio::time::timeout(limit, finished).await.is_err() {
+        tracing::warn!(open = worker.open_connections(), "drain ended with connections open");
+    }
+    Ok(())
+}
+
+async fn stop_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

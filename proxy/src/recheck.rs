@@ -1,0 +1,43 @@
+//! Open exchanges are judged again whenever policy, trust or revocations change.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::authorize::Grant;
+use crate::worker::Worker;
+
+/// Watches for changes on behalf of one open exchange.
+pub(crate) struct Recheck {
+    worker: Rc<Worker>,
+    grant: Grant,
+    changes: WatchStream<u64>,
+}
+
+impl Recheck {
+    /// Starts to watch over what `grant` allowed.
+    pub(crate) fn new(worker: &Rc<Worker>, grant: Grant) -> Self {
+        let changes = WatchStream::from_changes(worker.shared.changes.clone());
+        Self { worker: Rc::clone(worker), grant, changes }
+    }
+
+    /// Whether the exchange may go on; wakes the task when that has to be asked again.
+    pub(crate) fn poll_permitted(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            match Pin::new(&mut self.changes).poll_next(cx) {
+                Poll::Ready(Some(_)) if self.grant.stands(&self.worker.shared.snapshot()) => {}
+                Poll::Ready(Some(_)) => return false,
+                // The control thread ends only with the process.
+                Poll::Ready(None) | Poll::Pending => return true,
+            }
+        }
+    }
+
+    /// Waits until the exchange is no longer permitted.
+    pub(crate) async fn withdrawn(&mut self) {
+        std::future::poll_fn(|cx| if self.poll_permitted(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
+}

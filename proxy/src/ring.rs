@@ -1,0 +1,134 @@
+//! The last requests of each worker, so that `signet explain REQUEST_ID` can say what happened.
+//!
+//! A record holds who, what and why: never a header value, a query or a body.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// Records kept per worker: a minute at 70 requests a second, about 1 MiB.
+const RECORDS: usize = 4096;
+/// The longest path or authority kept; longer ones are cut.
+const TEXT_MAX: usize = 256;
+
+/// Which way a message went through the proxy.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Towards the application beside the proxy.
+    Inbound,
+    /// Away from the application beside the proxy.
+    Outbound,
+}
+
+impl Direction {
+    /// The word used in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// One request or opaque connection and what became of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// The request id that refusals and logs carry.
+    pub request_id: String,
+    /// When it was decided, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Which way it went.
+    pub direction: Direction,
+    /// SPIFFE ID of the other side, empty when there was none.
+    pub peer: String,
+    /// The other end's address: the caller inbound, the original destination outbound.
+    pub address: String,
+    /// Method, or `-` for opaque bytes.
+    pub method: String,
+    /// Authority as the client wrote it.
+    pub authority: String,
+    /// Path without query.
+    pub path: String,
+    /// Policy and rule that allowed it, empty when refused.
+    pub allowed_by: String,
+    /// Refusal code, empty when it was allowed.
+    pub refused: String,
+    /// The reason in words, empty when it was allowed.
+    pub detail: String,
+    /// Policy version the decision was made under.
+    pub policy: String,
+}
+
+/// A bounded ring of records; the oldest goes first.
+#[derive(Debug, Default)]
+pub struct Ring {
+    // Taken by one worker per request and by nobody else but a rare `explain`: never contended.
+    records: Mutex<VecDeque<Record>>,
+}
+
+impl Ring {
+    /// Keeps a record, dropping the oldest when full.
+    pub fn push(&self, record: Record) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.len() >= RECORDS {
+            records.pop_front();
+        }
+        records.push_back(record);
+    }
+
+    /// The records with this request id, oldest first.
+    pub fn find(&self, request_id: &str) -> Vec<Record> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.iter().filter(|record| record.request_id == request_id).cloned().collect()
+    }
+}
+
+/// Cuts a text from a peer to what a record may hold, at a character boundary.
+pub fn clip(text: &str) -> String {
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: usize) -> Record {
+        Record {
+            request_id: id.to_string(),
+            unix_ms: 0,
+            direction: Direction::Inbound,
+            peer: String::new(),
+            address: String::new(),
+            method: "GET".into(),
+            authority: String::new(),
+            path: "/".into(),
+            allowed_by: String::new(),
+            refused: String::new(),
+            detail: String::new(),
+            policy: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_full_ring_forgets_the_oldest_first() {
+        let ring = Ring::default();
+        for id in 0..=RECORDS {
+            ring.push(record(id));
+        }
+        assert!(ring.find("0").is_empty());
+        assert_eq!(ring.find("1").len(), 1);
+        assert_eq!(ring.find(&RECORDS.to_string()).len(), 1);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(clip(&"é".repeat(200)).len(), TEXT_MAX);
+        assert_eq!(clip(&format!("a{}", "é".repeat(200))).len(), TEXT_MAX - 1);
+    }
+}

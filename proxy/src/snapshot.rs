@@ -1,0 +1,165 @@
+//! What the control thread knows and the workers act on: replaced as a whole, never changed in place.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ServerConfig};
+use signet_identity::{
+    ALPN_H1, ALPN_H2, ALPN_RECORDS, Fingerprint, SigningSvid, SpiffeId, TlsError, TlsSvid, TrustBundle,
+    client_config, server_config,
+};
+use signet_policy::{PolicyIndex, PolicyModel};
+use signet_signature::MeshSigner;
+use signet_signature::record::{Ed25519Signer, RecordSigner};
+use signet_sync::{Directory, Entry, Revocations, SectionName, Subscriber};
+use thiserror::Error;
+
+use crate::tls::Alpn;
+
+/// Policy, directory and trust at one moment. Loaded once per request.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Grows with every change; what was judged under an older one is judged again.
+    pub generation: u64,
+    /// The policy as it was pushed; none before the first.
+    pub policy: Option<Arc<PolicyModel>>,
+    /// The same, made for decisions; denies everything before the first policy.
+    pub index: Arc<PolicyIndex>,
+    /// Name of the policy section's version, for records and `explain`.
+    pub policy_version: String,
+    /// Directories of the networks this proxy is attached to, its own first.
+    pub directories: Vec<Arc<Directory>>,
+    /// The roots of the own trust domain.
+    pub bundle: Arc<TrustBundle>,
+    /// Who is no longer trusted although the certificate has not ended.
+    pub revocations: Arc<Revocations>,
+    /// Allowed difference of clocks, in seconds.
+    pub clock_skew_s: u64,
+    /// Whether anchors, a policy and the directory of the own network are in force: without the last, every
+    /// destination would look unmeshed.
+    pub ready: bool,
+}
+
+impl Snapshot {
+    /// The state before the first policy: everything is refused.
+    pub fn deny_all(bundle: Arc<TrustBundle>) -> Self {
+        Self {
+            generation: 0,
+            policy: None,
+            index: Arc::new(PolicyIndex::deny_all()),
+            policy_version: String::new(),
+            directories: Vec::new(),
+            bundle,
+            revocations: Arc::default(),
+            clock_skew_s: 30,
+            ready: false,
+        }
+    }
+
+    /// What a subscriber holds, as seen from a workload of `network`.
+    pub(crate) fn of(generation: u64, network: &str, bundle: &Arc<TrustBundle>, subscriber: &Subscriber) -> Self {
+        let mut directories: Vec<_> = subscriber.directories().cloned().collect();
+        // Stable: the others stay in the order of their names.
+        directories.sort_by_key(|directory| directory.network() != network);
+        let has_own = directories.first().is_some_and(|directory| directory.network() == network);
+        let unready = Self { generation, directories, revocations: Arc::clone(subscriber.revocations()), ..Self::deny_all(Arc::clone(bundle)) };
+        let Some(policy) = subscriber.policy() else { return unready };
+        let version = subscriber.versions().find(|(name, _)| **name == SectionName::Policy);
+        Self {
+            index: Arc::clone(&policy.index),
+            policy_version: version.map(|(_, version)| version.to_string()).unwrap_or_default(),
+            clock_skew_s: policy.model.clock_skew_s,
+            ready: has_own && subscriber.bundle().is_some(),
+            ..unready
+        }
+    }
+
+    /// What is behind an address, and in which network; `None` means that it is not meshed.
+    pub fn lookup(&self, address: SocketAddr) -> Option<(&Entry, &str)> {
+        let find = |directory: &'_ Arc<Directory>| directory.lookup(address.ip(), address.port()).is_some();
+        let directory = self.directories.iter().find(|directory| find(directory))?;
+        Some((directory.lookup(address.ip(), address.port())?, directory.network()))
+    }
+
+    /// Whether a workload of the mesh has this address, at any port.
+    pub fn is_meshed(&self, address: std::net::IpAddr) -> bool {
+        self.directories.iter().any(|directory| directory.contains(address))
+    }
+
+    /// Whether an identity or one of its certificates was revoked.
+    pub fn revoked(&self, id: &SpiffeId, certificate: &Fingerprint) -> bool {
+        self.revocations.of(id, *certificate).is_some()
+    }
+}
+
+/// The proxy's identity at one moment, with everything that is built from it.
+pub struct Credentials {
+    /// Grows with every renewal.
+    pub generation: u64,
+    /// Certificate and key for TLS.
+    pub tls: TlsSvid,
+    /// Certificate and key for messages.
+    pub signing: SigningSvid,
+    /// Signs HTTP messages.
+    pub signer: MeshSigner,
+    /// Signs records, with the same key.
+    pub record_signer: Arc<dyn RecordSigner>,
+    server: Arc<ServerConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    records: Arc<ClientConfig>,
+}
+
+/// Certificates from which no credentials can be built.
+#[derive(Debug, Error)]
+pub enum CredentialsError {
+    /// The signing key cannot be used.
+    #[error("signing key cannot be used")]
+    SigningKey,
+    /// The TLS certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Credentials {
+    /// Builds everything from two SVIDs and the roots.
+    ///
+    /// # Errors
+    /// When one of the keys cannot be used.
+    pub fn new(
+        generation: u64,
+        tls: TlsSvid,
+        signing: SigningSvid,
+        bundle: &TrustBundle,
+    ) -> Result<Self, CredentialsError> {
+        let key = signing.key.secret_der();
+        Ok(Self {
+            generation,
+            signer: MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
+            record_signer: Arc::new(Ed25519Signer::from_pkcs8(key).map_err(|_| CredentialsError::SigningKey)?),
+            server: Arc::new(server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?),
+            http1: Arc::new(client_config(&tls, bundle, &[ALPN_H1])?),
+            http2: Arc::new(client_config(&tls, bundle, &[ALPN_H2])?),
+            records: Arc::new(client_config(&tls, bundle, &[ALPN_RECORDS])?),
+            tls,
+            signing,
+        })
+    }
+
+    /// The identity.
+    pub fn id(&self) -> &SpiffeId {
+        &self.tls.id
+    }
+
+    pub(crate) fn server_config(&self) -> &Arc<ServerConfig> {
+        &self.server
+    }
+
+    pub(crate) fn client_config(&self, alpn: Alpn) -> &Arc<ClientConfig> {
+        match alpn {
+            Alpn::Http1 => &self.http1,
+            Alpn::Http2 => &self.http2,
+            Alpn::Records => &self.records,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Prometheus metrics. Label values come from closed sets, so that no peer can grow them.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use signet_policy::Refusal;
+
+use crate::ring::Direction;
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One counter for each direction; both exist from the start, so counting takes no lock.
+#[derive(Clone, Debug, Default)]
+pub struct ByDirection {
+    inbound: Counter,
+    outbound: Counter,
+}
+
+impl ByDirection {
+    /// Counts one.
+    pub fn inc(&self, direction: Direction) {
+        match direction {
+            Direction::Inbound => self.inbound.inc(),
+            Direction::Outbound => self.outbound.inc(),
+        };
+    }
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct RefusalLabels {
+    direction: Direction,
+    refusal: Refusal,
+}
+
+impl EncodeLabelSet for RefusalLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        [("direction", self.direction.as_str()), ("code", self.refusal.code())].encode(encoder)
+    }
+}
+
+/// Every metric of the proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// HTTP requests that were answered by the far application.
+    pub requests: ByDirection,
+    /// Connections that carried opaque bytes as signed records.
+    pub streams: ByDirection,
+    /// Connections passed on outside the mesh.
+    pub plaintext: ByDirection,
+    /// Signatures made.
+    pub signatures: Counter,
+    /// Signatures verified.
+    pub verifications: Counter,
+    /// TLS handshakes with other sidecars.
+    pub handshakes: ByDirection,
+    /// Connections open now.
+    pub open_connections: Gauge,
+    /// Accept errors, such as a lack of descriptors.
+    pub accept_errors: Counter,
+    /// Requests sent again on another connection because the first was closed before they left.
+    pub retries: Counter,
+    /// 1 while a policy from the control plane is in force.
+    pub ready: Gauge,
+    /// When the TLS certificate ends, in seconds since 1970.
+    pub certificate_expiry: Gauge<f64, AtomicU64>,
+    /// Certificates obtained since start.
+    pub rotations: Counter,
+    refusals: Family<RefusalLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: ByDirection::default(),
+            streams: ByDirection::default(),
+            plaintext: ByDirection::default(),
+            signatures: Counter::default(),
+            verifications: Counter::default(),
+            handshakes: ByDirection::default(),
+            open_connections: Gauge::default(),
+            accept_errors: Counter::default(),
+            retries: Counter::default(),
+            ready: Gauge::default(),
+            certificate_expiry: Gauge::default(),
+            rotations: Counter::default(),
+            refusals: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let root = self.registry.sub_registry_with_prefix("signet");
+        for (name, help, counters) in [
+            ("requests", "HTTP requests answered by the far application", &self.requests),
+            ("streams", "Connections carried as signed records", &self.streams),
+            ("plaintext_connections", "Connections passed on outside the mesh", &self.plaintext),
+            ("handshakes", "TLS handshakes with other sidecars", &self.handshakes),
+        ] {
+            for (direction, counter) in [("inbound", &counters.inbound), ("outbound", &counters.outbound)] {
+                root.sub_registry_with_label(("direction".into(), direction.into()))
+                    .register(name, help, counter.clone());
+            }
+        }
+        root.register("signatures", "Signatures made", self.signatures.clone());
+        root.register("verifications", "Signatures verified", self.verifications.clone());
+        root.register("accept_errors", "Failed accepts", self.accept_errors.clone());
+        root.register("retries", "Requests sent again with a fresh signature", self.retries.clone());
+        root.register("rotations", "Certificates obtained since start", self.rotations.clone());
+        root.register("refusals", "Refused exchanges by refusal code", self.refusals.clone());
+        root.register("open_connections", "Connections open now", self.open_connections.clone());
+        root.register("ready", "1 while a policy from the control plane is in force", self.ready.clone());
+        root.register(
+            "certificate_expiry_timestamp_seconds",
+            "End of the TLS certificate, in seconds since 1970",
+            self.certificate_expiry.clone(),
+        );
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, direction: Direction, refusal: Refusal) {
+        self.refusals.get_or_create(&RefusalLabels { direction, refusal }).inc();
+    }
+
+    /// Refusals since start by code, both directions together; codes that never happened are left out.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        let count = |refusal: Refusal| -> u64 {
+            [Direction::Inbound, Direction::Outbound]
+                .into_iter()
+                .filter_map(|direction| self.refusals.get(&RefusalLabels { direction, refusal }).map(|c| c.get()))
+                .sum()
+        };
+        Refusal::ALL.iter().map(|&refusal| (refusal.code(), count(refusal))).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// The whole exposition in OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_own_line() {
+        let metrics = Metrics::default();
+        metrics.refuse(Direction::Inbound, Refusal::Replay);
+        metrics.refuse(Direction::Outbound, Refusal::Replay);
+        metrics.requests.inc(Direction::Inbound);
+        let text = metrics.encode();
+        assert!(text.contains("signet_refusals_total{direction=\"inbound\",code=\"replay\"} 1"), "{text}");
+        assert!(text.contains("signet_requests_total{direction=\"inbound\"} 1"), "{text}");
+        assert_eq!(metrics.refused(), [("replay", 2)]);
+    }
+}

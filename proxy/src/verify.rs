@@ -1,0 +1,175 @@
+//! Verifies a message and makes the proof that the rest of the pipeline asks for.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, Request, Response, request, response};
+use hyper::body::Incoming;
+use signet_policy::Refusal;
+use signet_signature::record::{Direction, RecordReader};
+use signet_signature::{
+    BodyBinding, ResponseView, SignatureError, VerifiedHead, VerifiedKey, verify_request,
+    verify_response,
+};
+
+use crate::body::{Body, BodyError, VerifiedBody, read_whole};
+use crate::channel::Channel;
+use crate::clock;
+use crate::headers::{self, CLIENT_CERT};
+use crate::recheck::Recheck;
+use crate::sign::SentRequest;
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
+
+/// A message whose head, and every byte of whose body that is ever delivered, was signed by the peer
+/// of the channel it came on. Only this file can make one.
+pub(crate) struct Verified<M>(M);
+
+impl<M> Verified<M> {
+    /// The message; what is done with it no longer carries the proof.
+    pub(crate) fn into_inner(self) -> M {
+        self.0
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut M {
+        &mut self.0
+    }
+}
+
+/// Verifies a request on the channel it came on; `received` is the same request as it arrived and
+/// takes up its nonce, for the response. The nonce counts as used once its signature is
+/// verified, whatever the body turns out to be.
+pub(crate) async fn request(
+    channel: &Channel,
+    snapshot: &Snapshot,
+    metrics: &Metrics,
+    received: &mut SentRequest,
+    mut parts: request::Parts,
+    body: Incoming,
+) -> Result<Verified<Request<Body>>, Refusal> {
+    let now = SystemTime::now();
+    channel.learn(&received.headers, snapshot, now)?;
+    let mut key = None;
+    let head = verify_request(
+        &received.view(),
+        &channel.id,
+        &mut channel.window().borrow_mut(),
+        |keyid| remember(&mut key, channel.resolve(keyid, now)),
+        channel.peer.id().as_str(),
+        clock::unix_seconds(),
+        snapshot.clock_skew_s,
+    )
+    .map_err(refusal)?;
+    metrics.verifications.inc();
+    received.nonce.clone_from(&head.nonce);
+    let body = payload(&head, key.as_ref(), Direction::ClientToServer, &mut parts.headers, body).await?;
+    clean(&mut parts.headers);
+    Ok(Verified(Request::from_parts(parts, body)))
+}
+
+/// Verifies the response to a request that was sent on this channel.
+pub(crate) async fn response(
+    channel: &Channel,
+    snapshot: &Snapshot,
+    metrics: &Metrics,
+    sent: &SentRequest,
+    mut parts: response::Parts,
+    body: Incoming,
+    recheck: Recheck,
+) -> Result<Verified<Response<Body>>, Refusal> {
+    let now = SystemTime::now();
+    channel.learn(&parts.headers, snapshot, now)?;
+    let view = ResponseView {
+        status: parts.status.as_u16(),
+        headers: &parts.headers,
+        trailers: None,
+        request: Some(sent.view()),
+    };
+    let mut key = None;
+    let head = verify_response(
+        &view,
+        &sent.nonce,
+        |keyid| remember(&mut key, channel.resolve(keyid, now)),
+        channel.peer.id().as_str(),
+        clock::unix_seconds(),
+        snapshot.clock_skew_s,
+    )
+    .map_err(|error| {
+        tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
+        Refusal::ResponseUnverified
+    })?;
+    metrics.verifications.inc();
+    channel.confirm(sent.signer);
+    let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
+        .await
+        .map_err(|_| Refusal::ResponseUnverified)?
+        .rechecked(recheck);
+    clean(&mut parts.headers);
+    Ok(Verified(Response::from_parts(parts, body)))
+}
+
+/// Reads and checks a whole body, or starts to verify a streamed one.
+async fn payload(
+    head: &VerifiedHead,
+    key: Option<&VerifiedKey>,
+    direction: Direction,
+    headers: &mut HeaderMap,
+    mut body: Incoming,
+) -> Result<Body, Refusal> {
+    match &head.body {
+        BodyBinding::Digest(_) => {
+            let (whole, trailers) = read_whole(&mut body).await.map_err(|error| broken(&error))?;
+            // Trailers of a whole body are signed nowhere.
+            if trailers.is_some_and(|trailers| !trailers.is_empty()) {
+                return Err(Refusal::SignatureCoverage);
+            }
+            head.verify_body(&whole).map_err(refusal)?;
+            Ok(Body::whole(whole))
+        }
+        BodyBinding::Records => {
+            let key = key.ok_or(Refusal::SignatureUnknownKey)?;
+            let reader = RecordReader::body(direction, &head.base, &key.public_key)
+                .map_err(|_| Refusal::RecordMalformed)?;
+            let length = headers::remove_records(headers);
+            Ok(VerifiedBody::new(body, reader, length, None).into())
+        }
+        // A direct hop has no intermediary that would need a tail.
+        BodyBinding::Tail => Err(Refusal::SignatureMalformed),
+    }
+}
+
+/// Removes what the mesh added and what only the mesh may say.
+fn clean(headers: &mut HeaderMap) {
+    headers::strip_hop(headers);
+    headers::restore_digest(headers);
+    headers::strip_mesh(headers);
+    headers.remove(CLIENT_CERT);
+    signet_signature::strip(headers);
+}
+
+fn remember(key: &mut Option<VerifiedKey>, found: Option<VerifiedKey>) -> Option<VerifiedKey> {
+    key.clone_from(&found);
+    found
+}
+
+fn broken(error: &BodyError) -> Refusal {
+    match error {
+        BodyError::Length => Refusal::BodyTooLarge,
+        _ => Refusal::StreamTruncated,
+    }
+}
+
+/// The refusal for a signature that was not accepted.
+pub(crate) fn refusal(error: SignatureError) -> Refusal {
+    match error.code() {
+        "bad-signature" => Refusal::BadSignature,
+        "clock" => Refusal::SignatureClock,
+        "coverage" => Refusal::SignatureCoverage,
+        "digest" => Refusal::DigestMismatch,
+        "expired" => Refusal::SignatureExpired,
+        "missing" => Refusal::SignatureMissing,
+        "replay" => Refusal::Replay,
+        "unknown-key" => Refusal::SignatureUnknownKey,
+        _ => Refusal::SignatureMalformed,
+    }
+}
+

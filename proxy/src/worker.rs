@@ -1,0 +1,243 @@
+//! One data-plane thread: its listeners, its connection pools, its tasks. Nothing here is shared
+//! with other workers but what [`Shared`] holds.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use signet_identity::SpiffeId;
+use signet_policy::{Permit, Refusal};
+use tokio::sync::watch;
+
+use crate::authorize::{Content, Grant};
+use crate::channel::Channel;
+use crate::clock;
+use crate::config::Config;
+use crate::guard::Canary;
+use crate::habit::Habits;
+use crate::http_server::Version;
+use crate::limits::Limits;
+use crate::pool::Pool;
+use crate::ring::{Direction, Record, Ring, clip};
+use crate::snapshot::{Credentials, Snapshot};
+use crate::telemetry::metrics::Metrics;
+
+/// Mesh connections stay for callers that come once a minute.
+const MESH_IDLE: Duration = Duration::from_secs(90);
+/// Application connections go before the shortest keep-alive timeout in use (5 s, Node.js).
+const APP_IDLE: Duration = Duration::from_secs(3);
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Application connections opened for a record stream that turned out to be HTTP, per address.
+const PARKED_PER_ADDRESS: usize = 64;
+/// How long such a connection waits for the request it was opened for.
+const PARKED_FOR: Duration = Duration::from_secs(5);
+
+/// What every thread of the proxy may use.
+pub struct Shared {
+    /// The settings.
+    pub config: Config,
+    /// Policy, directory and trust in force.
+    pub snapshots: Arc<ArcSwap<Snapshot>>,
+    /// The identity in force, once there is one.
+    pub credentials: Arc<ArcSwapOption<Credentials>>,
+    /// Told of every change of the two above.
+    pub changes: watch::Receiver<u64>,
+    /// What was observed about who speaks first on our own ports, for the control plane.
+    pub observed: tokio::sync::mpsc::Sender<crate::habit::Observation>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// One ring per worker.
+    pub rings: Vec<Ring>,
+    /// The connection that proves the capture.
+    pub canary: Canary,
+    pub(crate) parked: Parked,
+}
+
+impl Shared {
+    pub(crate) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshots.load()
+    }
+
+    pub(crate) fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.credentials.load_full()
+    }
+
+    /// Everything any worker remembers about a request, as JSON; `None` when nothing.
+    pub fn explain(&self, request_id: &str) -> Option<String> {
+        let records: Vec<Record> = self.rings.iter().flat_map(|ring| ring.find(request_id)).collect();
+        if records.is_empty() { None } else { serde_json::to_string(&records).ok() }
+    }
+}
+
+/// The boundary within which mesh connections are shared; compared in full.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct MeshKey {
+    pub(crate) expected: SpiffeId,
+    pub(crate) network: String,
+    pub(crate) address: SocketAddr,
+}
+
+/// An application of ours, as dialled.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct AppKey {
+    pub(crate) address: SocketAddr,
+    pub(crate) version: Version,
+}
+
+/// The state of one worker.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) mesh: Rc<Pool<MeshKey, Rc<Channel>>>,
+    pub(crate) apps: Rc<Pool<AppKey, ()>>,
+    pub(crate) habits: RefCell<Habits>,
+    pub(crate) limits: Limits,
+    /// True from SIGTERM on.
+    pub(crate) drain: watch::Receiver<bool>,
+    open: Rc<Cell<usize>>,
+    index: usize,
+    requests: Cell<u64>,
+    /// Tells request ids of this process from those of the one before it.
+    epoch: u32,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, index: usize, drain: watch::Receiver<bool>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            mesh: Pool::new(MESH_IDLE),
+            apps: Pool::new(APP_IDLE),
+            habits: RefCell::default(),
+            limits: Limits::default(),
+            drain,
+            open: Rc::default(),
+            index,
+            requests: Cell::new(0),
+            epoch: (clock::unix_ms() >> 4) as u32,
+        })
+    }
+
+    /// An id that no other request of this proxy has.
+    pub(crate) fn request_id(&self) -> String {
+        let number = self.requests.get();
+        self.requests.set(number + 1);
+        format!("{:08x}{:02x}{number:010x}", self.epoch, self.index & 0xff)
+    }
+
+    /// Connections that are being served.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub(crate) fn open_connection(&self) -> OpenConnection {
+        self.open.set(self.open.get() + 1);
+        self.shared.metrics.open_connections.inc();
+        OpenConnection { open: Rc::clone(&self.open), shared: Arc::clone(&self.shared) }
+    }
+
+    /// Closes idle connections, forever.
+    pub(crate) async fn sweep(&self) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        loop {
+            ticks.tick().await;
+            self.mesh.sweep();
+            self.apps.sweep();
+            self.shared.parked.sweep();
+        }
+    }
+
+    /// Remembers and counts what was decided about an exchange.
+    pub(crate) fn record(&self, event: &Event<'_>) {
+        if let Err(refusal) = event.outcome {
+            self.shared.metrics.refuse(event.direction, *refusal);
+            tracing::warn!(
+                target: "signet::access", request_id = event.request_id, direction = event.direction.as_str(),
+                peer = event.peer, address = %event.address, code = refusal.code(), "refused"
+            );
+        }
+        let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
+            Some(Content::Http { method, path, authority }) => (method.as_str(), path.as_str(), authority.as_str()),
+            Some(Content::Opaque) | None => ("-", "", ""),
+        };
+        if let Some(ring) = self.shared.rings.get(self.index) {
+            ring.push(Record {
+                request_id: clip(event.request_id),
+                unix_ms: clock::unix_ms(),
+                direction: event.direction,
+                peer: event.peer.to_owned(),
+                address: event.address.to_string(),
+                method: clip(method),
+                authority: clip(authority),
+                path: clip(path),
+                allowed_by: event.outcome.as_ref().map_or_else(|_| String::new(), |p| format!("{}/{}", p.policy(), p.rule())),
+                refused: event.outcome.as_ref().err().map_or("", |refusal| refusal.code()).to_owned(),
+                detail: event.outcome.as_ref().err().map_or("", |refusal| refusal.detail()).to_owned(),
+                policy: self.shared.snapshot().policy_version.clone(),
+            });
+        }
+    }
+}
+
+/// A connection that counts as open.
+pub(crate) struct OpenConnection {
+    open: Rc<Cell<usize>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.shared.metrics.open_connections.dec();
+    }
+}
+
+/// One decision, for the record.
+pub(crate) struct Event<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) direction: Direction,
+    pub(crate) peer: &'a str,
+    pub(crate) address: SocketAddr,
+    pub(crate) grant: Option<&'a Grant>,
+    pub(crate) outcome: &'a Result<Permit, Refusal>,
+}
+
+/// Connections to applications that wait for the HTTP request they turned out to be for. Shared,
+/// since that request may arrive at another worker; touched only when a connection is opened.
+#[derive(Debug, Default)]
+pub(crate) struct Parked(Mutex<HashMap<SocketAddr, Vec<(std::net::TcpStream, Instant)>>>);
+
+impl Parked {
+    /// Keeps a connection for the next request to its address.
+    pub(crate) fn put(&self, address: SocketAddr, stream: tokio::net::TcpStream) {
+        let Ok(stream) = stream.into_std() else { return };
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = parked.entry(address).or_default();
+        if list.len() < PARKED_PER_ADDRESS {
+            list.push((stream, Instant::now()));
+        }
+    }
+
+    /// The connection that waits for a request to this address, if one does.
+    pub(crate) fn take(&self, address: SocketAddr) -> Option<tokio::net::TcpStream> {
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = parked.get_mut(&address)?;
+        let stream = (!list.is_empty()).then(|| list.remove(0));
+        if list.is_empty() {
+            parked.remove(&address);
+        }
+        tokio::net::TcpStream::from_std(stream?.0).ok()
+    }
+
+    fn sweep(&self) {
+        let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.retain(|_, list| {
+            list.retain(|(_, since)| since.elapsed() < PARKED_FOR);
+            !list.is_empty()
+        });
+    }
+}

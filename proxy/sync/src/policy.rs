@@ -1,0 +1,243 @@
+//! Payload of section `policy`: `signet_policy::PolicyModel` to protobuf and back.
+//!
+//! Reading is strict where skipping would widen a permission: an unknown enum value, target or kind of source refuses
+//! the whole policy. A new *field* that narrows a rule must raise the section's `minimum_reader`, because an old reader
+//! cannot see it.
+
+mod access;
+
+use ipnet::IpNet;
+use prost::Message;
+use signet_identity::{Class, TrustDomain};
+use signet_policy::{
+    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Transport, WorkloadModel,
+};
+
+use crate::DecodeError;
+use crate::bytes::{address, fields_at_most, octets, port, spiffe_id};
+use crate::directory::{protocol_from, speaks_first_from};
+use crate::proto::sync as wire;
+
+/// The policy in a section's payload.
+pub(crate) fn decode(payload: &[u8]) -> Result<PolicyModel, DecodeError> {
+    fields_at_most("policy", payload)?;
+    PolicyModel::try_from(wire::Policy::decode(payload)?)
+}
+
+impl TryFrom<wire::Policy> for PolicyModel {
+    type Error = DecodeError;
+
+    fn try_from(policy: wire::Policy) -> Result<Self, DecodeError> {
+        let lifetimes = policy.lifetimes.ok_or(DecodeError::Missing { field: "policy.lifetimes" })?;
+        Ok(Self {
+            trust_domain: trust_domain("policy.trust_domain", &policy.trust_domain)?,
+            mtls: mtls_from("policy.mtls", policy.mtls)?
+                .ok_or(DecodeError::Enum { field: "policy.mtls", value: policy.mtls })?,
+            clock_skew_s: policy.clock_skew_s,
+            networks: each(policy.networks, network_from)?,
+            egress: each(policy.egress, egress_from)?,
+            lifetimes: Lifetimes {
+                agent: lifetimes.agent,
+                app: lifetimes.app,
+                external: lifetimes.external,
+                platform: lifetimes.platform,
+            },
+            workloads: each(policy.workloads, workload_from)?,
+            policies: each(policy.policies, access::policy_from)?,
+        })
+    }
+}
+
+impl From<&PolicyModel> for wire::Policy {
+    fn from(model: &PolicyModel) -> Self {
+        Self {
+            trust_domain: model.trust_domain.to_string(),
+            mtls: mtls_to(Some(model.mtls)),
+            clock_skew_s: model.clock_skew_s,
+            networks: model.networks.iter().map(network_to).collect(),
+            egress: model.egress.iter().map(egress_to).collect(),
+            lifetimes: Some(wire::Lifetimes {
+                agent: model.lifetimes.agent,
+                app: model.lifetimes.app,
+                external: model.lifetimes.external,
+                platform: model.lifetimes.platform,
+            }),
+            workloads: model.workloads.iter().map(workload_to).collect(),
+            policies: model.policies.iter().map(access::policy_to).collect(),
+        }
+    }
+}
+
+fn network_from(network: wire::Network) -> Result<Network, DecodeError> {
+    Ok(Network {
+        name: network.name,
+        cidrs: each(network.cidrs, |cidr| prefix_from("policy.networks.cidrs", &cidr))?,
+        gateways: each(network.gateways, |gateway| address("policy.networks.gateways", &gateway))?,
+    })
+}
+
+fn network_to(network: &Network) -> wire::Network {
+    wire::Network {
+        name: network.name.clone(),
+        cidrs: network.cidrs.iter().map(prefix_to).collect(),
+        gateways: network.gateways.iter().map(|&gateway| octets(gateway)).collect(),
+    }
+}
+
+fn egress_from(rule: wire::EgressRule) -> Result<EgressRule, DecodeError> {
+    let cidr = rule.cidr.ok_or(DecodeError::Missing { field: "policy.egress.cidr" })?;
+    Ok(EgressRule {
+        cidr: prefix_from("policy.egress.cidr", &cidr)?,
+        ports: ports_from("policy.egress.ports", &rule.ports)?,
+        protocol: match wire::Transport::try_from(rule.protocol) {
+            Ok(wire::Transport::Tcp) => Transport::Tcp,
+            Ok(wire::Transport::Udp) => Transport::Udp,
+            Ok(wire::Transport::Unspecified) | Err(_) => {
+                return Err(DecodeError::Enum { field: "policy.egress.protocol", value: rule.protocol });
+            }
+        },
+        comment: rule.comment,
+    })
+}
+
+fn egress_to(rule: &EgressRule) -> wire::EgressRule {
+    wire::EgressRule {
+        cidr: Some(prefix_to(&rule.cidr)),
+        ports: ports_to(&rule.ports),
+        protocol: match rule.protocol {
+            Transport::Tcp => wire::Transport::Tcp,
+            Transport::Udp => wire::Transport::Udp,
+        }
+        .into(),
+        comment: rule.comment.clone(),
+    }
+}
+
+fn workload_from(workload: wire::Workload) -> Result<WorkloadModel, DecodeError> {
+    Ok(WorkloadModel {
+        name: workload.name,
+        id: spiffe_id("policy.workloads.spiffe_id", &workload.spiffe_id)?,
+        class: class_from("policy.workloads.class", workload.class)?,
+        network: workload.network,
+        names: workload.names,
+        ports: each(workload.ports, port_from)?,
+        mtls: mtls_from("policy.workloads.mtls", workload.mtls)?,
+        addresses: each(workload.addresses, |a| address("policy.workloads.addresses", &a))?,
+        advertise: each(workload.advertise, advertised_from)?,
+    })
+}
+
+fn workload_to(workload: &WorkloadModel) -> wire::Workload {
+    wire::Workload {
+        name: workload.name.clone(),
+        spiffe_id: workload.id.to_string(),
+        class: class_to(workload.class),
+        network: workload.network.clone(),
+        names: workload.names.clone(),
+        ports: workload.ports.iter().map(port_to).collect(),
+        mtls: mtls_to(workload.mtls),
+        addresses: workload.addresses.iter().map(|&a| octets(a)).collect(),
+        advertise: workload.advertise.iter().map(advertised_to).collect(),
+    }
+}
+
+fn port_from(declared: wire::Port) -> Result<PortModel, DecodeError> {
+    Ok(PortModel {
+        port: port("policy.workloads.ports.port", declared.port)?,
+        name: declared.name,
+        protocol: protocol_from("policy.workloads.ports.protocol", declared.protocol)?,
+        speaks_first: speaks_first_from("policy.workloads.ports.speaks_first", declared.speaks_first)?,
+    })
+}
+
+fn port_to(declared: &PortModel) -> wire::Port {
+    wire::Port {
+        port: declared.port.into(),
+        name: declared.name.clone(),
+        protocol: wire::Protocol::from(declared.protocol).into(),
+        speaks_first: wire::SpeaksFirst::from(declared.speaks_first).into(),
+    }
+}
+
+fn advertised_from(place: wire::Advertised) -> Result<Advertised, DecodeError> {
+    Ok(Advertised {
+        network: place.network,
+        address: address("policy.workloads.advertise.address", &place.address)?,
+        port: port("policy.workloads.advertise.port", place.port)?,
+        target_port: port("policy.workloads.advertise.target_port", place.target_port)?,
+    })
+}
+
+fn advertised_to(place: &Advertised) -> wire::Advertised {
+    wire::Advertised {
+        network: place.network.clone(),
+        address: octets(place.address),
+        port: place.port.into(),
+        target_port: place.target_port.into(),
+    }
+}
+
+/// `None` is "unspecified", which only a workload may say.
+fn mtls_from(field: &'static str, value: i32) -> Result<Option<MtlsMode>, DecodeError> {
+    match wire::MtlsMode::try_from(value) {
+        Ok(wire::MtlsMode::Unspecified) => Ok(None),
+        Ok(wire::MtlsMode::Permissive) => Ok(Some(MtlsMode::Permissive)),
+        Ok(wire::MtlsMode::Strict) => Ok(Some(MtlsMode::Strict)),
+        Err(_) => Err(DecodeError::Enum { field, value }),
+    }
+}
+
+fn mtls_to(mode: Option<MtlsMode>) -> i32 {
+    match mode {
+        None => wire::MtlsMode::Unspecified,
+        Some(MtlsMode::Permissive) => wire::MtlsMode::Permissive,
+        Some(MtlsMode::Strict) => wire::MtlsMode::Strict,
+    }
+    .into()
+}
+
+fn class_from(field: &'static str, value: i32) -> Result<Class, DecodeError> {
+    match wire::Class::try_from(value) {
+        Ok(wire::Class::Agent) => Ok(Class::Agent),
+        Ok(wire::Class::App) => Ok(Class::App),
+        Ok(wire::Class::External) => Ok(Class::External),
+        Ok(wire::Class::Platform) => Ok(Class::Platform),
+        Ok(wire::Class::Unspecified) | Err(_) => Err(DecodeError::Enum { field, value }),
+    }
+}
+
+fn class_to(class: Class) -> i32 {
+    match class {
+        Class::Agent => wire::Class::Agent,
+        Class::App => wire::Class::App,
+        Class::External => wire::Class::External,
+        Class::Platform => wire::Class::Platform,
+    }
+    .into()
+}
+
+fn prefix_from(field: &'static str, prefix: &wire::Prefix) -> Result<IpNet, DecodeError> {
+    let address = address(field, &prefix.address)?;
+    let length = u8::try_from(prefix.length).map_err(|_| DecodeError::Prefix { field })?;
+    IpNet::new(address, length).map_err(|_| DecodeError::Prefix { field })
+}
+
+fn prefix_to(prefix: &IpNet) -> wire::Prefix {
+    wire::Prefix { address: octets(prefix.addr()), length: prefix.prefix_len().into() }
+}
+
+fn trust_domain(field: &'static str, text: &str) -> Result<TrustDomain, DecodeError> {
+    TrustDomain::parse(text).map_err(|source| DecodeError::Id { field, source })
+}
+
+fn ports_from(field: &'static str, ports: &[u32]) -> Result<Vec<u16>, DecodeError> {
+    ports.iter().map(|&number| port(field, number)).collect()
+}
+
+fn ports_to(ports: &[u16]) -> Vec<u32> {
+    ports.iter().map(|&number| number.into()).collect()
+}
+
+fn each<A, B>(list: Vec<A>, from: impl Fn(A) -> Result<B, DecodeError>) -> Result<Vec<B>, DecodeError> {
+    list.into_iter().map(from).collect()
+}

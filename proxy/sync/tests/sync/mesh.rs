@@ -1,0 +1,213 @@
+//! A small mesh to publish: its keys, and sections of it in any version.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use prost::Message;
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
+use signet_policy::{
+    AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
+    PathPattern, PolicyMode, PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,
+    Transport, WorkloadModel,
+};
+use signet_sync::proto::sync as wire;
+use signet_sync::{
+    Anchors, Directory, DirectoryKey, Entry, POLICY_KEY_ID, Revocation, Revocations, SectionKey, SectionName,
+    Subject, Subscriber, Version, area_key_id,
+};
+
+pub(crate) const AREA: &str = "plant";
+pub(crate) const NETWORK: &str = "engine-1/bridge";
+
+/// A root certificate made once for these tests; only its bytes matter here.
+pub(crate) const ROOT: &[u8] = include_bytes!("../golden/root.der");
+
+pub(crate) struct Mesh {
+    pub(crate) policy_key: SectionKey,
+    pub(crate) area_key: SectionKey,
+}
+
+impl Mesh {
+    pub(crate) fn new() -> Self {
+        Self { policy_key: key(1), area_key: key(2) }
+    }
+
+    pub(crate) fn subscriber(&self) -> Subscriber {
+        Subscriber::new(trust_domain(), self.policy_key.public_key())
+    }
+
+    pub(crate) fn anchors(&self, version: Version) -> wire::Section {
+        let keys = BTreeMap::from([(AREA.to_owned(), self.area_key.public_key())]);
+        self.anchors_with(version, keys)
+    }
+
+    pub(crate) fn anchors_with(&self, version: Version, keys: BTreeMap<String, [u8; 32]>) -> wire::Section {
+        let anchors = Anchors {
+            bundle: Arc::new(TrustBundle::new(trust_domain(), vec![CertificateDer::from(ROOT)]).unwrap()),
+            policy_key: self.policy_key.public_key(),
+            directory_keys: keys
+                .into_iter()
+                .map(|(area, key)| (area, DirectoryKey { key, networks: vec![NETWORK.to_owned()] }))
+                .collect(),
+        };
+        self.by_policy_key(&SectionName::Anchors, version, wire::Anchors::from(&anchors).encode_to_vec())
+    }
+
+    pub(crate) fn policy(&self, version: Version) -> wire::Section {
+        self.policy_of(version, &policy_model(version.counter))
+    }
+
+    pub(crate) fn policy_of(&self, version: Version, model: &PolicyModel) -> wire::Section {
+        self.by_policy_key(&SectionName::Policy, version, wire::Policy::from(model).encode_to_vec())
+    }
+
+    pub(crate) fn directory(&self, version: Version) -> wire::Section {
+        let payload = wire::Directory::from(&directory(version.counter)).encode_to_vec();
+        let name = SectionName::Directory(NETWORK.to_owned());
+        self.area_key
+            .sign(&area_key_id(AREA), &name, version, 1, payload, self.proof(&name, version))
+            .unwrap()
+    }
+
+    pub(crate) fn revocations(&self, version: Version) -> wire::Section {
+        let mut revocations = Revocations::default();
+        let revocation = Revocation { reason: "key stolen".into(), revoked_at: 1_800_000_000 };
+        revocations.insert(Subject::Identity(id("spiffe://mf2c.test/app/d2/thief")), revocation.clone());
+        revocations.insert(Subject::Certificate(Fingerprint([3; 32])), revocation);
+        let payload = wire::Revocations::from(&revocations).encode_to_vec();
+        self.by_policy_key(&SectionName::Revocations, version, payload)
+    }
+
+    pub(crate) fn by_policy_key(
+        &self,
+        name: &SectionName,
+        version: Version,
+        payload: Vec<u8>,
+    ) -> wire::Section {
+        self.policy_key.sign(POLICY_KEY_ID, name, version, 1, payload, self.proof(name, version)).unwrap()
+    }
+
+    fn proof(&self, name: &SectionName, version: Version) -> Vec<u8> {
+        if version.epoch == 1 {
+            Vec::new()
+        } else {
+            self.policy_key.prove_epoch(name, version.epoch).unwrap()
+        }
+    }
+}
+
+pub(crate) fn v(epoch: u64, counter: u64) -> Version {
+    Version { epoch, counter }
+}
+
+pub(crate) fn trust_domain() -> TrustDomain {
+    TrustDomain::parse("mf2c.test").unwrap()
+}
+
+pub(crate) fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+/// An Ed25519 key from a fixed seed, as PKCS#8 version 1 (RFC 8410).
+pub(crate) fn key(seed: u8) -> SectionKey {
+    let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    der.extend([seed; 32]);
+    SectionKey::from_pkcs8(&der).unwrap()
+}
+
+/// A policy with every kind of everything in it; `mark` makes versions differ.
+pub(crate) fn policy_model(mark: u64) -> PolicyModel {
+    let operation = Operation {
+        methods: vec!["GET".into()],
+        paths: vec![PathPattern::parse("/api/**").unwrap()],
+        ports: vec![8201],
+    };
+    let from = vec![
+        SourceMatch::Anyone,
+        SourceMatch::Authenticated,
+        SourceMatch::Class(Class::External),
+        SourceMatch::Identity(IdentityPattern::parse("spiffe://mf2c.test/app/*/gateway").unwrap()),
+        SourceMatch::TrustDomain(TrustDomain::parse("partner.test").unwrap()),
+    ];
+    let policy = |name: &str, target, mode| AccessPolicyModel {
+        name: name.to_owned(),
+        target,
+        ports: vec![8201],
+        mode,
+        rules: vec![RuleModel { name: "rule-1".into(), from: from.clone(), to: vec![operation.clone()] }],
+    };
+    PolicyModel {
+        mtls: MtlsMode::Permissive,
+        clock_skew_s: mark,
+        networks: vec![Network {
+            name: NETWORK.to_owned(),
+            cidrs: vec!["172.18.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
+            gateways: vec!["172.18.0.1".parse().unwrap()],
+        }],
+        egress: [Transport::Tcp, Transport::Udp]
+            .map(|protocol| EgressRule {
+                cidr: "192.0.2.0/24".parse().unwrap(),
+                ports: vec![443],
+                protocol,
+                comment: Some("time and updates".into()),
+            })
+            .to_vec(),
+        lifetimes: Lifetimes { agent: 4, app: 3, external: 2, platform: 1 },
+        workloads: vec![workload()],
+        policies: vec![
+            policy("everyone", Target::Everything, PolicyMode::Observe),
+            policy("apps", Target::Classes(vec![Class::App, Class::Platform]), PolicyMode::Enforce),
+            policy("cimi", Target::Workloads(vec!["cimi".into()]), PolicyMode::Enforce),
+        ],
+        ..PolicyModel::empty(trust_domain())
+    }
+}
+
+fn workload() -> WorkloadModel {
+    use Protocol::{Auto, Grpc, Http, Http2, Opaque, Tls};
+    let speaks_first = [None, Some(SpeaksFirst::Client), Some(SpeaksFirst::Server)];
+    let ports =
+        [Auto, Grpc, Http, Http2, Opaque, Tls].into_iter().zip(speaks_first.into_iter().cycle()).zip(8200..);
+    WorkloadModel {
+        name: "cimi".into(),
+        id: id("spiffe://mf2c.test/agent/d1/cimi"),
+        class: Class::Agent,
+        network: NETWORK.to_owned(),
+        names: vec!["cimi".into()],
+        ports: ports
+            .map(|((protocol, speaks_first), port)| PortModel {
+                port,
+                name: (port == 8201).then(|| "api".to_owned()),
+                protocol,
+                speaks_first,
+            })
+            .collect(),
+        mtls: Some(MtlsMode::Strict),
+        addresses: vec!["172.18.0.2".parse().unwrap()],
+        advertise: vec![Advertised {
+            network: "lan".into(),
+            address: "192.0.2.7".parse().unwrap(),
+            port: 18_201,
+            target_port: 8201,
+        }],
+    }
+}
+
+/// A directory of two entries; `mark` makes versions differ.
+pub(crate) fn directory(mark: u64) -> Directory {
+    let entry = |last: u8, port: u16| Entry {
+        address: IpAddr::V4(Ipv4Addr::new(172, 18, 0, last)),
+        port,
+        target_port: port,
+        identities: vec![id("spiffe://mf2c.test/agent/d1/cimi")],
+        workload: "cimi".into(),
+        names: vec!["cimi".into()],
+        protocol: Protocol::Http,
+        speaks_first: Some(SpeaksFirst::Client),
+        habit_expires: Some(mark),
+    };
+    let v6 = Entry { address: "fd00::7".parse().unwrap(), ..entry(7, 3306) };
+    Directory::new(NETWORK.to_owned(), vec![entry(2, 8201), v6]).unwrap()
+}

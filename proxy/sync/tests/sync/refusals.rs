@@ -1,0 +1,301 @@
+//! Every way a section can be wrong is refused under its own code, and nothing of it is applied.
+
+use prost::Message;
+use signet_policy::PolicyModel;
+use signet_sync::proto::sync as wire;
+use signet_sync::{MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionName, Version, area_key_id};
+
+use crate::mesh::{AREA, Mesh, NETWORK, directory, id, key, policy_model, trust_domain, v};
+
+/// The code `section` is refused with by a proxy that holds version 1.5 of everything; it must hold it still afterwards.
+fn refusal(section: wire::Section) -> &'static str {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    let held = v(1, 5);
+    for good in [mesh.anchors(held), mesh.policy(held), mesh.directory(held), mesh.revocations(held)] {
+        subscriber.apply(good).unwrap();
+    }
+    let before = subscriber.have();
+    let outcome = subscriber.handle(section);
+    assert_eq!(subscriber.have(), before, "nothing changed");
+    assert_eq!(outcome.changed, None);
+    assert_eq!(subscriber.policy().unwrap().model.clock_skew_s, 5);
+    let code = outcome.refused.expect("refused").code();
+    let Some(wire::proxy_message::Message::Nack(nack)) = outcome.reply.message else { panic!("a nack") };
+    assert_eq!(nack.code, code);
+    code
+}
+
+#[test]
+fn a_tampered_section_is_refused_whichever_field_was_touched() {
+    let mesh = Mesh::new();
+    let good = || mesh.policy(v(1, 6));
+    let tampered: [fn(&mut wire::Section); 7] = [
+        |s| s.payload[10] ^= 1,
+        |s| s.payload.push(0),
+        |s| s.counter += 1,
+        |s| s.epoch += 1,
+        |s| s.minimum_reader = 0,
+        |s| s.signature[0] ^= 1,
+        |s| s.signature.clear(),
+    ];
+    for tamper in tampered {
+        let mut section = good();
+        tamper(&mut section);
+        assert_eq!(refusal(section), "bad-signature");
+    }
+}
+
+#[test]
+fn one_sections_payload_does_not_pass_for_anothers() {
+    let mesh = Mesh::new();
+    let mut section = mesh.policy(v(1, 6));
+    section.name = "revocations".into();
+    assert_eq!(refusal(section), "bad-signature");
+}
+
+#[test]
+fn a_section_signed_by_the_wrong_key_is_refused() {
+    let mesh = Mesh::new();
+    let payload = mesh.policy(v(1, 6)).payload;
+    let stranger = key(77);
+    let forged =
+        stranger.sign(POLICY_KEY_ID, &SectionName::Policy, v(1, 6), 1, payload.clone(), vec![]).unwrap();
+    assert_eq!(refusal(forged), "bad-signature");
+    let by_area =
+        mesh.area_key.sign(&area_key_id(AREA), &SectionName::Policy, v(1, 6), 1, payload, vec![]).unwrap();
+    assert_eq!(refusal(by_area), "key-not-allowed");
+}
+
+#[test]
+fn an_area_may_not_write_the_directory_of_a_network_that_is_not_its_own() {
+    let mesh = Mesh::new();
+    let name = SectionName::Directory("elsewhere".into());
+    let payload = mesh.directory(v(1, 6)).payload;
+    let foreign = mesh.area_key.sign(&area_key_id(AREA), &name, v(1, 6), 1, payload.clone(), vec![]).unwrap();
+    assert_eq!(refusal(foreign), "key-not-allowed");
+    let own = SectionName::Directory(NETWORK.into());
+    let unknown =
+        mesh.area_key.sign(&area_key_id("nobody"), &own, v(1, 6), 1, payload.clone(), vec![]).unwrap();
+    assert_eq!(refusal(unknown), "key-not-allowed");
+    let by_policy_key = mesh.policy_key.sign(POLICY_KEY_ID, &own, v(1, 6), 1, payload, vec![]).unwrap();
+    assert_eq!(refusal(by_policy_key), "key-not-allowed");
+}
+
+#[test]
+fn an_older_version_replayed_is_refused() {
+    let mesh = Mesh::new();
+    assert_eq!(refusal(mesh.policy(v(1, 4))), "rollback");
+    assert_eq!(refusal(mesh.anchors(v(1, 1))), "rollback");
+    assert_eq!(refusal(mesh.directory(v(1, 4))), "rollback");
+}
+
+#[test]
+fn a_new_epoch_without_the_policy_keys_proof_is_refused() {
+    let mesh = Mesh::new();
+    let name = SectionName::Directory(NETWORK.into());
+    let payload = mesh.directory(v(2, 1)).payload;
+    let sign =
+        |proof| mesh.area_key.sign(&area_key_id(AREA), &name, v(2, 1), 1, payload.clone(), proof).unwrap();
+    assert_eq!(refusal(sign(vec![])), "epoch-unproven");
+    assert_eq!(refusal(sign(mesh.area_key.prove_epoch(&name, 2).unwrap())), "epoch-unproven");
+    assert_eq!(refusal(sign(mesh.policy_key.prove_epoch(&name, 3).unwrap())), "epoch-unproven");
+    let of_another = mesh.policy_key.prove_epoch(&SectionName::Policy, 2).unwrap();
+    assert_eq!(refusal(sign(of_another)), "epoch-unproven");
+}
+
+#[test]
+fn a_proven_epoch_is_applied_though_its_counter_is_lower() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    subscriber.apply(mesh.anchors(v(1, 9))).unwrap();
+    subscriber.apply(mesh.directory(v(1, 9))).unwrap();
+    assert!(subscriber.apply(mesh.directory(v(2, 1))).unwrap().is_some());
+    assert!(subscriber.apply(mesh.directory(v(1, 10))).is_err());
+}
+
+#[test]
+fn versions_start_at_one() {
+    let mesh = Mesh::new();
+    for version in [v(1, 0), v(0, 6)] {
+        let section = mesh.by_policy_key(&SectionName::Policy, version, mesh.policy(v(1, 6)).payload);
+        assert!(matches!(refusal(section), "version-zero" | "epoch-unproven"));
+    }
+}
+
+#[test]
+fn what_only_a_newer_reader_may_apply_is_refused() {
+    let mesh = Mesh::new();
+    let payload = mesh.policy(v(1, 6)).payload;
+    let newer = mesh
+        .policy_key
+        .sign(POLICY_KEY_ID, &SectionName::Policy, v(1, 6), PROTOCOL + 1, payload, vec![])
+        .unwrap();
+    assert_eq!(refusal(newer), "reader-too-old");
+}
+
+#[test]
+fn a_section_nobody_has_heard_of_is_refused() {
+    let mesh = Mesh::new();
+    for name in ["incidents", "", "directory/", &"directory/x".repeat(100)] {
+        let mut section = mesh.policy(v(1, 6));
+        section.name = name.to_owned();
+        assert_eq!(refusal(section), "unknown-section");
+    }
+}
+
+#[test]
+fn an_oversized_payload_is_refused_before_its_signature_is_looked_at() {
+    let mesh = Mesh::new();
+    let mut section = mesh.policy(v(1, 6));
+    section.payload = vec![0; MAX_SECTION_BYTES + 1];
+    assert_eq!(refusal(section), "too-large");
+    let oversized = vec![0; MAX_SECTION_BYTES + 1];
+    assert!(
+        mesh.policy_key.sign(POLICY_KEY_ID, &SectionName::Policy, v(1, 6), 1, oversized, vec![]).is_err()
+    );
+}
+
+#[test]
+fn sections_of_another_trust_domain_are_refused() {
+    let mesh = Mesh::new();
+    let foreign = PolicyModel {
+        trust_domain: signet_identity::TrustDomain::parse("other").unwrap(),
+        ..policy_model(6)
+    };
+    assert_eq!(refusal(mesh.policy_of(v(1, 6), &foreign)), "trust-domain");
+}
+
+#[test]
+fn anchors_may_not_change_the_policy_key() {
+    let mesh = Mesh::new();
+    let mut anchors = wire::Anchors::decode(&*mesh.anchors(v(1, 6)).payload).unwrap();
+    anchors.policy_key = key(5).public_key().to_vec();
+    let section = mesh.by_policy_key(&SectionName::Anchors, v(1, 6), anchors.encode_to_vec());
+    assert_eq!(refusal(section), "policy-key-changed");
+}
+
+#[test]
+fn values_a_reader_does_not_know_refuse_the_policy() {
+    let mesh = Mesh::new();
+    let edits: [fn(&mut wire::Policy); 9] = [
+        |p| p.mtls = 9,
+        |p| p.mtls = 0,
+        |p| p.policies[0].mode = 9,
+        |p| p.policies[0].target = None,
+        |p| p.policies[0].rules[0].from[0].source = None,
+        |p| p.workloads[0].class = 0,
+        |p| p.workloads[0].ports[0].protocol = 77,
+        |p| p.workloads[0].ports[0].port = 65_536,
+        |p| p.lifetimes = None,
+    ];
+    for edit in edits {
+        let mut policy = wire::Policy::from(&policy_model(6));
+        edit(&mut policy);
+        let section = mesh.by_policy_key(&SectionName::Policy, v(1, 6), policy.encode_to_vec());
+        assert_eq!(refusal(section), "malformed-payload");
+    }
+}
+
+#[test]
+fn a_directory_that_contradicts_itself_is_refused() {
+    let mesh = Mesh::new();
+    let edits: [fn(&mut wire::Directory); 7] = [
+        |d| d.network = "elsewhere".into(),
+        |d| d.entries.push(d.entries[0].clone()),
+        |d| d.entries[0].identities.clear(),
+        |d| d.entries[0].identities[0] = "spiffe://mf2c.test".into(),
+        |d| d.entries[0].address = vec![1, 2, 3],
+        |d| {
+            d.entries[0].address =
+                "::ffff:172.18.0.2".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()
+        },
+        |d| d.entries = vec![wire::DirectoryEntry::default(); signet_sync::MAX_ENTRIES + 100],
+    ];
+    for edit in edits {
+        let mut changed = wire::Directory::from(&directory(6));
+        edit(&mut changed);
+        let name = SectionName::Directory(NETWORK.into());
+        let section = mesh
+            .area_key
+            .sign(&area_key_id(AREA), &name, v(1, 6), 1, changed.encode_to_vec(), vec![])
+            .unwrap();
+        assert_eq!(refusal(section), "malformed-payload");
+    }
+}
+
+#[test]
+fn a_revocation_of_an_unknown_kind_refuses_the_list() {
+    let mesh = Mesh::new();
+    let list = wire::Revocations { entries: vec![wire::Revocation::default()] };
+    let section = mesh.by_policy_key(&SectionName::Revocations, v(1, 6), list.encode_to_vec());
+    assert_eq!(refusal(section), "malformed-payload");
+}
+
+#[test]
+fn fields_added_by_a_newer_version_are_passed_over() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    for (name, section) in
+        [(SectionName::Anchors, mesh.anchors(v(1, 1))), (SectionName::Policy, mesh.policy(v(1, 1)))]
+    {
+        let mut payload = section.payload;
+        // Field 1000, length-delimited, three bytes.
+        payload.extend([0xc2, 0x3e, 3, b'n', b'e', b'w']);
+        let newer = mesh.by_policy_key(&name, Version::FIRST, payload);
+        assert_eq!(subscriber.apply(newer).unwrap(), Some(name));
+    }
+    assert_eq!(*subscriber.policy().unwrap().model, policy_model(1));
+}
+
+#[test]
+fn more_networks_than_the_bound_are_refused() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    let mut anchors = wire::Anchors::decode(&*mesh.anchors(v(1, 1)).payload).unwrap();
+    anchors.directory_keys[0].networks.clear();
+    subscriber.apply(mesh.by_policy_key(&SectionName::Anchors, v(1, 1), anchors.encode_to_vec())).unwrap();
+    let codes: Vec<_> = (0..signet_sync::MAX_SECTIONS)
+        .filter_map(|n| {
+            let network = format!("net-{n}");
+            let payload = wire::Directory { network: network.clone(), entries: vec![] }.encode_to_vec();
+            let name = SectionName::Directory(network);
+            let section = mesh.area_key.sign(&area_key_id(AREA), &name, v(1, 1), 1, payload, vec![]).unwrap();
+            subscriber.apply(section).err().map(|error| error.code())
+        })
+        .collect();
+    assert_eq!(codes, ["too-many-sections"]);
+}
+
+#[test]
+fn arbitrary_bytes_never_panic_a_decoder() {
+    let mesh = Mesh::new();
+    let originals =
+        [mesh.anchors(v(1, 1)), mesh.policy(v(1, 1)), mesh.directory(v(1, 1)), mesh.revocations(v(1, 1))];
+    for section in originals {
+        for at in 0..section.payload.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut payload = section.payload.clone();
+                payload[at] ^= flip;
+                let _ = signet_sync::Anchors::decode(&payload);
+                let _ = signet_sync::Directory::decode(&payload);
+                let _ = signet_sync::Revocations::decode(&payload);
+                let _ = wire::Policy::decode(&*payload).map(PolicyModel::try_from);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_revocation_bites_by_certificate_and_by_identity() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    subscriber.apply(mesh.revocations(v(1, 1))).unwrap();
+    let revocations = subscriber.revocations();
+    let (other, stolen) = (signet_identity::Fingerprint([1; 32]), signet_identity::Fingerprint([3; 32]));
+    let innocent = id("spiffe://mf2c.test/agent/d1/cimi");
+    assert!(revocations.of(&innocent, other).is_none());
+    assert!(revocations.of(&innocent, stolen).is_some());
+    assert_eq!(revocations.of(&id("spiffe://mf2c.test/app/d2/thief"), other).unwrap().reason, "key stolen");
+    assert_eq!(trust_domain().as_str(), "mf2c.test");
+}
