@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{PemObject, SectionKind};
-use signet_identity::{IssueError, KeyRequest, RequestError, SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle, TrustDomain};
+use signet_identity::{
+    IssueError, KeyRequest, RequestError, SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle, TrustDomain,
+};
 use signet_sync::{KeyError, SectionKey};
 use thiserror::Error;
 
@@ -73,12 +75,8 @@ impl Authority {
         let issuing =
             signet_identity::Authority::create(trust_domain.clone(), now - BACKDATE, AUTHORITY_LIFETIME)?;
         let id = SpiffeId::control_plane(trust_domain, DEVICE).map_err(|_| AuthorityError::Corrupted)?;
-        let authority = Self {
-            issuing,
-            policy_key: SectionKey::generate()?,
-            directory_key: SectionKey::generate()?,
-            id,
-        };
+        let authority =
+            Self { issuing, policy_key: SectionKey::generate()?, directory_key: SectionKey::generate()?, id };
         files::replace(&directory.join(FILE), authority.encode()?.as_bytes()).map_err(AuthorityError::Io)?;
         Ok(authority)
     }
@@ -148,12 +146,13 @@ impl Authority {
         }
         let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(body.as_bytes());
         // The two section keys stand behind the four blocks of the issuing part, and in this order.
-        let policy = blocks.nth(4).ok_or(AuthorityError::Corrupted)?.map_err(|_| AuthorityError::Corrupted)?;
+        let policy =
+            blocks.nth(4).ok_or(AuthorityError::Corrupted)?.map_err(|_| AuthorityError::Corrupted)?;
         let directory =
             blocks.next().ok_or(AuthorityError::Corrupted)?.map_err(|_| AuthorityError::Corrupted)?;
         let issuing = signet_identity::Authority::from_pem(&issuing_part(body)?)?;
-        let id = SpiffeId::control_plane(issuing.trust_domain(), DEVICE)
-            .map_err(|_| AuthorityError::Corrupted)?;
+        let id =
+            SpiffeId::control_plane(issuing.trust_domain(), DEVICE).map_err(|_| AuthorityError::Corrupted)?;
         Ok(Self {
             issuing,
             policy_key: SectionKey::from_pkcs8(&policy.1)?,

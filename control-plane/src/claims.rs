@@ -100,11 +100,8 @@ impl Claims {
     /// The stream ended: what it still holds is kept for a lease.
     pub(crate) async fn release(&self, stream: StreamId, now: SystemTime) -> Result<(), StoreError> {
         let mut holders = self.holders.lock().await;
-        let keys: Vec<String> = holders
-            .iter()
-            .filter(|(_, holder)| **holder == stream)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let keys: Vec<String> =
+            holders.iter().filter(|(_, holder)| **holder == stream).map(|(key, _)| key.clone()).collect();
         holders.retain(|_, holder| *holder != stream);
         let mut writes = Vec::new();
         for key in keys {

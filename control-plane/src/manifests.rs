@@ -15,11 +15,11 @@ use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
 /// Files in one `apply`: a folder of them, not a disk.
 const FILES_MAX: usize = 4_096;
 
-/// The manifests in force at one revision.
-#[derive(Clone, Debug)]
+/// The manifests in force.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Manifests {
-    pub(crate) revision: Revision,
-    head: Expect,
+    /// The commit that last changed any of them; none when there never was one.
+    head: Option<Revision>,
     entries: BTreeMap<(Kind, String), Stored>,
 }
 
@@ -63,11 +63,10 @@ impl Manifests {
 
     /// Picks the manifests out of a listing of more.
     pub(crate) fn from_listing(listing: &Listing) -> Result<Self, StoreError> {
-        let mut manifests =
-            Self { revision: listing.revision, head: Expect::Absent, entries: BTreeMap::new() };
+        let mut manifests = Self::default();
         for entry in &listing.entries {
             if entry.key == MANIFESTS_HEAD {
-                manifests.head = Expect::At(entry.revision);
+                manifests.head = Some(entry.revision);
             }
             let Some(name) = entry.key.strip_prefix(MANIFESTS) else { continue };
             let damaged = || StoreError::Corrupted(format!("{} is not the manifest it was", entry.key));
@@ -80,9 +79,9 @@ impl Manifests {
         Ok(manifests)
     }
 
-    /// Which commit last changed them; equal heads mean equal manifests.
-    pub(crate) fn head(&self) -> Expect {
-        self.head
+    /// The commit that last changed any of them, zero before the first: equal revisions mean equal manifests.
+    pub(crate) fn revision(&self) -> Revision {
+        self.head.unwrap_or_default()
     }
 
     /// The compiled policy; what denies everything when there is no manifest at all.
@@ -120,7 +119,8 @@ impl Manifests {
             Ok(new) => new,
             Err(diagnostics) => return Ok(self.refused(diagnostics)),
         };
-        let replaced = |kind: Kind, name: &str| new.iter().any(|new| new.kind() == kind && new.name() == name);
+        let replaced =
+            |kind: Kind, name: &str| new.iter().any(|new| new.kind() == kind && new.name() == name);
         let kept = self.entries.iter().filter(|((kind, name), _)| !replaced(*kind, name));
         let together: Vec<Manifest> =
             kept.map(|(_, stored)| stored.manifest.clone()).chain(new.iter().cloned()).collect();
@@ -181,15 +181,16 @@ impl Manifests {
 
     async fn commit(&self, store: &dyn Store, mut writes: Vec<Write>) -> Result<Revision, StoreError> {
         if writes.is_empty() {
-            return Ok(self.revision);
+            return Ok(self.revision());
         }
         let stamp = records::unix_seconds(SystemTime::now()).to_string();
-        writes.push(Write::put(MANIFESTS_HEAD, self.head, stamp.into_bytes()));
+        let expect = self.head.map_or(Expect::Absent, Expect::At);
+        writes.push(Write::put(MANIFESTS_HEAD, expect, stamp.into_bytes()));
         store.commit(writes).await
     }
 
     fn refused(&self, diagnostics: Vec<Diagnostic>) -> Outcome {
-        Outcome { revision: self.revision, changes: Vec::new(), diagnostics }
+        Outcome { revision: self.revision(), changes: Vec::new(), diagnostics }
     }
 }
 

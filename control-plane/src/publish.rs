@@ -26,7 +26,7 @@ use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 use crate::records::{self, Claim, Found, SectionVersion, VERSIONS, unix_seconds};
-use crate::store::{Expect, Listing, Revision, Store, StoreError};
+use crate::store::{Listing, Revision, Store, StoreError};
 
 /// The name of the one area this control plane writes directories for.
 const AREA: &str = "main";
@@ -48,7 +48,8 @@ pub(crate) struct Published {
     pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
     /// Networks in which the operator advertises addresses: everybody may call those.
     advertised: BTreeSet<String>,
-    manifests: Expect,
+    /// The commit that last changed a manifest.
+    pub(crate) manifests: Revision,
 }
 
 impl Published {
@@ -135,14 +136,14 @@ async fn round(
     let listing = store.list(records::DESIRED).await?;
     let manifests = Manifests::from_listing(&listing)?;
     let (model, index) = match last {
-        Some(last) if last.manifests == manifests.head() => (last.model.clone(), last.index.clone()),
+        Some(last) if last.manifests == manifests.revision() => (last.model.clone(), last.index.clone()),
         _ => compile(&manifests, authority)?,
     };
     let payloads = payloads(&listing, &model, authority, habits, now)?;
     let sections = number_and_sign(store, authority, payloads, last).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
-    let manifests = manifests.head();
+    let manifests = manifests.revision();
     Ok(Published { revision: listing.revision, model, index, sections, advertised, manifests })
 }
 
@@ -246,10 +247,7 @@ async fn number_and_sign(
     Ok(sections)
 }
 
-fn next_version(
-    found: Option<&Found<SectionVersion>>,
-    payload: &[u8],
-) -> (Version, Option<SectionVersion>) {
+fn next_version(found: Option<&Found<SectionVersion>>, payload: &[u8]) -> (Version, Option<SectionVersion>) {
     let payload_sha256 = URL_SAFE_NO_PAD.encode(digest(&SHA256, payload));
     let version = match found {
         None => Version::FIRST,
@@ -275,11 +273,8 @@ fn sign(
         SectionName::Directory(_) => (authority.directory_key(), area_key_id(AREA)),
         _ => (authority.policy_key(), POLICY_KEY_ID.to_owned()),
     };
-    let proof = if version.epoch > 1 {
-        authority.policy_key().prove_epoch(name, version.epoch)?
-    } else {
-        Vec::new()
-    };
+    let proof =
+        if version.epoch > 1 { authority.policy_key().prove_epoch(name, version.epoch)? } else { Vec::new() };
     key.sign(&key_id, name, version, MINIMUM_READER, payload, proof)
 }
 

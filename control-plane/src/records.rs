@@ -180,8 +180,7 @@ pub(crate) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Found<T>, Sto
 
 /// A write of a record.
 pub(crate) fn put<T: Serialize>(key: String, expect: Expect, record: &T) -> Result<Write, StoreError> {
-    let value = serde_json::to_vec(record)
-        .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
+    let value = serde_json::to_vec(record).map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
     Ok(Write::put(key, expect, value))
 }
 

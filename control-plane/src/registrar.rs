@@ -11,7 +11,9 @@ use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
 use thiserror::Error;
 
 use crate::authority::{Authority, BACKDATE};
-use crate::records::{self, Found, Instance, Leaf, Registration, Subject, Token, registration_key, unix_seconds};
+use crate::records::{
+    self, Found, Instance, Leaf, Registration, Subject, Token, registration_key, unix_seconds,
+};
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -132,7 +134,11 @@ impl Registrar {
             instance.leaves.push(issued.leaf.clone());
             forget_expired(&mut renewed, now);
             let key = registration_key(peer.id());
-            match self.store.commit(vec![records::put(key, records::unchanged(Some(&found)), &renewed)?]).await {
+            match self
+                .store
+                .commit(vec![records::put(key, records::unchanged(Some(&found)), &renewed)?])
+                .await
+            {
                 Ok(_) => return Ok(issued.clone()),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -207,7 +213,8 @@ impl Registrar {
         let issuing = self.authority.issuing();
         let tls_chain = issuing.issue_tls(requests.tls, id, now - BACKDATE, not_after)?;
         let signing_chain = issuing.issue_signing(requests.signing, id, now - BACKDATE, not_after)?;
-        let fingerprint = tls_chain.first().map_or_else(String::new, |leaf| Fingerprint::of(leaf).to_string());
+        let fingerprint =
+            tls_chain.first().map_or_else(String::new, |leaf| Fingerprint::of(leaf).to_string());
         let leaf = Leaf { fingerprint, not_after: unix_seconds(not_after) };
         Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
     }

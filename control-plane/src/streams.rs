@@ -105,9 +105,8 @@ impl Streams {
             report: Mutex::default(),
         });
         let mut open = self.lock();
-        let same = |other: &&Arc<Stream>| {
-            other.instance == stream.instance && other.spiffe_id == stream.spiffe_id
-        };
+        let same =
+            |other: &&Arc<Stream>| other.instance == stream.instance && other.spiffe_id == stream.spiffe_id;
         let surplus = (open.values().filter(same).count() + 1).saturating_sub(STREAMS_PER_INSTANCE);
         for old in open.values().filter(same).take(surplus) {
             old.superseded.cancel();

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -89,6 +90,28 @@ impl State {
     }
 }
 
+/// A place where this proxy expects a workload of the mesh.
+#[derive(Debug, Serialize)]
+struct Known {
+    network: String,
+    address: String,
+    workload: String,
+}
+
+fn places(admin: &Admin) -> Vec<Known> {
+    let Some(shared) = admin.shared.get() else { return Vec::new() };
+    let snapshot = shared.snapshot();
+    let known = |network: &str, entry: &signet_sync::Entry| Known {
+        network: network.to_owned(),
+        address: SocketAddr::new(entry.address, entry.port).to_string(),
+        workload: entry.workload.clone(),
+    };
+    let of = |directory: &Arc<signet_sync::Directory>| -> Vec<Known> {
+        directory.entries().iter().map(|entry| known(directory.network(), entry)).collect()
+    };
+    snapshot.directories.iter().flat_map(of).collect()
+}
+
 /// Serves `/live`, `/ready` and `/metrics` until the process ends.
 pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -107,7 +130,7 @@ pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
     }
 }
 
-/// Serves `/state` and `/requests/<id>` to this user and root.
+/// Serves `/state`, `/directory` and `/requests/<id>` to this user and root.
 pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -201,18 +224,20 @@ fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes
 
 fn answer_unix(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
-    if path == "/state" {
-        return text(StatusCode::OK, "application/json", json(&State::of(admin)));
+    match path {
+        "/directory" => return text(StatusCode::OK, "application/json", json(&places(admin))),
+        "/state" => return text(StatusCode::OK, "application/json", json(&State::of(admin))),
+        _ => {}
     }
     match path.strip_prefix("/requests/").and_then(|id| admin.shared.get()?.explain(id)) {
         Some(records) => text(StatusCode::OK, "application/json", records),
-        None => text(StatusCode::NOT_FOUND, "text/plain", "try /state or /requests/<id>\n".into()),
+        None => text(StatusCode::NOT_FOUND, "text/plain", "try /state, /directory or /requests/<id>\n".into()),
     }
 }
 
-fn json(state: &State) -> String {
+fn json(value: &impl Serialize) -> String {
     // Strings and booleans always serialise.
-    serde_json::to_string(state).unwrap_or_default()
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -28,7 +28,9 @@ mod rules;
 mod verify;
 
 pub use iptables::IptablesError;
-pub use rules::{DNS_PORT, Egress, EgressError, Exempt, MARK, MAX_EXCEPTIONS, Other, PROXY_UID, Rules, TABLE};
+pub use rules::{
+    DNS_PORT, Egress, EgressError, Exempt, MARK, MAX_EXCEPTIONS, Other, PROXY_UID, Rules, TABLE,
+};
 
 use netlink::NetlinkError;
 

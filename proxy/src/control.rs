@@ -30,7 +30,7 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
-use signet_identity::{SpiffeId, TlsSvid, SigningSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
+use signet_identity::{SigningSvid, SpiffeId, TlsSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
 use signet_sync::{Subscriber, Token, TokenError};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -429,3 +429,6 @@ fn jitter() -> f64 {
         Err(_) => 0.5,
     }
 }
+
+#[cfg(test)]
+mod tests;

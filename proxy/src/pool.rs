@@ -153,16 +153,6 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
         Ok(self.share(key).unwrap_or_else(|| self.lease(key, connection, false, None)))
     }
 
-    /// Keeps a connection that somebody else opened for the next request with this key.
-    pub(crate) fn adopt_http1(&self, key: K, sender: http1::SendRequest<Body>, context: C) {
-        self.put_idle(key, Idle { sender, context, usable_until: None, since: Instant::now() });
-    }
-
-    /// As [`Self::adopt_http1`], for HTTP/2.
-    pub(crate) fn adopt_http2(&self, key: &K, sender: http2::SendRequest<Body>, context: C) {
-        self.insert_shared(key, &Connection { sender: Sender::Http2(sender), context, usable_until: None });
-    }
-
     /// Closes what was idle too long or may not be used any more. To be called about once a second.
     pub(crate) fn sweep(&self) {
         let mut state = self.state.borrow_mut();

@@ -1,5 +1,6 @@
 //! Opening a record stream with the other sidecar: HELLO and signing chain, both ways.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
@@ -7,7 +8,7 @@ use bytes::BytesMut;
 use rustls_pki_types::CertificateDer;
 use signet_policy::Refusal;
 use signet_signature::record::{
-    Direction, Event, Hello, Opening, RecordReader, RecordWriter, StreamParams, alert_record,
+    Direction, Event, Hello, Opening, RecordReader, RecordSigner, RecordWriter, StreamParams, alert_record,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -56,6 +57,10 @@ pub(crate) async fn open(
 pub(crate) struct Opened {
     mesh: MeshStream,
     incoming: Incoming,
+    /// Our answer; the peer's signatures cover it, so it is made once.
+    opening: Opening,
+    /// The key of the certificate in that answer, whatever rotates meanwhile.
+    signer: Arc<dyn RecordSigner>,
     /// What the peer asks for, already checked against where it arrived.
     pub(crate) hello: Hello,
 }
@@ -68,9 +73,8 @@ pub(crate) async fn accept(
     reached: Destination<'_>,
 ) -> Result<Opened, Refusal> {
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
-    // The reader needs our own HELLO's parameters; the answer itself is made later.
-    let reader = opening(&credentials, channel, Direction::ServerToClient, &reached, false)?.reader();
-    let mut incoming = Incoming::new(reader);
+    let opening = opening(&credentials, channel, Direction::ServerToClient, &reached, false)?;
+    let mut incoming = Incoming::new(opening.reader());
     let read = async {
         let hello = incoming.hello(&mut mesh).await?;
         if hello.destination != reached.workload || hello.port != reached.port {
@@ -81,7 +85,7 @@ pub(crate) async fn accept(
         Ok(hello)
     };
     match within(read).await {
-        Ok(hello) => Ok(Opened { mesh, incoming, hello }),
+        Ok(hello) => Ok(Opened { mesh, incoming, opening, signer: credentials.record_signer.clone(), hello }),
         Err(refusal) => {
             refuse(&mut mesh, refusal).await;
             Err(refusal)
@@ -91,11 +95,9 @@ pub(crate) async fn accept(
 
 impl Opened {
     /// Answers with our own HELLO and chain: the application is reachable.
-    pub(crate) async fn answer(mut self, worker: &Worker, channel: &Channel, reached: Destination<'_>) -> Result<Records, Refusal> {
-        let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
-        let opening = opening(&credentials, channel, Direction::ServerToClient, &reached, self.hello.auto)?;
-        say(&mut self.mesh, &opening.records()).await?;
-        let writer = opening.writer(credentials.record_signer.clone(), &self.hello);
+    pub(crate) async fn answer(mut self) -> Result<Records, Refusal> {
+        say(&mut self.mesh, &self.opening.records()).await?;
+        let writer = self.opening.writer(self.signer, &self.hello);
         Ok(self.incoming.into_records(self.mesh, writer))
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, request, response};
 use signet_identity::Fingerprint;
 use signet_policy::Refusal;
@@ -141,7 +142,10 @@ pub(crate) fn refusal(
     let plain = || problem::response(refusal, request_id);
     let Some(credentials) = credentials else { return plain() };
     let (mut parts, _) = plain().into_parts();
-    let payload = Payload::Whole(problem::body(refusal, request_id));
+    // The answer to HEAD has no content to digest (RFC 9110 section 9.3.2).
+    let headless = received.method == http::Method::HEAD;
+    let content = if headless { Bytes::new() } else { problem::body(refusal, request_id) };
+    let payload = Payload::Whole(content);
     if bind(&mut parts.headers, &payload).is_err() {
         return plain();
     }

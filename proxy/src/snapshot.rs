@@ -57,15 +57,26 @@ impl Snapshot {
     }
 
     /// What a subscriber holds, as seen from a workload of `network`.
-    pub(crate) fn of(generation: u64, network: &str, bundle: &Arc<TrustBundle>, subscriber: &Subscriber) -> Self {
+    pub(crate) fn of(
+        generation: u64,
+        network: &str,
+        bundle: &Arc<TrustBundle>,
+        subscriber: &Subscriber,
+    ) -> Self {
         let mut directories: Vec<_> = subscriber.directories().cloned().collect();
         // Stable: the others stay in the order of their names.
         directories.sort_by_key(|directory| directory.network() != network);
         let has_own = directories.first().is_some_and(|directory| directory.network() == network);
-        let unready = Self { generation, directories, revocations: Arc::clone(subscriber.revocations()), ..Self::deny_all(Arc::clone(bundle)) };
+        let unready = Self {
+            generation,
+            directories,
+            revocations: Arc::clone(subscriber.revocations()),
+            ..Self::deny_all(Arc::clone(bundle))
+        };
         let Some(policy) = subscriber.policy() else { return unready };
         let version = subscriber.versions().find(|(name, _)| **name == SectionName::Policy);
         Self {
+            policy: Some(Arc::clone(&policy.model)),
             index: Arc::clone(&policy.index),
             policy_version: version.map(|(_, version)| version.to_string()).unwrap_or_default(),
             clock_skew_s: policy.model.clock_skew_s,
@@ -136,7 +147,9 @@ impl Credentials {
         Ok(Self {
             generation,
             signer: MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
-            record_signer: Arc::new(Ed25519Signer::from_pkcs8(key).map_err(|_| CredentialsError::SigningKey)?),
+            record_signer: Arc::new(
+                Ed25519Signer::from_pkcs8(key).map_err(|_| CredentialsError::SigningKey)?,
+            ),
             server: Arc::new(server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?),
             http1: Arc::new(client_config(&tls, bundle, &[ALPN_H1])?),
             http2: Arc::new(client_config(&tls, bundle, &[ALPN_H2])?),

@@ -62,7 +62,11 @@ pub(crate) fn decode(input: &[u8], body_max: usize) -> Result<Option<Decoded>, C
 fn chunk_size(line: &[u8]) -> Result<usize, ChunkedError> {
     let digits = line.split(|&byte| byte == b';').next().unwrap_or(line).trim_ascii_end();
     // `from_str_radix` would take a sign, and sixteen digits are as many as a u64 can hold.
-    if line.len() > SIZE_LINE_MAX || digits.len() > 16 || digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if line.len() > SIZE_LINE_MAX
+        || digits.len() > 16
+        || digits.is_empty()
+        || !digits.iter().all(u8::is_ascii_hexdigit)
+    {
         return Err(ChunkedError::Size);
     }
     let text = std::str::from_utf8(digits).map_err(|_| ChunkedError::Size)?;

@@ -45,7 +45,16 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs the command that `arguments` name; the first of them is the program's own name.
+///
+/// `signet proxy …` and `signet control-plane …` are the mesh's two other programs in the same file, so that the
+/// demonstration needs nothing else built.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match arguments.get(1).and_then(|argument| argument.to_str()) {
+        Some("control-plane") => return signet_control_plane::main_from(arguments.into_iter().skip(1)),
+        Some("proxy") => return signet_proxy::run_from_args(arguments.into_iter().skip(1)),
+        _ => {}
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -96,7 +105,10 @@ mod tests {
     #[test]
     fn every_command_shows_an_example() {
         fn check(command: &clap::Command) {
-            for command in command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+            for command in command
+                .get_subcommands()
+                .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+            {
                 let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("Example"), "{} has no example", command.get_name());
                 check(command);

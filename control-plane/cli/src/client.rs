@@ -46,6 +46,11 @@ impl FromStr for Socket {
 }
 
 impl ControlPlane {
+    /// The control plane behind this socket.
+    pub(crate) const fn at(path: PathBuf) -> Self {
+        Self { socket: Socket(path) }
+    }
+
     /// Opens the socket.
     pub(crate) async fn connect(&self) -> Result<AdminClient<Channel>, Failure> {
         let path = self.socket.0.clone();
@@ -87,9 +92,11 @@ pub(crate) fn answered<T>(answer: Result<tonic::Response<T>, Status>) -> Result<
 fn failure(status: &Status) -> Failure {
     let text = format!("control plane: {}", status.message());
     match status.code() {
-        Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound | Code::OutOfRange => {
-            Failure::Usage(text)
-        }
+        Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::OutOfRange => Failure::Usage(text),
         Code::Cancelled
         | Code::DeadlineExceeded
         | Code::PermissionDenied

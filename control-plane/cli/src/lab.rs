@@ -48,12 +48,14 @@ use signet_proxy::capture::netlink::NetlinkError;
 
 pub mod host;
 pub mod link;
+pub mod mesh;
 pub mod namespace;
 pub mod nat;
 pub mod process;
 pub mod runner;
 pub mod tap;
 
+pub use caps::Capability;
 pub use host::{Container, Host, HostPlan, Lab};
 pub use namespace::Namespace;
 pub use process::{Capabilities, Proc, Program, helper};
@@ -141,7 +143,7 @@ pub fn enter() -> Result<(), LabError> {
         }
         Err(Errno::EINVAL) => return Err(LabError::HasThreads),
         Err(errno) if !user.is_root() => return Err(forbidden(errno)),
-        Err(_) => unshare(own).map_err(forbidden)?,
+        Err(errno) => unshare(own).map_err(|_| forbidden(errno))?,
     }
     // Mounts made here must not reach the machine, nor the machine's reach us.
     let none = None::<&str>;
@@ -158,5 +160,16 @@ fn forbidden(errno: Errno) -> LabError {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), LabError> {
-    fs::write(path, text).map_err(|error| LabError::system(format!("write {text:?} to {}", path.display()), error))
+    fs::write(path, text)
+        .map_err(|error| LabError::system(format!("write {text:?} to {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entering_after_a_thread_was_started_is_refused() {
+        assert!(matches!(enter(), Err(LabError::HasThreads)), "tests run on threads");
+    }
 }

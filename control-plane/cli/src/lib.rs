@@ -10,6 +10,7 @@ pub mod cli;
 mod client;
 mod command;
 pub mod demo;
+pub mod lab;
 mod manifests;
 mod message;
 pub mod output;

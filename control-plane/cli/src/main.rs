@@ -3,5 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // A process that the demonstration starts in a namespace passes through here before anything else.
+    signet_cli::lab::helper();
+    if let Some(code) = signet_cli::lab::mesh::part() {
+        return code;
+    }
     signet_cli::cli::main()
 }

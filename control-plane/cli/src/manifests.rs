@@ -38,7 +38,10 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<ManifestText>, Failure> {
     let mut texts = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
-            texts.push(ManifestText { name: "<stdin>".to_owned(), text: limited(io::stdin().lock(), "<stdin>")? });
+            texts.push(ManifestText {
+                name: "<stdin>".to_owned(),
+                text: limited(io::stdin().lock(), "<stdin>")?,
+            });
         } else if path.is_dir() {
             for file in files_of(path)? {
                 texts.push(read_file(&file)?);
@@ -61,7 +64,9 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let is_manifest = path.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
+        let is_manifest = path
+            .extension()
+            .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
         if is_manifest && path.is_file() {
             files.push(path);
         }

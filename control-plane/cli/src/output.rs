@@ -22,10 +22,12 @@ pub enum Format {
 /// A command's answer, once it could give one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Exit code 0.
-    Yes,
+    /// Exit code 64: the manifests are wrong, and the answer says where.
+    BadInput,
     /// Exit code 1: invalid, refused, not found, not healthy.
     No,
+    /// Exit code 0.
+    Yes,
 }
 
 /// Why a command could give no answer. The texts are for the operator and hold no secret.
@@ -52,8 +54,9 @@ impl Verdict {
 impl From<Verdict> for ExitCode {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Yes => Self::SUCCESS,
+            Verdict::BadInput => Self::from(64),
             Verdict::No => Self::from(1),
+            Verdict::Yes => Self::SUCCESS,
         }
     }
 }
@@ -74,7 +77,8 @@ impl Failure {
         // With standard error gone there is nobody left to tell.
         let _ = writeln!(stderr, "signet: {self}");
         if format == Format::Json {
-            let _ = print_json(&serde_json::json!({ "error": self.to_string(), "exit_code": self.exit_code() }));
+            let _ =
+                print_json(&serde_json::json!({ "error": self.to_string(), "exit_code": self.exit_code() }));
         }
         ExitCode::from(self.exit_code())
     }

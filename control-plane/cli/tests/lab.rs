@@ -1,5 +1,7 @@
 //! The lab and the capture rules, on real kernels: every test runs in network namespaces of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain fails and says where")]
+
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -7,13 +9,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use signet_cli::lab::runner::{self, Test, TestResult};
-use signet_cli::lab::{Capabilities, HostPlan, Lab, Namespace, Opening, Program, Tap, helper};
+use signet_cli::lab::{
+    Capabilities, Capability, HostPlan, Lab, Namespace, Opening, Program, Tap, enter, helper,
+};
 use signet_proxy::capture::expression::{Verdict, tcp};
 use signet_proxy::capture::{self, Backend, CaptureError, Exempt, MARK, Other, Rules, TABLE, nftables};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -28,6 +32,8 @@ const TESTS: &[Test] = &[
     ("app_with_one_capability_has_no_other", app_with_one_capability),
     ("programs_die_with_the_process_that_started_them", programs_die_with_their_starter),
     ("missing_program_is_told", missing_program_is_told),
+    ("lab_can_be_entered_inside_a_lab", lab_inside_a_lab),
+    ("setting_that_forbids_namespaces_is_named", forbidding_setting_is_named),
     ("outbound_connections_are_redirected_with_their_destination", outbound),
     ("inbound_connections_are_redirected_with_their_destination", inbound),
     ("connection_is_refused_when_the_proxy_is_down", proxy_down),
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["probe"] => probe(),
+        ["enter"] => enter_and_tell(),
         ["capture"] => capture_here(),
         ["hold", path] => hold(path),
         ["start-and-abort", path] => start_and_abort(path),
@@ -127,10 +134,15 @@ fn published_ports() -> TestResult {
     let lab = Lab::new()?;
     let (cloud, fog) = (lab.host("cloud", HostPlan::numbered(1))?, lab.host("fog", HostPlan::numbered(2))?);
     let (server, client) = (cloud.container("server")?, fog.container("client")?);
-    assert_eq!((server.ipv4(), server.ipv6()), (client.ipv4(), client.ipv6()), "the same subnet on both hosts");
+    assert_eq!(
+        (server.ipv4(), server.ipv6()),
+        (client.ipv4(), client.ipv6()),
+        "the same subnet on both hosts"
+    );
     cloud.publish(8080, &server, 80)?;
     let listener = listen(server.namespace(), 80)?;
-    let hosts: [(IpAddr, IpAddr); 2] = [(cloud.ipv4().into(), fog.ipv4().into()), (cloud.ipv6().into(), fog.ipv6().into())];
+    let hosts: [(IpAddr, IpAddr); 2] =
+        [(cloud.ipv4().into(), fog.ipv4().into()), (cloud.ipv6().into(), fog.ipv6().into())];
     for (to, seen_as) in hosts {
         connect(client.namespace(), SocketAddr::new(to, 8080))??;
         let (_, peer) = listener.accept()?;
@@ -198,7 +210,9 @@ fn tap_sees_what_passes_in_clear() -> TestResult {
 
 /// What an app tries that would take it past capture.
 fn probe() -> ExitCode {
-    let told = |attempt: io::Result<()>| attempt.map_or_else(|error| format!("{:?}", error.kind()), |()| "ok".into());
+    let told = |attempt: io::Result<()>| {
+        attempt.map_or_else(|error| format!("{:?}", error.kind()), |()| "ok".into())
+    };
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::ICMPV4)).map(drop);
     let packet = Socket::new(Domain::PACKET, Type::RAW, None).map(drop);
     let mark = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| socket.set_mark(MARK));
@@ -221,7 +235,7 @@ fn app_without_capabilities() -> TestResult {
 }
 
 fn app_with_one_capability() -> TestResult {
-    let only = Capabilities::Only(vec![caps::Capability::CAP_NET_ADMIN]);
+    let only = Capabilities::Only(vec![Capability::CAP_NET_ADMIN]);
     assert_eq!(probed(only)?, "raw PermissionDenied, packet PermissionDenied, mark ok\n");
     Ok(())
 }
@@ -229,7 +243,8 @@ fn app_with_one_capability() -> TestResult {
 fn programs_die_with_their_starter() -> TestResult {
     let path = std::env::temp_dir().join(format!("signet-lab-{}.sock", std::process::id()));
     let listener = UnixListener::bind(&path)?;
-    let starter = Namespace::new("outer")?.start(Program::this().args(["start-and-abort".as_ref(), path.as_os_str()]))?;
+    let starter = Namespace::new("outer")?
+        .start(Program::this().args(["start-and-abort".as_ref(), path.as_os_str()]))?;
     let status = starter.wait(LIMIT)?;
     std::fs::remove_file(&path)?;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", starter.output());
@@ -258,6 +273,31 @@ fn missing_program_is_told() -> TestResult {
     let program = Namespace::new("empty")?.start(Program::new("/nowhere/app"))?;
     assert_eq!(program.wait(LIMIT)?.code(), Some(127));
     assert!(program.output().contains("cannot run /nowhere/app"), "{}", program.output());
+    Ok(())
+}
+
+fn enter_and_tell() -> ExitCode {
+    println!("{}", enter().map_or_else(|error| error.to_string(), |()| "entered".into()));
+    ExitCode::SUCCESS
+}
+
+fn entered(namespace: &Namespace, capabilities: Capabilities) -> Result<String, Box<dyn Error>> {
+    let program = namespace.start(Program::this().args(["enter"]).capabilities(capabilities))?;
+    program.wait(LIMIT)?;
+    Ok(program.output())
+}
+
+fn lab_inside_a_lab() -> TestResult {
+    assert_eq!(entered(&Namespace::new("outer")?, Capabilities::Keep)?, "entered\n");
+    Ok(())
+}
+
+fn forbidding_setting_is_named() -> TestResult {
+    let namespace = Namespace::new("outer")?;
+    namespace.set_parameter("user/max_user_namespaces", "0")?;
+    let told = entered(&namespace, Capabilities::None)?;
+    assert!(told.contains("forbids user namespaces (ENOSPC"), "{told}");
+    assert!(told.contains("/proc/sys/user/max_user_namespaces is 0"), "{told}");
     Ok(())
 }
 
@@ -430,26 +470,29 @@ fn installing_twice() -> TestResult {
 }
 
 fn replacing_leaks_nothing() -> TestResult {
+    const REPLACEMENTS: usize = 50;
     let (here, there) = pair()?;
-    let app = listen(&there, 80)?;
-    let _proxy = listen(&here, 15001)?;
+    let (app, proxy) = (listen(&there, 80)?, listen(&here, 15001)?);
     install(&here, &Rules::default())?;
-    let done = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&done);
+    let replaced = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&replaced);
     let replacing = here.thread("replacing", move || {
-        let mut replaced = 0;
-        while !stop.load(Ordering::Relaxed) {
+        for _ in 0..REPLACEMENTS {
             capture::install(&Rules::default()).unwrap();
-            replaced += 1;
+            counter.fetch_add(1, Ordering::Relaxed);
         }
-        replaced
     })?;
-    let connected = (0..100).map(|_| connect(&here, at(THERE[0], 80))).collect::<Result<Vec<_>, _>>()?;
-    done.store(true, Ordering::Relaxed);
-    assert!(replacing.join().unwrap() > 0);
-    assert!(connected.iter().all(Result::is_ok), "{connected:?}");
+    while replaced.load(Ordering::Relaxed) < REPLACEMENTS && !replacing.is_finished() {
+        connect(&here, at(THERE[0], 80))??;
+        proxy.accept()?;
+    }
+    replacing.join().unwrap();
     app.set_nonblocking(true)?;
-    assert_eq!(app.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "no connection reached the other side");
+    assert_eq!(
+        app.accept().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock,
+        "no connection reached the other side"
+    );
     Ok(())
 }
 
@@ -480,7 +523,10 @@ fn injected_rule_is_told() -> TestResult {
         nftables::apply(&table).map_err(|error| error.to_string())
     })??;
     let told = verify(&here, &rules)?.unwrap_err().to_string();
-    assert!(told.contains("chain output, rule 1, is \"\": meta l4proto == 0x06 accept, not \"loopback\""), "{told}");
+    assert!(
+        told.contains("chain output, rule 1, is \"\": meta l4proto == 0x06 accept, not \"loopback\""),
+        "{told}"
+    );
     let other = Rules { inbound_port: 16006, ..Rules::default() };
     install(&here, &rules)?;
     let told = verify(&here, &other)?.unwrap_err().to_string();
@@ -495,11 +541,11 @@ fn dormant_table_is_told() -> TestResult {
     install(&here, &Rules::default())?;
     here.run(|| {
         let mut table = nftables::read(TABLE)?.expect("it was installed");
-        table.chains[1].drops = true;
+        table.flags = 1;
         nftables::apply(&table)
     })??;
     let told = verify(&here, &Rules::default())?.unwrap_err().to_string();
-    assert!(told.contains("policy drop"), "{told}");
+    assert_eq!(told, "capture is not as installed: table signet has flags 0x1, not 0x0");
     Ok(())
 }
 
@@ -547,6 +593,10 @@ fn capture_without_capability() -> TestResult {
     let namespace = Namespace::new("app")?;
     let program = namespace.start(Program::this().args(["capture"]).capabilities(Capabilities::None))?;
     assert_eq!(program.wait(LIMIT)?.code(), Some(1));
-    assert!(program.output().contains("EPERM") && program.output().contains("CAP_NET_ADMIN"), "{}", program.output());
+    assert!(
+        program.output().contains("EPERM") && program.output().contains("CAP_NET_ADMIN"),
+        "{}",
+        program.output()
+    );
     Ok(())
 }

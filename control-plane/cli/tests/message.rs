@@ -50,7 +50,8 @@ struct Ran {
 
 impl Ran {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("not JSON: {}{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|_| panic!("not JSON: {}{}", self.stdout, self.stderr))
     }
 }
 
@@ -133,7 +134,8 @@ fn spki(key: &impl AsDer<PublicKeyX509Der<'static>>) -> Vec<u8> {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
@@ -181,7 +183,8 @@ fn every_vector_of_the_rfc_is_judged_right() {
             other => panic!("unknown key {other}"),
         };
         let message = complete(&vectors, vector);
-        let mut arguments = vec!["verify", "--key", key, "--label", text("label"), "--now", B2_NOW, "-o", "json"];
+        let mut arguments =
+            vec!["verify", "--key", key, "--label", text("label"), "--now", B2_NOW, "-o", "json"];
         if message.starts_with("HTTP/") && text("signature_input").contains(";req") {
             arguments.extend(["--request", &request]);
         }
@@ -213,13 +216,17 @@ fn what_is_signed_verifies_with_every_algorithm() {
         let (key, public) = (format!("{name}.key"), format!("{name}.pub"));
         round_trip(&desk, &key, &public, alg, expected);
     }
-    desk.file("secret", "uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==\n");
+    desk.file(
+        "secret",
+        "uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==\n",
+    );
     round_trip(&desk, "secret", "secret", None, "hmac-sha256");
     round_trip(&desk, "secret", "secret", Some("hmac-sha256"), "hmac-sha256");
 }
 
 fn round_trip(desk: &Desk, key: &str, public: &str, alg: Option<&str>, expected: &str) {
-    let mut sign = vec!["sign", "--key", key, "--keyid", "k", "--expires", "+60", "--nonce", "n", "--tag", "t"];
+    let mut sign =
+        vec!["sign", "--key", key, "--keyid", "k", "--expires", "+60", "--nonce", "n", "--tag", "t"];
     sign.extend(alg.iter().flat_map(|alg| ["--alg", alg]));
     let signed = desk.run(&sign, B2_REQUEST);
     assert_eq!((signed.code, signed.stderr.as_str()), (0, ""), "{key}");
@@ -246,7 +253,17 @@ fn deterministic_signature_equals_the_rfc_s() {
     let desk = Desk::new();
     desk.file("key", "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF\n-----END PRIVATE KEY-----\n");
     let fields = ["date", "@method", "@path", "@authority", "content-type", "content-length"];
-    let mut arguments = vec!["sign", "--key", "key", "--keyid", "test-key-ed25519", "--label", "sig-b26", "--created", "1618884473"];
+    let mut arguments = vec![
+        "sign",
+        "--key",
+        "key",
+        "--keyid",
+        "test-key-ed25519",
+        "--label",
+        "sig-b26",
+        "--created",
+        "1618884473",
+    ];
     arguments.extend(fields.iter().flat_map(|field| ["--component", field]));
     let ran = desk.run(&arguments, B2_REQUEST);
     assert!(ran.stdout.contains("\nSignature: sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:\n"), "{}{}", ran.stdout, ran.stderr);
@@ -266,7 +283,19 @@ fn response_is_bound_to_its_request() {
     let (desk, _) = signed_desk(&[]);
     desk.file("request.http", B2_REQUEST);
     desk.file("other.http", B2_REQUEST.replace("Pet=dog", "Pet=cat"));
-    let sign = ["sign", "--key", "k.key", "--keyid", "k", "--component", "@status", "--component", "@query;req", "--component", "content-digest;req"];
+    let sign = [
+        "sign",
+        "--key",
+        "k.key",
+        "--keyid",
+        "k",
+        "--component",
+        "@status",
+        "--component",
+        "@query;req",
+        "--component",
+        "content-digest;req",
+    ];
     assert_eq!(desk.run(&sign, B2_RESPONSE).code, 64);
     let signed = desk.run(&[sign.as_slice(), &["--request", "request.http"]].concat(), B2_RESPONSE);
     assert_eq!(signed.code, 0, "{}", signed.stderr);
@@ -284,10 +313,15 @@ fn digest_is_added_only_when_asked_and_checked_when_covered() {
     let desk = Desk::new();
     desk.key_pair("k", Kind::Ed25519);
     let bare = "PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
-    let sign = |extra: &[&str]| desk.run(&[&["sign", "--key", "k.key", "--keyid", "k"], extra].concat(), bare).stdout;
+    let sign = |extra: &[&str]| {
+        desk.run(&[&["sign", "--key", "k.key", "--keyid", "k"], extra].concat(), bare).stdout
+    };
     assert!(!sign(&[]).contains("Digest"));
     let signed = sign(&["--component", "content-digest"]);
-    assert!(signed.contains("\r\nContent-Digest: sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:\r\n"), "{signed}");
+    assert!(
+        signed.contains("\r\nContent-Digest: sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:\r\n"),
+        "{signed}"
+    );
 
     let verify = |message: &str| desk.run(&["verify", "--key", "k.pub", "-o", "json"], message);
     assert_eq!(verify(&signed).code, 0);
@@ -303,7 +337,8 @@ fn trailers_of_a_chunked_message_can_be_covered() {
     let desk = Desk::new();
     desk.key_pair("k", Kind::Ed25519);
     let chunked = "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n5\nhello\n0\nExpires: never\n\n";
-    let signed = desk.run(&["sign", "--key", "k.key", "--keyid", "k", "--component", "expires;tr"], chunked).stdout;
+    let signed =
+        desk.run(&["sign", "--key", "k.key", "--keyid", "k", "--component", "expires;tr"], chunked).stdout;
     let verify = ["verify", "--key", "k.pub"];
     assert_eq!(desk.run(&verify, &signed).code, 0);
     assert_eq!(desk.run(&verify, signed.replace("never", "often")).code, 1);
@@ -332,7 +367,8 @@ fn time_is_checked_as_of_now_with_the_skew_allowed() {
 #[test]
 fn signature_is_chosen_by_label_or_tag() {
     let (desk, once) = signed_desk(&["--tag", "one"]);
-    let again = desk.run(&["sign", "--key", "k.key", "--keyid", "k", "--label", "sig2", "--tag", "two"], &once);
+    let again =
+        desk.run(&["sign", "--key", "k.key", "--keyid", "k", "--label", "sig2", "--tag", "two"], &once);
     assert_eq!(again.code, 0, "{}", again.stderr);
     let verify = |extra: &[&str]| {
         let ran = desk.run(&[&["verify", "--key", "k.pub", "-o", "json"], extra].concat(), &again.stdout);
@@ -410,7 +446,13 @@ fn wrong_arguments_and_unreadable_input_exit_64() {
     for arguments in sign {
         assert_eq!(desk.run(&[&["sign"], arguments].concat(), B2_REQUEST).code, 64, "{arguments:?}");
     }
-    for message in ["", "hello", "GET / HTTP/1.1\n\n", "GET / HTTP/1.1\nHost: a\n b\n\n", "GET / HTTP/1.1\nHost: a\nHost: a\n\n"] {
+    for message in [
+        "",
+        "hello",
+        "GET / HTTP/1.1\n\n",
+        "GET / HTTP/1.1\nHost: a\n b\n\n",
+        "GET / HTTP/1.1\nHost: a\nHost: a\n\n",
+    ] {
         let ran = desk.run(&["verify", "--key", "k.pub", "-o", "json"], message);
         assert_eq!((ran.code, &ran.json()["exit_code"]), (64, &Value::from(64)), "{message:?}");
     }
@@ -435,7 +477,8 @@ fn workload(desk: &Desk) -> Workload {
     let id = SpiffeId::workload(&domain, Class::App, "device-1", "store").unwrap();
 
     let request = KeyRequest::new_signing().unwrap();
-    let signing = SigningSvid::new(authority.issue_signing(&request.csr, &id, now, end).unwrap(), request.key).unwrap();
+    let signing =
+        SigningSvid::new(authority.issue_signing(&request.csr, &id, now, end).unwrap(), request.key).unwrap();
     let request = KeyRequest::new_tls().unwrap();
     let tls = TlsSvid::new(authority.issue_tls(&request.csr, &id, now, end).unwrap(), request.key).unwrap();
 
@@ -463,7 +506,8 @@ fn signature_of_a_workload_is_verified_through_its_chain() {
     let sign = |keyid: &str| desk.run(&["sign", "--key", "signing.key", "--keyid", keyid], B2_REQUEST).stdout;
     let verify = |cert: &str, roots: &str, now: u64, message: &str| {
         let now = now.to_string();
-        let arguments = ["verify", "--cert", cert, "--roots", roots, "--now", &now, "--skew", "5", "-o", "json"];
+        let arguments =
+            ["verify", "--cert", cert, "--roots", roots, "--now", &now, "--skew", "5", "-o", "json"];
         desk.run(&arguments, message)
     };
     let signed = sign(&keyid);
@@ -480,9 +524,17 @@ fn signature_of_a_workload_is_verified_through_its_chain() {
     };
     refused(verify("signing.pem", "other-roots.pem", soon, &signed), "certificate", "");
     refused(verify("signing.pem", "roots.pem", soon + 3600, &signed), "certificate", "expired");
-    refused(verify("tls.pem", "roots.pem", soon, &signed), "certificate", "for TLS servers and TLS clients, not for signing");
+    refused(
+        verify("tls.pem", "roots.pem", soon, &signed),
+        "certificate",
+        "for TLS servers and TLS clients, not for signing",
+    );
     refused(verify("roots.pem", "roots.pem", soon, &signed), "certificate", "");
-    refused(verify("signing.pem", "roots.pem", soon, &sign("spiffe://mesh.example/app/device-1/store#other")), "unknown-key", &keyid);
+    refused(
+        verify("signing.pem", "roots.pem", soon, &sign("spiffe://mesh.example/app/device-1/store#other")),
+        "unknown-key",
+        &keyid,
+    );
     assert_eq!(verify("signing.key", "roots.pem", soon, &signed).code, 64);
 }
 

@@ -100,7 +100,7 @@ impl Admin for AdminService {
         if let (true, Some(name)) = (items.is_empty(), name) {
             return Err(Status::not_found(format!("there is no {} {name}", request.kind)));
         }
-        Ok(Response::new(wire::GetResponse { revision: manifests.revision.0, items }))
+        Ok(Response::new(wire::GetResponse { revision: manifests.revision().0, items }))
     }
 
     async fn delete(
@@ -179,8 +179,9 @@ impl Admin for AdminService {
         &self,
         _: Request<wire::ListProxiesRequest>,
     ) -> Result<Response<wire::ListProxiesResponse>, Status> {
-        let registrations =
-            records::list::<Registration>(&*self.store, records::REGISTRATIONS).await.map_err(store_failed)?;
+        let registrations = records::list::<Registration>(&*self.store, records::REGISTRATIONS)
+            .await
+            .map_err(store_failed)?;
         // Oldest first, so of several streams of an instance the newest speaks.
         let mut connected: BTreeMap<(SpiffeId, String), Arc<Stream>> = BTreeMap::new();
         for stream in self.mesh.streams.all() {
@@ -228,7 +229,7 @@ impl Admin for AdminService {
         Ok(Response::new(wire::InfoResponse {
             trust_domain: self.trust_domain().to_string(),
             root_fingerprints: roots.roots().iter().map(|root| Fingerprint::of(root).to_string()).collect(),
-            revision: published.revision.0,
+            revision: published.manifests.0,
             sections: published
                 .sections
                 .iter()
@@ -301,8 +302,7 @@ fn grant(model: &PolicyModel, request: &wire::CreateTokenRequest) -> Result<Gran
     if workload.id.is_control_plane() {
         return Err(Status::invalid_argument("no token makes another control plane"));
     }
-    let network =
-        if request.network.is_empty() { workload.network.clone() } else { request.network.clone() };
+    let network = if request.network.is_empty() { workload.network.clone() } else { request.network.clone() };
     if model.network(&network).is_none() {
         let networks: Vec<&str> = model.networks.iter().map(|network| network.name.as_str()).collect();
         return Err(Status::invalid_argument(format!(
@@ -355,7 +355,8 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
         spiffe_id: id.to_string(),
         instance: leaf,
         connected: stream.is_some(),
-        last_nack: nack.map_or_else(String::new, |nack| format!("{}: {}: {}", nack.name, nack.code, nack.error)),
+        last_nack: nack
+            .map_or_else(String::new, |nack| format!("{}: {}: {}", nack.name, nack.code, nack.error)),
         sections: report.sections.iter().map(section_state).collect(),
         status: report.status.map(|status| wire::ProxyStatus {
             unix_ms: status.unix_ms,
@@ -382,10 +383,7 @@ fn section_state(state: &SectionState) -> wire::SectionState {
     }
 }
 
-fn hypothetical(
-    model: &PolicyModel,
-    question: &wire::Hypothetical,
-) -> Result<wire::ExplainResponse, Status> {
+fn hypothetical(model: &PolicyModel, question: &wire::Hypothetical) -> Result<wire::ExplainResponse, Status> {
     let source = match question.source.as_str() {
         "" => None,
         text => Some(identity(model, text)?),

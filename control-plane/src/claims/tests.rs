@@ -41,7 +41,8 @@ impl Fixture {
         let id = SpiffeId::parse(&format!("spiffe://mesh.example/app/edge/{workload}")).unwrap();
         let claimant = Claimant { id: &id, network: "edge", source: "10.0.0.1".parse().unwrap() };
         let places = ports.iter().map(|port| (PLACE.parse().unwrap(), *port)).collect();
-        let verdicts = self.claims.claim(StreamId(stream), claimant, &places, &self.model, now).await.unwrap();
+        let verdicts =
+            self.claims.claim(StreamId(stream), claimant, &places, &self.model, now).await.unwrap();
         verdicts.into_iter().map(|verdict| verdict.outcome.is_ok()).collect()
     }
 

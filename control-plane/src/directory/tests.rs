@@ -54,7 +54,13 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn verdict(workload: &str, network: &str, source: &str, address: &str, port: u16) -> Result<(), ClaimRefusal> {
+fn verdict(
+    workload: &str,
+    network: &str,
+    source: &str,
+    address: &str,
+    port: u16,
+) -> Result<(), ClaimRefusal> {
     let claimant = Claimant { id: &id(workload), network, source: ip(source) };
     judge(&model(), claimant, ip(address), port)
 }
@@ -147,5 +153,8 @@ fn an_observed_habit_fills_in_what_the_operator_left_open_until_it_expires() {
     assert_eq!(entries[1].protocol, Protocol::Opaque);
     assert_eq!((entries[1].speaks_first, entries[1].habit_expires), (Some(SpeaksFirst::Server), Some(100)));
     let entries = &build(&model(), &claims, &habits, 100)["edge"];
-    assert_eq!((entries[1].protocol, entries[1].speaks_first, entries[1].habit_expires), (Protocol::Auto, None, None));
+    assert_eq!(
+        (entries[1].protocol, entries[1].speaks_first, entries[1].habit_expires),
+        (Protocol::Auto, None, None)
+    );
 }

@@ -380,8 +380,7 @@ impl Session {
             workload.ports.is_empty() || workload.port(port).is_some()
         };
         if model.workload(self.peer.id()).is_some_and(declares) {
-            let observed =
-                Habit { protocol: protocol(habit), speaks_first: speaks_first(habit), expires: 0 };
+            let observed = Habit { protocol: protocol(habit), speaks_first: speaks_first(habit), expires: 0 };
             self.mesh.habits.observe(self.peer.id(), port, observed, SystemTime::now());
         }
         Ok(())

@@ -39,7 +39,8 @@ impl Enrolment for EnrolmentService {
         };
         count(&mesh.metrics.enrolments, "ok");
         tracing::info!(%source, id = %issued.id, network = issued.network, "enrolled");
-        let der = |chain: &[rustls_pki_types::CertificateDer<'_>]| chain.iter().map(|der| der.to_vec()).collect();
+        let der =
+            |chain: &[rustls_pki_types::CertificateDer<'_>]| chain.iter().map(|der| der.to_vec()).collect();
         Ok(Response::new(wire::EnrolResponse {
             protocol,
             tls_chain: der(&issued.tls_chain),

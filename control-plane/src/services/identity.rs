@@ -24,7 +24,7 @@ impl Identity for IdentityService {
         let mesh = &self.0;
         let peer = peer(&request)?;
         let request = request.into_inner();
-        negotiate(request.protocol, request.protocol)
+        negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
         match mesh.registrar.renew(&peer, requests, mesh.lifetime(), SystemTime::now()).await {

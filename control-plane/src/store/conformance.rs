@@ -6,9 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::memory::MemoryStore;
-use super::{
-    CHANGES_MAX, Expect, RedbStore, Revision, Store, StoreError, VALUE_MAX, WRITES_MAX, Write,
-};
+use super::{CHANGES_MAX, Expect, RedbStore, Revision, Store, StoreError, VALUE_MAX, WRITES_MAX, Write};
 
 async fn conforms(store: Arc<dyn Store>) {
     a_commit_is_read_back(&*store).await;

@@ -113,10 +113,6 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// SIGTERM, and waits for the exit.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
@@ -213,6 +209,7 @@ impl Proxy {
         let signing = KeyRequest::new_signing().unwrap();
         let request = wire::RenewRequest {
             protocol: PROTOCOL,
+            min_protocol: PROTOCOL,
             tls_csr: tls.csr.clone(),
             signing_csr: signing.csr.clone(),
         };

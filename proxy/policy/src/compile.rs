@@ -66,7 +66,8 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
         Scope::new(first, &mut findings).refuse(
             Place::START,
-            "all rules, times the workloads, ports and sources they are for, are too many for a sidecar".to_owned(),
+            "all rules, times the workloads, ports and sources they are for, are too many for a sidecar"
+                .to_owned(),
             "target fewer workloads, or name classes instead of single identities",
         );
     }

@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn distances_are_right() {
-        for (left, right, expected) in [("", "", 0), ("a", "", 1), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0)] {
+        for (left, right, expected) in
+            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0)]
+        {
             assert_eq!(distance(left, right), expected, "{left} {right}");
         }
     }

@@ -173,7 +173,9 @@ fn note(
 ) -> Option<String> {
     Some(match refusal? {
         Refusal::NoPolicy if entry.is_none() => format!("no Workload declares {}", facts.destination),
-        Refusal::PlaintextRefused => "the workload's mode is strict and the source proved no identity".to_owned(),
+        Refusal::PlaintextRefused => {
+            "the workload's mode is strict and the source proved no identity".to_owned()
+        }
         Refusal::AmbiguousTarget => match facts.layer {
             Layer::Http { path, authority, .. } => match check_path(path) {
                 Err(ambiguity) => ambiguity.to_string(),

@@ -43,7 +43,14 @@ struct Ready {
     /// Lower-case host name to the workloads that are called by it: each agent has its own `cimi`.
     names: HashMap<String, Vec<SpiffeId>>,
     /// By network, then by address and port.
-    advertised: HashMap<String, HashMap<(IpAddr, u16), (SpiffeId, u16)>>,
+    advertised: HashMap<String, HashMap<(IpAddr, u16), Published>>,
+}
+
+/// What stands behind a published address and port.
+#[derive(Clone, Debug)]
+struct Published {
+    workload: SpiffeId,
+    target_port: u16,
 }
 
 /// One workload with the policies that select it.
@@ -111,7 +118,10 @@ impl PolicyIndex {
                     .entry(place.network.clone())
                     .or_default()
                     .entry((place.address.to_canonical(), place.port))
-                    .or_insert_with(|| (workload.id.clone(), place.target_port));
+                    .or_insert_with(|| Published {
+                        workload: workload.id.clone(),
+                        target_port: place.target_port,
+                    });
             }
             let entry = Entry::new(workload, model.mtls_of(workload), &policies);
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
@@ -168,9 +178,8 @@ impl PolicyIndex {
 
     /// The workload published at an address, and the container port behind it.
     pub fn advertised(&self, network: &str, address: IpAddr, port: u16) -> Option<(&SpiffeId, u16)> {
-        let (id, target_port) =
-            self.rules.as_ref()?.advertised.get(network)?.get(&(address.to_canonical(), port))?;
-        Some((id, *target_port))
+        let published = self.rules.as_ref()?.advertised.get(network)?.get(&(address.to_canonical(), port))?;
+        Some((&published.workload, published.target_port))
     }
 
     /// Whether a request for this host may go to this workload. A host that nobody declared may: DNS decides on names
@@ -207,7 +216,6 @@ impl PolicyIndex {
         transport: Transport,
     ) -> Result<Egress, Refusal> {
         let Some(ready) = &self.rules else { return Err(Refusal::NotReady) };
-        let address = address.to_canonical();
         if ready.egress.iter().any(|rule| rule.matches(address, port, transport)) {
             return Ok(Egress::Listed);
         }
@@ -314,7 +322,9 @@ impl IndexedRule {
             || self.model.to.iter().any(|operation| {
                 operation.covers_port(port)
                     && match request {
-                        Some((method, path)) => operation.allows_method(method) && operation.allows_path(path),
+                        Some((method, path)) => {
+                            operation.allows_method(method) && operation.allows_path(path)
+                        }
                         None => !operation.is_l7(),
                     }
             })

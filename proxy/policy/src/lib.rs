@@ -34,7 +34,9 @@ pub use decide::{Facts, Layer, Observation, Permit, decide, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use explain::{Decision, Explanation, RuleReport, explain};
 pub use index::{Egress, PolicyIndex};
-pub use manifest::{API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests};
+pub use manifest::{
+    API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests,
+};
 pub use model::{
     AccessPolicyModel, Advertised, DecodeError, EgressRule, Lifetimes, MAX_MODEL_BYTES, MtlsMode, Network,
     Operation, PolicyMode, PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,

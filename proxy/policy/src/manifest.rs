@@ -2,7 +2,7 @@
 //!
 //! Reading is strict where leniency would change who may do what: unknown fields, duplicate keys, merge keys and
 //! fields without a value are refused. Each document of a text is read on its own, so one run reports the faults of
-//! all of them. The meaning of values is [`crate::compile`]'s affair.
+//! all of them. The meaning of values is [`crate::compile()`]'s affair.
 
 mod schema;
 
@@ -14,11 +14,11 @@ use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
 use thiserror::Error;
 
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
-use crate::manifest::schema::{Document, Unread};
 pub(crate) use crate::manifest::schema::{
-    AccessPolicySpec, EgressSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec, OperationSpec, PortSpec,
-    RuleSpec, SourceSpec, Spec, TargetSpec, WorkloadSpec, AdvertiseSpec,
+    AccessPolicySpec, AdvertiseSpec, EgressSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec,
+    OperationSpec, PortSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WorkloadSpec,
 };
+use crate::manifest::schema::{Document, Unread};
 
 /// The version every manifest states.
 pub const API_VERSION: &str = "signet.mf2c-project.eu/v1alpha1";
@@ -85,7 +85,7 @@ impl FromStr for Kind {
     }
 }
 
-/// One document of a manifest text, of the right shape; [`crate::compile`] checks its values.
+/// One document of a manifest text, of the right shape; [`crate::compile()`] checks its values.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     file: Arc<str>,
@@ -160,7 +160,12 @@ pub fn parse_manifests(file_name: &str, text: &str) -> Result<Vec<Manifest>, Vec
     for (number, (first_line, document)) in documents(text).enumerate() {
         if number >= MAX_DOCUMENTS {
             let message = format!("the text has more than {MAX_DOCUMENTS} documents");
-            findings.push(file_name, shifted(Place::START, first_line), message, "split it into several files");
+            findings.push(
+                file_name,
+                shifted(Place::START, first_line),
+                message,
+                "split it into several files",
+            );
         }
         if number >= MAX_DOCUMENTS || findings.is_full() {
             break;
@@ -169,7 +174,13 @@ pub fn parse_manifests(file_name: &str, text: &str) -> Result<Vec<Manifest>, Vec
             Ok(read) => {
                 refuse_envelope(&read, file_name, first_line, &mut findings);
                 let Document { name, spec: Ok(spec), .. } = read else { continue };
-                manifests.push(Manifest { file: Arc::clone(&file), first_line, text: document.into(), name, spec });
+                manifests.push(Manifest {
+                    file: Arc::clone(&file),
+                    first_line,
+                    text: document.into(),
+                    name,
+                    spec,
+                });
             }
             Err(error) => {
                 let (place, message, fix) = describe(&error, document);
@@ -205,7 +216,7 @@ fn refuse_envelope(document: &Document, file: &str, first_line: u32, findings: &
 }
 
 fn shifted(place: Place, first_line: u32) -> Place {
-    Place { line: place.line.saturating_add(first_line - 1), ..place }
+    Place { line: place.line.saturating_add(first_line.saturating_sub(1)), ..place }
 }
 
 /// The documents of a text that hold more than comments, each with the number of its first line. YAML lets no `---` at
@@ -242,8 +253,8 @@ fn is_marker(line: &str) -> bool {
 
 fn is_blank(document: &str) -> bool {
     document.lines().enumerate().all(|(number, line)| {
-        let line = if number == 0 && is_marker(line) { &line[3..] } else { line };
-        let line = line.trim();
+        let content = if number == 0 && is_marker(line) { line.trim_start_matches('-') } else { line };
+        let line = content.trim();
         line.is_empty() || line.starts_with('#')
     })
 }
@@ -302,16 +313,46 @@ fn describe(error: &serde_saphyr::Error, document: &str) -> (Place, String, Stri
         other => {
             let found = text_at(document, place);
             let found = if found.is_empty() { String::new() } else { format!(", found {}", quoted(found)) };
-            (format!("{}{found}", plain_message(other)), "see docs/policy.md for the form of this field".to_owned())
+            (format!("{}{found}", plain_message(other)), fix_of(other).to_owned())
         }
     };
     (place, message, fix)
 }
 
+fn fix_of(error: &serde_saphyr::Error) -> &'static str {
+    match error {
+        serde_saphyr::Error::Unexpected { expected: SEQUENCE, .. } => {
+            "write the entries in `[` and `]` or after `- `, or leave the field out"
+        }
+        serde_saphyr::Error::Unexpected { expected: MAPPING, .. } => {
+            "write fields here, or leave this one out"
+        }
+        serde_saphyr::Error::InvalidScalar { .. } => "write digits",
+        serde_saphyr::Error::NullIntoString { .. } => "give the field a value, or leave it out",
+        _ => "correct the YAML here; docs/policy.md shows the form of every field",
+    }
+}
+
+/// What the parser calls a list and a set of fields.
+const SEQUENCE: &str = "sequence start";
+const MAPPING: &str = "mapping start";
+
 /// The parser's own wording, without the place (which stands in front) and without control characters.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::{MessageFormatter, UserMessageFormatter};
-    UserMessageFormatter.format_message(error).escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+    match error {
+        serde_saphyr::Error::Unexpected { expected: SEQUENCE, .. } => return "expected a list".to_owned(),
+        serde_saphyr::Error::Unexpected { expected: MAPPING, .. } => return "expected fields".to_owned(),
+        // Ports are the only scalars that are not text.
+        serde_saphyr::Error::InvalidScalar { .. } => return "expected a whole number".to_owned(),
+        _ => {}
+    }
+    UserMessageFormatter
+        .format_message(error)
+        .escape_debug()
+        .to_string()
+        .replace("\\'", "'")
+        .replace("\\\"", "\"")
 }
 
 /// What stands at a place, to the end of the line.

@@ -103,6 +103,7 @@ impl PolicyModel {
 
     /// The workload that the operator published at this address, and the container port behind it.
     pub fn advertised(&self, network: &str, address: IpAddr, port: u16) -> Option<(&WorkloadModel, u16)> {
+        let address = address.to_canonical();
         self.workloads.iter().find_map(|workload| {
             let at = |place: &&Advertised| {
                 place.network == network && place.address == address && place.port == port
@@ -145,7 +146,7 @@ pub struct Network {
 impl Network {
     /// Whether an address can belong to this network.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.cidrs.is_empty() || self.cidrs.iter().any(|cidr| cidr.contains(&address))
+        self.cidrs.is_empty() || self.cidrs.iter().any(|cidr| cidr.contains(&address.to_canonical()))
     }
 }
 
@@ -176,7 +177,7 @@ pub struct EgressRule {
 impl EgressRule {
     /// Whether this rule permits the destination.
     pub fn matches(&self, address: IpAddr, port: u16, transport: Transport) -> bool {
-        self.protocol == transport && covers(&self.ports, port) && self.cidr.contains(&address)
+        self.protocol == transport && covers(&self.ports, port) && self.cidr.contains(&address.to_canonical())
     }
 }
 

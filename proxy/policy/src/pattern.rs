@@ -45,7 +45,9 @@ impl PatternError {
     /// What to write instead.
     pub(crate) fn fix(&self) -> String {
         match self {
-            Self::Ambiguous(_) => "write the path as it is sent, without query, escapes of `/` and dot segments",
+            Self::Ambiguous(_) => {
+                "write the path as it is sent, without query, escapes of `/` and dot segments"
+            }
             Self::BadSegment(_) => "use letters, digits, `.`, `-`, `_`, or `*` for any one segment",
             Self::BadTrustDomain(_) => "write the trust domain out; it takes no wildcard",
             Self::DoubleStarInside => "use `*` for single segments inside",
@@ -160,7 +162,8 @@ impl IdentityPattern {
         if id.trust_domain() != self.trust_domain.as_str() {
             return false;
         }
-        let path = id.path().strip_prefix('/').unwrap_or(id.path());
+        let path = id.path();
+        let path = path.strip_prefix('/').unwrap_or(path);
         match self.segments.match_fixed(path) {
             Some(mut rest) => rest.next().is_some() == self.segments.open,
             None => false,
@@ -288,9 +291,22 @@ mod tests {
     #[test]
     fn bad_identity_patterns_are_refused() {
         for text in [
-            "", "*", "td/app", "spiffe://td", "spiffe://td/", "spiffe://*/app", "spiffe://td/**/x", "spiffe://td/a*",
-            "spiffe://td/a//b", "spiffe://td/a/../b", "spiffe://td/a b", "spiffe:///a", "SPIFFE://td/a", "spiffe://td/a/***",
-            "spiffe://td/a?b", "spiffe://TD/a",
+            "",
+            "*",
+            "td/app",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe://*/app",
+            "spiffe://td/**/x",
+            "spiffe://td/a*",
+            "spiffe://td/a//b",
+            "spiffe://td/a/../b",
+            "spiffe://td/a b",
+            "spiffe:///a",
+            "SPIFFE://td/a",
+            "spiffe://td/a/***",
+            "spiffe://td/a?b",
+            "spiffe://TD/a",
         ] {
             assert!(IdentityPattern::parse(text).is_err(), "{text}");
         }
@@ -328,7 +344,8 @@ mod tests {
 
     #[test]
     fn bad_path_patterns_are_refused() {
-        for text in ["", "*", "a", "/a*", "/**/a", "//", "/a/../b", "/a%2fb", "/a;b", "/a?b", "/a b", "/***"] {
+        for text in ["", "*", "a", "/a*", "/**/a", "//", "/a/../b", "/a%2fb", "/a;b", "/a?b", "/a b", "/***"]
+        {
             assert!(PathPattern::parse(text).is_err(), "{text}");
         }
     }

@@ -185,11 +185,8 @@ mod tests {
     #[test]
     fn codes_follow_the_variant_names() {
         for refusal in Refusal::ALL {
-            let camel: String = refusal
-                .code()
-                .split('-')
-                .map(|word| word[..1].to_uppercase() + &word[1..])
-                .collect();
+            let camel: String =
+                refusal.code().split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
             assert_eq!(camel, format!("{refusal:?}"));
         }
     }

@@ -125,7 +125,11 @@ fn strip_scheme(target: &str) -> Option<&str> {
     if scheme.eq_ignore_ascii_case(SCHEME) { target.get(SCHEME.len()..) } else { None }
 }
 
-fn agreed_host<'a>(own: Option<&'a str>, authority: Option<&'a str>, hosts: &[&'a str]) -> Result<&'a str, Ambiguity> {
+fn agreed_host<'a>(
+    own: Option<&'a str>,
+    authority: Option<&'a str>,
+    hosts: &[&'a str],
+) -> Result<&'a str, Ambiguity> {
     let field = match hosts {
         [] => None,
         [host] => Some(*host),
@@ -157,7 +161,9 @@ pub(crate) fn check_authority_syntax(authority: &str) -> Result<(), Ambiguity> {
             !name.is_empty()
                 && name.split('.').all(|label| {
                     !label.is_empty()
-                        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                        && label
+                            .bytes()
+                            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
                 })
         }
     };
@@ -231,7 +237,9 @@ fn check_escape(byte: u8, rest: &[u8]) -> Result<(), Ambiguity> {
         0xe0 if next() < 0xa0 => Err(Ambiguity::EscapedDelimiter),
         0xf0 if next() < 0x90 => Err(Ambiguity::EscapedDelimiter),
         b'%' => match escaped_byte(rest) {
-            Some(b'/' | b'\\' | b'.' | b';' | b'%' | 0x00..=0x1f | 0x7f | 0x80..) => Err(Ambiguity::DoubleEscape),
+            Some(b'/' | b'\\' | b'.' | b';' | b'%' | 0x00..=0x1f | 0x7f | 0x80..) => {
+                Err(Ambiguity::DoubleEscape)
+            }
             _ => Ok(()),
         },
         _ => Ok(()),
@@ -256,8 +264,21 @@ mod tests {
     #[test]
     fn plain_targets_pass_byte_for_byte() {
         for path in [
-            "/", "/api", "/api/", "/api/user/alice%20b", "/a.b/c..d/...", "/%C3%A9", "/a:b@c,d=e&f", "/x%2Ey", "/100%25",
-            "/.well-known/x", "/a%3Bb", "/~x/(y)", "/%E9", "/..a", "/%F0%9F%98%80",
+            "/",
+            "/api",
+            "/api/",
+            "/api/user/alice%20b",
+            "/a.b/c..d/...",
+            "/%C3%A9",
+            "/a:b@c,d=e&f",
+            "/x%2Ey",
+            "/100%25",
+            "/.well-known/x",
+            "/a%3Bb",
+            "/~x/(y)",
+            "/%E9",
+            "/..a",
+            "/%F0%9F%98%80",
         ] {
             assert_eq!(path_of(path), Ok(path));
         }
@@ -269,11 +290,58 @@ mod tests {
     #[test]
     fn targets_with_tricks_are_refused() {
         for target in [
-            "", "api", "//", "//api", "/api//x", "/api//", "/./x", "/x/.", "/..", "/x/../y", "/%2e/x", "/x/%2E%2e", "/x/.%2e",
-            "/x%2fy", "/x%2Fy", "/x%5cy", "/x%5Cy", "/x%00", "/x%0d%0ay", "/x%7f", "/x;y", "/x;/..", "/x\\y", "/x#y", "/x?y#z",
-            "/x y", "/x\ty", "/\u{e9}", "/x%", "/x%2", "/x%zz", "/x%u002f", "/%c0%af", "/%c1%9c", "/%e0%80%af", "/%f0%80%80%af",
-            "/%252e%252e/x", "/x%252fy", "/x%25252fy", "/x%255c", "/x?a b", "/x?\u{e9}", "*", "/%fe", "x/y", "?x", "/%25c0%25af",
-            "ftp://cimi/x", "https://cimi/x", "http:/cimi/x", "http://cimi?x", "http://other/x",
+            "",
+            "api",
+            "//",
+            "//api",
+            "/api//x",
+            "/api//",
+            "/./x",
+            "/x/.",
+            "/..",
+            "/x/../y",
+            "/%2e/x",
+            "/x/%2E%2e",
+            "/x/.%2e",
+            "/x%2fy",
+            "/x%2Fy",
+            "/x%5cy",
+            "/x%5Cy",
+            "/x%00",
+            "/x%0d%0ay",
+            "/x%7f",
+            "/x;y",
+            "/x;/..",
+            "/x\\y",
+            "/x#y",
+            "/x?y#z",
+            "/x y",
+            "/x\ty",
+            "/\u{e9}",
+            "/x%",
+            "/x%2",
+            "/x%zz",
+            "/x%u002f",
+            "/%c0%af",
+            "/%c1%9c",
+            "/%e0%80%af",
+            "/%f0%80%80%af",
+            "/%252e%252e/x",
+            "/x%252fy",
+            "/x%25252fy",
+            "/x%255c",
+            "/x?a b",
+            "/x?\u{e9}",
+            "*",
+            "/%fe",
+            "x/y",
+            "?x",
+            "/%25c0%25af",
+            "ftp://cimi/x",
+            "https://cimi/x",
+            "http:/cimi/x",
+            "http://cimi?x",
+            "http://other/x",
         ] {
             assert_eq!(path_of(target), Err(Refusal::AmbiguousTarget), "{target}");
         }
@@ -281,7 +349,8 @@ mod tests {
 
     #[test]
     fn every_host_that_is_named_must_be_the_same() {
-        let check = |target, authority, hosts: &[&'static str]| check_target("GET", target, authority, hosts).is_ok();
+        let check =
+            |target, authority, hosts: &[&'static str]| check_target("GET", target, authority, hosts).is_ok();
         assert!(check("/x", None, &["cimi"]));
         assert!(check("/x", Some("cimi"), &[]));
         assert!(check("/x", Some("cimi"), &["cimi"]));
@@ -297,13 +366,43 @@ mod tests {
 
     #[test]
     fn hosts_are_plain_names_or_addresses() {
-        for host in ["cimi", "CIMI.mesh.", "cimi:8201", "10.0.0.1:80", "[::1]", "[fd00::1]:80", "xn--a-b", "my_service"] {
+        for host in [
+            "cimi",
+            "CIMI.mesh.",
+            "cimi:8201",
+            "10.0.0.1:80",
+            "[::1]",
+            "[fd00::1]:80",
+            "xn--a-b",
+            "my_service",
+        ] {
             assert!(check_target("GET", "/", None, &[host]).is_ok(), "{host}");
         }
         let long = "a".repeat(300);
         for host in [
-            "", ".", ":80", "cimi:", "cimi:http", "cimi:99999", "cimi:000080", "a..b", ".a", "a@b", "a b", "a\t", "a/b", "a%2eb",
-            "caf\u{e9}", "::1", "[::1", "::1]", "[::g]", "[]", "cimi,lm", "a;b", long.as_str(),
+            "",
+            ".",
+            ":80",
+            "cimi:",
+            "cimi:http",
+            "cimi:99999",
+            "cimi:000080",
+            "a..b",
+            ".a",
+            "a@b",
+            "a b",
+            "a\t",
+            "a/b",
+            "a%2eb",
+            "caf\u{e9}",
+            "::1",
+            "[::1",
+            "::1]",
+            "[::g]",
+            "[]",
+            "cimi,lm",
+            "a;b",
+            long.as_str(),
         ] {
             assert_eq!(check_target("GET", "/", None, &[host]), Err(Refusal::AmbiguousTarget), "{host}");
         }

@@ -137,7 +137,8 @@ pub enum Verdict {
 // Codes of the kernel, in both directions from one table each.
 const RELATIONS: [(Relation, u32, &str); 3] =
     [(Relation::Equal, 0, "=="), (Relation::NotAbove, 3, "<="), (Relation::NotBelow, 5, ">=")];
-const HEADERS: [(Header, u32, &str); 2] = [(Header::Network, 1, "network"), (Header::Transport, 2, "transport")];
+const HEADERS: [(Header, u32, &str); 2] =
+    [(Header::Network, 1, "network"), (Header::Transport, 2, "transport")];
 const METAS: [(Meta, u32, &str); 6] = [
     (Meta::InputInterface, 6, "iifname"),
     (Meta::Layer4Protocol, 16, "l4proto"),
@@ -171,7 +172,8 @@ impl Expression {
             }
             Self::Bitwise { mask } => ("bitwise", bitwise(mask)),
             Self::Compare { relation, value } => {
-                let data = Attributes::new().network_u32(1, REGISTER).network_u32(2, code(&RELATIONS, relation));
+                let data =
+                    Attributes::new().network_u32(1, REGISTER).network_u32(2, code(&RELATIONS, relation));
                 ("cmp", data.nest(3, Attributes::new().bytes(DATA_VALUE, value)))
             }
             Self::DestinationNat { ipv6 } => ("nat", destination_nat(*ipv6)),
@@ -407,7 +409,8 @@ pub fn tcp_opening() -> Vec<Expression> {
     const FLAGS_OFFSET: u32 = 13;
     const FIN_SYN_RST_ACK: u8 = 0x17;
     const SYN: u8 = 0x02;
-    let flags = [transport(FLAGS_OFFSET, 1), Expression::Bitwise { mask: vec![FIN_SYN_RST_ACK] }, compare(&[SYN])];
+    let flags =
+        [transport(FLAGS_OFFSET, 1), Expression::Bitwise { mask: vec![FIN_SYN_RST_ACK] }, compare(&[SYN])];
     [tcp(), flags.to_vec()].concat()
 }
 
@@ -424,7 +427,8 @@ pub fn icmp_types(ipv6: bool, first: u8, last: u8) -> Vec<Expression> {
         Expression::Compare { relation: Relation::NotBelow, value: vec![first] },
         Expression::Compare { relation: Relation::NotAbove, value: vec![last] },
     ];
-    [meta_is(Meta::NetworkProtocol, &[network]), meta_is(Meta::Layer4Protocol, &[protocol]), range.to_vec()].concat()
+    [meta_is(Meta::NetworkProtocol, &[network]), meta_is(Meta::Layer4Protocol, &[protocol]), range.to_vec()]
+        .concat()
 }
 
 /// Matches packets of one IP version that go to the network.
@@ -537,9 +541,8 @@ mod tests {
     #[test]
     fn redirect_has_the_bytes_the_kernel_documents() {
         let element = Expression::Redirect.encode().into_bytes();
-        let number = |kind: u16, value: u8| {
-            [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0, 0, 0, value]].concat()
-        };
+        let number =
+            |kind: u16, value: u8| [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0, 0, 0, value]].concat();
         let expected = [
             [&10u16.to_ne_bytes()[..], &1u16.to_ne_bytes(), b"redir\0\0\0"].concat(),
             [28u16.to_ne_bytes(), 0x8002u16.to_ne_bytes()].concat(),

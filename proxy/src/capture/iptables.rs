@@ -284,9 +284,15 @@ COMMIT
         let rules = Rules { other: Other::Refuse { egress }, exempt: Exempt::Uid(1337), ..Rules::default() };
         let v4 = others(&rules, Family::V4);
         let v6 = others(&rules, Family::V6);
-        let end = ["-d 10.0.0.0/8 -p udp -m udp --dport 123 -j RETURN", "-p udp -m udp --dport 5 -j RETURN", "-j DROP"];
+        let end = [
+            "-d 10.0.0.0/8 -p udp -m udp --dport 123 -j RETURN",
+            "-p udp -m udp --dport 5 -j RETURN",
+            "-j DROP",
+        ];
         assert!(v4.ends_with(&end.map(|line| format!("-A SIGNET_OTHER {line}"))), "{v4:?}");
-        assert!(v6.ends_with(&["-d fd00::/8 -j RETURN", "-j DROP"].map(|line| format!("-A SIGNET_OTHER {line}"))));
+        assert!(
+            v6.ends_with(&["-d fd00::/8 -j RETURN", "-j DROP"].map(|line| format!("-A SIGNET_OTHER {line}")))
+        );
         assert!(v4.contains(&"-A SIGNET_OTHER -m owner --uid-owner 1337 -j RETURN".to_owned()));
     }
 
@@ -302,7 +308,10 @@ COMMIT
     #[test]
     fn removal_leaves_no_chain_and_no_jump() {
         let text = removal("filter", "-A OUTPUT -j SIGNET_OTHER\n");
-        assert_eq!(text, "*filter\n:SIGNET_OTHER - [0:0]\n-D OUTPUT -j SIGNET_OTHER\n-X SIGNET_OTHER\nCOMMIT\n");
+        assert_eq!(
+            text,
+            "*filter\n:SIGNET_OTHER - [0:0]\n-D OUTPUT -j SIGNET_OTHER\n-X SIGNET_OTHER\nCOMMIT\n"
+        );
     }
 
     /// `unshare --map-root-user --net cargo test -p signet-proxy --lib real_iptables -- --ignored`
@@ -313,7 +322,10 @@ COMMIT
         let refusing = Rules {
             other: Other::Refuse { egress },
             exempt: Exempt::Uid(0),
-            excluded_outbound_networks: vec!["10.1.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+            excluded_outbound_networks: vec![
+                "10.1.0.0/16".parse().unwrap(),
+                "2001:db8::/32".parse().unwrap(),
+            ],
             ..Rules::default()
         };
         for rules in [Rules::default(), refusing.clone(), refusing, Rules::default()] {

@@ -9,7 +9,9 @@
 use std::fmt;
 
 use super::expression::{Expression, Verdict};
-use super::netlink::{ACK, APPEND, Answer, Attributes, CREATE, Connection, NetlinkError, Request, attributes};
+use super::netlink::{
+    ACK, APPEND, Answer, Attributes, CREATE, Connection, NetlinkError, Request, attributes,
+};
 
 const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = 0;
@@ -43,6 +45,8 @@ const LIST_ELEMENT: u16 = 1;
 const USER_DATA_COMMENT: u8 = 0;
 /// The kernel keeps 256 bytes of user data; `nft` shows comments of up to 128.
 const PURPOSE_BYTES: usize = 120;
+/// A table that is replaced between its lists is read again this often.
+const READ_TRIES: usize = 16;
 
 /// Order of chains on one hook: where the kernel translates destinations.
 pub const DESTINATION_PRIORITY: i32 = -100;
@@ -181,6 +185,16 @@ pub fn delete(table: &str) -> Result<(), NetlinkError> {
 /// Reading needs the same capability as writing.
 pub fn read(table: &str) -> Result<Option<Ruleset>, NetlinkError> {
     let mut connection = Connection::netfilter()?;
+    for _ in 0..READ_TRIES {
+        match read_once(&mut connection, table) {
+            Err(NetlinkError::Interrupted) => {}
+            finished => return finished,
+        }
+    }
+    Err(NetlinkError::Interrupted)
+}
+
+fn read_once(connection: &mut Connection, table: &str) -> Result<Option<Ruleset>, NetlinkError> {
     let tables = connection.dump(&question(GET_TABLE, Attributes::new(), "list tables"))?;
     let chains = connection.dump(&question(GET_CHAIN, Attributes::new(), "list chains"))?;
     let of_table = Attributes::new().text(RULE_TABLE, table);
@@ -192,7 +206,8 @@ fn replacement(ruleset: &Ruleset) -> Vec<Request> {
     let table = &ruleset.table;
     let mut batch = vec![begin()];
     batch.extend(fresh_start(table));
-    batch.push(message(NEW_TABLE, CREATE, named_table(table), &format!("add table {table}")));
+    let flagged = named_table(table).network_u32(TABLE_FLAGS, ruleset.flags);
+    batch.push(message(NEW_TABLE, CREATE, flagged, &format!("add table {table}")));
     batch.extend(ruleset.chains.iter().map(|chain| new_chain(table, chain)));
     for chain in &ruleset.chains {
         batch.extend(chain.rules.iter().map(|rule| new_rule(table, &chain.name, rule)));
@@ -329,7 +344,8 @@ fn decode_chain(fields: &Fields<'_>) -> Result<Chain, NetlinkError> {
 
 fn decode_rule(fields: &Fields<'_>) -> Result<Rule, NetlinkError> {
     let elements = attributes(fields.bytes(RULE_EXPRESSIONS).unwrap_or_default())?;
-    let expressions = elements.into_iter().map(|(_, element)| Expression::decode(element)).collect::<Result<_, _>>()?;
+    let expressions =
+        elements.into_iter().map(|(_, element)| Expression::decode(element)).collect::<Result<_, _>>()?;
     let purpose = match fields.bytes(RULE_USER_DATA) {
         Some([USER_DATA_COMMENT, _, text @ .., 0]) => String::from_utf8_lossy(text).into_owned(),
         _ => String::new(),

@@ -86,7 +86,10 @@ mod tests {
               not Nat on Prerouting, priority -100, policy accept"]
         );
         let removed = changed(|table| drop(table.chains[0].rules.remove(0)));
-        assert!(removed[0].starts_with(r#"chain output, rule 1, is "the proxy's own": meta mark"#), "{removed:?}");
+        assert!(
+            removed[0].starts_with(r#"chain output, rule 1, is "the proxy's own": meta mark"#),
+            "{removed:?}"
+        );
         assert_eq!(changed(|table| table.chains.swap(0, 1)), ["the chains stand in another order"]);
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, CommonState};
-use signet_identity::{ALPN_CONTROL, Peer, VerifyError, client_config, dial_name, expect, peer, pinned_client_config};
+use signet_identity::{
+    ALPN_CONTROL, Peer, VerifyError, client_config, dial_name, expect, peer, pinned_client_config,
+};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -103,7 +105,8 @@ async fn http2(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport
     let once = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stream = stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
+        let stream =
+            stream.map(TokioIo::new).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected));
         std::future::ready(stream)
     });
     Endpoint::from_static("http://control-plane.invalid")

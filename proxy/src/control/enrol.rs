@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    BundleError, IdError, RequestError, KeyRequest, SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle, TrustDomain,
+    BundleError, IdError, KeyRequest, RequestError, SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle,
+    TrustDomain,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;

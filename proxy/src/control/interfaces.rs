@@ -12,7 +12,8 @@ use signet_sync::MAX_CLAIMS;
 pub(super) fn addresses() -> std::io::Result<BTreeSet<IpAddr>> {
     Ok(getifaddrs()?
         .filter(|interface| {
-            interface.flags.contains(InterfaceFlags::IFF_UP) && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+            interface.flags.contains(InterfaceFlags::IFF_UP)
+                && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
         })
         .filter_map(|interface| {
             let address = interface.address?;
@@ -44,7 +45,9 @@ mod tests {
         for address in ["172.18.0.2", "192.0.2.1", "fd00::2", "2001:db8::1"] {
             assert!(claimed(address), "{address}");
         }
-        for address in ["127.0.0.1", "::1", "169.254.1.1", "fe80::1", "0.0.0.0", "224.0.0.1", "::ffff:10.0.0.1"] {
+        for address in
+            ["127.0.0.1", "::1", "169.254.1.1", "fe80::1", "0.0.0.0", "224.0.0.1", "::ffff:10.0.0.1"]
+        {
             assert!(!claimed(address), "{address}");
         }
     }

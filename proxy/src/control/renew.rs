@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use signet_identity::{RequestError, KeyRequest, SigningSvid, SvidError, TlsSvid, backoff, renewal_time};
+use signet_identity::{KeyRequest, RequestError, SigningSvid, SvidError, TlsSvid, backoff, renewal_time};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::identity_client::IdentityClient;
 use signet_sync::{MIN_PROTOCOL, PROTOCOL};

@@ -78,8 +78,7 @@ impl State {
         else {
             return Ok(None);
         };
-        let enrolment =
-            wire::EnrolResponse::decode(&*enrolment).map_err(|e| self.damaged(ENROLMENT, &e))?;
+        let enrolment = wire::EnrolResponse::decode(&*enrolment).map_err(|e| self.damaged(ENROLMENT, &e))?;
         let tls = TlsSvid::from_pem(&tls).map_err(|e: SvidError| self.damaged(TLS, &e))?;
         let signing = SigningSvid::from_pem(&signing).map_err(|e: SvidError| self.damaged(SIGNING, &e))?;
         assemble(enrolment, tls, signing).map(Some).map_err(|e: EnrolError| self.damaged(ENROLMENT, &e))
@@ -131,7 +130,8 @@ impl State {
 
     /// Saves the last good sections.
     pub(super) fn save_sections(&self, sections: &[Arc<wire::Section>]) -> Result<(), StateError> {
-        let bytes: Vec<u8> = sections.iter().flat_map(|section| section.encode_length_delimited_to_vec()).collect();
+        let bytes: Vec<u8> =
+            sections.iter().flat_map(|section| section.encode_length_delimited_to_vec()).collect();
         self.write(SECTIONS, &bytes)
     }
 

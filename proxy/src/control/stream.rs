@@ -61,7 +61,12 @@ pub(super) async fn follow(node: &Node, subscriber: &mut Subscriber, hooks: &mut
 }
 
 /// Runs one session, and the next one made with renewed certificates before the last one is given up.
-async fn serve(node: &Node, mut session: Session, subscriber: &mut Subscriber, hooks: &mut Hooks) -> StreamError {
+async fn serve(
+    node: &Node,
+    mut session: Session,
+    subscriber: &mut Subscriber,
+    hooks: &mut Hooks,
+) -> StreamError {
     loop {
         match session.run(node, subscriber, hooks).await {
             End::Failed(error) => return error,

@@ -63,8 +63,8 @@ async fn open(
     reached: &Reached,
     grant: &Grant,
 ) -> Result<(Records, TcpStream, bool, Permit), Refusal> {
-    let destination = || Destination { workload: reached.own.as_str(), port: reached.address.port() };
-    let opened = records::accept(worker, stream, channel, destination()).await?;
+    let destination = Destination { workload: reached.own.as_str(), port: reached.address.port() };
+    let opened = records::accept(worker, stream, channel, destination).await?;
     let auto = opened.hello.auto;
     let permitted = grant.decide(&worker.shared.snapshot());
     let ready = match permitted {
@@ -72,7 +72,7 @@ async fn open(
         Err(refusal) => Err(refusal),
     };
     match ready {
-        Ok((app, permit)) => Ok((opened.answer(worker, channel, destination()).await?, app, auto, permit)),
+        Ok((app, permit)) => Ok((opened.answer().await?, app, auto, permit)),
         Err(refusal) => {
             opened.refuse(refusal).await;
             Err(refusal)

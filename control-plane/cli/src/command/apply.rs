@@ -9,7 +9,9 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_js
 
 /// Stores manifests: all of them or, when any is wrong, none
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  signet apply -f policies/\n  signet apply -f mesh.yaml --dry-run -o json")]
+#[command(
+    after_help = "Examples:\n  signet apply -f policies/\n  signet apply -f mesh.yaml --dry-run -o json"
+)]
 pub(crate) struct Apply {
     #[command(flatten)]
     manifests: Manifests,
@@ -27,8 +29,7 @@ impl Apply {
         let files = files.into_iter().map(|file| ManifestFile { name: file.name, text: file.text }).collect();
         let mut client = self.control_plane.connect().await?;
         let response = answered(client.apply(ApplyRequest { files, dry_run: self.dry_run }).await)?;
-        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)?;
-        refused(&response.diagnostics)
+        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)
     }
 }
 
@@ -39,9 +40,11 @@ pub(super) fn show(
     changes: &[Change],
     diagnostics: &[Diagnostic],
     dry_run: bool,
-) -> Result<(), Failure> {
+) -> Result<Verdict, Failure> {
+    // Diagnostics mean that nothing was stored, and that the input is to blame.
+    let verdict = if diagnostics.is_empty() { Verdict::Yes } else { Verdict::BadInput };
     if format == Format::Json {
-        return print_json(&json!({
+        print_json(&json!({
             "stored": diagnostics.is_empty() && !dry_run,
             "dry_run": dry_run,
             "revision": revision,
@@ -57,7 +60,8 @@ pub(super) fn show(
                 "message": diagnostic.message,
                 "fix": diagnostic.fix,
             })).collect::<Vec<_>>(),
-        }));
+        }))?;
+        return Ok(verdict);
     }
     for diagnostic in diagnostics {
         let Diagnostic { file, line, column, message, fix } = diagnostic;
@@ -67,16 +71,10 @@ pub(super) fn show(
         let would = if dry_run { " (dry run)" } else { "" };
         print_line(format_args!("{}/{} {}{would}", change.kind, change.name, word(change)))?;
     }
-    Ok(())
-}
-
-/// Diagnostics mean that nothing was stored, and that the input is to blame.
-pub(super) fn refused(diagnostics: &[Diagnostic]) -> Result<Verdict, Failure> {
-    match diagnostics.len() {
-        0 => Ok(Verdict::Yes),
-        1 => Err(Failure::Usage("nothing was changed: 1 error".to_owned())),
-        errors => Err(Failure::Usage(format!("nothing was changed: {errors} errors"))),
+    if verdict == Verdict::BadInput {
+        print_line("nothing was changed")?;
     }
+    Ok(verdict)
 }
 
 fn word(change: &Change) -> &'static str {

@@ -48,10 +48,13 @@ impl Check {
         let mut client = self.control_plane.connect().await?;
         let info = answered(client.info(InfoRequest {}).await)?;
         let proxies = answered(client.list_proxies(ListProxiesRequest {}).await)?.proxies;
-        let reports: Vec<ProxyReport> = proxies.iter().map(|proxy| self.look_at(proxy, info.unix_ms)).collect();
+        let reports: Vec<ProxyReport> =
+            proxies.iter().map(|proxy| self.look_at(proxy, info.unix_ms)).collect();
         let ok = !reports.is_empty() && reports.iter().all(|report| report.ok);
         if format == Format::Json {
-            print_json(&json!({ "ok": ok, "trust_domain": info.trust_domain, "revision": info.revision, "proxies": reports }))?;
+            print_json(
+                &json!({ "ok": ok, "trust_domain": info.trust_domain, "revision": info.revision, "proxies": reports }),
+            )?;
         } else {
             print_line(format_args!("{}, revision {}", info.trust_domain, info.revision))?;
             for report in &reports {
@@ -66,7 +69,8 @@ impl Check {
 
     /// `now_ms` is the control plane's clock: the one that its certificates and reports go by.
     fn look_at(&self, proxy: &Proxy, now_ms: u64) -> ProxyReport {
-        let mut checks = vec![Finding::new("connected", proxy.connected, if proxy.connected { "yes" } else { "no" })];
+        let mut checks =
+            vec![Finding::new("connected", proxy.connected, if proxy.connected { "yes" } else { "no" })];
         match &proxy.status {
             None => checks.push(Finding::new("report", false, "none yet")),
             Some(status) => checks.extend(self.findings(status, now_ms)),
@@ -87,7 +91,11 @@ impl Check {
         let age_ms = (i128::from(now_ms) - stamped).max(0);
         let skew_ms = status.clock_offset_ms.unsigned_abs();
         vec![
-            Finding::new("report", age_ms <= REPORT_AGE_MAX.as_millis() as i128, format!("{} s old", age_ms / 1000)),
+            Finding::new(
+                "report",
+                age_ms <= REPORT_AGE_MAX.as_millis() as i128,
+                format!("{} s old", age_ms / 1000),
+            ),
             yes_no("rules in force", status.capture_in_force),
             yes_no("leak canary", status.canary_ok),
             certificate("TLS certificate", status.tls_not_after, now_ms),
@@ -123,7 +131,11 @@ fn policy_version(proxy: &Proxy) -> Finding {
     match (behind, proxy.sections.iter().find(|section| section.name == "policy")) {
         (Some(section), _) => {
             let have = format!("{}.{}", section.acked_epoch, section.acked_counter);
-            Finding::new(NAME, false, format!("{} is {have}, not {}.{}", section.name, section.epoch, section.counter))
+            Finding::new(
+                NAME,
+                false,
+                format!("{} is {have}, not {}.{}", section.name, section.epoch, section.counter),
+            )
         }
         (None, Some(policy)) => Finding::new(NAME, true, format!("{}.{}", policy.epoch, policy.counter)),
         (None, None) => Finding::new(NAME, false, "none"),
@@ -169,7 +181,13 @@ mod tests {
                 signing_not_after: NOW + 60,
                 ..ProxyStatus::default()
             }),
-            sections: vec![SectionState { name: "policy".to_owned(), epoch: 1, counter: 3, acked_epoch: 1, acked_counter: 3 }],
+            sections: vec![SectionState {
+                name: "policy".to_owned(),
+                epoch: 1,
+                counter: 3,
+                acked_epoch: 1,
+                acked_counter: 3,
+            }],
             ..Proxy::default()
         }
     }

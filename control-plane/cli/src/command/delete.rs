@@ -3,13 +3,15 @@
 use signet_policy::Kind;
 use signet_sync::proto::admin::DeleteRequest;
 
-use super::apply::{refused, show};
+use super::apply::show;
 use crate::client::{ControlPlane, found};
 use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
 
 /// Removes a manifest, if what remains still holds together
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  signet delete AccessPolicy read-devices\n  signet delete workload store --dry-run")]
+#[command(
+    after_help = "Examples:\n  signet delete AccessPolicy read-devices\n  signet delete workload store --dry-run"
+)]
 pub(crate) struct Delete {
     /// Mesh, Workload or AccessPolicy
     kind: Kind,
@@ -25,7 +27,8 @@ impl Delete {
     pub(crate) async fn run(self, format: Format) -> Result<Verdict, Failure> {
         text_or_json(format)?;
         let mut client = self.control_plane.connect().await?;
-        let request = DeleteRequest { kind: self.kind.to_string(), name: self.name.clone(), dry_run: self.dry_run };
+        let request =
+            DeleteRequest { kind: self.kind.to_string(), name: self.name.clone(), dry_run: self.dry_run };
         let Some(response) = found(client.delete(request).await)? else {
             let reason = format!("{}/{} is not there", self.kind, self.name);
             return match format {
@@ -34,7 +37,6 @@ impl Delete {
             }
             .map(|()| Verdict::No);
         };
-        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)?;
-        refused(&response.diagnostics)
+        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)
     }
 }

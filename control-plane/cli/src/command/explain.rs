@@ -9,9 +9,12 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{ExplainRequest, Hypothetical};
 
 use super::validate::parse;
-use crate::client::{ControlPlane, found};
+use crate::client::{ControlPlane, answered, found};
 use crate::manifests;
 use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
+
+/// A host that is no workload's name, for whoever asks without one.
+const AUTHORITY: &str = "localhost";
 
 /// Tells which rule allows or refuses a request, and why the others do not
 ///
@@ -37,12 +40,12 @@ pub(crate) struct Explain {
     /// HTTP method
     #[arg(long, default_value = "GET", value_name = "METHOD")]
     method: String,
-    /// Path, without query
+    /// Path; a query does not matter
     #[arg(long, default_value = "/", value_name = "PATH")]
     path: String,
-    /// Host the request names; left out: the workload's own first name
-    #[arg(long, value_name = "HOST")]
-    authority: Option<String>,
+    /// Host that the request names
+    #[arg(long, default_value = AUTHORITY, value_name = "HOST")]
+    authority: String,
     /// Not HTTP
     #[arg(long, conflicts_with_all = ["method", "path", "authority"])]
     opaque: bool,
@@ -62,8 +65,9 @@ impl Explain {
     async fn ask(self, format: Format) -> Result<Verdict, Failure> {
         let mut client = self.control_plane.connect().await?;
         let is_past = self.request_id.is_some();
-        let request = ExplainRequest { question: Some(self.question()) };
-        let Some(answer) = found(client.explain(request).await)? else {
+        let response = client.explain(ExplainRequest { question: Some(self.question()) }).await;
+        let answer = if is_past { found(response)? } else { Some(answered(response)?) };
+        let Some(answer) = answer else {
             let reason = "no proxy remembers that request: each keeps its latest few";
             return match format {
                 Format::Json => print_json(&serde_json::json!({ "found": false, "reason": reason })),
@@ -71,8 +75,9 @@ impl Explain {
             }
             .map(|()| Verdict::No);
         };
-        let value: Value = serde_json::from_str(&answer.json)
-            .map_err(|error| Failure::Internal(format!("control plane sent an explanation that is not JSON: {error}")))?;
+        let value: Value = serde_json::from_str(&answer.json).map_err(|error| {
+            Failure::Internal(format!("control plane sent an explanation that is not JSON: {error}"))
+        })?;
         match format {
             Format::Json => print_json(&value)?,
             _ => print_line(answer.text.trim_end())?,
@@ -91,8 +96,8 @@ impl Explain {
             destination: self.to.unwrap_or_default(),
             port: u32::from(self.port.unwrap_or_default()),
             method: self.method,
-            path: self.path,
-            authority: self.authority.unwrap_or_default(),
+            path: without_query(&self.path).to_owned(),
+            authority: self.authority,
             opaque: self.opaque,
         })
     }
@@ -111,14 +116,13 @@ impl Explain {
         let source = self.from.as_deref().map(|name| identity(&model, name)).transpose()?;
         let destination = identity(&model, self.to.as_deref().unwrap_or_default())?;
         let port = self.port.unwrap_or_default();
-        let own_name = model.workload(&destination).and_then(|workload| workload.names.first());
-        let authority = self.authority.as_deref().or(own_name.map(String::as_str)).unwrap_or("localhost");
         let layer = if self.opaque {
             Layer::Opaque
         } else {
-            Layer::Http { method: &self.method, path: &self.path, authority }
+            Layer::Http { method: &self.method, path: without_query(&self.path), authority: &self.authority }
         };
-        let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+        let facts =
+            Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
         let explanation = explain(&PolicyIndex::new(&model), &facts);
         match format {
             Format::Json => print_json(&explanation)?,
@@ -126,6 +130,10 @@ impl Explain {
         }
         Ok(Verdict::of(matches!(explanation.decision, Decision::Allowed { .. })))
     }
+}
+
+fn without_query(path: &str) -> &str {
+    path.split('?').next().unwrap_or(path)
 }
 
 /// A workload's identity by its name, or the SPIFFE ID itself.

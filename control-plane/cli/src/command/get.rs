@@ -43,11 +43,10 @@ impl Get {
 }
 
 fn as_json(revision: u64, items: &[Item]) -> Result<Value, Failure> {
-    let items: Vec<Value> = items
-        .iter()
-        .map(|item| serde_json::from_str(&item.json))
-        .collect::<Result<_, _>>()
-        .map_err(|error| Failure::Internal(format!("control plane sent an item that is not JSON: {error}")))?;
+    let items: Vec<Value> =
+        items.iter().map(|item| serde_json::from_str(&item.json)).collect::<Result<_, _>>().map_err(
+            |error| Failure::Internal(format!("control plane sent an item that is not JSON: {error}")),
+        )?;
     Ok(json!({ "revision": revision, "items": items }))
 }
 

@@ -7,19 +7,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use serde_json::json;
-use signet_signature::component::ComponentError;
 use signet_signature::{Algorithm, Component};
 
 use crate::chain;
 use crate::message::{
-    Demand, MESSAGE_MAX, Message as Raw, Outcome, Scheme, SignOptions, Trust, component, sign, signing_key, verify,
-    verifying_key,
+    Demand, MESSAGE_MAX, Message as Raw, Outcome, Scheme, SignOptions, Trust, component, sign, signing_key,
+    verify, verifying_key,
 };
 use crate::output::{Failure, Format, Verdict, print_bytes, print_json, print_line, text_or_json};
 
 /// Signs and verifies single HTTP/1.1 messages (RFC 9421), without a mesh
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  signet message sign --key key.pem --keyid me < request.http | signet message verify --key pub.pem")]
+#[command(
+    after_help = "Example:\n  signet message sign --key key.pem --keyid me < request.http | signet message verify --key pub.pem"
+)]
 pub(crate) enum Message {
     Sign(Sign),
     Verify(Verify),
@@ -46,7 +47,7 @@ pub(crate) struct Sign {
     #[arg(long, default_value = "sig1", value_name = "LABEL")]
     label: String,
     /// Component to cover, such as @method, content-type, '@path;req'; may be repeated; left out: the usual ones
-    #[arg(long = "component", value_parser = component_argument, value_name = "COMPONENT")]
+    #[arg(long = "component", value_parser = component, value_name = "COMPONENT")]
     components: Vec<Component>,
     /// Unix seconds, or `none`; left out: now
     #[arg(long, value_parser = created, value_name = "TIME")]
@@ -95,7 +96,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     /// Component that must be covered; may be repeated
-    #[arg(long, value_parser = component_argument, value_name = "COMPONENT")]
+    #[arg(long, value_parser = component, value_name = "COMPONENT")]
     require: Vec<Component>,
     /// Verify as of this time, Unix seconds; left out: now
     #[arg(long, value_name = "TIME")]
@@ -153,8 +154,8 @@ impl Sign {
             keyid: Some(self.keyid),
             tag: self.tag,
         };
-        let signed =
-            sign(message, request.as_ref(), &key, &options).map_err(|error| Failure::Usage(error.to_string()))?;
+        let signed = sign(message, request.as_ref(), &key, &options)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
         let bytes = signed.message.to_bytes();
         if format == Format::Json {
             print_json(&json!({
@@ -213,7 +214,9 @@ impl Context {
         let message = self.message(io::stdin().lock(), "standard input")?;
         let Some(path) = &self.request else { return Ok((message, None)) };
         if message.is_request() {
-            return Err(Failure::Usage("--request is for responses, and standard input has a request".to_owned()));
+            return Err(Failure::Usage(
+                "--request is for responses, and standard input has a request".to_owned(),
+            ));
         }
         let file = File::open(path).map_err(|error| in_file(path, error))?;
         let request = self.message(file, &path.display().to_string())?;
@@ -281,14 +284,13 @@ fn expires(text: &str) -> Result<Expires, String> {
 }
 
 fn seconds(text: &str) -> Result<u64, String> {
-    text.parse().ok().filter(|_| !text.starts_with('+')).ok_or_else(|| "a number of Unix seconds is needed".to_owned())
+    text.parse()
+        .ok()
+        .filter(|_| !text.starts_with('+'))
+        .ok_or_else(|| "a number of Unix seconds is needed".to_owned())
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, String> {
     Algorithm::from_name(name)
         .ok_or_else(|| format!("one of {} is needed", Algorithm::ALL.map(Algorithm::name).join(", ")))
-}
-
-fn component_argument(text: &str) -> Result<Component, ComponentError> {
-    component(text)
 }

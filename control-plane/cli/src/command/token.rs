@@ -18,7 +18,9 @@ pub(crate) enum Token {
 
 /// Makes a token; it is shown once and kept nowhere
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  signet token create store\n  signet token create store --uses 3 --instances 3 --ttl 10m -o json")]
+#[command(
+    after_help = "Examples:\n  signet token create store\n  signet token create store --uses 3 --instances 3 --ttl 10m -o json"
+)]
 pub(crate) struct Create {
     /// Name of a Workload, or its SPIFFE ID
     workload: String,
@@ -89,7 +91,8 @@ mod tests {
     fn times_have_a_unit_and_are_not_zero() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
-        for wrong in ["", "5", "h", "0s", "-1h", "1w", "99999999999999999999s", "18446744073709551615d", "1é"] {
+        for wrong in ["", "5", "h", "0s", "-1h", "1w", "99999999999999999999s", "18446744073709551615d", "1é"]
+        {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

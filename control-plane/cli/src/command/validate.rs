@@ -34,15 +34,15 @@ impl Validate {
                 print_line(diagnostic)?;
             }
             if diagnostics.is_empty() {
-                let note = if whole { "" } else { " (no Mesh among them: what they say of each other was not checked)" };
+                let note = if whole {
+                    ""
+                } else {
+                    " (no Mesh among them: what they say of each other was not checked)"
+                };
                 print_line(format_args!("{} manifests are valid{note}", manifests.len()))?;
             }
         }
-        match diagnostics.len() {
-            0 => Ok(Verdict::Yes),
-            1 => Err(Failure::Usage("1 error".to_owned())),
-            errors => Err(Failure::Usage(format!("{errors} errors"))),
-        }
+        Ok(if diagnostics.is_empty() { Verdict::Yes } else { Verdict::BadInput })
     }
 }
 

@@ -70,7 +70,9 @@ impl Shown {
     /// Whether every call ended as calls should: a refusal over HTTP is an answer, a reset is not.
     pub fn is_complete(&self) -> bool {
         match self {
-            Self::Transcript(transcript) => transcript.exchanges.iter().all(|exchange| exchange.error.is_none()),
+            Self::Transcript(transcript) => {
+                transcript.exchanges.iter().all(|exchange| exchange.error.is_none())
+            }
             Self::Load(report) => report.failed == 0 && report.ok > 0,
         }
     }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
-use signet_proxy::capture::netlink::{ACK, Answer, Attributes, CREATE, Connection, EXCLUSIVE, NetlinkError, Request, attributes};
+use signet_proxy::capture::netlink::{
+    ACK, Answer, Attributes, CREATE, Connection, EXCLUSIVE, NetlinkError, Request, attributes,
+};
 
 use super::{LabError, Namespace, write};
 
@@ -56,7 +58,8 @@ const CARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Brings up `lo` and makes later IPv6 interfaces quiet and usable at once, in the calling thread's namespace.
 pub(super) fn prepare(name: &str) -> Result<(), LabError> {
-    let settings = [("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0"), ("router_solicitations", "0")];
+    let settings =
+        [("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0"), ("router_solicitations", "0")];
     for (setting, value) in settings {
         let path = format!("/proc/sys/net/ipv6/conf/default/{setting}");
         // A kernel without IPv6 has none of them, and then nothing is to be set.
@@ -165,7 +168,9 @@ impl Namespace {
     /// [`LabError::System`] where it cannot be written.
     pub fn set_parameter(&self, parameter: &str, value: &str) -> Result<(), LabError> {
         let (path, value) = (format!("/proc/sys/{parameter}"), value.to_owned());
-        self.run(move || fs::write(&path, value).map_err(|error| LabError::system(format!("write {path}"), error)))?
+        self.run(move || {
+            fs::write(&path, value).map_err(|error| LabError::system(format!("write {path}"), error))
+        })?
     }
 
     fn index(&self, interface: &str) -> Result<u32, LabError> {
@@ -199,7 +204,8 @@ impl Namespace {
 }
 
 fn send(namespace: &str, request: &Request) -> Result<(), LabError> {
-    let sent = Connection::route().and_then(|mut connection| connection.transact(std::slice::from_ref(request)));
+    let sent =
+        Connection::route().and_then(|mut connection| connection.transact(std::slice::from_ref(request)));
     sent.map_err(|source| LabError::Netlink { namespace: namespace.into(), source })
 }
 
@@ -243,7 +249,14 @@ fn link_carries(body: &[u8]) -> Result<bool, NetlinkError> {
 }
 
 /// `flags` are the flags' values and which of them to change.
-fn link(kind: u16, mode: u16, index: u32, flags: (u32, u32), attributes: Attributes, purpose: String) -> Request {
+fn link(
+    kind: u16,
+    mode: u16,
+    index: u32,
+    flags: (u32, u32),
+    attributes: Attributes,
+    purpose: String,
+) -> Request {
     let body = [link_header(index, flags), attributes.into_bytes()].concat();
     Request { kind, flags: mode | ACK, body, purpose }
 }
@@ -336,7 +349,9 @@ mod tests {
     fn bridged_link_carries_only_when_it_forwards() {
         let up = attribute(LINK_STATE, &[STATE_UP]);
         let master = attribute(LINK_MASTER, &3u32.to_ne_bytes());
-        let port = |state| attribute(LINK_INFO, &attribute(INFO_MASTER_DATA, &attribute(BRIDGE_PORT_STATE, &[state])));
+        let port = |state| {
+            attribute(LINK_INFO, &attribute(INFO_MASTER_DATA, &attribute(BRIDGE_PORT_STATE, &[state])))
+        };
         assert!(link_carries(&up).unwrap());
         assert!(!link_carries(&attribute(LINK_STATE, &[2])).unwrap());
         assert!(!link_carries(&[up.clone(), master.clone(), port(1)].concat()).unwrap());

@@ -6,8 +6,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use signet_proxy::capture::expression::{Expression, Verdict, destination, destination_port, leaves_by, nat_to, source, tcp};
-use signet_proxy::capture::nftables::{self, Chain, DESTINATION_PRIORITY, Hook, Kind, Ruleset, SOURCE_PRIORITY};
+use signet_proxy::capture::expression::{
+    Expression, Verdict, destination, destination_port, leaves_by, nat_to, source, tcp,
+};
+use signet_proxy::capture::nftables::{
+    self, Chain, DESTINATION_PRIORITY, Hook, Kind, Ruleset, SOURCE_PRIORITY,
+};
 
 use super::{LabError, Namespace};
 

@@ -407,10 +407,11 @@ fn keep_output(mut reader: PipeReader, mut log: Option<File>, shared: &Shared) {
 
 fn keep_status(mut child: Child, pid: Pid, shared: &Shared) {
     // Waits without reaping: until the lock is held, the process id stays taken.
-    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {}
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(nix::errno::Errno::EINTR) {
+    }
     let mut state = shared.lock();
     // Only a child that somebody else reaped has no status; it must not look like success.
-    state.status = Some(child.wait().unwrap_or(ExitStatus::from_raw(LOST_STATUS)));
+    state.status = Some(child.wait().unwrap_or_else(|_| ExitStatus::from_raw(LOST_STATUS)));
     shared.changed.notify_all();
 }
 

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::process::{Proc, helper};
-use super::{LabError, enter};
+use super::{LabError, enter, mesh};
 
 /// What a test function returns; it may also panic.
 pub type TestResult = Result<(), Box<dyn Error>>;
@@ -31,6 +31,9 @@ const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// Runs the tests the command line asks for and prints as the standard harness does.
 pub fn main(tests: &[Test]) -> ExitCode {
     helper();
+    if let Some(code) = mesh::part() {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, name] = &arguments[..]
         && first == RUN_ONE
@@ -117,7 +120,9 @@ fn run_apart(name: &str, captured: bool) -> Result<(), String> {
         let status = command.status().map_err(|error| error.to_string())?;
         return if status.success() { Ok(()) } else { Err(status.to_string()) };
     }
-    let spawn = |mut command: Command| command.spawn().map_err(|error| LabError::system(format!("start {name}"), error));
+    let spawn = |mut command: Command| {
+        command.spawn().map_err(|error| LabError::system(format!("start {name}"), error))
+    };
     let test = Proc::start(name, None, command, spawn).map_err(|error| error.to_string())?;
     let status = test.wait(TEST_LIMIT).map_err(|error| error.to_string())?;
     if status.success() { Ok(()) } else { Err(format!("{}({status})", test.output())) }
@@ -167,7 +172,8 @@ impl Selection {
     }
 
     fn has(&self, name: &str) -> bool {
-        let matches = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
+        let matches =
+            |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
         let skipped = self.skipped.iter().any(|skip| skip.is_empty() || matches(skip));
         !skipped && (self.filters.is_empty() || self.filters.iter().any(matches))
     }
@@ -179,7 +185,10 @@ mod tests {
 
     fn chosen(line: &str) -> Vec<&'static str> {
         let selection = Selection::parse(line.split_whitespace().map(str::to_owned)).unwrap();
-        ["capture_works", "capture_is_removed", "tap_sees"].into_iter().filter(|name| selection.has(name)).collect()
+        ["capture_works", "capture_is_removed", "tap_sees"]
+            .into_iter()
+            .filter(|name| selection.has(name))
+            .collect()
     }
 
     #[test]

@@ -22,7 +22,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {
     /// A certificate where a key belongs.
-    #[error("the file holds a certificate: use --cert with --roots, or take its key out with `openssl x509 -pubkey`")]
+    #[error(
+        "the file holds a certificate: use --cert with --roots, or take its key out with `openssl x509 -pubkey`"
+    )]
     Certificate,
     /// The key is no good, or of another type.
     #[error(transparent)]
@@ -68,7 +70,9 @@ pub(crate) fn verifying_key(path: &Path, algorithm: Option<Algorithm>) -> Result
     let key = if is_pem(&bytes) {
         match VerifyingKey::from_pem(&bytes) {
             Err(KeyError::Missing) if holds(&bytes, "PRIVATE KEY-----") => return Err(KeyFileError::Private),
-            Err(KeyError::Missing) if holds(&bytes, "CERTIFICATE-----") => return Err(KeyFileError::Certificate),
+            Err(KeyError::Missing) if holds(&bytes, "CERTIFICATE-----") => {
+                return Err(KeyFileError::Certificate);
+            }
             key => key?,
         }
     } else {

@@ -96,7 +96,8 @@ impl Message {
             return Err(MessageError::TooLong);
         }
         // Empty lines before the start line are to be passed over (RFC 9112 section 2.2).
-        let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).ok_or(MessageError::Empty)?;
+        let start =
+            bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).ok_or(MessageError::Empty)?;
         let Lines { head, line_end, rest } = split_head(&bytes[start..])?;
         let (start, headers) = parse_head(&head, line_end, scheme)?;
         let (body, trailers) = body(&headers, rest)?;
@@ -201,18 +202,26 @@ fn split_head(bytes: &[u8]) -> Result<Lines<'_>, MessageError> {
     Ok(Lines { head, line_end, rest })
 }
 
-fn parse_head(head: &[u8], line_end: &str, scheme: Option<Scheme>) -> Result<(Start, HeaderMap), MessageError> {
+fn parse_head(
+    head: &[u8],
+    line_end: &str,
+    scheme: Option<Scheme>,
+) -> Result<(Start, HeaderMap), MessageError> {
     let complete = [head, line_end.as_bytes()].concat();
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     if complete.starts_with(b"HTTP/") {
         let mut parsed = httparse::Response::new(&mut fields);
         whole(parsed.parse(&complete))?;
-        return Ok((Start::Response { status: parsed.code.unwrap_or_default() }, header_map(parsed.headers)?));
+        return Ok((
+            Start::Response { status: parsed.code.unwrap_or_default() },
+            header_map(parsed.headers)?,
+        ));
     }
     let mut parsed = httparse::Request::new(&mut fields);
     whole(parsed.parse(&complete))?;
     let headers = header_map(parsed.headers)?;
-    let line = request_line(parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default(), &headers, scheme)?;
+    let line =
+        request_line(parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default(), &headers, scheme)?;
     Ok((Start::Request(line), headers))
 }
 
@@ -227,9 +236,10 @@ fn whole(parsed: httparse::Result<usize>) -> Result<(), MessageError> {
 fn header_map(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, MessageError> {
     let mut headers = HeaderMap::new();
     for field in fields {
-        let name = HeaderName::from_str(field.name).map_err(|_| MessageError::Head(httparse::Error::HeaderName))?;
-        let value =
-            HeaderValue::from_bytes(field.value).map_err(|_| MessageError::Head(httparse::Error::HeaderValue))?;
+        let name =
+            HeaderName::from_str(field.name).map_err(|_| MessageError::Head(httparse::Error::HeaderName))?;
+        let value = HeaderValue::from_bytes(field.value)
+            .map_err(|_| MessageError::Head(httparse::Error::HeaderValue))?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -294,7 +304,8 @@ fn body(headers: &HeaderMap, rest: &[u8]) -> Result<(Vec<u8>, Option<HeaderMap>)
         (false, Some(length), None) => Ok((of_length(length, rest)?, None)),
         (true, None, _) => {
             let mut codings = codings.iter();
-            let only = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+            let only =
+                codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
             if !only || codings.next().is_some() {
                 return Err(MessageError::Framing);
             }
@@ -314,7 +325,8 @@ fn of_length(length: &HeaderValue, rest: &[u8]) -> Result<Vec<u8>, MessageError>
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(MessageError::ContentLength);
     }
-    let declared: usize = length.to_str().ok().and_then(|text| text.parse().ok()).ok_or(MessageError::ContentLength)?;
+    let declared: usize =
+        length.to_str().ok().and_then(|text| text.parse().ok()).ok_or(MessageError::ContentLength)?;
     match rest.split_at_checked(declared) {
         Some((body, after)) => {
             no_more(after)?;

@@ -2,7 +2,9 @@
 
 use http::HeaderValue;
 use signet_signature::sign::{SignMessageError, SignedMessage};
-use signet_signature::{Algorithm, Component, ParseError, Params, SigningKey, parse_signatures, sha256_header};
+use signet_signature::{
+    Algorithm, Component, Params, ParseError, SigningKey, parse_signatures, sha256_header,
+};
 
 use super::Message;
 
@@ -84,7 +86,8 @@ fn usual_components(message: &Message) -> Vec<Component> {
 
 fn is_own_digest(component: &Component) -> bool {
     use signet_signature::component::Parameter::{Req, Tr};
-    component.name() == "content-digest" && !component.parameters().iter().any(|parameter| matches!(parameter, Req | Tr))
+    component.name() == "content-digest"
+        && !component.parameters().iter().any(|parameter| matches!(parameter, Req | Tr))
 }
 
 /// In the order that strict readers elsewhere expect.

@@ -8,7 +8,8 @@ use signet_identity::SigningIdentity;
 use signet_signature::component::Parameter;
 use signet_signature::verify::VerifyError;
 use signet_signature::{
-    Algorithm, Component, LabelledSignature, ParseError, VerifyingKey, parse_signatures, verify_digest,
+    Algorithm, BaseError, Component, LabelledSignature, ParseError, VerifyingKey, parse_signatures,
+    verify_digest,
 };
 
 use super::{Message, same};
@@ -116,7 +117,12 @@ pub(crate) fn verify(message: &Message, request: Option<&Message>, trust: Trust,
         }
         Err(refused) => {
             outcome.code = Some(refused.code());
-            outcome.reason = refused.to_string();
+            outcome.reason = match &refused {
+                Refused::Verify(VerifyError::Base(BaseError::NoRequest)) => {
+                    format!("{refused}: name it with --request")
+                }
+                _ => refused.to_string(),
+            };
         }
     }
     outcome
@@ -174,7 +180,8 @@ fn key(
     let key = match trust {
         Trust::Key(key) => key,
         Trust::Chain { chain, roots } => {
-            let now = UNIX_EPOCH.checked_add(Duration::from_secs(demand.now)).unwrap_or(SystemTime::UNIX_EPOCH);
+            let now =
+                UNIX_EPOCH.checked_add(Duration::from_secs(demand.now)).unwrap_or(SystemTime::UNIX_EPOCH);
             let identity = chain::verify(&chain, &roots, now)?;
             outcome.signer = Some(identity.id().to_string());
             names_the_certificate(signature, &identity)?;

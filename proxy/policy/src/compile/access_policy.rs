@@ -131,7 +131,11 @@ fn source(scope: &mut Scope<'_>, spec: &Spanned<SourceSpec>) -> Option<SourceMat
             let parsed = TrustDomain::parse(&text.value);
             if let Err(error) = &parsed {
                 let message = format!("{} is no trust domain: {error}", quoted(&text.value));
-                scope.refuse(Place::of(text), message, "write it without scheme and wildcard, such as `mf2c.example`");
+                scope.refuse(
+                    Place::of(text),
+                    message,
+                    "write it without scheme and wildcard, such as `mf2c.example`",
+                );
             }
             parsed.ok().map(SourceMatch::TrustDomain)
         }
@@ -174,7 +178,11 @@ fn operation(
     let ports = ports(scope, port_list.as_ref());
     if let Some(stray) = ports.iter().find(|port| !policy_ports.is_empty() && !policy_ports.contains(port)) {
         let message = format!("the policy does not select port {stray}");
-        scope.refuse(Place::of(spec), message, format!("add {stray} to the policy's `ports`, or remove it here"));
+        scope.refuse(
+            Place::of(spec),
+            message,
+            format!("add {stray} to the policy's `ports`, or remove it here"),
+        );
     }
     Some(Operation { methods, paths, ports })
 }
@@ -230,14 +238,17 @@ pub(super) fn refuse_contradictions(
             refuse_l7_without_http(scope, operation, policy, &targeted);
         }
     }
-    let ports_are_known =
-        !targeted.is_empty() && targeted.iter().all(|workload| !workload.ports.is_empty());
+    let ports_are_known = !targeted.is_empty() && targeted.iter().all(|workload| !workload.ports.is_empty());
     let known: HashSet<u32> =
         targeted.iter().flat_map(|workload| &workload.ports).map(|declared| declared.port.into()).collect();
     for entry in lists.into_iter().flat_map(|list| &list.0.value) {
         if ports_are_known && !known.contains(&entry.value) {
             let message = format!("no targeted workload has port {}", entry.value);
-            scope.refuse(Place::of(entry), message, "correct the number, or declare the port in the Workload");
+            scope.refuse(
+                Place::of(entry),
+                message,
+                "correct the number, or declare the port in the Workload",
+            );
         }
     }
 }
@@ -253,9 +264,11 @@ fn refuse_l7_without_http(
     }
     let covered = |port: u16| {
         policy.selects_port(port)
-            && operation.value.ports.as_ref().is_none_or(|list| {
-                list.0.value.iter().any(|entry| entry.value == u32::from(port))
-            })
+            && operation
+                .value
+                .ports
+                .as_ref()
+                .is_none_or(|list| list.0.value.iter().any(|entry| entry.value == u32::from(port)))
     };
     let clash = targeted.iter().find_map(|workload| {
         let port = workload.ports.iter().find(|declared| {

@@ -45,7 +45,8 @@ pub(super) fn within_bounds<'a, T>(
     what: &str,
 ) -> &'a [Spanned<T>] {
     if list.value.len() > MAX_LIST_ENTRIES {
-        let message = format!("`{what}` has {} entries, and {MAX_LIST_ENTRIES} are accepted", list.value.len());
+        let message =
+            format!("`{what}` has {} entries, and {MAX_LIST_ENTRIES} are accepted", list.value.len());
         scope.refuse(Place::of(list), message, "use a wildcard or a class, or split the manifest");
         return &[];
     }
@@ -98,7 +99,8 @@ pub(super) fn name(scope: &mut Scope<'_>, text: &Spanned<String>, what: &str) ->
 pub(super) fn host_name(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<String> {
     let host = text.value.strip_suffix('.').unwrap_or(&text.value);
     let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     if host.len() <= MAX_NAME_BYTES && host.split('.').all(is_label) {
         return Some(host.to_ascii_lowercase());
@@ -115,7 +117,11 @@ pub(super) fn port(scope: &mut Scope<'_>, number: &Spanned<u32>) -> Option<u16> 
     match u16::try_from(number.value) {
         Ok(port) if port > 0 => Some(port),
         _ => {
-            scope.refuse(Place::of(number), format!("`{}` is no port", number.value), "use a number from 1 to 65535");
+            scope.refuse(
+                Place::of(number),
+                format!("`{}` is no port", number.value),
+                "use a number from 1 to 65535",
+            );
             None
         }
     }
@@ -127,7 +133,11 @@ pub(super) fn ports(scope: &mut Scope<'_>, list: &[Spanned<u32>]) -> Vec<u16> {
     for entry in list {
         if let Some(port) = port(scope, entry) {
             if ports.contains(&port) {
-                scope.refuse(Place::of(entry), format!("port {port} is listed twice"), "remove one of the two");
+                scope.refuse(
+                    Place::of(entry),
+                    format!("port {port} is listed twice"),
+                    "remove one of the two",
+                );
             } else {
                 ports.push(port);
             }
@@ -153,7 +163,9 @@ pub(super) fn cidr(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<IpNe
         (Ok(net), _) if net.trunc() == net => return Some(net),
         (Ok(net), _) => format!("write `{}`, or a longer prefix", net.trunc()),
         (Err(_), Ok(address)) => format!("write `{}` for this one address", IpNet::from(address)),
-        (Err(_), Err(_)) => "write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`".to_owned(),
+        (Err(_), Err(_)) => {
+            "write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`".to_owned()
+        }
     };
     scope.refuse(Place::of(text), format!("{} is no address range", quoted(&text.value)), fix);
     None
@@ -171,7 +183,8 @@ pub(super) fn duration(scope: &mut Scope<'_>, text: &Spanned<String>, least: u64
         _ => None,
     };
     // `parse` would take a sign as well.
-    let number = if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
+    let number =
+        if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
     let (Some(number), Some(factor)) = (number, factor) else {
         let fix = match number {
             Some(number) if unit.is_empty() => format!("add the unit: `{number}s`"),

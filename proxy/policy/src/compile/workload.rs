@@ -33,10 +33,12 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
     let names = names.iter().filter_map(|text| value::host_name(scope, text)).collect();
     let ports = ports(scope, spec);
     let mtls = spec.mtls.as_ref().and_then(|mtls| value::mtls_mode(scope, mtls));
-    let addresses = value::entries(scope, spec.addresses.as_ref(), "addresses", "to accept any of its network");
+    let addresses =
+        value::entries(scope, spec.addresses.as_ref(), "addresses", "to accept any of its network");
     let addresses = addresses.iter().filter_map(|text| address(scope, text, network, mesh)).collect();
     let advertise = value::entries(scope, spec.advertise.as_ref(), "advertise", "when nothing is published");
-    let advertise = advertise.iter().filter_map(|entry| advertised(scope, &entry.value, &ports, mesh)).collect();
+    let advertise =
+        advertise.iter().filter_map(|entry| advertised(scope, &entry.value, &ports, mesh)).collect();
     Some(WorkloadModel {
         name: name?,
         id: id?,
@@ -89,7 +91,11 @@ fn network<'a>(scope: &mut Scope<'_>, text: &'a Spanned<String>, mesh: &PolicyMo
         [] => format!("add `networks: [{{name: {}}}]` to the Mesh", text.value.escape_debug()),
         networks => suggestion(&text.value, networks.iter().map(|network| network.name.as_str())),
     };
-    scope.refuse(Place::of(text), format!("network {} is not declared in the Mesh", quoted(&text.value)), fix);
+    scope.refuse(
+        Place::of(text),
+        format!("network {} is not declared in the Mesh", quoted(&text.value)),
+        fix,
+    );
     None
 }
 
@@ -171,7 +177,8 @@ pub(super) fn refuse_conflicts(workloads: &[WorkloadModel], places: &[&Manifest]
     for (workload, &manifest) in workloads.iter().zip(places) {
         let mut refuse = |first: &Manifest, what: String| {
             let place = Place::of(manifest.spanned_name());
-            let message = format!("{what} already belongs to {} at {}:{}", first.name(), first.file(), first.line());
+            let message =
+                format!("{what} already belongs to {} at {}:{}", first.name(), first.file(), first.line());
             Scope::new(manifest, findings).refuse(place, message, "change one of the two");
         };
         if let Some(first) = identities.insert(&workload.id, manifest) {
@@ -180,7 +187,10 @@ pub(super) fn refuse_conflicts(workloads: &[WorkloadModel], places: &[&Manifest]
         for place in &workload.advertise {
             let key = (place.network.as_str(), place.address, place.port);
             if let Some(first) = published.insert(key, manifest) {
-                refuse(first, format!("port {} at {} in {}", place.port, place.address, quoted(&place.network)));
+                refuse(
+                    first,
+                    format!("port {} at {} in {}", place.port, place.address, quoted(&place.network)),
+                );
             }
         }
         for &address in &workload.addresses {
@@ -195,5 +205,7 @@ pub(super) fn refuse_conflicts(workloads: &[WorkloadModel], places: &[&Manifest]
 
 /// Workloads in one network namespace share their address and differ in their ports.
 fn share_a_port(one: &WorkloadModel, other: &WorkloadModel) -> bool {
-    one.ports.is_empty() || other.ports.is_empty() || one.ports.iter().any(|port| other.port(port.port).is_some())
+    one.ports.is_empty()
+        || other.ports.is_empty()
+        || one.ports.iter().any(|port| other.port(port.port).is_some())
 }

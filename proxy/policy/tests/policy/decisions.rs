@@ -2,8 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_policy::{
-    Decision, Egress, Facts, Layer, MtlsMode, PolicyIndex, PolicyModel, Protocol, Refusal, SpeaksFirst, Transport,
-    decide, explain, observe,
+    Decision, Egress, Facts, Layer, MtlsMode, PolicyIndex, PolicyModel, Protocol, Refusal, SpeaksFirst,
+    Transport, decide, explain, observe,
 };
 
 use crate::{MESH, ask, id, manifest, model_of};
@@ -18,17 +18,38 @@ const STRANGER: &str = "spiffe://other/app/d2/peer";
 /// One mesh with every kind of rule.
 fn mesh() -> PolicyModel {
     let workloads = [
-        ("web", "class: app\ndevice: d1\nnetwork: n1\nnames: [web, Web.Example.]\nports: [{port: 80, protocol: http}, {port: 81}, {port: 82}, {port: 83}]\nadvertise: [{network: n2, address: 10.2.0.9, port: 8080, targetPort: 80}]"),
-        ("sql", "class: app\ndevice: d1\nnetwork: n1\nnames: [sql, shared]\nports: [{port: 3306, protocol: opaque, speaksFirst: server}]"),
+        (
+            "web",
+            "class: app\ndevice: d1\nnetwork: n1\nnames: [web, Web.Example.]\nports: [{port: 80, protocol: http}, {port: 81}, {port: 82}, {port: 83}]\nadvertise: [{network: n2, address: 10.2.0.9, port: 8080, targetPort: 80}]",
+        ),
+        (
+            "sql",
+            "class: app\ndevice: d1\nnetwork: n1\nnames: [sql, shared]\nports: [{port: 3306, protocol: opaque, speaksFirst: server}]",
+        ),
         ("open", "class: external\ndevice: d1\nnetwork: n1\nnames: [shared]\nmtls: {mode: permissive}"),
         ("boss", "class: platform\ndevice: d1\nnetwork: n1"),
     ];
     let policies = [
-        ("web-l7", "target: {workloads: [web]}\nports: [80, 81, 82]\nrules:\n- name: read\n  from: [{identity: 'spiffe://td/app/*/peer'}]\n  to: [{methods: [GET, HEAD], paths: [/public/**, /exact]}, {methods: [POST], paths: [/jobs/*], ports: [80]}]"),
-        ("web-l4", "target: {workloads: [web]}\nports: [80, 82, 83]\nrules:\n- name: platform\n  from: [{class: platform}]\n- name: one\n  from: [{identity: spiffe://td/agent/d9/one}]\n  to: [{ports: [83]}]"),
-        ("sql-access", "target: {workloads: [sql]}\nrules:\n- from: [{identity: spiffe://td/app/d1/web}, {trustDomain: other}]"),
-        ("open-access", "target: {classes: [external]}\nrules:\n- name: anyone-reads\n  from: [{any: anyone}]\n  to: [{methods: [GET], ports: [80]}]\n- name: known\n  from: [{any: authenticated}]\n  to: [{ports: [22]}]"),
-        ("everything", "target: {workloads: ['*']}\nmode: observe\nrules:\n- name: watch\n  from: [{class: app}]\n  to: [{methods: [GET], ports: [80, 81, 83]}]"),
+        (
+            "web-l7",
+            "target: {workloads: [web]}\nports: [80, 81, 82]\nrules:\n- name: read\n  from: [{identity: 'spiffe://td/app/*/peer'}]\n  to: [{methods: [GET, HEAD], paths: [/public/**, /exact]}, {methods: [POST], paths: [/jobs/*], ports: [80]}]",
+        ),
+        (
+            "web-l4",
+            "target: {workloads: [web]}\nports: [80, 82, 83]\nrules:\n- name: platform\n  from: [{class: platform}]\n- name: one\n  from: [{identity: spiffe://td/agent/d9/one}]\n  to: [{ports: [83]}]",
+        ),
+        (
+            "sql-access",
+            "target: {workloads: [sql]}\nrules:\n- from: [{identity: spiffe://td/app/d1/web}, {trustDomain: other}]",
+        ),
+        (
+            "open-access",
+            "target: {classes: [external]}\nrules:\n- name: anyone-reads\n  from: [{any: anyone}]\n  to: [{methods: [GET], ports: [80]}]\n- name: known\n  from: [{any: authenticated}]\n  to: [{ports: [22]}]",
+        ),
+        (
+            "everything",
+            "target: {workloads: ['*']}\nmode: observe\nrules:\n- name: watch\n  from: [{class: app}]\n  to: [{methods: [GET], ports: [80, 81, 83]}]",
+        ),
     ];
     let text: String = std::iter::once(MESH.to_owned())
         .chain(workloads.iter().map(|(name, spec)| manifest("Workload", name, spec)))
@@ -119,7 +140,8 @@ fn an_l4_allow_never_opens_an_l7_port_to_bytes() {
 fn a_rule_of_any_source_makes_the_port_l7_for_everybody() {
     let workload = manifest("Workload", "w", "class: app\ndevice: d\nnetwork: n1\nports: [{port: 80}]");
     let open = manifest("AccessPolicy", "open", "target: {workloads: [w]}\nrules: [{from: [{any: anyone}]}]");
-    let narrow = "target: {workloads: [w]}\nrules: [{from: [{identity: spiffe://td/app/d/x}], to: [{paths: [/x]}]}]";
+    let narrow =
+        "target: {workloads: [w]}\nrules: [{from: [{identity: spiffe://td/app/d/x}], to: [{paths: [/x]}]}]";
     let destination = "spiffe://td/app/d/w";
 
     let index = PolicyIndex::new(&model_of(&format!("{MESH}{workload}{open}")));
@@ -155,7 +177,9 @@ fn before_the_first_policy_nothing_passes() {
 fn a_host_of_another_workload_is_refused() {
     let index = PolicyIndex::new(&mesh());
     let check = |destination: &str, authority| index.check_authority(&id(destination), authority).err();
-    for own in ["web", "WEB", "web.", "web:80", "web.example", "web.example.:80", "elsewhere.example", "10.0.0.1:80"] {
+    for own in
+        ["web", "WEB", "web.", "web:80", "web.example", "web.example.:80", "elsewhere.example", "10.0.0.1:80"]
+    {
         assert_eq!(check(WEB, own), None, "{own}");
     }
     for foreign in ["sql", "SQL", "sql.", "sql:80", "Sql.:3306", "shared"] {
@@ -170,7 +194,8 @@ fn a_host_of_another_workload_is_refused() {
 
     let (source, destination) = (id(BOSS), id(WEB));
     let layer = Layer::Http { method: "GET", path: "/", authority: "sql" };
-    let facts = Facts { source: Some(&source), source_addr: None, destination: &destination, port: 80, layer };
+    let facts =
+        Facts { source: Some(&source), source_addr: None, destination: &destination, port: 80, layer };
     assert_eq!(decide(&index, &facts).err(), Some(Refusal::AuthorityMismatch));
 }
 
@@ -225,7 +250,10 @@ fn declarations_can_be_looked_up() {
     assert_eq!(index.advertised("n2", mapped, 8080), Some((&id(WEB), 80)));
     assert_eq!(index.advertised("n1", published, 8080), None);
     assert_eq!(index.advertised("n2", published, 80), None);
-    assert_eq!(model.advertised("n2", published, 8080).map(|(w, port)| (w.name.as_str(), port)), Some(("web", 80)));
+    assert_eq!(
+        model.advertised("n2", published, 8080).map(|(w, port)| (w.name.as_str(), port)),
+        Some(("web", 80))
+    );
     assert_eq!(index.protocol(&id(WEB), 80), Protocol::Http);
     assert_eq!(index.protocol(&id(WEB), 9), Protocol::Auto);
     assert_eq!(index.speaks_first(&id(SQL), 3306), Some(SpeaksFirst::Server));
@@ -251,7 +279,10 @@ fn unmeshed_destinations_need_a_listing_unless_the_source_is_permissive() {
     assert_eq!(ask(strict, "192.0.2.7", 443, Transport::Udp), Err(Refusal::UnmeshedDestination));
     assert_eq!(ask(strict, "2001:db8::1", 9, Transport::Udp), Ok(Egress::Listed));
     assert_eq!(ask(permissive, "192.0.2.7", 80, Transport::Tcp), Ok(Egress::Permissive));
-    assert_eq!(ask("spiffe://td/app/d/ghost", "192.0.2.7", 80, Transport::Tcp), Err(Refusal::UnmeshedDestination));
+    assert_eq!(
+        ask("spiffe://td/app/d/ghost", "192.0.2.7", 80, Transport::Tcp),
+        Err(Refusal::UnmeshedDestination)
+    );
 }
 
 #[test]
@@ -259,14 +290,18 @@ fn explanations_name_every_rule_and_its_reason() {
     let index = PolicyIndex::new(&mesh());
     let (source, destination) = (id(PEER), id(WEB));
     let explained = |port, layer| {
-        explain(&index, &Facts { source: Some(&source), source_addr: None, destination: &destination, port, layer })
+        explain(
+            &index,
+            &Facts { source: Some(&source), source_addr: None, destination: &destination, port, layer },
+        )
     };
     let http = |method, path| Layer::Http { method, path, authority: "web" };
 
     let denied = explained(80, http("POST", "/exact"));
     let Decision::Refused { code, status, .. } = &denied.decision else { panic!("{denied}") };
     assert_eq!((*code, *status), (Refusal::AccessDenied, 403));
-    let reasons: Vec<_> = denied.rules.iter().map(|rule| (rule.policy.as_str(), rule.matched, rule.reason.as_str())).collect();
+    let reasons: Vec<_> =
+        denied.rules.iter().map(|rule| (rule.policy.as_str(), rule.matched, rule.reason.as_str())).collect();
     assert_eq!(
         reasons,
         [
@@ -289,7 +324,9 @@ fn explanations_name_every_rule_and_its_reason() {
     assert_eq!(note(80, Layer::Opaque), "port 80 is declared as http");
     assert_eq!(note(81, Layer::Opaque), "an enforced rule decides on port 81 by method or path");
     assert_eq!(note(80, http("GET", "/a//b")), "the path holds an empty segment (`//`)");
-    assert!(note(80, Layer::Http { method: "GET", path: "/", authority: "sql" }).contains("another workload"));
+    assert!(
+        note(80, Layer::Http { method: "GET", path: "/", authority: "sql" }).contains("another workload")
+    );
     assert!(explained(83, Layer::Opaque).rules[3].reason.contains("opaque bytes"));
 
     let json = serde_json::to_value(&denied).unwrap();

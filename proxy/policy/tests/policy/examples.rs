@@ -43,16 +43,32 @@ fn the_examples_allow_what_mf2c_does_and_little_else() {
         ("lm-um", "cimi", 8201, "GET /", "access-denied"),
         ("lm-um", "cimi", 8201, "", "opaque-to-l7-port"),
         ("cimi", "dcproxy", 6472, "GET /get", "storage-access/cimi-through-the-proxy"),
-        ("dcproxy", "logicmodule1", 1034, "POST /dataclay.LogicModule/ping", "storage-access/cimi-through-the-proxy"),
+        (
+            "dcproxy",
+            "logicmodule1",
+            1034,
+            "POST /dataclay.LogicModule/ping",
+            "storage-access/cimi-through-the-proxy",
+        ),
         ("cimi", "aclib", 46080, "", "line-protocols/own-components"),
         ("aclib", "cau-client", 46065, "", "line-protocols/own-components"),
         ("service-manager", "event-manager", 8000, "GET /events/service", "events/subscribe"),
         ("aclib", "event-manager", 8000, "GET /events/service", "access-denied"),
-        ("service-manager", "lm-um", 46000, "POST /api/v2/lm/service", "lifecycle-access/services-are-started-by"),
+        (
+            "service-manager",
+            "lm-um",
+            46000,
+            "POST /api/v2/lm/service",
+            "lifecycle-access/services-are-started-by",
+        ),
         ("service-manager", "lm-um", 46300, "POST /api/v2/lm/service", "access-denied"),
     ];
     for (source, destination, port, request, expected) in table {
-        assert_eq!(ask(&index, &agent(source), &agent(destination), port, request), expected, "{source} {request}");
+        assert_eq!(
+            ask(&index, &agent(source), &agent(destination), port, request),
+            expected,
+            "{source} {request}"
+        );
     }
     let backup = "spiffe://mf2c.example/agent/backup/policies";
     let keepalive = "POST /api/v2/resource-management/policies/keepalive";
@@ -60,6 +76,9 @@ fn the_examples_allow_what_mf2c_does_and_little_else() {
     assert_eq!(ask(&index, backup, &agent("cimi"), 8201, "GET /api/device/1"), "access-denied");
     assert_eq!(ask(&index, "", &agent("analytics-engine"), 46020, "GET /x"), "analytics-for-now/everybody");
     let app = "spiffe://mf2c.example/app/edge-7/sensor-manager";
-    assert_eq!(ask(&index, app, "spiffe://mf2c.example/app/edge-7/sensor-store", 3306, ""), "sensor-store-access/sensor-manager");
+    assert_eq!(
+        ask(&index, app, "spiffe://mf2c.example/app/edge-7/sensor-store", 3306, ""),
+        "sensor-store-access/sensor-manager"
+    );
     assert_eq!(ask(&index, app, &agent("cimi"), 8201, "GET /api/user"), "access-denied");
 }

@@ -1,5 +1,7 @@
 //! The policy language from the outside: text in, decisions out.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
+
 mod decisions;
 mod examples;
 mod faults;
@@ -22,7 +24,9 @@ spec:
 /// One manifest with its envelope.
 fn manifest(kind: &str, name: &str, spec: &str) -> String {
     let spec: String = spec.trim().lines().map(|line| format!("  {line}\n")).collect();
-    format!("---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
+    format!(
+        "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}"
+    )
 }
 
 /// Compiles text that has to be right.

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use signet_identity::{Class, SpiffeId, TrustDomain};
 use signet_policy::{
-    AccessPolicyModel, Facts, IdentityPattern, Layer, MtlsMode, Operation, PathPattern, PolicyIndex, PolicyMode,
-    PolicyModel, PortModel, Protocol, Refusal, RuleModel, SourceMatch, Target, WorkloadModel, check_target, compile,
-    decide, explain, observe, parse_manifests,
+    AccessPolicyModel, Facts, IdentityPattern, Layer, MtlsMode, Operation, PathPattern, PolicyIndex,
+    PolicyMode, PolicyModel, PortModel, Protocol, Refusal, RuleModel, SourceMatch, Target, WorkloadModel,
+    check_target, compile, decide, explain, observe, parse_manifests,
 };
 
 use crate::{MESH, id, manifest};
@@ -25,7 +25,11 @@ const PATHS: [&str; 9] = ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/a//b", "/a
 
 fn source_match() -> impl Strategy<Value = SourceMatch> {
     let pattern = select(vec![
-        "spiffe://td/app/d/a", "spiffe://td/app/*/b", "spiffe://td/**", "spiffe://td/*/d/*", "spiffe://other/app/**",
+        "spiffe://td/app/d/a",
+        "spiffe://td/app/*/b",
+        "spiffe://td/**",
+        "spiffe://td/*/d/*",
+        "spiffe://other/app/**",
     ]);
     prop_oneof![
         1 => Just(SourceMatch::Anyone),
@@ -56,17 +60,25 @@ fn policy() -> impl Strategy<Value = AccessPolicyModel> {
     ];
     let rule = (vec(source_match(), 0..3), vec(operation(), 0..3));
     let mode = prop_oneof![3 => Just(PolicyMode::Enforce), 1 => Just(PolicyMode::Observe)];
-    (target, vec(select(PORTS.to_vec()), 0..2), mode, vec(rule, 0..3)).prop_map(|(target, ports, mode, rules)| {
-        let rules = rules
-            .into_iter()
-            .enumerate()
-            .map(|(number, (from, to))| RuleModel { name: format!("r{number}"), from, to })
-            .collect();
-        AccessPolicyModel { name: String::new(), target, ports, mode, rules }
-    })
+    (target, vec(select(PORTS.to_vec()), 0..2), mode, vec(rule, 0..3)).prop_map(
+        |(target, ports, mode, rules)| {
+            let rules = rules
+                .into_iter()
+                .enumerate()
+                .map(|(number, (from, to))| RuleModel { name: format!("r{number}"), from, to })
+                .collect();
+            AccessPolicyModel { name: String::new(), target, ports, mode, rules }
+        },
+    )
 }
 
-fn workload(name: &str, path: &str, class: Class, protocol: Protocol, mtls: Option<MtlsMode>) -> WorkloadModel {
+fn workload(
+    name: &str,
+    path: &str,
+    class: Class,
+    protocol: Protocol,
+    mtls: Option<MtlsMode>,
+) -> WorkloadModel {
     let port = |port, protocol| PortModel { port, name: None, protocol, speaks_first: None };
     WorkloadModel {
         name: name.to_owned(),
@@ -115,7 +127,11 @@ impl Asked {
             source_addr: None,
             destination: &self.destination,
             port: self.port,
-            layer: self.request.map_or(Layer::Opaque, |(method, path, authority)| Layer::Http { method, path, authority }),
+            layer: self.request.map_or(Layer::Opaque, |(method, path, authority)| Layer::Http {
+                method,
+                path,
+                authority,
+            }),
         }
     }
 }
@@ -125,7 +141,12 @@ fn asked() -> impl Strategy<Value = Asked> {
     let request = (select(METHODS.to_vec()), select(PATHS.to_vec()), hosts);
     let source = proptest::option::weighted(0.9, select(IDS.to_vec()));
     (source, select(IDS.to_vec()), select(PORTS.to_vec()), proptest::option::of(request)).prop_map(
-        |(source, destination, port, request)| Asked { source: source.map(id), destination: id(destination), port, request },
+        |(source, destination, port, request)| Asked {
+            source: source.map(id),
+            destination: id(destination),
+            port,
+            request,
+        },
     )
 }
 
@@ -142,9 +163,15 @@ fn naive(model: &PolicyModel, asked: &Asked) -> Result<bool, Refusal> {
         .filter(|policy| policy.mode == PolicyMode::Enforce && policy.target.selects(workload))
         .filter(|policy| policy.ports.is_empty() || policy.ports.contains(&asked.port))
         .collect();
-    let at_port = |operation: &&Operation| operation.ports.is_empty() || operation.ports.contains(&asked.port);
+    let at_port =
+        |operation: &&Operation| operation.ports.is_empty() || operation.ports.contains(&asked.port);
     let l7 = workload.port(asked.port).is_some_and(|port| port.protocol.is_http())
-        || selecting.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.to).filter(at_port).any(Operation::is_l7);
+        || selecting
+            .iter()
+            .flat_map(|policy| &policy.rules)
+            .flat_map(|rule| &rule.to)
+            .filter(at_port)
+            .any(Operation::is_l7);
     match asked.request {
         Some((method, path, host)) => {
             if path.contains("//") || path.contains('%') || (path == "*" && method != "OPTIONS") {
@@ -166,7 +193,8 @@ fn naive(model: &PolicyModel, asked: &Asked) -> Result<bool, Refusal> {
             || rule.to.iter().filter(at_port).any(|operation| match asked.request {
                 Some((method, path, _)) => {
                     (operation.methods.is_empty() || operation.methods.iter().any(|known| known == method))
-                        && (operation.paths.is_empty() || operation.paths.iter().any(|pattern| pattern.matches(path)))
+                        && (operation.paths.is_empty()
+                            || operation.paths.iter().any(|pattern| pattern.matches(path)))
                 }
                 None => !operation.is_l7(),
             });

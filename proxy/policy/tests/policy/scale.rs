@@ -50,7 +50,11 @@ fn a_thousand_policies_for_a_hundred_services_decide_correctly() {
 fn more_than_every_sidecar_could_hold_is_refused() {
     let mut text = MESH.to_owned();
     for service in 0..500 {
-        text += &manifest("Workload", &format!("s{service}"), "class: app\ndevice: d\nnetwork: n1\nports: [{port: 80}]");
+        text += &manifest(
+            "Workload",
+            &format!("s{service}"),
+            "class: app\ndevice: d\nnetwork: n1\nports: [{port: 80}]",
+        );
     }
     let rule = "- from: [{any: authenticated}]\n".repeat(1_000);
     for policy in 0..2 {

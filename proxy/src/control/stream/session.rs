@@ -8,7 +8,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_client::ControlClient;
 use signet_sync::proto::sync::{control_message, proxy_message};
 use signet_sync::{Claim, MAX_CLAIMS, MAX_MESSAGE_BYTES, MIN_PROTOCOL, PROTOCOL, Subscriber};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -40,6 +40,8 @@ pub(super) struct Session {
     /// Certificate it was opened with, and when to leave it for a stream with a newer one.
     fingerprint: signet_identity::Fingerprint,
     leave_at: SystemTime,
+    /// Wakes the session when there is a newer certificate.
+    changes: watch::Receiver<u64>,
     claims: Vec<Claim>,
     ticks: Interval,
     save_at: Option<Instant>,
@@ -84,6 +86,7 @@ impl Session {
             inbound,
             fingerprint: identity.tls.fingerprint,
             leave_at: leave_at(&identity),
+            changes: node.changes.subscribe(),
             claims,
             ticks,
             save_at: None,
@@ -130,6 +133,7 @@ impl Session {
             }
             () = hooks.report.notified() => self.report_change(node, hooks).await?,
             Some(observation) = hooks.observed.recv() => self.tell(observation).await?,
+            _ = self.changes.changed(), if !renewed => {}
             () = sleep_until(self.leave_at), if renewed => return Ok(true),
             () = save_time(self.save_at) => self.save(node, subscriber).await,
         }

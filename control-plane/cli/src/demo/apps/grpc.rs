@@ -46,9 +46,9 @@ pub struct Told {
 }
 
 pub(super) async fn serve(stream: TcpStream) -> io::Result<()> {
-    let service = TowerToHyperService::new(Agent.map_request(|request: http::Request<hyper::body::Incoming>| {
-        request.map(Body::new)
-    }));
+    let service = TowerToHyperService::new(
+        Agent.map_request(|request: http::Request<hyper::body::Incoming>| request.map(Body::new)),
+    );
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         // Two runs are compared, and the time of day would differ.
         .auto_date_header(false)
@@ -100,7 +100,11 @@ async fn stream(request: Request<Ask>) -> Result<Response<Messages>, Status> {
 }
 
 fn refuse_if_asked(ask: &Ask) -> Result<(), Status> {
-    if ask.text == "error" { Err(Status::failed_precondition("asked to fail: é, % and \"quotes\"")) } else { Ok(()) }
+    if ask.text == "error" {
+        Err(Status::failed_precondition("asked to fail: é, % and \"quotes\""))
+    } else {
+        Ok(())
+    }
 }
 
 fn told(ask: &Ask, number: u32) -> Told {

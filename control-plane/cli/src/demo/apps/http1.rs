@@ -36,12 +36,18 @@ impl Request {
     /// A parameter of the query, as it stands there.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
-        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
+        query
+            .split('&')
+            .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, value)| value)
     }
 
     /// The first value of a header field.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -68,7 +74,12 @@ pub(super) struct Response {
 
 impl Response {
     pub(super) fn new(status: u16, reason: &'static str, content_type: &str, body: Vec<u8>) -> Self {
-        Self { status, reason, headers: vec![("Content-Type", content_type.to_owned())], body: Body::Length(body) }
+        Self {
+            status,
+            reason,
+            headers: vec![("Content-Type", content_type.to_owned())],
+            body: Body::Length(body),
+        }
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -115,7 +126,11 @@ impl Connection {
                 return Err(invalid("request head is too long"));
             }
             if !self.fill().await? {
-                return if self.received.is_empty() { Ok(None) } else { Err(invalid("request ends in its head")) };
+                return if self.received.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(invalid("request ends in its head"))
+                };
             }
         }
     }
@@ -162,7 +177,8 @@ impl Connection {
                 }
                 Framing::Length(_) => {}
                 Framing::Chunked => {
-                    let decoded = chunked::decode(&self.received, BODY_MAX).map_err(|error| invalid(&error.to_string()))?;
+                    let decoded = chunked::decode(&self.received, BODY_MAX)
+                        .map_err(|error| invalid(&error.to_string()))?;
                     if let Some(decoded) = decoded {
                         self.received.drain(..decoded.consumed);
                         request.body = decoded.body;
@@ -207,7 +223,9 @@ enum Framing {
 fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut fields);
-    let httparse::Status::Complete(length) = parsed.parse(bytes).map_err(|error| invalid(&error.to_string()))? else {
+    let httparse::Status::Complete(length) =
+        parsed.parse(bytes).map_err(|error| invalid(&error.to_string()))?
+    else {
         return Ok(None);
     };
     let headers = parsed

@@ -46,9 +46,11 @@ fn answer(request: &Request) -> Response {
         ["api"] if read => entry_point(),
         ["api", "blob", size] if read => blob(size, request.query("chunked").is_some()),
         ["api", "digest"] if matches!(method, "POST" | "PUT") => digest(&request.body),
-        ["api", "headers"] if read => {
-            json_of(200, "OK", &json!(request.headers.iter().map(|(name, value)| [name, value]).collect::<Vec<_>>()))
-        }
+        ["api", "headers"] if read => json_of(
+            200,
+            "OK",
+            &json!(request.headers.iter().map(|(name, value)| [name, value]).collect::<Vec<_>>()),
+        ),
         ["api", "nothing"] if read => {
             Response { status: 204, reason: "No Content", headers: Vec::new(), body: Body::None }
         }
@@ -57,7 +59,9 @@ fn answer(request: &Request) -> Response {
         ["api", collection, id] if read => item(collection, id),
         ["api", collection, id] if method == "PUT" => replace(collection, id, &request.body),
         ["api", collection, id] if method == "DELETE" => delete(collection, id),
-        ["api", ..] => refused(405, "Method Not Allowed", request.path()).with("Allow", "GET, HEAD, POST, PUT, DELETE"),
+        ["api", ..] => {
+            refused(405, "Method Not Allowed", request.path()).with("Allow", "GET, HEAD, POST, PUT, DELETE")
+        }
         _ => refused(404, "Not Found", request.path()),
     }
 }
@@ -71,8 +75,9 @@ fn entry_point() -> Response {
 
 fn list(collection: &str) -> Response {
     let prefix = format!("{collection}/");
-    let items: Vec<Value> =
-        store(|items| items.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, item)| item.clone()).collect());
+    let items: Vec<Value> = store(|items| {
+        items.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, item)| item.clone()).collect()
+    });
     let text = json!({ "resourceType": collection, "count": items.len(), "items": items }).to_string();
     // A JSON library that streams writes small chunks: so do we.
     let chunks = text.as_bytes().chunks(16).map(<[u8]>::to_vec).collect();
@@ -98,8 +103,12 @@ fn create(collection: &str, body: &[u8]) -> Response {
         Ok(())
     });
     match kept {
-        Ok(()) => json_of(201, "Created", &json!({ "status": 201, "message": format!("created {id}"), "resource-id": id }))
-            .with("Location", id),
+        Ok(()) => json_of(
+            201,
+            "Created",
+            &json!({ "status": 201, "message": format!("created {id}"), "resource-id": id }),
+        )
+        .with("Location", id),
         Err((status, reason)) => refused(status, reason, &id),
     }
 }
@@ -126,7 +135,11 @@ fn replace(collection: &str, id: &str, body: &[u8]) -> Response {
 fn delete(collection: &str, id: &str) -> Response {
     let key = format!("{collection}/{id}");
     match store(|items| items.remove(&key)) {
-        Some(_) => json_of(200, "OK", &json!({ "status": 200, "message": format!("{key} deleted"), "resource-id": key })),
+        Some(_) => json_of(
+            200,
+            "OK",
+            &json!({ "status": 200, "message": format!("{key} deleted"), "resource-id": key }),
+        ),
         None => refused(404, "Not Found", &key),
     }
 }

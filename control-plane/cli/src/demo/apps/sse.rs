@@ -43,7 +43,8 @@ async fn stream_events(connection: &mut Connection, request: &Request) -> io::Re
     let mut pace = tokio::time::interval(every);
     for number in 0..events {
         pace.tick().await;
-        let event = format!("id: {number}\nevent: reading\ndata: {{\"sensor\":\"s1\",\"value\":{number}}}\n\n");
+        let event =
+            format!("id: {number}\nevent: reading\ndata: {{\"sensor\":\"s1\",\"value\":{number}}}\n\n");
         connection.write(&chunk_of(event.as_bytes())).await?;
     }
     connection.write(LAST_CHUNK).await

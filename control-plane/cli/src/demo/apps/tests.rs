@@ -44,7 +44,10 @@ async fn rest_series_is_the_same_twice() {
     let first = transcript("rest", &address, &[]).await;
     assert_eq!(
         statuses(&first),
-        [200, 201, 409, 200, 200, 200, 200, 200, 200, 404, 400, 405, 204, 404, 200, 200, 200, 200, 200, 200, 200, 200]
+        [
+            200, 201, 409, 200, 200, 200, 200, 200, 200, 404, 400, 405, 204, 404, 200, 200, 200, 200, 200,
+            200, 200, 200
+        ]
     );
     let names: Vec<&str> = first.exchanges[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     assert!(names.contains(&"X-CIMI-Request-ID") && names.contains(&"x-lower-case"), "{names:?}");
@@ -179,7 +182,11 @@ async fn load_counts_answers_and_failures() {
 #[tokio::test]
 async fn malformed_requests_end_the_connection() {
     let address = served(App::Rest(listen())).await;
-    for request in ["GET /api HTTP/1.1\r\nContent-Length: x\r\n\r\n", "\u{1}\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"] {
+    for request in [
+        "GET /api HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        "\u{1}\r\n\r\n",
+        "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut rest = Vec::new();

@@ -25,7 +25,11 @@ pub(super) async fn calls(to: &To) -> Vec<Exchange> {
             let mut line = Vec::new();
             (&mut stream).take(LINE_MAX).read_until(b'\n', &mut line).await?;
             // Only after "quit" may the server have no more to say.
-            if line.is_empty() == (call == "end") { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            if line.is_empty() == (call == "end") {
+                Ok(line)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
         });
         exchanges.push(recorded(Exchange::new(call), result.await, start));
         if exchanges.last().is_some_and(|exchange| exchange.error.is_some()) {

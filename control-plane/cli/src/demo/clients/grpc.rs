@@ -103,7 +103,10 @@ fn framed(ask: &Ask) -> Bytes {
 }
 
 fn fields(headers: &http::HeaderMap) -> Vec<(String, String)> {
-    headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().escape_ascii().to_string())).collect()
+    headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.as_bytes().escape_ascii().to_string()))
+        .collect()
 }
 
 fn stable(error: hyper::Error) -> io::Error {

@@ -16,6 +16,8 @@ const HEADERS_MAX: usize = 64;
 const ANSWER_MAX: usize = 32 * 1024 * 1024;
 /// Bytes asked of the socket at a time.
 const READ: usize = 64 * 1024;
+/// Most repetitions of one request: each is kept for the transcript.
+const REPEAT_MAX: i64 = 10_000;
 /// Bytes in each chunk of a chunked request.
 const CHUNK: usize = 8 * 1024;
 
@@ -40,7 +42,7 @@ pub struct OneRequest {
     #[arg(long, requires = "body")]
     pub(super) chunked: bool,
     /// How often to send it over the one connection
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=REPEAT_MAX), value_name = "N")]
     pub(super) repeat: u32,
 }
 
@@ -162,7 +164,11 @@ impl<'a> Connection<'a> {
         result
     }
 
-    async fn call_without_limit(&mut self, request: &Request, watch: impl FnMut(&[u8])) -> io::Result<Answer> {
+    async fn call_without_limit(
+        &mut self,
+        request: &Request,
+        watch: impl FnMut(&[u8]),
+    ) -> io::Result<Answer> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => none.insert(self.to.connect().await?),
@@ -269,14 +275,17 @@ fn parse_answer(bytes: &[u8], is_head: bool, ended: bool) -> io::Result<Option<(
             answer.body = rest[..length].to_vec();
             length
         }
-        Framing::Chunked => match chunked::decode(rest, ANSWER_MAX).map_err(|error| invalid(error.to_string()))? {
-            Some(decoded) => {
-                answer.body = decoded.body;
-                answer.trailers = decoded.trailers.into_iter().map(|(name, value)| (name, text(&value))).collect();
-                decoded.consumed
+        Framing::Chunked => {
+            match chunked::decode(rest, ANSWER_MAX).map_err(|error| invalid(error.to_string()))? {
+                Some(decoded) => {
+                    answer.body = decoded.body;
+                    answer.trailers =
+                        decoded.trailers.into_iter().map(|(name, value)| (name, text(&value))).collect();
+                    decoded.consumed
+                }
+                None => return Ok(None),
             }
-            None => return Ok(None),
-        },
+        }
         Framing::Close if ended => {
             answer.body = rest.to_vec();
             answer.keep_alive = false;

@@ -12,6 +12,8 @@ use tokio::time::MissedTickBehavior;
 use super::To;
 use super::http1::{Connection, Request};
 
+/// Most workers of either kind: as many as the apps take connections.
+const WORKERS_MAX: i64 = 500;
 /// Latencies kept by one worker for the percentiles; later ones are left out and counted.
 const LATENCIES_MAX: usize = 1_000_000;
 /// Pause after a failed call of a closed loop, so that a refused port is not hammered.
@@ -32,10 +34,10 @@ pub struct Load {
     #[arg(long, value_name = "N")]
     rate: Option<f64>,
     /// Workers that keep their connection
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=WORKERS_MAX), value_name = "N")]
     kept: u32,
     /// Workers that open a connection for each call
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=WORKERS_MAX), value_name = "N")]
     fresh: u32,
 }
 

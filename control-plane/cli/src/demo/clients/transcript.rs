@@ -95,8 +95,16 @@ impl Transcript {
             };
             differ("call", ours.call.clone(), theirs.call.clone());
             differ("status", format!("{:?}", ours.status), format!("{:?}", theirs.status));
-            differ("headers", format!("{:?}", sorted(&ours.headers)), format!("{:?}", sorted(&theirs.headers)));
-            differ("trailers", format!("{:?}", sorted(&ours.trailers)), format!("{:?}", sorted(&theirs.trailers)));
+            differ(
+                "headers",
+                format!("{:?}", sorted(&ours.headers)),
+                format!("{:?}", sorted(&theirs.headers)),
+            );
+            differ(
+                "trailers",
+                format!("{:?}", sorted(&ours.trailers)),
+                format!("{:?}", sorted(&theirs.trailers)),
+            );
             differ("body", format!("{:?}", ours.body), format!("{:?}", theirs.body));
             differ("error", format!("{:?}", ours.error), format!("{:?}", theirs.error));
         }

@@ -39,9 +39,14 @@ fn message_is_written_as_it_was_read_with_fields_added_last() {
     let text = "POST / HTTP/1.1\r\nhOsT: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nT: v\r\n\r\n";
     let mut message = parse(text).unwrap();
     assert_eq!(message.to_bytes(), text.as_bytes());
-    assert_eq!((message.body(), &message.trailers().unwrap()["t"]), (&b"hi"[..], &HeaderValue::from_static("v")));
+    assert_eq!(
+        (message.body(), &message.trailers().unwrap()["t"]),
+        (&b"hi"[..], &HeaderValue::from_static("v"))
+    );
     message.add_header("Signature", &HeaderValue::from_static("x"));
-    assert!(String::from_utf8(message.to_bytes()).unwrap().contains("chunked\r\nSignature: x\r\n\r\n2\r\nhi"));
+    assert!(
+        String::from_utf8(message.to_bytes()).unwrap().contains("chunked\r\nSignature: x\r\n\r\n2\r\nhi")
+    );
 }
 
 #[test]
@@ -81,11 +86,23 @@ fn ambiguous_and_malformed_messages_are_refused() {
     assert_eq!(error("GET http://u@a/ HTTP/1.1\nHost: a\n\n"), MessageError::Target);
     assert_eq!(error("GET ftp://a/ HTTP/1.1\nHost: a\n\n"), MessageError::Target);
     assert_eq!(error(&format!("{head}Content-Length: +1\n\nx")), MessageError::ContentLength);
-    assert_eq!(error(&format!("{head}Content-Length: 1\nContent-Length: 1\n\nx")), MessageError::ContentLength);
-    assert_eq!(error(&format!("{head}Content-Length: 99999999999999999999\n\nx")), MessageError::ContentLength);
-    assert_eq!(error(&format!("{head}Content-Length: 3\n\nhi")), MessageError::BodyTooShort { declared: 3, there: 2 });
+    assert_eq!(
+        error(&format!("{head}Content-Length: 1\nContent-Length: 1\n\nx")),
+        MessageError::ContentLength
+    );
+    assert_eq!(
+        error(&format!("{head}Content-Length: 99999999999999999999\n\nx")),
+        MessageError::ContentLength
+    );
+    assert_eq!(
+        error(&format!("{head}Content-Length: 3\n\nhi")),
+        MessageError::BodyTooShort { declared: 3, there: 2 }
+    );
     assert_eq!(error(&format!("{head}Content-Length: 1\n\nhi")), MessageError::TrailingBytes(1));
-    assert_eq!(error(&format!("{head}Content-Length: 1\nTransfer-Encoding: chunked\n\nx")), MessageError::Framing);
+    assert_eq!(
+        error(&format!("{head}Content-Length: 1\nTransfer-Encoding: chunked\n\nx")),
+        MessageError::Framing
+    );
     assert_eq!(error(&format!("{head}Transfer-Encoding: gzip, chunked\n\n0\n\n")), MessageError::Framing);
     assert_eq!(error(&format!("{head}Transfer-Encoding: chunked\n\n5\nhi")), MessageError::ChunkedIncomplete);
     assert!(matches!(error("not http"), MessageError::Head(_)));

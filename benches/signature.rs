@@ -1,0 +1,175 @@
+//! What signing costs: the signature base, one signed request and response with a digest of the body in the head,
+//! and the record layer for the bodies that are too long for that.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::BytesMut;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use signet_signature::record::{Direction, Ed25519Signer, Event, RecordReader, RecordWriter};
+use signet_signature::{
+    ChannelId, MeshSigner, MessageView, ReplayWindow, RequestView, ResponseView, SignedHead, VerifiedKey,
+    parse_signatures, sha256_header, signature_base, strip, verify_request, verify_response,
+};
+
+/// The Ed25519 test key of RFC 9421 B.1.4: time must not depend on the key, but a figure should be repeatable.
+const PKCS8: &str = "MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF";
+const CALLER: &str = "spiffe://mesh.example/agent/edge/lifecycle";
+const CALLEE: &str = "spiffe://mesh.example/agent/edge/cimi";
+const FINGERPRINT: &str = "uFZbQsHgZ2a7APiVmdRU_2dc_or3muLvLX1bB_oa00s";
+const CHANNEL: ChannelId = ChannelId([0x5a; 16]);
+const NOW: u64 = 1_790_000_000;
+const NOW_MS: u64 = NOW * 1_000;
+const SKEW: u64 = 30;
+
+/// A CIMI call of ordinary size: 1 KiB each way.
+const BODY: [u8; 1024] = [b'x'; 1024];
+/// The most that one record signature covers.
+const SEGMENT: usize = 256 * 1024;
+
+fn pkcs8() -> Vec<u8> {
+    STANDARD.decode(PKCS8).expect("the constant is base64")
+}
+
+fn signer(id: &str) -> MeshSigner {
+    MeshSigner::new(&pkcs8(), format!("{id}#{FINGERPRINT}")).expect("the constant is a key")
+}
+
+fn key_of(id: &str) -> VerifiedKey {
+    VerifiedKey { spiffe_id: id.into(), public_key: *signer(id).public_key() }
+}
+
+fn fields(list: &[(&'static str, &str)]) -> HeaderMap {
+    let field = |(name, value): &(&'static str, &str)| {
+        (HeaderName::from_static(name), HeaderValue::from_str(value).expect("the list is printable"))
+    };
+    list.iter().map(field).collect()
+}
+
+fn message_headers() -> HeaderMap {
+    fields(&[
+        ("accept", "*/*"),
+        ("authorization", "Bearer 0123456789abcdef0123456789abcdef"),
+        ("content-digest", &sha256_header(&BODY)),
+        ("content-length", "1024"),
+        ("content-type", "application/json"),
+        ("mesh-request-id", "018f2a3c-7d4e-7b1a-9c3d-5e6f7a8b9c0d"),
+        ("user-agent", "python-requests/2.32"),
+    ])
+}
+
+fn request(headers: &HeaderMap) -> RequestView<'_> {
+    RequestView {
+        method: "POST",
+        scheme: "http",
+        authority: "cimi.edge:8201",
+        path: "/api/service-instance",
+        query: Some("$filter=status"),
+        target: "/api/service-instance?$filter=status",
+        headers,
+        trailers: None,
+    }
+}
+
+fn response<'a>(headers: &'a HeaderMap, request: &RequestView<'a>) -> ResponseView<'a> {
+    ResponseView { status: 201, headers, trailers: None, request: Some(*request) }
+}
+
+fn with(mut headers: HeaderMap, signed: &SignedHead) -> HeaderMap {
+    signed.append_to(&mut headers);
+    headers
+}
+
+fn base(criterion: &mut Criterion) {
+    let signed = signer(CALLER).sign_request(&request(&message_headers()), &CHANNEL, 1, NOW).expect("signs");
+    let headers = with(message_headers(), &signed);
+    let signature = parse_signatures(&headers).expect("parses").remove(0);
+    let view = MessageView::Request(request(&headers));
+    criterion.bench_function("signature/base", |bencher| {
+        bencher.iter(|| signature_base(black_box(&view), signature.components(), signature.params()));
+    });
+}
+
+fn messages(criterion: &mut Criterion) {
+    let (caller, callee) = (signer(CALLER), signer(CALLEE));
+    let (caller_key, callee_key) = (key_of(CALLER), key_of(CALLEE));
+    let plain = message_headers();
+    let signed = caller.sign_request(&request(&plain), &CHANNEL, 1, NOW).expect("signs");
+    let sent = with(plain.clone(), &signed);
+    let answer = response(&plain, &request(&sent));
+    let answered = with(plain.clone(), &callee.sign_response(&answer, &signed.nonce, NOW).expect("signs"));
+
+    let mut group = criterion.benchmark_group("message");
+    group.bench_function("digest 1 KiB", |bencher| bencher.iter(|| sha256_header(black_box(&BODY))));
+    group.bench_function("sign request", |bencher| {
+        bencher.iter(|| caller.sign_request(black_box(&request(&plain)), &CHANNEL, 1, NOW));
+    });
+    group.bench_function("verify request", |bencher| {
+        let verify = |window: &mut ReplayWindow| {
+            let view = request(black_box(&sent));
+            let resolve = |_: &str| Some(caller_key.clone());
+            let head = verify_request(&view, &CHANNEL, window, resolve, CALLER, NOW, SKEW).expect("verifies");
+            head.verify_body(&BODY).expect("the digest is right");
+        };
+        bencher.iter_batched_ref(ReplayWindow::new, verify, BatchSize::SmallInput);
+    });
+    group.bench_function("sign response", |bencher| {
+        bencher.iter(|| callee.sign_response(black_box(&answer), &signed.nonce, NOW));
+    });
+    group.bench_function("verify response", |bencher| {
+        bencher.iter(|| {
+            let view = response(black_box(&answered), &request(&sent));
+            let resolve = |_: &str| Some(callee_key.clone());
+            let head = verify_response(&view, &signed.nonce, resolve, CALLEE, NOW, SKEW).expect("verifies");
+            head.verify_body(&BODY).expect("the digest is right");
+        });
+    });
+    group.bench_function("strip", |bencher| {
+        bencher.iter_batched_ref(|| sent.clone(), strip, BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+fn records(criterion: &mut Criterion) {
+    let signer = Arc::new(Ed25519Signer::from_pkcs8(&pkcs8()).expect("the constant is a key"));
+    let public_key = signer.public_key();
+    let payload = vec![b'x'; SEGMENT];
+    let writer = || RecordWriter::body(signer.clone(), Direction::ClientToServer, b"head");
+    let write = |(writer, wire): &mut (RecordWriter, BytesMut)| {
+        writer.data(&payload, NOW_MS, wire).expect("fits");
+        writer.fin(NOW_MS, wire).expect("ends");
+    };
+    let fresh = || (writer(), BytesMut::with_capacity(SEGMENT + 4096));
+    let mut written = fresh();
+    write(&mut written);
+    let wire = written.1.freeze();
+
+    let mut group = criterion.benchmark_group("records");
+    group.throughput(Throughput::Bytes(SEGMENT as u64));
+    group.bench_function("write 256 KiB", |bencher| {
+        bencher.iter_batched_ref(fresh, write, BatchSize::LargeInput);
+    });
+    group.bench_function("read 256 KiB", |bencher| {
+        let reader = || {
+            let reader = RecordReader::body(Direction::ClientToServer, b"head", &public_key).expect("a key");
+            (reader, wire.clone())
+        };
+        let read = |(reader, wire): &mut (RecordReader, bytes::Bytes)| {
+            let mut length = 0;
+            while let Some(event) = reader.decode(wire).expect("verifies") {
+                if let Event::Data(data) = event {
+                    length += data.len();
+                }
+            }
+            assert_eq!(length, SEGMENT);
+        };
+        bencher.iter_batched_ref(reader, read, BatchSize::LargeInput);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, base, messages, records);
+criterion_main!(benches);

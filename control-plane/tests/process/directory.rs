@@ -1,0 +1,147 @@
+//! Who may say that an address is theirs.
+
+use signet_sync::proto::sync::proxy_message::Message as Up;
+use signet_sync::proto::sync::{self as wire, Habit};
+
+use crate::harness::{Stream, claim, mesh, workload};
+
+#[tokio::test]
+async fn a_proxys_own_address_is_listed_for_its_network_with_names_from_the_manifest() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let web = server.proxy("web").await;
+    let mut watching = web.connect(server.control, "127.0.0.6").await;
+    let mut stream = api.connect(server.control, "127.0.0.5").await;
+    let verdict = stream.verdict().await;
+    assert!(verdict.accepted, "{verdict:?}");
+    assert_eq!(verdict.port, 8080);
+    watching.until(|subscriber| Stream::lists(subscriber, "edge", "127.0.0.5", api.id())).await;
+    let directory =
+        watching.subscriber.directories().find(|directory| directory.network() == "edge").unwrap();
+    let entry = directory.lookup("127.0.0.5".parse().unwrap(), 8080).unwrap();
+    assert_eq!((entry.workload.as_str(), entry.names.as_slice()), ("api", &["api.example".to_owned()][..]));
+}
+
+#[tokio::test]
+async fn a_stolen_key_that_claims_anothers_address_is_refused_and_the_older_claim_stays() {
+    let (_state, server) = mesh().await;
+    let victim = server.proxy("api").await;
+    let thief = server.proxy("web").await;
+    let mut victims = victim.connect(server.control, "127.0.0.5").await;
+    assert!(victims.verdict().await.accepted);
+    // From elsewhere it is not seen there; from the very address, the place is taken.
+    let mut stream = thief.connect_with(server.control, "127.0.0.6", &["127.0.0.5"]).await;
+    assert_eq!(stream.verdict().await.code, "source-mismatch");
+    let mut stream = thief.connect_with(server.control, "127.0.0.5", &["127.0.0.5"]).await;
+    assert_eq!(stream.verdict().await.code, "address-taken");
+    stream.until(|subscriber| Stream::lists(subscriber, "edge", "127.0.0.5", victim.id())).await;
+    // Nor does the place become free when the victim's stream breaks.
+    drop(victims);
+    stream.send(Up::Claims(wire::Claims { claims: vec![claim("127.0.0.5"), claim("127.0.0.6")] })).await;
+    assert_eq!(stream.verdict().await.code, "source-mismatch");
+    assert!(Stream::lists(&stream.subscriber, "edge", "127.0.0.5", victim.id()));
+}
+
+#[tokio::test]
+async fn a_claim_survives_a_kill_and_is_listed_before_its_holder_is_back() {
+    let (state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let web = server.proxy("web").await;
+    let mut stream = api.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    server.kill();
+    let server = crate::harness::Server::start(state.path());
+    let mut watching = web.connect(server.control, "127.0.0.6").await;
+    watching.until(|subscriber| Stream::lists(subscriber, "edge", "127.0.0.5", api.id())).await;
+    let mut thief = web.connect_with(server.control, "127.0.0.5", &["127.0.0.5"]).await;
+    assert_eq!(thief.verdict().await.code, "address-taken");
+    let mut back = api.connect(server.control, "127.0.0.5").await;
+    assert!(back.verdict().await.accepted);
+}
+
+#[tokio::test]
+async fn the_same_address_in_another_network_is_another_place_and_its_directory_is_not_sent() {
+    let (_state, server) = mesh().await;
+    let edge = server.proxy("api").await;
+    let cloudy = workload("web").replace("network: edge", "network: cloud");
+    server.apply(&cloudy).await;
+    let token = server.token("web", 1).await;
+    let cloud = crate::harness::enrol(server.control, &token).await.unwrap();
+    let mut edge_stream = edge.connect(server.control, "127.0.0.5").await;
+    let mut cloud_stream = cloud.connect(server.control, "127.0.0.5").await;
+    assert!(edge_stream.verdict().await.accepted);
+    assert!(cloud_stream.verdict().await.accepted);
+    cloud_stream.until(|subscriber| Stream::lists(subscriber, "cloud", "127.0.0.5", cloud.id())).await;
+    let networks: Vec<_> =
+        cloud_stream.subscriber.directories().map(|directory| directory.network().to_owned()).collect();
+    assert_eq!(networks, ["cloud"]);
+}
+
+#[tokio::test]
+async fn an_advertised_address_is_told_to_every_network_and_its_removal_too() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let advertised = workload("api").replace(
+        "ports:",
+        "advertise: [{ network: lan, address: 192.168.1.10, port: 8080, targetPort: 8080 }], ports:",
+    );
+    server.apply(&advertised).await;
+    let web = server.proxy("web").await;
+    let mut stream = web.connect(server.control, "127.0.0.6").await;
+    stream.until(|subscriber| Stream::lists(subscriber, "lan", "192.168.1.10", api.id())).await;
+    server.apply(&workload("api")).await;
+    stream.until(|subscriber| !Stream::lists(subscriber, "lan", "192.168.1.10", api.id())).await;
+}
+
+#[tokio::test]
+async fn a_refused_claim_is_accepted_as_soon_as_the_policy_allows_it() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let mut stream = api.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    stream
+        .send(Up::Claims(wire::Claims {
+            claims: vec![wire::Claim { ports: vec![9090], ..claim("127.0.0.5") }],
+        }))
+        .await;
+    assert_eq!(stream.verdict().await.code, "port-not-declared");
+    server.apply(&workload("api").replace("8080", "9090")).await;
+    let verdict = stream.verdict().await;
+    assert!(verdict.accepted && verdict.port == 9090, "{verdict:?}");
+}
+
+#[tokio::test]
+async fn a_malformed_claim_ends_the_stream_and_takes_nothing() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let mut stream = api.connect_with(server.control, "127.0.0.5", &[]).await;
+    let malformed = wire::Claim { address: vec![1, 2, 3], ports: Vec::new() };
+    stream.send(Up::Claims(wire::Claims { claims: vec![malformed] })).await;
+    assert_eq!(stream.end().await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn who_speaks_first_is_learned_from_the_proxy_and_told_to_its_callers() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let web = server.proxy("web").await;
+    let mut watching = web.connect(server.control, "127.0.0.6").await;
+    let mut stream = api.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    let habit = Habit {
+        port: 8080,
+        speaks_first: wire::SpeaksFirst::Server.into(),
+        protocol: wire::Protocol::Opaque.into(),
+    };
+    stream.send(Up::Habit(habit)).await;
+    watching
+        .until(|subscriber| {
+            subscriber.directories().any(|directory| {
+                directory.lookup("127.0.0.5".parse().unwrap(), 8080).is_some_and(|entry| {
+                    entry.speaks_first == Some(signet_policy::SpeaksFirst::Server)
+                        && entry.habit_expires.is_some()
+                })
+            })
+        })
+        .await;
+}

@@ -1,0 +1,189 @@
+//! What proxies are sent, and what they answer.
+
+use signet_policy::PolicyModel;
+use signet_sync::proto::admin::explain_request::Question;
+use signet_sync::proto::admin::{ApplyRequest, ExplainRequest, ManifestFile};
+use signet_sync::proto::sync::control_message::Message as Down;
+use signet_sync::proto::sync::proxy_message::Message as Up;
+use signet_sync::proto::sync::{ExplainAnswer, Nack, Status};
+use signet_sync::{SectionName, Subscriber};
+use tonic::Code;
+
+use crate::harness::{counter, mesh, workload};
+
+fn model(subscriber: &Subscriber) -> Option<&PolicyModel> {
+    subscriber.policy().map(|policy| &*policy.model)
+}
+
+#[tokio::test]
+async fn a_change_reaches_a_connected_proxy_signed_and_versioned() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let mut stream = proxy.connect(server.control, "127.0.0.5").await;
+    stream.until(|subscriber| model(subscriber).is_some()).await;
+    let before = counter(&server.info().await, &SectionName::Policy);
+    server.apply(&workload("web")).await;
+    assert_eq!(counter(&server.info().await, &SectionName::Policy), before + 1);
+    stream.until(|subscriber| model(subscriber).unwrap().workload_named("web").is_some()).await;
+}
+
+#[tokio::test]
+async fn applying_the_same_again_changes_nothing() {
+    let (_state, server) = mesh().await;
+    let first = server.apply(&workload("api")).await;
+    let info = server.info().await;
+    let second = server.apply(&workload("api")).await;
+    assert_eq!(first.revision, second.revision);
+    assert_eq!(info.sections, server.info().await.sections);
+}
+
+#[tokio::test]
+async fn an_invalid_apply_stores_nothing_and_names_file_line_and_fix() {
+    let (_state, server) = mesh().await;
+    let before = server.info().await;
+    let good = ManifestFile { name: "good.yaml".to_owned(), text: workload("api") };
+    let unknown_field = workload("web").replace("class: app", "class: app, colour: red");
+    let bad = ManifestFile { name: "bad.yaml".to_owned(), text: unknown_field };
+    let request = ApplyRequest { files: vec![good, bad], dry_run: false };
+    let response = server.operator().await.apply(request).await.unwrap().into_inner();
+    let [diagnostic] = response.diagnostics.as_slice() else { panic!("{response:?}") };
+    assert_eq!((diagnostic.file.as_str(), diagnostic.line), ("bad.yaml", 4));
+    assert!(!diagnostic.message.is_empty() && !diagnostic.fix.is_empty());
+    assert!(response.changes.is_empty());
+    assert_eq!(server.info().await.sections, before.sections);
+    assert_eq!(server.info().await.revision, before.revision);
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_and_stores_nothing() {
+    let (_state, server) = mesh().await;
+    let before = server.info().await;
+    let file = ManifestFile { name: "a.yaml".to_owned(), text: workload("api") };
+    let request = ApplyRequest { files: vec![file], dry_run: true };
+    let response = server.operator().await.apply(request).await.unwrap().into_inner();
+    assert_eq!(response.changes.len(), 1);
+    assert_eq!(server.info().await.revision, before.revision);
+}
+
+#[tokio::test]
+async fn another_trust_domain_is_refused() {
+    let (_state, server) = mesh().await;
+    let foreign = crate::harness::MESH.replace("mesh.example", "other.example");
+    let response = server.try_apply(&foreign).await.unwrap();
+    assert!(response.diagnostics[0].message.contains("mesh.example"), "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_changes_is_coalesced_and_ends_on_the_last() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let mut stream = proxy.connect(server.control, "127.0.0.5").await;
+    stream.until(|subscriber| model(subscriber).is_some()).await;
+    for number in 0..40 {
+        server.apply(&workload("web").replace("web.example", &format!("web-{number}.example"))).await;
+    }
+    let last = ["web-39.example".to_owned()];
+    stream
+        .until(|subscriber| {
+            model(subscriber).unwrap().workload_named("web").is_some_and(|web| web.names == last)
+        })
+        .await;
+    let sent = stream.subscriber.versions().find(|(name, _)| **name == SectionName::Policy).unwrap().1;
+    assert_eq!(sent.counter, counter(&server.info().await, &SectionName::Policy));
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_proxy_is_shown_to_the_operator() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let mut stream = proxy.connect(server.control, "127.0.0.5").await;
+    // Raw messages: the subscriber would accept it.
+    let section = loop {
+        let message = stream.down.message().await.unwrap().unwrap().message;
+        if let Some(Down::Section(section)) = message {
+            break section;
+        }
+    };
+    stream
+        .send(Up::Nack(Nack {
+            name: section.name,
+            epoch: section.epoch,
+            counter: section.counter,
+            code: "malformed-payload".to_owned(),
+            error: "no".repeat(10_000),
+        }))
+        .await;
+    stream.send(Up::Status(Status { unix_ms: 1, open_connections: 7, ..Default::default() })).await;
+    let shown = loop {
+        let shown = server.proxies().await.remove(0);
+        if shown.status.is_some() && !shown.last_nack.is_empty() {
+            break shown;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(shown.last_nack.contains("malformed-payload") && shown.last_nack.len() < 3_000);
+    let status = shown.status.unwrap();
+    assert_eq!(status.open_connections, 7);
+    assert!(status.clock_offset_ms > 1_000_000);
+    assert!(shown.connected);
+}
+
+#[tokio::test]
+async fn a_past_request_is_explained_by_the_proxies_that_remember_it() {
+    let (_state, server) = mesh().await;
+    let knowing = server.proxy("api").await;
+    let forgetful = server.proxy("web").await;
+    let mut knowing = knowing.connect(server.control, "127.0.0.5").await;
+    let mut forgetful = forgetful.connect(server.control, "127.0.0.6").await;
+    knowing.until(|subscriber| model(subscriber).is_some()).await;
+    forgetful.until(|subscriber| model(subscriber).is_some()).await;
+    let mut operator = server.operator().await;
+    let asking = tokio::spawn(async move {
+        let question = Some(Question::RequestId("r-1".to_owned()));
+        operator.explain(ExplainRequest { question }).await
+    });
+    for (stream, json) in [(&mut knowing, r#"{"code":"access-denied"}"#), (&mut forgetful, "")] {
+        let query = loop {
+            if let Some(Down::ExplainQuery(query)) = stream.next().await.unwrap() {
+                break query;
+            }
+        };
+        assert_eq!(query.request_id, "r-1");
+        let answer = ExplainAnswer { query_id: query.query_id, json: json.to_owned() };
+        stream.send(Up::ExplainAnswer(answer)).await;
+    }
+    let answer = asking.await.unwrap().unwrap().into_inner();
+    let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+    assert_eq!(json["proxies"].as_array().unwrap().len(), 1);
+    assert_eq!(json["proxies"][0]["answer"]["code"], "access-denied");
+}
+
+#[tokio::test]
+async fn a_request_nobody_remembers_is_not_found() {
+    let (_state, server) = mesh().await;
+    let question = Some(Question::RequestId("r-0".to_owned()));
+    let refusal = server.operator().await.explain(ExplainRequest { question }).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn only_the_newest_streams_of_an_instance_are_kept() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut stream = proxy.connect(server.control, "127.0.0.5").await;
+        stream.until(|subscriber| model(subscriber).is_some()).await;
+        streams.push(stream);
+    }
+    loop {
+        match streams[0].next().await.unwrap() {
+            Some(Down::Goaway(goaway)) => break assert_eq!(goaway.reason, "superseded"),
+            Some(_) => {}
+            None => panic!("ended without a word"),
+        }
+    }
+    assert_eq!(server.proxies().await.len(), 1);
+    server.apply(&workload("web")).await;
+    streams[4].until(|subscriber| model(subscriber).unwrap().workload_named("web").is_some()).await;
+}
