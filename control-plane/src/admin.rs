@@ -12,7 +12,10 @@ use signet_sync::proto::admin::admin_server::AdminServer;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Status};
 
 mod service;
 
@@ -59,6 +62,7 @@ pub(crate) async fn serve(
     let service = AdminServer::new(AdminService::new(store, mesh))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let service = InterceptedService::new(service, only_operators);
     let serving = Server::builder()
         .add_service(service)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), draining.clone().cancelled_owned());
@@ -73,12 +77,11 @@ pub(crate) async fn serve(
 async fn accept(listener: UnixListener, ready: mpsc::Sender<io::Result<UnixStream>>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if is_operator(&stream) => {
+            Ok((stream, _)) => {
                 if ready.send(Ok(stream)).await.is_err() {
                     return;
                 }
             }
-            Ok(_) => tracing::warn!("a connection to the admin socket by another user was refused"),
             Err(error) => {
                 tracing::warn!(%error, "connections to the admin socket cannot be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -88,6 +91,33 @@ async fn accept(listener: UnixListener, ready: mpsc::Sender<io::Result<UnixStrea
 }
 
 /// File permissions can be wrong; who is at the other end cannot.
-fn is_operator(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::effective().as_raw())
+fn only_operators(request: Request<()>) -> Result<Request<()>, Status> {
+    let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    if caller.is_some_and(|caller| is_operator(caller.uid(), Uid::effective().as_raw())) {
+        return Ok(request);
+    }
+    tracing::warn!(uid = caller.map(|caller| caller.uid()), "a call to the admin socket was refused");
+    Err(Status::permission_denied("only the control plane's own user and root may use the admin socket"))
+}
+
+fn is_operator(caller: u32, own: u32) -> bool {
+    caller == 0 || caller == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_the_servers_own_user_are_operators() {
+        assert!(is_operator(0, 1000));
+        assert!(is_operator(1000, 1000));
+        assert!(!is_operator(1001, 1000));
+        assert!(!is_operator(1000, 0));
+    }
+
+    #[test]
+    fn a_call_without_a_known_caller_is_refused() {
+        assert!(only_operators(Request::new(())).is_err());
+    }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use signet_identity::SpiffeId;
 use signet_policy::{PolicyModel, Protocol, SpeaksFirst, WorkloadModel};
-use signet_sync::Entry;
+use signet_sync::{Entry, MAX_ENTRIES};
 use thiserror::Error;
 
 use crate::records::Claim;
@@ -127,7 +127,8 @@ pub(crate) type Habits = BTreeMap<(SpiffeId, u16), Habit>;
 
 /// The entries of every network of the mesh, empty ones included, sorted by address and port.
 ///
-/// What the operator advertises comes first: no claim displaces it.
+/// What the operator advertises comes first: no claim displaces it, and what is beyond the most entries a proxy takes
+/// is a claim that is left out.
 pub(crate) fn build(
     model: &PolicyModel,
     claims: &[Claim],
@@ -146,7 +147,9 @@ pub(crate) fn build(
     for claim in claims.iter().filter(|claim| stands(model, claim)) {
         let Some(workload) = model.workload(&claim.id) else { continue };
         let entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
-        if let Some(network) = networks.get_mut(&claim.network) {
+        if let Some(network) = networks.get_mut(&claim.network)
+            && network.len() < MAX_ENTRIES
+        {
             network.entry((claim.address, claim.port)).or_insert(entry);
         }
     }

@@ -41,12 +41,9 @@ pub(crate) struct Health {
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
         let health = health.clone();

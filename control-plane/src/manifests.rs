@@ -55,20 +55,30 @@ pub(crate) struct Item<'a> {
 }
 
 impl Manifests {
-    /// Reads all manifests.
-    pub(crate) async fn load(store: &dyn Store) -> Result<Self, StoreError> {
-        // The head and the manifests share this prefix, so one listing sees both at one revision.
-        Self::from_listing(&store.list(MANIFESTS_HEAD.trim_end_matches('s')).await?)
+    /// The commit that last changed a manifest in a listing that has [`MANIFESTS_HEAD`] in it.
+    pub(crate) fn revision_in(listing: &Listing) -> Revision {
+        let head = listing.entries.iter().find(|entry| entry.key == MANIFESTS_HEAD);
+        head.map_or_else(Revision::default, |head| head.revision)
     }
 
-    /// Picks the manifests out of a listing of more.
-    pub(crate) fn from_listing(listing: &Listing) -> Result<Self, StoreError> {
+    /// Reads all manifests; those that are as in `known` are not parsed again.
+    pub(crate) async fn load(store: &dyn Store, known: &Self) -> Result<Self, StoreError> {
+        // The head and the manifests share this prefix, so one listing sees both at one revision.
+        Self::from_listing(&store.list(MANIFESTS_HEAD.trim_end_matches('s')).await?, known)
+    }
+
+    /// Picks the manifests out of a listing of more; those that are as in `known` are not parsed again.
+    pub(crate) fn from_listing(listing: &Listing, known: &Self) -> Result<Self, StoreError> {
         let mut manifests = Self::default();
         for entry in &listing.entries {
             if entry.key == MANIFESTS_HEAD {
                 manifests.head = Some(entry.revision);
             }
             let Some(name) = entry.key.strip_prefix(MANIFESTS) else { continue };
+            if let Some((place, stored)) = known.stored(name, entry.revision) {
+                manifests.entries.insert(place, stored.clone());
+                continue;
+            }
             let damaged = || StoreError::Corrupted(format!("{} is not the manifest it was", entry.key));
             let text = std::str::from_utf8(&entry.value).map_err(|_| damaged())?;
             let parsed = parse_manifests(name, text).map_err(|_| damaged())?;
@@ -77,6 +87,14 @@ impl Manifests {
             manifests.entries.insert((manifest.kind(), manifest.name().to_owned()), stored);
         }
         Ok(manifests)
+    }
+
+    /// The manifest stored as `<kind>/<name>` by that very commit.
+    fn stored(&self, name: &str, revision: Revision) -> Option<((Kind, String), &Stored)> {
+        let (kind, name) = name.split_once('/')?;
+        let place = (kind.parse().ok()?, name.to_owned());
+        let stored = self.entries.get(&place).filter(|stored| stored.revision == revision)?;
+        Some((place, stored))
     }
 
     /// The commit that last changed any of them, zero before the first: equal revisions mean equal manifests.

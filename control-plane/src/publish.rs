@@ -12,11 +12,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
-use signet_policy::{PolicyIndex, PolicyModel};
+use signet_policy::PolicyModel;
 use signet_sync::proto::sync as wire;
 use signet_sync::{
-    Anchors, DecodeError, Directory, DirectoryKey, KeyError, POLICY_KEY_ID, Revocation, Revocations,
-    SectionName, Subject, Version, area_key_id,
+    Anchors, DecodeError, Directory, DirectoryKey, KeyError, MAX_SECTION_BYTES, POLICY_KEY_ID, Revocation,
+    Revocations, SectionName, Subject, Version, area_key_id,
 };
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -43,13 +43,11 @@ pub(crate) struct Published {
     /// The store's revision the round was made from.
     pub(crate) revision: Revision,
     pub(crate) model: Arc<PolicyModel>,
-    pub(crate) index: Arc<PolicyIndex>,
     /// Every section in its newest version.
     pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
     /// Networks in which the operator advertises addresses: everybody may call those.
     advertised: BTreeSet<String>,
-    /// The commit that last changed a manifest.
-    pub(crate) manifests: Revision,
+    pub(crate) manifests: Arc<Manifests>,
 }
 
 impl Published {
@@ -134,28 +132,30 @@ async fn round(
     now: SystemTime,
 ) -> Result<Published, PublishError> {
     let listing = store.list(records::DESIRED).await?;
-    let manifests = Manifests::from_listing(&listing)?;
-    let (model, index) = match last {
-        Some(last) if last.manifests == manifests.revision() => (last.model.clone(), last.index.clone()),
-        _ => compile(&manifests, authority)?,
+    let (manifests, model) = match last {
+        Some(last) if last.manifests.revision() == Manifests::revision_in(&listing) => {
+            (last.manifests.clone(), last.model.clone())
+        }
+        _ => {
+            let none = Manifests::default();
+            let known = last.map_or(&none, |last| &*last.manifests);
+            let manifests = Manifests::from_listing(&listing, known)?;
+            let model = compile(&manifests, authority)?;
+            (Arc::new(manifests), model)
+        }
     };
     let payloads = payloads(&listing, &model, authority, habits, now)?;
     let sections = number_and_sign(store, authority, payloads, last).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
-    let manifests = manifests.revision();
-    Ok(Published { revision: listing.revision, model, index, sections, advertised, manifests })
+    Ok(Published { revision: listing.revision, model, sections, advertised, manifests })
 }
 
-fn compile(
-    manifests: &Manifests,
-    authority: &Authority,
-) -> Result<(Arc<PolicyModel>, Arc<PolicyIndex>), PublishError> {
+fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {
     let model = manifests.model(authority.issuing().trust_domain()).map_err(|diagnostics| {
         PublishError::Manifests(diagnostics.first().map_or_else(String::new, ToString::to_string))
     })?;
-    let index = PolicyIndex::new(&model);
-    Ok((Arc::new(model), Arc::new(index)))
+    Ok(Arc::new(model))
 }
 
 fn payloads(
@@ -229,12 +229,18 @@ async fn number_and_sign(
     let mut writes = Vec::new();
     let mut sections = BTreeMap::new();
     for (name, payload) in payloads {
+        let known = last.and_then(|last| last.sections.get(&name));
+        if payload.len() > MAX_SECTION_BYTES {
+            // One crowded network must hold up neither the policy nor the revocations of all.
+            tracing::error!(section = %name, bytes = payload.len(), "too large to be sent; its last state stays");
+            sections.extend(known.map(|section| (name, section.clone())));
+            continue;
+        }
         let found = versions.get(&name);
         let (version, changed) = next_version(found, &payload);
         if let Some(record) = changed {
             writes.push(records::put(format!("{VERSIONS}{name}"), records::unchanged(found), &record)?);
         }
-        let known = last.and_then(|last| last.sections.get(&name));
         let section = match known {
             Some(section) if Version::from(&**section) == version => section.clone(),
             _ => Arc::new(sign(authority, &name, version, payload)?),

@@ -4,10 +4,11 @@
 //! consumed, and a certificate the mesh may meet is one that can be revoked.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
+use signet_policy::PolicyModel;
 use thiserror::Error;
 
 use crate::authority::{Authority, BACKDATE};
@@ -73,12 +74,15 @@ impl Registrar {
         token_id: &str,
         secret: &[u8],
         requests: Requests<'_>,
-        lifetime: impl Fn(Class) -> Duration,
+        model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             let found = self.usable_token(token_id, secret, now).await?;
+            if model.workload(&found.record.id).is_none() {
+                return Err(RegistrarError::Undeclared);
+            }
             let registration = self.registration(&found.record.id).await?;
             self.refuse_revoked(&found.record.id, None).await?;
             let issued = match &issued {
@@ -87,12 +91,17 @@ impl Registrar {
                     &found.record.id,
                     &found.record.network,
                     requests,
-                    &lifetime,
+                    model,
                     now,
                 )?),
             };
             let used = Token { uses: found.record.uses - 1, ..found.record.clone() };
-            let enrolled = with_instance(registration.as_ref(), token_id, &found.record, issued, now)?;
+            let Some(enrolled) = with_instance(registration.as_ref(), token_id, &found.record, issued, now)
+            else {
+                // Somebody else may have used the token up between the two reads: then that is the reason to give.
+                self.usable_token(token_id, secret, now).await?;
+                return Err(RegistrarError::Instances);
+            };
             let writes = vec![
                 records::put(records::token_key(token_id), records::unchanged(Some(&found)), &used)?,
                 records::put(
@@ -115,7 +124,7 @@ impl Registrar {
         &self,
         peer: &Peer,
         requests: Requests<'_>,
-        lifetime: impl Fn(Class) -> Duration,
+        model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
         if peer.not_after() <= now {
@@ -129,7 +138,7 @@ impl Registrar {
             let instance = holder(&mut renewed, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
             let issued = match &issued {
                 Some(issued) => issued,
-                None => issued.insert(self.issue(peer.id(), &instance.network, requests, &lifetime, now)?),
+                None => issued.insert(self.issue(peer.id(), &instance.network, requests, model, now)?),
             };
             instance.leaves.push(issued.leaf.clone());
             forget_expired(&mut renewed, now);
@@ -205,11 +214,11 @@ impl Registrar {
         id: &SpiffeId,
         network: &str,
         requests: Requests<'_>,
-        lifetime: impl Fn(Class) -> Duration,
+        model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
         let class = id.parts().map_or(Class::External, |parts| parts.class);
-        let not_after = now + lifetime(class);
+        let not_after = now + model.lifetimes.of(class);
         let issuing = self.authority.issuing();
         let tls_chain = issuing.issue_tls(requests.tls, id, now - BACKDATE, not_after)?;
         let signing_chain = issuing.issue_signing(requests.signing, id, now - BACKDATE, not_after)?;
@@ -220,14 +229,14 @@ impl Registrar {
     }
 }
 
-/// The registration with one more instance, if its token allows one.
+/// The registration with one more instance, unless its token allows no more.
 fn with_instance(
     found: Option<&Found<Registration>>,
     token_id: &str,
     token: &Token,
     issued: &Issued,
     now: SystemTime,
-) -> Result<Registration, RegistrarError> {
+) -> Option<Registration> {
     let mut registration = found.map_or_else(
         || Registration { id: token.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
@@ -235,7 +244,7 @@ fn with_instance(
     forget_expired(&mut registration, now);
     let same_token = registration.instances.iter().filter(|instance| instance.token == token_id).count();
     if same_token >= token.instances as usize || registration.instances.len() >= INSTANCES_MAX {
-        return Err(RegistrarError::Instances);
+        return None;
     }
     registration.instances.push(Instance {
         first: issued.leaf.fingerprint.clone(),
@@ -243,7 +252,7 @@ fn with_instance(
         network: token.network.clone(),
         leaves: vec![issued.leaf.clone()],
     });
-    Ok(registration)
+    Some(registration)
 }
 
 fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {
@@ -284,6 +293,8 @@ pub(crate) enum RegistrarError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Token(&'static str),
+    #[error("the token's workload is no longer in the mesh")]
+    Undeclared,
     #[error("no such instance is enrolled; enrol with a token")]
     Unknown,
 }
@@ -299,6 +310,7 @@ impl RegistrarError {
             Self::Request(_) => "bad-request",
             Self::Store(_) => "store-unavailable",
             Self::Token(_) => "token-refused",
+            Self::Undeclared => "workload-undeclared",
             Self::Unknown => "unknown-instance",
         }
     }

@@ -43,6 +43,9 @@ const HANDSHAKES_PER_SOURCE: usize = 64;
 /// The longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections without a client certificate at once: they are for enrolling, and must not crowd out the enrolled.
+const ANONYMOUS_MAX: usize = 1_024;
+
 /// The longest connection without a client certificate: one enrolment over a slow link.
 const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
 
@@ -120,6 +123,7 @@ async fn accept(
     ready: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let anonymous = Arc::new(Semaphore::new(ANONYMOUS_MAX));
     let handshakes = Arc::new(Handshakes::default());
     loop {
         let (stream, source) = match listener.accept().await {
@@ -137,9 +141,9 @@ async fn accept(
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
-        let (metrics, ready) = (metrics.clone(), ready.clone());
+        let (metrics, ready, anonymous) = (metrics.clone(), ready.clone(), anonymous.clone());
         tokio::spawn(async move {
-            let shaken = shake(acceptor, stream, source, permit).await;
+            let shaken = shake(acceptor, stream, source, permit, anonymous).await;
             drop(handshake);
             match shaken {
                 Ok(accepted) => {
@@ -163,6 +167,7 @@ async fn shake(
     stream: TcpStream,
     source: IpAddr,
     permit: OwnedSemaphorePermit,
+    anonymous: Arc<Semaphore>,
 ) -> Result<Accepted, &'static str> {
     let _ = stream.set_nodelay(true);
     let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
@@ -172,8 +177,14 @@ async fn shake(
         Err(VerifyError::NoCertificate) => None,
         Err(_) => return Err("handshake-failed"),
     };
-    let deadline = peer.is_none().then(|| Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)));
-    Ok(Accepted { stream, info: ConnectionInfo { peer, source }, deadline, _permit: permit })
+    let anonymity = match peer {
+        Some(_) => None,
+        None => Some(Anonymity {
+            deadline: Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)),
+            _permit: anonymous.try_acquire_owned().map_err(|_| "overloaded")?,
+        }),
+    };
+    Ok(Accepted { stream, info: ConnectionInfo { peer, source }, anonymity, _permit: permit })
 }
 
 /// Counts the handshakes of each source.
@@ -216,7 +227,13 @@ impl Drop for Handshake {
 struct Accepted {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
-    deadline: Option<Pin<Box<Sleep>>>,
+    anonymity: Option<Anonymity>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a connection without a certificate is bounded by.
+struct Anonymity {
+    deadline: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -234,8 +251,8 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
+        if let Some(anonymity) = &mut self.anonymity
+            && anonymity.deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -5,9 +5,9 @@ pub(crate) mod enrolment;
 pub(crate) mod identity;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use signet_identity::{Class, Peer};
+use signet_identity::Peer;
+use signet_policy::PolicyModel;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
@@ -34,10 +34,9 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// How long certificates of a class live, as the operator wants it now.
-    fn lifetime(&self) -> impl Fn(Class) -> Duration + use<> {
-        let model = self.published.borrow().model.clone();
-        move |class| model.lifetimes.of(class)
+    /// The policy in force.
+    fn model(&self) -> Arc<PolicyModel> {
+        self.published.borrow().model.clone()
     }
 }
 
@@ -60,7 +59,9 @@ fn status(error: &RegistrarError) -> Status {
         RegistrarError::Expired | RegistrarError::Unknown => Code::Unauthenticated,
         RegistrarError::Instances => Code::ResourceExhausted,
         RegistrarError::Request(_) => Code::InvalidArgument,
-        RegistrarError::Revoked | RegistrarError::Token(_) => Code::PermissionDenied,
+        RegistrarError::Revoked | RegistrarError::Token(_) | RegistrarError::Undeclared => {
+            Code::PermissionDenied
+        }
     };
     match error {
         RegistrarError::Store(error) => {

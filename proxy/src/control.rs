@@ -79,6 +79,7 @@ impl std::fmt::Debug for Dial {
 /// What the control client asks of the rest of the proxy.
 pub struct Hooks {
     /// What is remembered about a request id, as JSON.
+    #[expect(clippy::type_complexity, reason = "spelled out, the type says what is asked for")]
     pub explain: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
     /// How the proxy is, now.
     pub health: Box<dyn Fn() -> Health + Send + Sync>,

@@ -91,6 +91,10 @@ pub(crate) fn request(
         signer: credentials.signing.fingerprint,
     };
     let mut request = Request::from_parts(parts, Body::empty());
+    // Without it, hyper takes a GET for one that has no body. Framing is the hop's own and is not signed.
+    if matches!(payload, Payload::Stream { .. }) && request.version() == http::Version::HTTP_11 {
+        request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     signed.append_to(request.headers_mut());
     if channel.must_introduce(sent.signer) {
         introduce(request.headers_mut(), credentials);

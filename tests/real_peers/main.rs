@@ -1,7 +1,12 @@
 //! Programs that others wrote, unmodified, with Signet between them. Each test builds a lab of its own; a program that
 //! is not installed is a failure.
 
+mod databases;
+mod nginx;
+mod openssl;
+mod pair;
 mod programs;
+mod python;
 mod signatures;
 
 use std::process::ExitCode;
@@ -9,6 +14,15 @@ use std::process::ExitCode;
 use signet_cli::lab::runner::{self, Test};
 
 const TESTS: &[Test] = &[
+    ("curl_and_nginx_see_no_difference", nginx::curl_and_nginx_see_no_difference),
+    ("curl_is_refused_what_no_rule_allows", nginx::curl_is_refused_what_no_rule_allows),
+    ("requests_sees_no_difference", python::requests_sees_no_difference),
+    ("grpc_sees_no_difference", python::grpc_sees_no_difference),
+    ("mariadb_greets_without_delay", databases::mariadb_greets_without_delay),
+    ("postgresql_answers_queries", databases::postgresql_answers_queries),
+    ("redis_keeps_what_it_is_given", databases::redis_keeps_what_it_is_given),
+    ("mosquitto_delivers_to_subscribers", databases::mosquitto_delivers_to_subscribers),
+    ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
     ("http_message_signatures_verifies_what_message_sign_signed", signatures::peer_verifies_what_message_sign_signed),
     ("message_verify_accepts_what_http_message_signatures_signed", signatures::message_verify_accepts_what_the_peer_signed),
     ("message_that_was_changed_is_refused_by_both", signatures::changed_message_is_refused_by_both),
@@ -16,9 +30,5 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).peekable();
-    if arguments.peek().is_some_and(|first| first == "signet") {
-        return signet_cli::cli::run(arguments);
-    }
     runner::main(TESTS)
 }

@@ -4,12 +4,19 @@ use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use signet_cli::lab::{Capabilities, Program};
+
 /// Where Debian keeps servers that are not in everybody's `PATH`.
 const FURTHER: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
 /// The Python with the packages from PyPI: what `PYTHON` says, or `python3`.
 pub(crate) fn python() -> Result<PathBuf, Box<dyn Error>> {
     program(&env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned()))
+}
+
+/// A program as an application runs it: without any capability.
+pub(crate) fn app(name: &str) -> Result<Program, Box<dyn Error>> {
+    Ok(Program::new(program(name)?).capabilities(Capabilities::None))
 }
 
 /// A script of this folder.

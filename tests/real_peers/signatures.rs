@@ -207,7 +207,7 @@ impl Desk {
     ) -> Result<String, Failure> {
         let mut command = signet("sign", kind, &keys.private, request);
         command.args(["--keyid", "real-peers-key", "--tag", TAG]);
-        components.iter().for_each(|component| drop(command.args(["--component", &as_argument(component)])));
+        command.args(components.iter().flat_map(|component| ["--component".to_owned(), as_argument(component)]));
         run(&mut command, message)
     }
 
@@ -221,7 +221,7 @@ impl Desk {
     ) -> Result<String, Failure> {
         let mut command = signet("verify", kind, &keys.public, request);
         command.args(["--tag", TAG]);
-        components.iter().for_each(|component| drop(command.args(["--require", &as_argument(component)])));
+        command.args(components.iter().flat_map(|component| ["--require".to_owned(), as_argument(component)]));
         run(&mut command, message)
     }
 
@@ -242,7 +242,7 @@ impl Desk {
     }
 }
 
-/// `signet message …`: this binary is `signet` too, see `main`.
+/// `signet message …`: this binary is `signet` too, see `runner::main`.
 fn signet(verb: &str, kind: &Kind, key: &Path, request: Option<&Path>) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(["signet", "message", verb, "--scheme", "http", "--alg", kind.algorithm, "--key"]).arg(key);

@@ -13,7 +13,13 @@ use crate::output::{Failure, Format, Verdict};
 /// Exit codes: 0 yes or done, 1 no (invalid, refused, not found, not healthy), 64 wrong arguments or unreadable
 /// input, 69 control plane not available, 70 internal error.
 #[derive(Debug, Parser)]
-#[command(name = "signet", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "signet",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  signet apply -f policies/\n  signet check\n  signet message verify --key pub.pem < request.http"
+)]
 pub struct Cli {
     /// Form of the answer
     #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -27,6 +33,7 @@ enum Command {
     Apply(command::apply::Apply),
     Check(command::check::Check),
     Delete(command::delete::Delete),
+    Demo(command::demo::Demo),
     Explain(command::explain::Explain),
     Get(command::get::Get),
     #[command(subcommand)]
@@ -71,24 +78,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn answer(cli: Cli) -> Result<Verdict, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Internal(format!("runtime: {error}")))?;
     let format = cli.output;
-    runtime.block_on(async {
-        match cli.command {
-            Command::App(app) => app.run().await,
-            Command::Apply(apply) => apply.run(format).await,
-            Command::Check(check) => check.run(format).await,
-            Command::Delete(delete) => delete.run(format).await,
-            Command::Explain(explain) => explain.run(format).await,
-            Command::Get(get) => get.run(format).await,
-            Command::Message(message) => message.run(format),
-            Command::Token(token) => token.run(format).await,
-            Command::Validate(validate) => validate.run(format),
-        }
-    })
+    match cli.command {
+        Command::App(app) => wait(app.run()),
+        Command::Apply(apply) => wait(apply.run(format)),
+        Command::Check(check) => wait(check.run(format)),
+        Command::Delete(delete) => wait(delete.run(format)),
+        Command::Demo(demo) => demo.run(format),
+        Command::Explain(explain) => wait(explain.run(format)),
+        Command::Get(get) => wait(get.run(format)),
+        Command::Message(message) => message.run(format),
+        Command::Token(token) => wait(token.run(format)),
+        Command::Validate(validate) => validate.run(format),
+    }
+}
+
+fn wait(command: impl Future<Output = Result<Verdict, Failure>>) -> Result<Verdict, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Internal(format!("runtime: {error}")))?.block_on(command)
 }
 
 #[cfg(test)]

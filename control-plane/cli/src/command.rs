@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod delete;
+pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod message;

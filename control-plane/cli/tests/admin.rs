@@ -1,5 +1,7 @@
 //! The operator's commands against a running control plane: both are the real binary.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain fails and says where")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! `signet message` as people use it: the real binary, messages on standard input, keys in files.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain fails and says where")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -50,8 +50,13 @@ impl AdminService {
         self.mesh.authority.issuing().trust_domain()
     }
 
+    async fn manifests(&self) -> Result<Manifests, Status> {
+        let known = self.mesh.published.borrow().manifests.clone();
+        Manifests::load(&*self.store, &known).await.map_err(store_failed)
+    }
+
     async fn model(&self) -> Result<PolicyModel, Status> {
-        let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+        let manifests = self.manifests().await?;
         manifests
             .model(self.trust_domain())
             .map_err(|_| Status::internal("the stored manifests do not compile; apply them anew"))
@@ -68,7 +73,7 @@ impl Admin for AdminService {
         let files: Vec<(&str, &str)> =
             request.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
         for _ in 0..ATTEMPTS_MAX {
-            let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+            let manifests = self.manifests().await?;
             let trust_domain = self.trust_domain();
             match manifests.apply(&*self.store, trust_domain, &files, request.dry_run).await {
                 Ok(outcome) => {
@@ -95,7 +100,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let kind = if request.kind.is_empty() { None } else { Some(kind(&request.kind)?) };
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
-        let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+        let manifests = self.manifests().await?;
         let items: Vec<wire::Item> = manifests.items(kind, name).map(item).collect();
         if let (true, Some(name)) = (items.is_empty(), name) {
             return Err(Status::not_found(format!("there is no {} {name}", request.kind)));
@@ -110,7 +115,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let kind = kind(&request.kind)?;
         for _ in 0..ATTEMPTS_MAX {
-            let manifests = Manifests::load(&*self.store).await.map_err(store_failed)?;
+            let manifests = self.manifests().await?;
             let trust_domain = self.trust_domain();
             let deleted =
                 manifests.delete(&*self.store, trust_domain, kind, &request.name, request.dry_run).await;
@@ -229,7 +234,7 @@ impl Admin for AdminService {
         Ok(Response::new(wire::InfoResponse {
             trust_domain: self.trust_domain().to_string(),
             root_fingerprints: roots.roots().iter().map(|root| Fingerprint::of(root).to_string()).collect(),
-            revision: published.manifests.0,
+            revision: published.manifests.revision().0,
             sections: published
                 .sections
                 .iter()
@@ -415,21 +420,32 @@ fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
     })
 }
 
-/// The answers of all proxies that remember a request, as one.
+/// The answers of all proxies that remember a request, as one: the first refusal's own fields (or, when nobody
+/// refused, the first answer's), and all answers under `proxies`.
 fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
     let mut text = format!("request {}\n", request_id.escape_debug());
-    let mut entries = Vec::new();
+    let mut proxies = Vec::new();
     for answer in answers {
         let value = serde_json::from_str::<serde_json::Value>(&answer.json)
             .unwrap_or_else(|_| serde_json::Value::String(answer.json.clone()));
         let shown = serde_json::to_string_pretty(&value).unwrap_or_default();
         text.push_str(&format!("\n{} ({})\n{shown}\n", answer.spiffe_id, answer.instance));
-        entries.push(serde_json::json!({
+        proxies.push(serde_json::json!({
             "spiffeId": answer.spiffe_id.as_str(),
             "instance": answer.instance,
             "answer": value,
         }));
     }
-    let json = serde_json::json!({ "requestId": request_id, "proxies": entries });
-    wire::ExplainResponse { json: json.to_string(), text }
+    let refused = |proxy: &&serde_json::Value| {
+        proxy.pointer("/answer/decision/outcome").is_some_and(|outcome| outcome == "refused")
+    };
+    let leading = proxies.iter().find(refused).or_else(|| proxies.first());
+    let mut fields = leading
+        .and_then(|proxy| proxy.get("answer"))
+        .and_then(serde_json::Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    fields.insert("requestId".to_owned(), request_id.into());
+    fields.insert("proxies".to_owned(), proxies.into());
+    wire::ExplainResponse { json: serde_json::Value::Object(fields).to_string(), text }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use signet_identity::Peer;
-use signet_policy::{PolicyModel, Protocol, SpeaksFirst};
+use signet_policy::{PolicyModel, Protocol, Refusal, SpeaksFirst};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
@@ -36,13 +36,13 @@ const OUTBOUND_MAX: usize = 1;
 const OUTBOX_MAX: usize = 64;
 
 /// Addresses times ports of one proxy: far above a container's, far below what would slow the mesh.
-const PLACES_MAX: usize = 1_024;
+const PLACES_MAX: usize = 256;
 
 /// The least time between two looks at a proxy's claims: each may cost a durable write.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often it is checked that the proxy may still be served and answers what it was sent.
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When a proxy should come back after this control plane stopped in good order.
 const RETRY_AFTER_MS: u64 = 500;
@@ -76,6 +76,9 @@ impl Control for ControlService {
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
+
+/// An address and port.
+type Place = (IpAddr, u16);
 
 type Outbound = mpsc::Sender<Result<wire::ControlMessage, Status>>;
 
@@ -173,7 +176,7 @@ struct Session {
     asked: VecDeque<Question>,
     claims: Vec<Claim>,
     /// The verdicts the proxy was told.
-    told: BTreeMap<(IpAddr, u16), Result<(), ClaimRefusal>>,
+    told: BTreeMap<Place, Result<(), ClaimRefusal>>,
     /// The policy the verdicts were made under.
     judged_by: Option<Arc<PolicyModel>>,
     claim_at: Option<tokio::time::Instant>,
@@ -318,7 +321,7 @@ impl Session {
     /// Has the claims judged and recorded, and tells the proxy every verdict that is new to it.
     async fn claim(&mut self) -> Result<(), Status> {
         self.claim_at = None;
-        let model = self.mesh.published.borrow().model.clone();
+        let model = self.mesh.model();
         let (places, surplus) = self.places(&model);
         let stream = self.membership.stream.clone();
         let claimant = Claimant { id: self.peer.id(), network: &stream.network, source: self.source };
@@ -346,7 +349,7 @@ impl Session {
     }
 
     /// What is claimed, at most [`PLACES_MAX`] of it, and the first place beyond.
-    fn places(&self, model: &PolicyModel) -> (BTreeSet<(IpAddr, u16)>, Option<(IpAddr, u16)>) {
+    fn places(&self, model: &PolicyModel) -> (BTreeSet<Place>, Option<Place>) {
         let declared: Vec<u16> = match model.workload(self.peer.id()) {
             Some(workload) => workload.ports.iter().map(|port| port.port).collect(),
             // Nothing can be claimed then; port 0 stands for the address in the refusal.
@@ -366,7 +369,9 @@ impl Session {
         (places, None)
     }
 
-    fn set_status(&self, status: wire::Status) {
+    fn set_status(&self, mut status: wire::Status) {
+        // The codes this version knows are also all that is kept.
+        status.refused.retain(|code, _| Refusal::from_code(code).is_some());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let ours = i64::try_from(now).unwrap_or(i64::MAX);
         let theirs = i64::try_from(status.unix_ms).unwrap_or(i64::MAX);
@@ -375,7 +380,7 @@ impl Session {
 
     fn observe(&self, habit: &wire::Habit) -> Result<(), Status> {
         let port = u16::try_from(habit.port).map_err(|_| Status::invalid_argument("habit: no such port"))?;
-        let model = self.mesh.published.borrow().model.clone();
+        let model = self.mesh.model();
         let declares = |workload: &signet_policy::WorkloadModel| {
             workload.ports.is_empty() || workload.port(port).is_some()
         };
@@ -431,7 +436,7 @@ async fn sleep_until(instant: Option<tokio::time::Instant>) {
     }
 }
 
-fn claim_result((address, port): (IpAddr, u16), outcome: Result<(), ClaimRefusal>) -> wire::ControlMessage {
+fn claim_result((address, port): Place, outcome: Result<(), ClaimRefusal>) -> wire::ControlMessage {
     let octets = match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

@@ -27,8 +27,8 @@ impl Enrolment for EnrolmentService {
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
         let now = SystemTime::now();
-        let lifetime = mesh.lifetime();
-        let outcome = mesh.registrar.enrol(&request.token_id, &request.secret, requests, lifetime, now).await;
+        let model = mesh.model();
+        let outcome = mesh.registrar.enrol(&request.token_id, &request.secret, requests, &model, now).await;
         let issued = match outcome {
             Ok(issued) => issued,
             Err(error) => {

@@ -27,7 +27,7 @@ impl Identity for IdentityService {
         negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
-        match mesh.registrar.renew(&peer, requests, mesh.lifetime(), SystemTime::now()).await {
+        match mesh.registrar.renew(&peer, requests, &mesh.model(), SystemTime::now()).await {
             Ok(issued) => {
                 count(&mesh.metrics.renewals, "ok");
                 tracing::debug!(id = %issued.id, "renewed");

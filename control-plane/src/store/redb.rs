@@ -125,6 +125,7 @@ impl Store for RedbStore {
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> BoxFuture<'a, Result<Changes, StoreError>> {
         Box::pin(async move {
             let mut newest = self.inner.newest.subscribe();
+            let mut after = after;
             loop {
                 newest.borrow_and_update();
                 let wanted = prefix.to_owned();
@@ -133,6 +134,7 @@ impl Store for RedbStore {
                 if !changes.written.is_empty() || !changes.deleted.is_empty() {
                     return Ok(changes);
                 }
+                after = changes.revision;
                 // The sender lives in `self`, which this future borrows.
                 let _ = newest.changed().await;
             }

@@ -94,6 +94,21 @@ async fn a_wrong_secret_is_refused_and_costs_the_token_nothing() {
 }
 
 #[tokio::test]
+async fn a_token_dies_with_its_workload() {
+    let (_state, server) = mesh().await;
+    server.apply(&workload("api")).await;
+    let token = server.token("api", 1).await;
+    let request = signet_sync::proto::admin::DeleteRequest {
+        kind: "Workload".to_owned(),
+        name: "api".to_owned(),
+        dry_run: false,
+    };
+    server.operator().await.delete(request).await.unwrap();
+    let refusal = enrol(server.control, &token).await.err().unwrap();
+    assert_eq!(code(&refusal), (Code::PermissionDenied, "workload-undeclared"));
+}
+
+#[tokio::test]
 async fn an_unusable_request_is_refused_and_costs_the_token_nothing() {
     let (_state, server) = mesh().await;
     server.apply(&workload("api")).await;

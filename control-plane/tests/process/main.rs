@@ -1,5 +1,7 @@
 //! The real binary as operators and proxies meet it: processes, sockets on free ports, signals.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test, also in its helpers")]
+
 mod access;
 mod admin;
 mod directory;

@@ -50,7 +50,7 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Proof that [`decide`] allowed something, and which rule did. There is no other way to get one.
+/// Proof that [`decide()`] allowed something, and which rule did. There is no other way to get one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "whoever forwards must hold the permit"]
 pub struct Permit {

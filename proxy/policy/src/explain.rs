@@ -82,7 +82,7 @@ pub struct RuleReport {
     pub reason: String,
 }
 
-/// Explains the decision on one message. The decision in it is [`decide`]'s own.
+/// Explains the decision on one message. The decision in it is [`decide()`]'s own.
 pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
     let decided = decide(index, facts);
     let entry = index.entry(facts.destination);

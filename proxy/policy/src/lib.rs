@@ -10,8 +10,8 @@
 //!
 //! * Rules only allow. What no enforced rule allows is refused, and so is everything before the first policy arrived.
 //! * A port with any method or path rule is a layer-7 port: bytes that are not HTTP never pass there.
-//! * [`decide`] and [`check_target`] are pure, take untrusted input, and neither panic nor allocate in proportion to it.
-//! * A [`Permit`] is made by [`decide`] alone, so code that asks for one cannot skip the decision.
+//! * [`decide()`] and [`check_target()`] are pure, take untrusted input, and neither panic nor allocate in proportion to it.
+//! * A [`Permit`] is made by [`decide()`] alone, so code that asks for one cannot skip the decision.
 //! * Every «no» of the product is a [`Refusal`] with a stable code.
 //!
 //! This crate does no I/O and reads no clock. The language is documented in `docs/policy.md`.
@@ -38,9 +38,8 @@ pub use manifest::{
     API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests,
 };
 pub use model::{
-    AccessPolicyModel, Advertised, DecodeError, EgressRule, Lifetimes, MAX_MODEL_BYTES, MtlsMode, Network,
-    Operation, PolicyMode, PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,
-    Transport, WorkloadModel,
+    AccessPolicyModel, Advertised, EgressRule, Lifetimes, MtlsMode, Network, Operation, PolicyMode,
+    PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use refusal::{Blame, Refusal};

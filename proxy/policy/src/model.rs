@@ -1,8 +1,9 @@
 //! What manifests compile to: plain data that the control plane signs and every sidecar loads.
 //!
 //! Values are valid by construction: identities, trust domains, patterns and address ranges are checked types, also on
-//! the way in over the wire. A field that this version does not know is refused rather than skipped, because a skipped
-//! restriction would be a permission; the sidecar then keeps its last good policy.
+//! the way in. Names of workloads, classes and networks are resolved by [`crate::compile()`]; a model from elsewhere whose
+//! names lead nowhere selects nothing. Reading refuses a field that this version does not know instead of skipping it,
+//! because a skipped restriction would be a permission.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,24 +11,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use signet_identity::{Class, SpiffeId, TrustDomain};
-use thiserror::Error;
 
 use crate::pattern::{IdentityPattern, PathPattern};
-
-/// Largest encoded model: ten times what 1,000 policies and 1,000 workloads need.
-pub const MAX_MODEL_BYTES: usize = 16 * 1024 * 1024;
-
-/// Why an encoded model is refused.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// Not a model of this version, or a value in it is invalid.
-    #[error("the policy model cannot be read: {0}")]
-    Malformed(#[from] serde_json::Error),
-    /// More than [`MAX_MODEL_BYTES`].
-    #[error("the policy model is larger than 16 MiB")]
-    TooLarge,
-}
 
 /// Everything the mesh's manifests say, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,26 +49,6 @@ impl PolicyModel {
             workloads: Vec::new(),
             policies: Vec::new(),
         }
-    }
-
-    /// The bytes a policy section carries (JSON).
-    ///
-    /// # Errors
-    /// [`DecodeError::TooLarge`] when nobody would accept the result.
-    pub fn encode(&self) -> Result<Vec<u8>, DecodeError> {
-        let bytes = serde_json::to_vec(self)?;
-        if bytes.len() > MAX_MODEL_BYTES { Err(DecodeError::TooLarge) } else { Ok(bytes) }
-    }
-
-    /// The model that [`Self::encode`] wrote.
-    ///
-    /// # Errors
-    /// [`DecodeError`] when the bytes are too many or not a valid model; nothing of it is used then.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        if bytes.len() > MAX_MODEL_BYTES {
-            return Err(DecodeError::TooLarge);
-        }
-        Ok(serde_json::from_slice(bytes)?)
     }
 
     /// The workload with this identity.
@@ -473,15 +438,10 @@ mod tests {
     #[test]
     fn an_unknown_field_of_a_newer_version_is_refused() {
         let model = PolicyModel::empty(TrustDomain::parse("td").unwrap());
-        let text = String::from_utf8(model.encode().unwrap()).unwrap();
-        assert_eq!(PolicyModel::decode(text.as_bytes()).unwrap(), model);
+        let text = serde_json::to_string(&model).unwrap();
+        assert_eq!(serde_json::from_str::<PolicyModel>(&text).unwrap(), model);
         let newer = text.replacen('{', "{\"unlessHeader\":\"x\",", 1);
-        assert!(matches!(PolicyModel::decode(newer.as_bytes()), Err(DecodeError::Malformed(_))));
-    }
-
-    #[test]
-    fn oversized_models_are_refused_unread() {
-        assert!(matches!(PolicyModel::decode(&vec![b' '; MAX_MODEL_BYTES + 1]), Err(DecodeError::TooLarge)));
+        assert!(serde_json::from_str::<PolicyModel>(&newer).is_err());
     }
 
     #[test]

@@ -44,18 +44,20 @@ pub(super) async fn until_ended(node: &Node) {
             () = sleep_until(due) => {}
             () = node.renew_now.notified() => {}
         }
-        match renew(node).await {
+        // An attempt that hangs must not outlive the certificates.
+        let end = node.identity.load().not_after();
+        let outcome = tokio::select! {
+            outcome = renew(node) => outcome,
+            () = sleep_until(end) => return,
+        };
+        match outcome {
             Ok(()) => {
                 attempt = 0;
                 due = next(node);
             }
             Err(error) => {
                 node.origin.failed("renewal", &error);
-                if SystemTime::now() >= node.identity.load().not_after() {
-                    return;
-                }
-                let retry = SystemTime::now() + backoff(attempt, jitter());
-                due = retry.min(node.identity.load().not_after());
+                due = end.min(SystemTime::now() + backoff(attempt, jitter()));
                 attempt = attempt.saturating_add(1);
             }
         }

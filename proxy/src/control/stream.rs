@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use signet_identity::backoff;
 use signet_sync::Subscriber;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::control::connect::ConnectError;
 use crate::control::stream::session::{End, Session};
@@ -16,6 +17,10 @@ use crate::control::{Hooks, Node, jitter};
 /// Attempts after which the pause grows no more: 8 s ± 20 %, so that every proxy is back within 10 s of its control
 /// plane.
 const BACKOFF_ATTEMPTS: u32 = 4;
+
+/// How long a stream must have lasted to count as a success: one that is accepted and refused at once is not tried
+/// again without pause.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// The longest pause a control plane may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -48,8 +53,12 @@ pub(super) async fn follow(node: &Node, subscriber: &mut Subscriber, hooks: &mut
                     link.connected = true;
                     link.error = None;
                 });
-                attempt = 0;
-                serve(node, session, subscriber, hooks).await
+                let opened = Instant::now();
+                let error = serve(node, session, subscriber, hooks).await;
+                if opened.elapsed() >= SETTLED {
+                    attempt = 0;
+                }
+                error
             }
             Err(error) => error,
         };
@@ -71,7 +80,7 @@ async fn serve(
         match session.run(node, subscriber, hooks).await {
             End::Failed(error) => return error,
             End::Renewed => match Session::open(node, subscriber).await {
-                Ok(next) => session = next,
+                Ok(next) => session = next.after(session),
                 Err(error) => {
                     node.origin.failed("control stream", &error);
                     session.keep(SystemTime::now() + backoff(0, jitter()));

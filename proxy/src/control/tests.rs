@@ -130,7 +130,7 @@ async fn an_explain_query_is_answered_from_the_ring() {
 #[tokio::test]
 async fn certificates_are_renewed_over_fresh_keys_and_the_stream_follows() {
     let mesh = Mesh::new();
-    *mesh.lifetime.lock().unwrap() = Duration::from_secs(3);
+    *mesh.lifetime.lock().unwrap() = Duration::from_secs(5);
     let server = Server::start(&mesh).await;
     let mut proxy = Running::start(settings(&server, Some(mesh.token()), None)).await;
     proxy.until(|snapshot, _| snapshot.ready).await;
@@ -142,7 +142,7 @@ async fn certificates_are_renewed_over_fresh_keys_and_the_stream_follows() {
             assert!(credentials.load().is_some(), "a certificate was missing");
         }
     });
-    for _ in 0..3 {
+    for _ in 0..2 {
         let before = proxy.credentials.load_full().unwrap().tls.fingerprint;
         proxy.until(|_, credentials| credentials.is_some_and(|c| c.tls.fingerprint != before)).await;
     }

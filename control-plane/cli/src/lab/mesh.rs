@@ -32,10 +32,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use signet_identity::Fingerprint;
 use signet_sync::proto::admin::explain_request::Question;
+use signet_sync::proto::admin::revoke_request::Subject;
 use signet_sync::proto::admin::{
     ApplyRequest, CreateTokenRequest, DeleteRequest, Diagnostic, ExplainRequest, ListProxiesRequest,
-    ManifestFile, Proxy,
+    ManifestFile, Proxy, RevokeRequest,
 };
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
@@ -184,7 +186,15 @@ pub fn client(from: &Namespace, arguments: &[&str]) -> Result<Proc, MeshError> {
 /// # Errors
 /// [`MeshError::Answer`] when it has no transcript to show.
 pub fn call(from: &Namespace, arguments: &[&str]) -> Result<Transcript, MeshError> {
-    shown(&client(from, arguments)?, "transcript")
+    transcript(&client(from, arguments)?)
+}
+
+/// Waits for the end of a client and returns its transcript.
+///
+/// # Errors
+/// As [`call`].
+pub fn transcript(client: &Proc) -> Result<Transcript, MeshError> {
+    shown(client, "transcript")
 }
 
 /// Waits for the end of a load client and returns its report; send it `terminate` to end it sooner.
@@ -339,6 +349,16 @@ impl Mesh {
             ..CreateTokenRequest::default()
         };
         Ok(self.ask(async |mut client| answered(client.create_token(request).await))?.token)
+    }
+
+    /// Revokes a certificate.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn revoke(&self, certificate: Fingerprint, reason: &str) -> Result<u64, MeshError> {
+        let subject = Some(Subject::Fingerprint(certificate.to_string()));
+        let request = RevokeRequest { subject, reason: reason.into() };
+        Ok(self.ask(async |mut client| answered(client.revoke(request).await))?.revision)
     }
 
     /// What the control plane knows of the sidecars.

@@ -56,7 +56,7 @@ pub(crate) fn sign(
         [] => usual_components(&message),
         components => components.to_vec(),
     };
-    let digest_asked = components.iter().any(|component| is_own_digest(component));
+    let digest_asked = components.iter().any(is_own_digest);
     if digest_asked && !message.headers().contains_key("content-digest") {
         let digest = sha256_header(message.body());
         if let Ok(value) = HeaderValue::try_from(digest) {

@@ -33,6 +33,9 @@ const SAVE_DELAY: Duration = Duration::from_secs(1);
 /// Refusal codes in a report; there are some thirty.
 const REFUSED_CODES: usize = 128;
 
+/// Refused claims that are remembered, so that each is logged once.
+const REFUSED_CLAIMS: usize = 1024;
+
 /// An open stream.
 pub(super) struct Session {
     outbound: mpsc::Sender<wire::ProxyMessage>,
@@ -43,6 +46,8 @@ pub(super) struct Session {
     /// Wakes the session when there is a newer certificate.
     changes: watch::Receiver<u64>,
     claims: Vec<Claim>,
+    /// Claims whose refusal was logged.
+    refused: BTreeSet<(Vec<u8>, u32)>,
     ticks: Interval,
     save_at: Option<Instant>,
     reported: Option<(Instant, Health)>,
@@ -88,10 +93,17 @@ impl Session {
             leave_at: leave_at(&identity),
             changes: node.changes.subscribe(),
             claims,
+            refused: BTreeSet::new(),
             ticks,
             save_at: None,
             reported: None,
         })
+    }
+
+    /// Takes over from a session that is given up.
+    pub(super) fn after(mut self, mut last: Self) -> Self {
+        self.refused = std::mem::take(&mut last.refused);
+        self
     }
 
     /// Stays on this stream for now.
@@ -150,11 +162,7 @@ impl Session {
         match received {
             Some(control_message::Message::Section(section)) => self.apply(section, node, subscriber).await,
             Some(control_message::Message::ClaimResult(result)) => {
-                if !result.accepted {
-                    let address = Claim::try_from(&wire::Claim { address: result.address, ports: vec![] });
-                    let address = address.map(|claim| claim.address).ok();
-                    tracing::warn!(?address, result.port, result.code, result.detail, "a claim was refused");
-                }
+                self.hear(result);
                 Ok(())
             }
             Some(control_message::Message::ExplainQuery(query)) => {
@@ -192,6 +200,18 @@ impl Session {
         self.forward(outcome.reply).await?;
         // A policy may have changed which ports are this workload's.
         if changed { self.claim(node, subscriber).await } else { Ok(()) }
+    }
+
+    /// Logs a refused claim, once until it is accepted.
+    fn hear(&mut self, result: wire::ClaimResult) {
+        let place = (result.address.clone(), result.port);
+        if result.accepted {
+            self.refused.remove(&place);
+        } else if self.refused.len() < REFUSED_CLAIMS && self.refused.insert(place) {
+            let claim = Claim::try_from(&wire::Claim { address: result.address, ports: Vec::new() });
+            let address = claim.map(|claim| claim.address).ok();
+            tracing::warn!(?address, result.port, result.code, result.detail, "a claim was refused");
+        }
     }
 
     /// Sends the claims when they differ from the last ones sent.

@@ -140,7 +140,8 @@ impl Identity {
             let dial = Dial::new(TcpStream::connect);
             let control = Control::open(Settings { control_plane, token, state_dir: None, dial })?;
             let joined = within(async { Ok(control.join().await) }).await?;
-            let credentials = joined.credentials().load_full().ok_or(io::ErrorKind::NotFound)?;
+            let credentials =
+                joined.credentials().load_full().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             let bundle = (*joined.snapshots().load().bundle).clone();
             Ok(Self { tls: credentials.tls.clone(), signing: credentials.signing.clone(), bundle })
         })
