@@ -71,6 +71,10 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    // Neither a core dump nor another process of the same user gets at the authority's keys in memory.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        let _ = writeln!(std::io::stderr(), "signet-control-plane: core dumps could not be switched off: {error}");
+    }
     telemetry::init(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let served = match runtime {

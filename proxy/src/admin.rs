@@ -70,7 +70,8 @@ impl State {
     fn of(admin: &Admin) -> Self {
         let health = &admin.health;
         let shared = admin.shared.get();
-        let identity = shared.and_then(|shared| shared.credentials()).map(|credentials| credentials.id().to_string());
+        let identity =
+            shared.and_then(|shared| shared.credentials()).map(|credentials| credentials.id().to_string());
         let (policy_in_force, policy_version) = shared.map_or((false, String::new()), |shared| {
             let snapshot = shared.snapshot();
             (snapshot.ready, snapshot.policy_version.clone())
@@ -137,7 +138,9 @@ pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
         let Some(slot) = Arc::clone(&slots).acquire_owned().await.ok() else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let trusted = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::current().as_raw());
+                let trusted = stream
+                    .peer_cred()
+                    .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::current().as_raw());
                 if !trusted {
                     continue;
                 }
@@ -231,7 +234,9 @@ fn answer_unix(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byte
     }
     match path.strip_prefix("/requests/").and_then(|id| admin.shared.get()?.explain(id)) {
         Some(records) => text(StatusCode::OK, "application/json", records),
-        None => text(StatusCode::NOT_FOUND, "text/plain", "try /state, /directory or /requests/<id>\n".into()),
+        None => {
+            text(StatusCode::NOT_FOUND, "text/plain", "try /state, /directory or /requests/<id>\n".into())
+        }
     }
 }
 

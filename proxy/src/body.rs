@@ -84,7 +84,9 @@ impl Body {
     pub(crate) fn reclaim(self) -> Option<Payload> {
         match self.kind {
             Kind::Whole(bytes) => Some(Payload::Whole(bytes.unwrap_or_default())),
-            Kind::Signed(body) if !body.started => Some(Payload::Stream { source: body.source, length: body.length }),
+            Kind::Signed(body) if !body.started => {
+                Some(Payload::Stream { source: body.source, length: body.length })
+            }
             Kind::Plain(_) | Kind::Signed(_) | Kind::Verified(_) => None,
         }
     }
@@ -126,7 +128,10 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
@@ -217,7 +222,9 @@ impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
-            Self::Ready(bytes, _) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Ready(bytes, _) if !bytes.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
             Self::Ready(_, trailers) => Poll::Ready(Some(Ok(Frame::trailers(std::mem::take(trailers))))),
         }
     }
@@ -287,10 +294,16 @@ impl SignedBody {
         self.writer.data(data, clock::unix_ms(), out).map_err(|_| BodyError::Record("write-after-end"))
     }
 
-    fn end(&mut self, trailers: &HeaderMap, mut out: BytesMut) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn end(
+        &mut self,
+        trailers: &HeaderMap,
+        mut out: BytesMut,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.done = true;
         let ended = self.writer.fin_with_trailers(trailers, clock::unix_ms(), &mut out);
-        Poll::Ready(Some(ended.map(|()| Frame::data(out.freeze())).map_err(|_| BodyError::Record("trailers-too-large"))))
+        Poll::Ready(Some(
+            ended.map(|()| Frame::data(out.freeze())).map_err(|_| BodyError::Record("trailers-too-large")),
+        ))
     }
 }
 
@@ -308,7 +321,12 @@ pub(crate) struct VerifiedBody {
 
 impl VerifiedBody {
     /// Verifies the records in `inner`; `length` is the signed length of the payload, if any.
-    pub(crate) fn new(inner: Incoming, reader: RecordReader, length: Option<u64>, recheck: Option<Recheck>) -> Self {
+    pub(crate) fn new(
+        inner: Incoming,
+        reader: RecordReader,
+        length: Option<u64>,
+        recheck: Option<Recheck>,
+    ) -> Self {
         Self { inner, reader, input: BytesMut::new(), recheck, remaining: length, done: false }
     }
 

@@ -121,7 +121,12 @@ impl Channel {
     }
 
     /// Takes up the signing certificate that a message introduces.
-    pub(crate) fn learn(&self, headers: &HeaderMap, snapshot: &Snapshot, now: SystemTime) -> Result<(), Refusal> {
+    pub(crate) fn learn(
+        &self,
+        headers: &HeaderMap,
+        snapshot: &Snapshot,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
         let Some(value) = headers.get(MESH_CERT) else { return Ok(()) };
         let chain = decode_chain(value).ok_or(Refusal::SignatureMalformed)?;
         let known = chain.first().map(|leaf| Fingerprint::of(leaf));
@@ -174,7 +179,9 @@ impl Channel {
     /// own, or our certificate is new here.
     pub(crate) fn answer_introduces(&self, own: Fingerprint, request: &HeaderMap) -> bool {
         match self.introduced.get() {
-            Some((known, since)) if known == own => since.elapsed() < REINTRODUCE || request.contains_key(MESH_CERT),
+            Some((known, since)) if known == own => {
+                since.elapsed() < REINTRODUCE || request.contains_key(MESH_CERT)
+            }
             _ => {
                 self.introduced.set(Some((own, Instant::now())));
                 true
@@ -198,7 +205,6 @@ fn decode_chain(value: &HeaderValue) -> Option<Vec<CertificateDer<'static>>> {
     let decode = |item: &str| BASE64_STANDARD.decode(item.strip_prefix(':')?.strip_suffix(':')?).ok();
     items.into_iter().map(|item| decode(item).map(CertificateDer::from)).collect()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -183,7 +183,11 @@ impl TryFrom<Arguments> for Config {
             admin_addr: raw.admin_addr,
             admin_socket: raw.admin_socket,
             workers: raw.workers,
-            exempt: if raw.exempt == "uid" { Exempt::Uid(Uid::current().as_raw()) } else { Exempt::Mark(MARK) },
+            exempt: if raw.exempt == "uid" {
+                Exempt::Uid(Uid::current().as_raw())
+            } else {
+                Exempt::Mark(MARK)
+            },
             install_capture: raw.capture == "install",
             exclude_inbound: raw.exclude_inbound,
             drain,
@@ -208,14 +212,23 @@ mod tests {
 
     #[test]
     fn equal_ports_are_refused() {
-        assert_eq!(parse(&["--token", "t", "--inbound-port", "15001"]).unwrap_err(), ConfigError::PortTwice(15001));
-        assert_eq!(parse(&["--token", "t", "--inbound-port", "15020"]).unwrap_err(), ConfigError::PortTwice(15020));
+        assert_eq!(
+            parse(&["--token", "t", "--inbound-port", "15001"]).unwrap_err(),
+            ConfigError::PortTwice(15001)
+        );
+        assert_eq!(
+            parse(&["--token", "t", "--inbound-port", "15020"]).unwrap_err(),
+            ConfigError::PortTwice(15020)
+        );
     }
 
     #[test]
     fn worker_count_and_drain_have_bounds() {
         assert_eq!(parse(&["--token", "t", "--workers", "0"]).unwrap_err(), ConfigError::Workers(0));
-        assert_eq!(parse(&["--token", "t", "--drain-seconds", "3601"]).unwrap_err(), ConfigError::Drain(3601));
+        assert_eq!(
+            parse(&["--token", "t", "--drain-seconds", "3601"]).unwrap_err(),
+            ConfigError::Drain(3601)
+        );
     }
 
     #[test]

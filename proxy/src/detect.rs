@@ -125,7 +125,15 @@ mod tests {
 
     #[test]
     fn line_protocols_that_look_like_methods_are_opaque() {
-        for bytes in [&b"PING\r\n"[..], b"USER anna\r\n", b"CONNECT {\"verbose\":false}\r\n", b"EHLO host\r\n", b"*1\r\n$4\r\n", b"{\"typ\":1}\n", b"\x10\x1a\x00\x04MQTT"] {
+        for bytes in [
+            &b"PING\r\n"[..],
+            b"USER anna\r\n",
+            b"CONNECT {\"verbose\":false}\r\n",
+            b"EHLO host\r\n",
+            b"*1\r\n$4\r\n",
+            b"{\"typ\":1}\n",
+            b"\x10\x1a\x00\x04MQTT",
+        ] {
             assert_eq!(sniff(bytes), Sniff::Is(Protocol::Opaque), "{bytes:?}");
         }
     }

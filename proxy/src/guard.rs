@@ -61,7 +61,8 @@ impl Canary {
         })
         .await;
         self.port.store(0, Ordering::Release);
-        let unroutable = matches!(&connected, Ok(Err(error)) if error.kind() == std::io::ErrorKind::NetworkUnreachable);
+        let unroutable =
+            matches!(&connected, Ok(Err(error)) if error.kind() == std::io::ErrorKind::NetworkUnreachable);
         Ok(unroutable || self.seen.load(Ordering::Acquire))
     }
 }
@@ -73,11 +74,15 @@ pub(crate) fn initial_rules(config: &Config) -> Rules {
 
 /// The rules this proxy needs under a policy.
 fn rules(config: &Config, policy: Option<&PolicyModel>, own_mode: MtlsMode) -> Rules {
-    let egress = policy.iter().flat_map(|policy| &policy.egress).filter(|rule| rule.protocol == Transport::Udp);
+    let egress =
+        policy.iter().flat_map(|policy| &policy.egress).filter(|rule| rule.protocol == Transport::Udp);
     let exceptions = egress.flat_map(|rule| {
         let network = rule.cidr;
-        let ports: Vec<Option<u16>> =
-            if rule.ports.is_empty() { vec![None] } else { rule.ports.iter().map(|port| Some(*port)).collect() };
+        let ports: Vec<Option<u16>> = if rule.ports.is_empty() {
+            vec![None]
+        } else {
+            rule.ports.iter().map(|port| Some(*port)).collect()
+        };
         ports.into_iter().map(move |port| Egress { network, port })
     });
     let mut excluded_inbound_ports = config.exclude_inbound.clone();
@@ -97,7 +102,12 @@ fn rules(config: &Config, policy: Option<&PolicyModel>, own_mode: MtlsMode) -> R
 
 /// Keeps the rules until the process ends. `installed` are those in force now; `None` where
 /// somebody else keeps them.
-pub(crate) async fn keep(shared: Arc<Shared>, health: Arc<Health>, mut installed: Option<Rules>, report: Arc<Notify>) {
+pub(crate) async fn keep(
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    mut installed: Option<Rules>,
+    report: Arc<Notify>,
+) {
     let mut changes = shared.changes.clone();
     loop {
         if let Some(rules) = &mut installed {
@@ -123,7 +133,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, health: Arc<Health>, mut installed
 
 fn wanted(shared: &Shared) -> Rules {
     let snapshot = shared.snapshot();
-    let mode = shared.credentials().map_or(MtlsMode::Strict, |credentials| snapshot.index.mtls(credentials.id()));
+    let mode =
+        shared.credentials().map_or(MtlsMode::Strict, |credentials| snapshot.index.mtls(credentials.id()));
     rules(&shared.config, snapshot.policy.as_deref(), mode)
 }
 

@@ -42,7 +42,9 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         // Framing and the signed head are not the application's to remove.
-        .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH && *name != header::HOST)
+        .filter(|name| {
+            *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH && *name != header::HOST
+        })
         .collect();
     for name in named.iter().chain(&HOP) {
         headers.remove(name);
@@ -66,7 +68,8 @@ pub(crate) fn strip_mesh(headers: &mut HeaderMap) {
 /// Whether the body travels as signed records.
 pub(crate) fn has_records(headers: &HeaderMap) -> bool {
     let last = headers.get_all(header::CONTENT_ENCODING).iter().next_back();
-    last.and_then(|value| value.to_str().ok()).is_some_and(|value| value.rsplit(',').next().map(str::trim) == Some(MESH_REC))
+    last.and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.rsplit(',').next().map(str::trim) == Some(MESH_REC))
 }
 
 /// Declares that the body travels as signed records, on top of the application's own codings. The
@@ -85,7 +88,9 @@ pub(crate) fn remove_records(headers: &mut HeaderMap) -> Option<u64> {
     if let Some(last) = codings.pop() {
         let text = last.to_str().unwrap_or_default();
         let kept = text.rsplit_once(',').map_or("", |(before, _)| before.trim_end());
-        if !kept.is_empty() && let Ok(value) = HeaderValue::from_str(kept) {
+        if !kept.is_empty()
+            && let Ok(value) = HeaderValue::from_str(kept)
+        {
             codings.push(value);
         }
     }
@@ -93,6 +98,8 @@ pub(crate) fn remove_records(headers: &mut HeaderMap) -> Option<u64> {
     for coding in codings {
         headers.append(header::CONTENT_ENCODING, coding);
     }
+    // Whatever framed the records says nothing about what is in them.
+    headers.remove(header::CONTENT_LENGTH);
     let length = headers.remove(MESH_CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
     headers.remove(header::TRANSFER_ENCODING);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -128,20 +135,24 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            })
             .collect()
     }
 
     #[test]
     fn fields_named_by_connection_do_not_leave_the_hop() {
-        let mut headers = map(&[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-end", "2"), ("te", "gzip")]);
+        let mut headers =
+            map(&[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-end", "2"), ("te", "gzip")]);
         strip_hop(&mut headers);
         assert_eq!(headers, map(&[("x-end", "2")]));
     }
 
     #[test]
     fn connection_cannot_remove_the_host_or_the_framing() {
-        let mut headers = map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
+        let mut headers =
+            map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
         strip_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
     }
@@ -155,7 +166,10 @@ mod tests {
 
     #[test]
     fn the_record_coding_and_length_come_and_go_without_a_trace() {
-        for own in [map(&[("content-length", "70000")]), map(&[("content-encoding", "gzip"), ("content-length", "70000")])] {
+        for own in [
+            map(&[("content-length", "70000")]),
+            map(&[("content-encoding", "gzip"), ("content-length", "70000")]),
+        ] {
             let mut headers = own.clone();
             assert!(!has_records(&headers));
             add_records(&mut headers, Some(70000));

@@ -5,7 +5,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::http_server::{
-    CONNECTION_WINDOW, HEAD_MAX, LocalExecutor, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW, Version,
+    CONNECTION_WINDOW, HEAD_MAX, LocalExecutor, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
+    Version,
 };
 use crate::pool::Sender;
 

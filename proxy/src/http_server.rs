@@ -54,7 +54,12 @@ where
 }
 
 /// Serves one connection until it ends or, on drain, until what was begun is answered.
-pub(crate) async fn serve<I, F, R>(io: I, version: Version, mut drain: watch::Receiver<bool>, respond: F) -> hyper::Result<()>
+pub(crate) async fn serve<I, F, R>(
+    io: I,
+    version: Version,
+    mut drain: watch::Receiver<bool>,
+    respond: F,
+) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
     F: Fn(Request<Incoming>) -> R + 'static,

@@ -18,8 +18,8 @@
 pub mod admin;
 mod authorize;
 mod body;
-mod channel;
 pub mod capture;
+mod channel;
 mod clock;
 mod command;
 pub mod config;

@@ -15,8 +15,12 @@ use crate::worker::Worker;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until `until` is done, and serves each in a task of its own.
-pub(crate) async fn accept<F, S>(worker: Rc<Worker>, listener: TcpListener, serve: S, until: impl Future<Output = ()>)
-where
+pub(crate) async fn accept<F, S>(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    serve: S,
+    until: impl Future<Output = ()>,
+) where
     S: Fn(Rc<Worker>, TcpStream) -> F + 'static,
     F: Future<Output = ()> + 'static,
 {

@@ -67,7 +67,12 @@ pub(crate) struct Records {
 
 /// Carries bytes both ways until both ends are signed. `first` was already read from the
 /// application. On failure both legs are reset.
-pub(crate) async fn carry(records: Records, mut app: TcpStream, first: BytesMut, mut recheck: Recheck) -> Result<(), Broken> {
+pub(crate) async fn carry(
+    records: Records,
+    mut app: TcpStream,
+    first: BytesMut,
+    mut recheck: Recheck,
+) -> Result<(), Broken> {
     let Records { mesh, mut reader, mut writer, mut input } = records;
     let (mut mesh_read, mut mesh_write) = tokio::io::split(mesh);
     let outcome = {

@@ -23,7 +23,7 @@ use crate::authorize::{Content, Grant};
 use crate::clock;
 use crate::detect::Protocol;
 use crate::http_server::Version;
-use crate::prefixed::Prefixed;
+use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
 use crate::ring::Direction;
 use crate::snapshot::Snapshot;
 use crate::sockets::{original_destination, reset_on_close};
@@ -85,7 +85,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
     drop(snapshot);
     match destination {
         None => egress::serve(&worker, credentials.id(), client, address).await,
-        Some(destination) => meshed(worker, credentials.id().clone(), Prefixed::new(client), destination).await,
+        Some(destination) => {
+            meshed(worker, credentials.id().clone(), Prefixed::new(client), destination).await
+        }
     }
 }
 
@@ -135,11 +137,12 @@ async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destina
             None => return,
         }
     } else {
-        match client.detect().await {
+        let http_only = destination.http_only || destination.declared.is_http();
+        match client.detect_within(if http_only { HALF_SAID_HTTP } else { HALF_SAID }).await {
             Ok(Some(protocol)) => protocol,
             // A client that connects and leaves without a word still has to be seen to do so, but
             // not by an HTTP application.
-            Ok(None) if destination.http_only || destination.declared.is_http() => return,
+            Ok(None) if http_only => return,
             Ok(None) => Protocol::Opaque,
             Err(_) => return reset_on_close(client.get_ref()),
         }
@@ -148,7 +151,9 @@ async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destina
         Protocol::Http1 => http::serve(worker, own, client, destination, Version::Http1).await,
         Protocol::Http2 => http::serve(worker, own, client, destination, Version::Http2).await,
         // An application that speaks our ALPN itself is carried like any other TLS.
-        Protocol::Mesh | Protocol::Opaque | Protocol::Tls => stream::carry(&worker, &own, client, &destination, false).await,
+        Protocol::Mesh | Protocol::Opaque | Protocol::Tls => {
+            stream::carry(&worker, &own, client, &destination, false).await
+        }
     }
 }
 

@@ -121,7 +121,11 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
     }
 
     /// An HTTP/1.1 connection: the most recently used idle one, else a new one from `dial`.
-    pub(crate) async fn checkout_http1<E, F>(self: &Rc<Self>, key: &K, dial: impl FnOnce() -> F) -> Result<Lease<K, C>, E>
+    pub(crate) async fn checkout_http1<E, F>(
+        self: &Rc<Self>,
+        key: &K,
+        dial: impl FnOnce() -> F,
+    ) -> Result<Lease<K, C>, E>
     where
         F: Future<Output = Result<Connection<C>, E>>,
     {
@@ -133,7 +137,11 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
 
     /// A place on an HTTP/2 connection: an open one with room, else a new one from `dial`. Callers
     /// of one key wait for the one that dials.
-    pub(crate) async fn checkout_http2<E, F>(self: &Rc<Self>, key: &K, dial: impl FnOnce() -> F) -> Result<Lease<K, C>, E>
+    pub(crate) async fn checkout_http2<E, F>(
+        self: &Rc<Self>,
+        key: &K,
+        dial: impl FnOnce() -> F,
+    ) -> Result<Lease<K, C>, E>
     where
         F: Future<Output = Result<Connection<C>, E>>,
     {
@@ -182,7 +190,13 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
         state.http2.clear();
     }
 
-    fn lease(self: &Rc<Self>, key: &K, connection: Connection<C>, reused: bool, stream: Option<Hold>) -> Lease<K, C> {
+    fn lease(
+        self: &Rc<Self>,
+        key: &K,
+        connection: Connection<C>,
+        reused: bool,
+        stream: Option<Hold>,
+    ) -> Lease<K, C> {
         Lease { pool: Rc::clone(self), key: key.clone(), connection, reused, stream }
     }
 
@@ -201,7 +215,11 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
         if idle.is_empty() {
             state.http1.remove(key);
         }
-        found.map(|c| Connection { sender: Sender::Http1(c.sender), context: c.context, usable_until: c.usable_until })
+        found.map(|c| Connection {
+            sender: Sender::Http1(c.sender),
+            context: c.context,
+            usable_until: c.usable_until,
+        })
     }
 
     fn put_idle(&self, key: K, idle: Idle<C>) {
@@ -276,7 +294,10 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Lease<K, C> {
 
     /// Sends the request and waits for the response's head. An HTTP/1.1 connection goes back to
     /// the pool by itself once the response was read to its end.
-    pub(crate) async fn send(self, request: Request<Body>) -> Result<(Response<Incoming>, Option<Hold>), SendError> {
+    pub(crate) async fn send(
+        self,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Option<Hold>), SendError> {
         let Self { pool, key, connection, stream, .. } = self;
         match connection.sender {
             Sender::Http1(mut sender) => {

@@ -11,9 +11,11 @@ use tokio::net::TcpStream;
 
 use crate::detect::{Protocol, SNIFF_MAX, Sniff, sniff};
 
-/// How long a client may stay in the middle of its first line or ClientHello. A client that has
-/// begun to speak and stops is a line protocol without line ends, or an attack.
-const HALF_SAID: Duration = Duration::from_secs(1);
+/// How long a client may stay in the middle of its first line or ClientHello where anything may be
+/// spoken. One that has begun to speak and stops is a line protocol without line ends, or an attack.
+pub const HALF_SAID: Duration = Duration::from_secs(1);
+/// The same where only HTTP is spoken: a person at a keyboard, within the time for a header section.
+pub const HALF_SAID_HTTP: Duration = Duration::from_secs(30);
 
 /// A stream that first gives back what was read to detect its protocol.
 #[derive(Debug)]
@@ -46,15 +48,21 @@ impl Prefixed {
     /// Waits for the client's first bytes and says what they are; `None` when the client closed
     /// without a word. Cancel safe: what was read stays in the prefix.
     ///
-    /// There is no timeout before the first byte, that is for the caller to bound.
-    pub async fn detect(&mut self) -> io::Result<Option<Protocol>> {
+    /// There is no timeout before the first byte, that is for the caller to bound; `half_said` bounds
+    /// the time from there to the verdict.
+    pub async fn detect_within(&mut self, half_said: Duration) -> io::Result<Option<Protocol>> {
         if self.prefix.is_empty() && !self.fill().await? {
             return Ok(None);
         }
-        match tokio::time::timeout(HALF_SAID, self.decide()).await {
+        match tokio::time::timeout(half_said, self.decide()).await {
             Ok(verdict) => verdict.map(Some),
             Err(_) => Ok(Some(Protocol::Opaque)),
         }
+    }
+
+    /// [`Self::detect_within`] one second, the patience where anything may be spoken.
+    pub async fn detect(&mut self) -> io::Result<Option<Protocol>> {
+        self.detect_within(HALF_SAID).await
     }
 
     async fn decide(&mut self) -> io::Result<Protocol> {
@@ -78,7 +86,11 @@ impl Prefixed {
 }
 
 impl AsyncRead for Prefixed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
             let given = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix[..given]);
@@ -98,7 +110,11 @@ impl AsyncWrite for Prefixed {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

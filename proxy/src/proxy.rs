@@ -9,8 +9,8 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -124,7 +124,8 @@ async fn serve(
     admin.health.draining.store(true, Ordering::Release);
     // A worker that already ended has nothing to drain.
     let _ = drain.send(true);
-    let ended = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok())).await;
+    let ended =
+        tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok())).await;
     Ok(if matches!(ended, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

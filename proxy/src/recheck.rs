@@ -38,6 +38,7 @@ impl Recheck {
 
     /// Waits until the exchange is no longer permitted.
     pub(crate) async fn withdrawn(&mut self) {
-        std::future::poll_fn(|cx| if self.poll_permitted(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+        std::future::poll_fn(|cx| if self.poll_permitted(cx) { Poll::Pending } else { Poll::Ready(()) })
+            .await;
     }
 }

@@ -162,7 +162,12 @@ impl Incoming {
     }
 
     /// The chain must be the TLS peer's own; its key then verifies the records.
-    fn trust(&mut self, worker: &Worker, channel: &Channel, chain: &[CertificateDer<'_>]) -> Result<(), Refusal> {
+    fn trust(
+        &mut self,
+        worker: &Worker,
+        channel: &Channel,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), Refusal> {
         let identity = channel.learn_chain(chain, &worker.shared.snapshot(), SystemTime::now())?;
         self.reader.set_key(identity.public_key()).map_err(|_| Refusal::SignatureUnknownKey)
     }

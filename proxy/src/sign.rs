@@ -58,7 +58,8 @@ pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload) -> Result<(), Ref
     headers::set_aside_digest(headers);
     match payload {
         Payload::Whole(bytes) => {
-            let digest = HeaderValue::try_from(sha256_header(bytes)).map_err(|_| Refusal::MalformedMessage)?;
+            let digest =
+                HeaderValue::try_from(sha256_header(bytes)).map_err(|_| Refusal::MalformedMessage)?;
             headers.insert(CONTENT_DIGEST, digest);
         }
         Payload::Stream { length, .. } => headers::add_records(headers, *length),

@@ -84,7 +84,10 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     let original = original?.as_socket().map(canonical);
     match original {
         Some(original) if original != local => Ok(original),
-        _ => Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "connection was addressed to the proxy itself")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "connection was addressed to the proxy itself",
+        )),
     }
 }
 

@@ -7,8 +7,7 @@ use hyper::body::Incoming;
 use signet_policy::Refusal;
 use signet_signature::record::{Direction, RecordReader};
 use signet_signature::{
-    BodyBinding, ResponseView, SignatureError, VerifiedHead, VerifiedKey, verify_request,
-    verify_response,
+    BodyBinding, ResponseView, SignatureError, VerifiedHead, VerifiedKey, verify_request, verify_response,
 };
 
 use crate::body::{Body, BodyError, VerifiedBody, read_whole};
@@ -172,4 +171,3 @@ pub(crate) fn refusal(error: SignatureError) -> Refusal {
         _ => Refusal::SignatureMalformed,
     }
 }
-

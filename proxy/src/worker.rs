@@ -159,9 +159,16 @@ impl Worker {
                 target: "signet::access", request_id = event.request_id, direction = event.direction.as_str(),
                 peer = event.peer, address = %event.address, code = refusal.code(), "refused"
             );
+        } else {
+            tracing::debug!(
+                target: "signet::access", request_id = event.request_id, direction = event.direction.as_str(),
+                peer = event.peer, address = %event.address, "allowed"
+            );
         }
         let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
-            Some(Content::Http { method, path, authority }) => (method.as_str(), path.as_str(), authority.as_str()),
+            Some(Content::Http { method, path, authority }) => {
+                (method.as_str(), path.as_str(), authority.as_str())
+            }
             Some(Content::Opaque) | None => ("-", "", ""),
         };
         if let Some(ring) = self.shared.rings.get(self.index) {
@@ -174,7 +181,10 @@ impl Worker {
                 method: clip(method),
                 authority: clip(authority),
                 path: clip(path),
-                allowed_by: event.outcome.as_ref().map_or_else(|_| String::new(), |p| format!("{}/{}", p.policy(), p.rule())),
+                allowed_by: event
+                    .outcome
+                    .as_ref()
+                    .map_or_else(|_| String::new(), |p| format!("{}/{}", p.policy(), p.rule())),
                 refused: event.outcome.as_ref().err().map_or("", |refusal| refusal.code()).to_owned(),
                 detail: event.outcome.as_ref().err().map_or("", |refusal| refusal.detail()).to_owned(),
                 policy: self.shared.snapshot().policy_version.clone(),

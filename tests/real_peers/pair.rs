@@ -70,12 +70,13 @@ impl Pair {
     pub(crate) fn mesh(&self, port: u16, to: &str) -> Result<Meshed, Failure> {
         let mesh = Mesh::start(&self.host, "mesh.example")?;
         mesh.apply("pair.yaml", &manifests(port, to))?;
+        // Before any of its connections: how one begins tells whether it is in clear.
+        let tap = Tap::start(self.server.namespace(), "eth0", &[], None)?;
         let server = mesh.begin_sidecar(&self.server, "server", Setup::default())?;
         let client = mesh.begin_sidecar(&self.client, "client", Setup::default())?;
         server.wait_until_ready()?;
         client.wait_until_ready()?;
         client.wait_until_known(self.place(port))?;
-        let tap = Tap::start(self.server.namespace(), "eth0", &[], None)?;
         Ok(Meshed { server, client, tap, _mesh: mesh })
     }
 

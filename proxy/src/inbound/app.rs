@@ -37,7 +37,8 @@ pub(crate) async fn dial(worker: &Worker, address: SocketAddr) -> Result<TcpStre
 pub(crate) async fn checkout(worker: &Worker, key: AppKey) -> Result<Lease<AppKey, ()>, Refusal> {
     let open = || async {
         let stream = connect(worker, key.address).await?;
-        let sender = http_client::open(stream, key.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let sender =
+            http_client::open(stream, key.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         Ok(Connection { sender, context: (), usable_until: None })
     };
     match key.version {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Blame, Permit, Refusal};
+use tracing::Instrument;
 
 use super::{Reached, app};
 use crate::authorize::{Content, Grant};
@@ -17,6 +18,7 @@ use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
 use crate::sign::{self, SentRequest, claimed_nonce};
 use crate::target;
+use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
 use crate::verify::{self, Verified};
 use crate::worker::{AppKey, Event, Worker};
@@ -25,7 +27,13 @@ use crate::worker::{AppKey, Event, Worker};
 const REQUEST_ID_MAX: usize = 64;
 
 /// Serves the requests of one mesh connection.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: MeshStream, channel: Rc<Channel>, reached: Reached, version: Version) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: MeshStream,
+    channel: Rc<Channel>,
+    reached: Reached,
+    version: Version,
+) {
     let drain = worker.drain.clone();
     let peer = channel.peer.id().clone();
     let callee = Rc::new(Callee { worker, channel, reached, version });
@@ -57,7 +65,8 @@ impl Callee {
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         let request_id = request_id(&self.worker, request.headers());
         let mut trail = Trail::default();
-        let outcome = self.exchange(request, &mut trail).await;
+        let span = request_span(Direction::Inbound, request.method(), request.headers());
+        let outcome = self.exchange(request, &mut trail).instrument(span).await;
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id), Err(refusal)),
@@ -73,7 +82,11 @@ impl Callee {
         response
     }
 
-    async fn exchange(&self, request: Request<Incoming>, trail: &mut Trail) -> Result<(Response<Body>, Permit), Refusal> {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        trail: &mut Trail,
+    ) -> Result<(Response<Body>, Permit), Refusal> {
         let worker = &self.worker;
         let snapshot = worker.shared.snapshots.load_full();
         let (parts, body) = request.into_parts();
@@ -103,7 +116,11 @@ impl Callee {
     }
 
     /// Hands a request to the application. It takes both proofs by value: there is no other way here.
-    async fn forward(&self, permit: Permit, mut request: Verified<Request<Body>>) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
+    async fn forward(
+        &self,
+        permit: Permit,
+        mut request: Verified<Request<Body>>,
+    ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
         identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
         let key = AppKey { address: self.reached.address, version: self.version };
         let mut request = request.into_inner();
@@ -128,7 +145,12 @@ impl Callee {
     }
 
     /// Signs the application's response, bound to the request as it was received.
-    async fn sign(&self, received: &SentRequest, grant: Grant, response: Response<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn sign(
+        &self,
+        received: &SentRequest,
+        grant: Grant,
+        response: Response<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
         let (mut parts, body) = response.into_parts();
         let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;

@@ -34,7 +34,8 @@ const MESHED_HELLO: Duration = Duration::from_secs(10);
 pub(crate) async fn permissive(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
     let snapshot = worker.shared.snapshot();
     let meshed = snapshot.is_meshed(reached.caller.ip());
-    let server_first = snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
+    let server_first =
+        snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
     drop(snapshot);
     let patience = match (meshed, server_first) {
         (true, _) => MESHED_HELLO,
@@ -125,7 +126,12 @@ async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, vers
     }
 }
 
-async fn respond(worker: &Rc<Worker>, reached: &Reached, version: Version, request: Request<Incoming>) -> Response<Body> {
+async fn respond(
+    worker: &Rc<Worker>,
+    reached: &Reached,
+    version: Version,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let request_id = worker.request_id();
     let mut granted = None;
     let outcome = exchange(worker, reached, version, request, &mut granted).await;
@@ -170,7 +176,13 @@ fn grant(reached: &Reached, content: Content) -> Grant {
     }
 }
 
-fn record(worker: &Worker, request_id: &str, reached: &Reached, grant: &Grant, outcome: &Result<Permit, Refusal>) {
+fn record(
+    worker: &Worker,
+    request_id: &str,
+    reached: &Reached,
+    grant: &Grant,
+    outcome: &Result<Permit, Refusal>,
+) {
     worker.record(&Event {
         request_id,
         direction: Direction::Inbound,

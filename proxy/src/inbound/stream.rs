@@ -129,7 +129,12 @@ async fn next_record(records: &mut Records) -> Result<FirstRecord, Broken> {
 const RECORD_RELEASE: u8 = 0x06;
 
 /// The caller turned out to speak HTTP: the connection waits for its request.
-async fn park(worker: &Worker, mut records: Records, app: TcpStream, reached: &Reached) -> Result<(), Broken> {
+async fn park(
+    worker: &Worker,
+    mut records: Records,
+    app: TcpStream,
+    reached: &Reached,
+) -> Result<(), Broken> {
     let Records { mesh, reader, writer, input } = &mut records;
     loop {
         match reader.decode(input)? {

@@ -1,12 +1,12 @@
 //! HTTP requests to another workload, one by one.
 
-
 use std::rc::Rc;
 
 use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal};
+use tracing::Instrument;
 
 use super::Destination;
 use crate::authorize::{Content, Grant};
@@ -22,6 +22,7 @@ use crate::recheck::Recheck;
 use crate::ring::Direction;
 use crate::sign::{self, SentRequest};
 use crate::target;
+use crate::telemetry::trace::request_span;
 use crate::tls::{self, Alpn};
 use crate::verify;
 use crate::worker::{Event, MeshKey, Worker};
@@ -30,7 +31,13 @@ use crate::worker::{Event, MeshKey, Worker};
 const ATTEMPTS: usize = 2;
 
 /// Serves the requests of one application connection.
-pub(crate) async fn serve(worker: Rc<Worker>, own: SpiffeId, client: Prefixed, destination: Destination, version: Version) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    own: SpiffeId,
+    client: Prefixed,
+    destination: Destination,
+    version: Version,
+) {
     let address = destination.address;
     let drain = worker.drain.clone();
     let caller = Rc::new(Caller { worker, own, destination, version });
@@ -55,7 +62,8 @@ impl Caller {
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         let request_id = self.worker.request_id();
         let mut grant = None;
-        let outcome = self.exchange(request, &request_id, &mut grant).await;
+        let span = request_span(Direction::Outbound, request.method(), request.headers());
+        let outcome = self.exchange(request, &request_id, &mut grant).instrument(span).await;
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
@@ -86,7 +94,10 @@ impl Caller {
         };
         let mut payload = Payload::take(body).await.map_err(|_| Refusal::MalformedMessage)?;
         sign::bind(&mut parts.headers, &payload)?;
-        parts.headers.insert(MESH_REQUEST_ID, HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?);
+        parts.headers.insert(
+            MESH_REQUEST_ID,
+            HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?,
+        );
         parts.version = self.wire_version();
         for attempt in 1..=ATTEMPTS {
             let lease = self.checkout().await?;
@@ -94,7 +105,8 @@ impl Caller {
             let reused = lease.reused;
             let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
             let metrics = &self.worker.shared.metrics;
-            let (request, sent) = sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
+            let (request, sent) =
+                sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
             match lease.send(request).await {
                 Ok((response, hold)) => {
                     let response = self.deliver(response, &channel, &sent, grant).await?;
@@ -141,7 +153,8 @@ impl Caller {
     async fn dial(&self, alpn: Alpn) -> Result<Connection<Rc<Channel>>, Refusal> {
         let Destination { address, identities, .. } = &self.destination;
         let (stream, channel) = tls::dial(&self.worker, *address, identities, alpn).await?;
-        let sender = http_client::open(stream, self.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let sender =
+            http_client::open(stream, self.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         Ok(Connection { sender, usable_until: Some(channel.usable_until), context: channel })
     }
 
@@ -168,4 +181,3 @@ impl Caller {
 fn is_websocket(value: &HeaderValue) -> bool {
     value.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
-

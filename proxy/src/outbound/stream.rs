@@ -36,7 +36,13 @@ struct Stream {
 }
 
 /// Carries a connection of which it is known that it is not HTTP.
-pub(crate) async fn carry(worker: &Rc<Worker>, own: &SpiffeId, client: Prefixed, destination: &Destination, auto: bool) {
+pub(crate) async fn carry(
+    worker: &Rc<Worker>,
+    own: &SpiffeId,
+    client: Prefixed,
+    destination: &Destination,
+    auto: bool,
+) {
     let request_id = worker.request_id();
     let grant = destination.grant(own, Content::Opaque);
     let decided = grant.decide(&worker.shared.snapshot());
@@ -125,7 +131,12 @@ async fn client_first(
     opened: Result<Stream, Refusal>,
 ) -> Option<(Prefixed, Protocol)> {
     if !client.prefix().is_empty() {
-        worker.habits.borrow_mut().observe(&destination.id, destination.port, SpeaksFirst::Client, Instant::now());
+        worker.habits.borrow_mut().observe(
+            &destination.id,
+            destination.port,
+            SpeaksFirst::Client,
+            Instant::now(),
+        );
     }
     let http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
     match opened {
@@ -142,7 +153,13 @@ async fn client_first(
     }
 }
 
-async fn begin(worker: &Rc<Worker>, destination: &Destination, stream: Stream, client: Prefixed, grant: Grant) {
+async fn begin(
+    worker: &Rc<Worker>,
+    destination: &Destination,
+    stream: Stream,
+    client: Prefixed,
+    grant: Grant,
+) {
     let request_id = worker.request_id();
     let outcome = grant.decide(&worker.shared.snapshot());
     record(worker, &request_id, destination, &grant, &outcome);
@@ -153,7 +170,8 @@ async fn begin(worker: &Rc<Worker>, destination: &Destination, stream: Stream, c
 }
 
 async fn open(worker: &Worker, destination: &Destination, auto: bool) -> Result<Stream, Refusal> {
-    let (mesh, channel) = tls::dial(worker, destination.address, &destination.identities, Alpn::Records).await?;
+    let (mesh, channel) =
+        tls::dial(worker, destination.address, &destination.identities, Alpn::Records).await?;
     let to = records::Destination { workload: channel.peer.id().as_str(), port: destination.port };
     let records = records::open(worker, mesh, &channel, to, auto).await?;
     Ok(Stream { records, channel })

@@ -108,8 +108,11 @@ impl Metrics {
             ("handshakes", "TLS handshakes with other sidecars", &self.handshakes),
         ] {
             for (direction, counter) in [("inbound", &counters.inbound), ("outbound", &counters.outbound)] {
-                root.sub_registry_with_label(("direction".into(), direction.into()))
-                    .register(name, help, counter.clone());
+                root.sub_registry_with_label(("direction".into(), direction.into())).register(
+                    name,
+                    help,
+                    counter.clone(),
+                );
             }
         }
         root.register("signatures", "Signatures made", self.signatures.clone());
@@ -137,7 +140,9 @@ impl Metrics {
         let count = |refusal: Refusal| -> u64 {
             [Direction::Inbound, Direction::Outbound]
                 .into_iter()
-                .filter_map(|direction| self.refusals.get(&RefusalLabels { direction, refusal }).map(|c| c.get()))
+                .filter_map(|direction| {
+                    self.refusals.get(&RefusalLabels { direction, refusal }).map(|c| c.get())
+                })
                 .sum()
         };
         Refusal::ALL.iter().map(|&refusal| (refusal.code(), count(refusal))).filter(|(_, n)| *n > 0).collect()

@@ -5,14 +5,22 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, Method};
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use thiserror::Error;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::ring::Direction;
 
 /// How long one batch of spans may take to be delivered before it is dropped.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,7 +51,8 @@ impl Drop for Telemetry {
 /// Sets up logging, and tracing where `endpoint` names a collector (OTLP over gRPC). To be called
 /// within a Tokio runtime when it does.
 ///
-/// The filter is `SIGNET_LOG` in the syntax of `tracing_subscriber::EnvFilter`, by default `info`.
+/// The log's filter is `SIGNET_LOG` in the syntax of `tracing_subscriber::EnvFilter`, by default
+/// `info`. Spans are made only for a collector.
 ///
 /// # Errors
 /// When the endpoint is no URL.
@@ -57,16 +66,46 @@ pub fn init(json: bool, endpoint: Option<&str>) -> Result<Telemetry, TelemetryEr
             let provider = provider(endpoint)?;
             let tracer = provider.tracer("signet-proxy");
             telemetry.provider = Some(provider);
-            Some(tracing_opentelemetry::layer::<Layered>().with_tracer(tracer))
+            let only_spans = Targets::new().with_target(SPANS, LevelFilter::DEBUG);
+            Some(tracing_opentelemetry::layer().with_tracer(tracer).with_filter(only_spans))
         }
         None => None,
     };
     // A second subscriber in one process (tests) leaves the first in place.
-    let _ = tracing_subscriber::registry().with(filter).with(spans).with(log).try_init();
+    let _ = tracing_subscriber::registry().with(spans).with(log.with_filter(filter)).try_init();
     Ok(telemetry)
 }
 
-type Layered = tracing_subscriber::layer::Layered<EnvFilter, Registry>;
+/// The target of spans: disabled, and so nearly free, unless a collector is named.
+const SPANS: &str = "signet::span";
+
+/// The span of one request, a child of the application's own trace when it sent a `traceparent`.
+pub(crate) fn request_span(direction: Direction, method: &Method, headers: &HeaderMap) -> Span {
+    let kind = match direction {
+        Direction::Inbound => "server",
+        Direction::Outbound => "client",
+    };
+    let span = tracing::debug_span!(target: SPANS, "request", otel.kind = kind, http.request.method = method.as_str());
+    if !span.is_disabled() && headers.contains_key("traceparent") {
+        let parent = TraceContextPropagator::new().extract(&Fields(headers));
+        // A span that is not recorded has no parent to set.
+        let _ = span.set_parent(parent);
+    }
+    span
+}
+
+/// Header fields as a propagator reads them.
+struct Fields<'a>(&'a HeaderMap);
+
+impl Extractor for Fields<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
 
 fn provider(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::demo::report::Outcome;
 use crate::lab::mesh::{MeshError, app, app_at};
 use crate::lab::{Container, Host, HostPlan, Lab, LabError, Proc};
 
@@ -97,6 +98,13 @@ impl Agents {
         (self.a.ipv6(), port).into()
     }
 
+    /// No app may do anything beyond its own files and sockets.
+    pub(super) fn powerless(&self) -> Result<Outcome, MeshError> {
+        let able: Vec<&str> = self.apps.iter().filter(|(_, app)| !is_powerless(app.id())).map(|(name, _)| *name).collect();
+        let apps = self.apps.len() as f64;
+        Ok(Outcome::holds(apps, "apps").only_if(able.is_empty(), || format!("these have some: {}", able.join(", "))))
+    }
+
     /// Watches what agent A sends and receives between the machines.
     pub(super) fn tap(&self, canaries: &[&[u8]]) -> Result<crate::lab::Tap, LabError> {
         self.lab.tap("agent-a", canaries, None)
@@ -106,4 +114,11 @@ impl Agents {
     pub(super) fn app_id(&self, workload: &str) -> Option<u32> {
         self.apps.get(workload).map(Proc::id)
     }
+}
+
+/// Whether every capability set of a process is empty, the one that bounds what it may gain included.
+fn is_powerless(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let sets: Vec<&str> = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_whitespace().nth(1)).collect();
+    !sets.is_empty() && sets.iter().all(|set| set.bytes().all(|digit| digit == b'0'))
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,16 +13,10 @@ use super::story::{self, Stage};
 use crate::lab::{self, LabError};
 use crate::output::{Failure, Format, Verdict, print_json, text_or_json};
 
-/// What is left to do when the process is told to end.
-static LEFT: Mutex<Left> = Mutex::new(Left { folder: None, code: INTERRUPTED });
-
 /// As shells say it of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
-
-struct Left {
-    folder: Option<PathBuf>,
-    code: u8,
-}
+/// The exit code when the process is told to end.
+static CODE: AtomicU8 = AtomicU8::new(INTERRUPTED);
 
 /// Tells the story; call it before the process starts any thread.
 pub(crate) fn run(report_file: Option<&Path>, stay: bool, format: Format) -> Result<Verdict, Failure> {
@@ -32,26 +26,26 @@ pub(crate) fn run(report_file: Option<&Path>, stay: bool, format: Format) -> Res
         Some(path) => Some(fs::File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?),
         None => None,
     };
-    lab::enter().map_err(|error| match error {
-        LabError::Forbidden { .. } => Failure::Unavailable(error.to_string()),
-        _ => Failure::Internal(error.to_string()),
-    })?;
-    clean_up_when_told_to_end()?;
-
     let mut report = Report::new(format == Format::Text);
-    let stage = story::tell(&mut report, |mesh| left(|left| left.folder = Some(mesh.folder().to_owned())));
-    let verdict = Verdict::of(report.all_hold());
-    if let Some(file) = &mut file {
-        let written = serde_json::to_writer_pretty(&mut *file, &report).map_err(io::Error::from);
-        written.and_then(|()| file.write_all(b"\n")).map_err(|error| Failure::Internal(format!("the report: {error}")))?;
+    if let Err(error) = lab::enter() {
+        report.broken("this system lets the demonstration have networks of its own", &error);
+        write(file.as_mut(), &report)?;
+        return Err(match error {
+            LabError::Forbidden { .. } => Failure::Unavailable(error.to_string()),
+            _ => Failure::Internal(error.to_string()),
+        });
     }
+    end_when_told_to()?;
+    let stage = story::tell(&mut report);
+    let verdict = Verdict::of(report.all_hold());
+    write(file.as_mut(), &report)?;
     if format == Format::Json {
         print_json(&report)?;
     }
     let (holding, all) = report.count();
     report.heading(&format!("{holding} of {all} checks hold."));
     if stay && let Some(stage) = &stage {
-        left(|left| left.code = u8::from(verdict == Verdict::No));
+        CODE.store(u8::from(verdict == Verdict::No), Ordering::Relaxed);
         show_what_to_try(&report, stage);
         // The other thread ends the process.
         loop {
@@ -61,12 +55,14 @@ pub(crate) fn run(report_file: Option<&Path>, stay: bool, format: Format) -> Res
     Ok(verdict)
 }
 
-fn left<R>(change: impl FnOnce(&mut Left) -> R) -> R {
-    change(&mut LEFT.lock().unwrap_or_else(PoisonError::into_inner))
+fn write(file: Option<&mut fs::File>, report: &Report) -> Result<(), Failure> {
+    let Some(file) = file else { return Ok(()) };
+    let written = serde_json::to_writer_pretty(&mut *file, report).map_err(io::Error::from);
+    written.and_then(|()| file.write_all(b"\n")).map_err(|error| Failure::Internal(format!("the report: {error}")))
 }
 
-/// Ctrl-C and its like: the folder goes, and every process of the demonstration with this one.
-fn clean_up_when_told_to_end() -> Result<(), Failure> {
+/// Ctrl-C and its like end this process, and with it every other one of the demonstration.
+fn end_when_told_to() -> Result<(), Failure> {
     let internal = |error: io::Error| Failure::Internal(format!("signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     let wait = async || -> io::Result<()> {
@@ -77,12 +73,7 @@ fn clean_up_when_told_to_end() -> Result<(), Failure> {
     };
     let body = move || {
         if runtime.block_on(wait()).is_ok() {
-            let (folder, code) = left(|left| (left.folder.take(), left.code));
-            if let Some(folder) = folder {
-                // What cannot be removed now is in the temporary folder, where the system removes it.
-                let _ = fs::remove_dir_all(folder);
-            }
-            std::process::exit(code.into());
+            std::process::exit(CODE.load(Ordering::Relaxed).into());
         }
     };
     thread::Builder::new().name("signals".into()).spawn(body).map(drop).map_err(internal)

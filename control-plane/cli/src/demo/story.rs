@@ -12,7 +12,7 @@ use crate::lab::mesh::{Mesh, MeshError, Setup, Sidecar};
 /// The manifests of the demonstration's mesh.
 pub(super) const MANIFESTS: &str = include_str!("mesh.yaml");
 /// The trust domain they are for.
-const TRUST_DOMAIN: &str = "mf2c.example";
+pub(super) const TRUST_DOMAIN: &str = "mf2c.example";
 
 /// The machines and their mesh.
 pub(super) struct Stage {
@@ -23,8 +23,8 @@ pub(super) struct Stage {
 }
 
 /// Tells the whole story. What cannot go on is in the report too.
-pub(super) fn tell(report: &mut Report, begun: impl FnOnce(&Mesh)) -> Option<Stage> {
-    match tell_all(report, begun) {
+pub(super) fn tell(report: &mut Report) -> Option<Stage> {
+    match tell_all(report) {
         Ok(stage) => Some(stage),
         Err(error) => {
             report.broken("the demonstration runs to its end", &error);
@@ -33,11 +33,12 @@ pub(super) fn tell(report: &mut Report, begun: impl FnOnce(&Mesh)) -> Option<Sta
     }
 }
 
-fn tell_all(report: &mut Report, begun: impl FnOnce(&Mesh)) -> Result<Stage, CheckError> {
+fn tell_all(report: &mut Report) -> Result<Stage, CheckError> {
     report.say("Two agents and a cloud node, each with a network of its own, on this machine alone.");
 
     report.heading("Without the mesh");
     let agents = Agents::build()?;
+    report.check("the apps run, with no capability at all", || agents.powerless());
     let tap = agents.tap(&CANARIES)?;
     let plain = CALLS.iter().map(|call| call.make(&agents)).collect::<Result<Vec<_>, _>>()?;
     report.check("every app answers its client", || Ok::<_, MeshError>(calls::answered(&plain)));
@@ -49,7 +50,6 @@ fn tell_all(report: &mut Report, begun: impl FnOnce(&Mesh)) -> Result<Stage, Che
     // From the first packet of the mesh on.
     let tap = agents.tap(&CANARIES)?;
     let mesh = Mesh::start(&agents.cloud, TRUST_DOMAIN)?;
-    begun(&mesh);
     mesh.apply("mesh.yaml", MANIFESTS)?;
     let sidecars = start_sidecars(&agents, &mesh)?;
     let mut stage = Stage { sidecars, mesh, agents };
@@ -69,8 +69,8 @@ fn tell_all(report: &mut Report, begun: impl FnOnce(&Mesh)) -> Result<Stage, Che
     report.check("the packet tap reads nothing", || Ok::<_, CheckError>(wire::reads_nothing(&tap.report()?)));
     report.check("nothing between the agents is in clear", || Ok::<_, CheckError>(wire::is_all_tls(&tap.report()?)));
     drop(tap);
-    report.check("first event of a stream", || Ok::<_, MeshError>(calls::first_event(&plain, &meshed)));
-    report.check("greeting of a server that speaks first", || calls::greeting(&stage.agents, &plain));
+    report.check("the first event of a stream is not held back", || Ok::<_, MeshError>(calls::first_event(&plain, &meshed)));
+    report.check("a server that speaks first waits for no timeout", || calls::greeting(&stage.agents, &plain));
 
     forgery::tell(report, &stage)?;
     policy::tell(report, &stage);

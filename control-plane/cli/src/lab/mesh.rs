@@ -26,7 +26,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -39,15 +39,16 @@ use signet_sync::proto::admin::{
     ApplyRequest, CreateTokenRequest, DeleteRequest, Diagnostic, ExplainRequest, ListProxiesRequest,
     ManifestFile, Proxy, RevokeRequest,
 };
-use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;
 
+use self::folder::Folder;
 use super::{Capabilities, Container, Host, LabError, Namespace, Proc, Program};
 use crate::client::{ControlPlane, answered, found};
 use crate::demo::clients::{LoadReport, Transcript};
 use crate::output::Failure;
 
+mod folder;
 pub mod intruder;
 mod probe;
 mod sidecar;
@@ -134,9 +135,12 @@ impl MeshError {
     }
 }
 
-/// Call in `main` after [`super::helper`]: a process that was started as a part of a mesh becomes it and returns its exit
-/// code; in every other process nothing happens.
+/// Call in `main` after [`super::helper`]: a process that was started for a mesh, as a part of it or to clean up after it,
+/// does that and returns its exit code; in every other process nothing happens.
 pub fn part() -> Option<ExitCode> {
+    if let Some(code) = folder::sweep(std::env::args_os().skip(1)) {
+        return Some(code);
+    }
     let mut arguments = std::env::args_os().skip(1);
     let is_part = arguments.next().is_some_and(|first| first == PART);
     is_part.then(|| crate::cli::run(std::iter::once(OsString::from(PART)).chain(arguments)))
@@ -237,7 +241,8 @@ pub(crate) fn pause(length: Duration) {
     std::thread::sleep(length);
 }
 
-/// The control plane, and the folder in which every part of the mesh keeps its things. Dropping it removes both.
+/// The control plane, and the folder in which every part of the mesh keeps its things. Dropping it removes both, and so
+/// does the end of this process, however it ends.
 #[derive(Debug)]
 pub struct Mesh {
     control_plane: Option<Proc>,
@@ -247,7 +252,7 @@ pub struct Mesh {
     runtime: Runtime,
     sidecars: Cell<usize>,
     /// Last, so that nothing runs any more when the folder goes.
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Mesh {
@@ -256,9 +261,7 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Lab`] with its output when it does not get there.
     pub fn start(host: &Host, trust_domain: &str) -> Result<Self, MeshError> {
-        let folder = tempfile::Builder::new().prefix("signet-").tempdir().map_err(failed("make a folder"))?;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))
-            .map_err(failed("close the folder"))?;
+        let folder = Folder::new().map_err(failed("make a folder"))?;
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().map_err(failed("make a runtime"))?;
         let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).to_string();

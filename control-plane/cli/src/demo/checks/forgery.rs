@@ -9,7 +9,7 @@ use signet_signature::MeshSigner;
 use super::CheckError;
 use crate::demo::agents::LOOPBACK_PORT;
 use crate::demo::report::{Outcome, Report};
-use crate::demo::story::Stage;
+use crate::demo::story::{Stage, TRUST_DOMAIN};
 use crate::lab::mesh::intruder::{Answer, Caller, Draft, Identity, IntruderError, Stream, inside, keyid};
 use crate::lab::mesh::{call, wait_until};
 
@@ -67,7 +67,8 @@ pub(in crate::demo) fn tell(report: &mut Report, stage: &Stage) -> Result<(), Ch
     report.check("its certificate revoked, no connection at all", || revoked(stage, target.clone()));
 
     report.heading("Others who should not get through");
-    report.check("certificates of a foreign trust domain", || foreign(stage, target.clone()));
+    report.check("certificates of a foreign trust domain", || foreign(stage, target.clone(), "elsewhere.example"));
+    report.check("certificates of a false authority of our own name", || foreign(stage, target, TRUST_DOMAIN));
     report.check("a workload without permission", || without_permission(stage));
     report.check("a container without a sidecar", || in_clear(stage));
     report.check("a service at loopback, its port published", || loopback(stage));
@@ -160,34 +161,25 @@ fn revoked(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
     let started = Instant::now();
     stage.mesh.revoke(target.identity.tls.fingerprint, "join token stolen")?;
     let closed = wait_until(REVOCATION_LIMIT, || {
-        let (forger, draft) = (target.clone(), target.order());
-        let attempt = inside(stage.stranger().namespace(), move || async move {
-            let mut caller = Caller::open(&forger.identity, forger.address).await?;
-            let signed = caller.sign(&draft)?;
-            caller.call(&signed).await
-        });
+        let forger = target.clone();
+        let attempt = inside(stage.stranger().namespace(), move || async move { order(&forger).await });
         attempt.is_err_and(|error| error.is_cut()).then_some(())
     });
     Ok(Outcome::holds(started.elapsed().as_secs_f64() * 1e3, "ms from revocation to effect")
         .only_if(closed.is_some(), || "it is still accepted".into()))
 }
 
-/// An authority of somebody else's, with our names in its certificates' paths.
-fn foreign(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
+/// Certificates of an authority of one's own, whatever it calls itself.
+fn foreign(stage: &Stage, target: Target, domain: &'static str) -> Result<Outcome, CheckError> {
     let sidecar = stage.sidecar("a-cimi");
     let before = sidecar.metrics()?.refusals("peer-unverified");
     let result = inside(stage.stranger().namespace(), move || async move {
         let malformed = |error: signet_identity::IdError| IntruderError::Message(error.to_string());
-        let domain = TrustDomain::parse("elsewhere.example").map_err(malformed)?;
-        let authority = Authority::create(domain, SystemTime::now(), Duration::from_secs(3600))?;
-        let id = SpiffeId::parse("spiffe://elsewhere.example/agent/agent-b/lm-um").map_err(malformed)?;
+        let trust_domain = TrustDomain::parse(domain).map_err(malformed)?;
+        let authority = Authority::create(trust_domain, SystemTime::now(), Duration::from_secs(3600))?;
+        let id = SpiffeId::parse(&format!("spiffe://{domain}/agent/agent-b/lm-um")).map_err(malformed)?;
         let identity = Identity::issue(&authority, &id, target.identity.bundle.clone())?;
-        let attempt = async {
-            let mut caller = Caller::open(&identity, target.address).await?;
-            let signed = caller.sign(&target.order())?;
-            caller.call(&signed).await
-        };
-        match attempt.await {
+        match order(&Target { identity, ..target }).await {
             Ok(answer) => Ok(format!("answer {}", answer.status)),
             Err(error) if error.is_cut() => Ok(String::new()),
             Err(error) => Err(error),
@@ -196,6 +188,13 @@ fn foreign(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
     let counted = sidecar.metrics()?.refusals("peer-unverified") - before;
     Ok(Outcome::holds(counted as f64, "peer-unverified")
         .only_if(result.is_empty() && counted > 0, || format!("found {counted} refusals, {result}")))
+}
+
+/// A proper call.
+async fn order(target: &Target) -> Result<Answer, IntruderError> {
+    let mut caller = Caller::open(&target.identity, target.address).await?;
+    let signed = caller.sign(&target.order())?;
+    caller.call(&signed).await
 }
 
 /// Refused before anything leaves the caller's own container.

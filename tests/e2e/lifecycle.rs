@@ -1,0 +1,3 @@
+use signet_cli::lab::runner::Test;
+
+pub(crate) const TESTS: &[Test] = &[];

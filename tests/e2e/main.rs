@@ -1,0 +1,31 @@
+//! End-to-end tests: the real binaries across network namespaces, each test in a lab of its own, and peers that speak
+//! the mesh's protocols by hand so that they can also speak them wrongly.
+
+mod bypass;
+mod claims;
+mod identity;
+mod lifecycle;
+mod policy;
+mod protocols;
+mod signatures;
+
+use std::process::ExitCode;
+
+use signet_cli::lab::runner;
+
+fn main() -> ExitCode {
+    // Before anything else: this process may be one of a lab's helpers.
+    signet_cli::lab::helper();
+    runner::main(
+        &[
+            signatures::TESTS,
+            bypass::TESTS,
+            identity::TESTS,
+            claims::TESTS,
+            policy::TESTS,
+            lifecycle::TESTS,
+            protocols::TESTS,
+        ]
+        .concat(),
+    )
+}
