@@ -46,7 +46,7 @@ pub(crate) async fn open(
         let hello = incoming.hello(&mut mesh).await?;
         let chain = incoming.chain(&mut mesh).await?;
         incoming.trust(worker, channel, &chain)?;
-        let writer = opening.writer(credentials.record_signer.clone(), &hello);
+        let writer = opening.writer(credentials.signer.clone(), &hello);
         Ok((writer, incoming))
     };
     let (writer, incoming) = within(opened).await?;
@@ -85,7 +85,7 @@ pub(crate) async fn accept(
         Ok(hello)
     };
     match within(read).await {
-        Ok(hello) => Ok(Opened { mesh, incoming, opening, signer: credentials.record_signer.clone(), hello }),
+        Ok(hello) => Ok(Opened { mesh, incoming, opening, signer: credentials.signer.clone(), hello }),
         Err(refusal) => {
             refuse(&mut mesh, refusal).await;
             Err(refusal)

@@ -178,7 +178,7 @@ fn body(
     match payload {
         Payload::Whole(bytes) => Body::whole(bytes),
         Payload::Stream { source, length } => {
-            let signer = credentials.record_signer.clone();
+            let signer = credentials.signer.clone();
             SignedBody::new(source, length, signer, direction, &signed.base, recheck).into()
         }
     }

@@ -10,7 +10,6 @@ use signet_identity::{
 };
 use signet_policy::{PolicyIndex, PolicyModel};
 use signet_signature::MeshSigner;
-use signet_signature::record::{Ed25519Signer, RecordSigner};
 use signet_sync::{Directory, Entry, Revocations, SectionName, Subscriber};
 use thiserror::Error;
 
@@ -111,10 +110,8 @@ pub struct Credentials {
     pub tls: TlsSvid,
     /// Certificate and key for messages.
     pub signing: SigningSvid,
-    /// Signs HTTP messages.
-    pub signer: MeshSigner,
-    /// Signs records, with the same key.
-    pub record_signer: Arc<dyn RecordSigner>,
+    /// Signs HTTP messages and records.
+    pub signer: Arc<MeshSigner>,
     server: Arc<ServerConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
@@ -146,9 +143,8 @@ impl Credentials {
         let key = signing.key.secret_der();
         Ok(Self {
             generation,
-            signer: MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
-            record_signer: Arc::new(
-                Ed25519Signer::from_pkcs8(key).map_err(|_| CredentialsError::SigningKey)?,
+            signer: Arc::new(
+                MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
             ),
             server: Arc::new(server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?),
             http1: Arc::new(client_config(&tls, bundle, &[ALPN_H1])?),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use signet_identity::SpiffeId;
-use signet_policy::{Permit, Refusal};
+use signet_policy::{Permit, Refusal, observe};
 use tokio::sync::watch;
 
 use crate::authorize::{Content, Grant};
@@ -165,6 +165,9 @@ impl Worker {
                 peer = event.peer, address = %event.address, "allowed"
             );
         }
+        if let Some(grant) = event.grant {
+            self.observe(event.request_id, grant);
+        }
         let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
             Some(Content::Http { method, path, authority }) => {
                 (method.as_str(), path.as_str(), authority.as_str())
@@ -189,6 +192,20 @@ impl Worker {
                 detail: event.outcome.as_ref().err().map_or("", |refusal| refusal.detail()).to_owned(),
                 policy: self.shared.snapshot().policy_version.clone(),
             });
+        }
+    }
+}
+
+impl Worker {
+    /// Tells what policies in `mode: observe` would have refused; they decide nothing.
+    fn observe(&self, request_id: &str, grant: &Grant) {
+        for observation in observe(&self.shared.snapshot().index, &grant.facts()) {
+            if !observation.allowed() {
+                self.shared.metrics.observed_refusals.inc();
+                tracing::info!(
+                    target: "signet::access", request_id, policy = &*observation.policy, "would be refused"
+                );
+            }
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Requests sent again on another connection because the first was closed before they left.
     pub retries: Counter,
+    /// Exchanges that a policy in `mode: observe` would have refused.
+    pub observed_refusals: Counter,
     /// 1 while a policy from the control plane is in force.
     pub ready: Gauge,
     /// When the TLS certificate ends, in seconds since 1970.
@@ -88,6 +90,7 @@ impl Default for Metrics {
             open_connections: Gauge::default(),
             accept_errors: Counter::default(),
             retries: Counter::default(),
+            observed_refusals: Counter::default(),
             ready: Gauge::default(),
             certificate_expiry: Gauge::default(),
             rotations: Counter::default(),
@@ -119,6 +122,11 @@ impl Metrics {
         root.register("verifications", "Signatures verified", self.verifications.clone());
         root.register("accept_errors", "Failed accepts", self.accept_errors.clone());
         root.register("retries", "Requests sent again with a fresh signature", self.retries.clone());
+        root.register(
+            "observed_refusals",
+            "Exchanges that a policy in observe mode would have refused",
+            self.observed_refusals.clone(),
+        );
         root.register("rotations", "Certificates obtained since start", self.rotations.clone());
         root.register("refusals", "Refused exchanges by refusal code", self.refusals.clone());
         root.register("open_connections", "Connections open now", self.open_connections.clone());

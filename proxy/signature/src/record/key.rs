@@ -59,6 +59,9 @@ pub(super) struct RecordVerifier(ParsedPublicKey);
 
 impl RecordVerifier {
     pub(super) fn new(public_key: &[u8; 32]) -> Result<Self, RecordError> {
+        if crate::key::is_small_order(public_key) {
+            return Err(RecordError::KeyInvalid);
+        }
         ParsedPublicKey::new(&ED25519, public_key).map(Self).map_err(|_| RecordError::KeyInvalid)
     }
 

@@ -11,10 +11,12 @@ use crate::demo::agents::LOOPBACK_PORT;
 use crate::demo::report::{Outcome, Report};
 use crate::demo::story::{Stage, TRUST_DOMAIN};
 use crate::lab::mesh::intruder::{Answer, Caller, Draft, Identity, IntruderError, Stream, inside, keyid};
-use crate::lab::mesh::{call, wait_until};
+use crate::lab::mesh::{MeshError, Sidecar, call, wait_until};
 
 /// How long a revocation may take to reach every sidecar.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(10);
+/// How long a sidecar may take to count what it has refused.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
 /// Where all of them are sent.
 const CIMI: u16 = 8201;
 
@@ -144,6 +146,7 @@ fn tunnelled(mut caller: Caller, target: Target) -> Forging {
 
 /// A record stream to a port whose rules look into HTTP.
 fn opaque(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
+    const CODE: &str = "opaque-to-l7-port";
     let cimi = SpiffeId::parse("spiffe://mf2c.example/agent/agent-a/cimi");
     let opened = inside(stage.stranger().namespace(), move || async move {
         let cimi = cimi.map_err(|error| IntruderError::Message(error.to_string()))?;
@@ -153,7 +156,8 @@ fn opaque(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
             Err(error) => Err(error),
         }
     })?;
-    Ok(refused(stage, "opaque-to-l7-port", opened.as_deref() == Some("opaque-to-l7-port"), || format!("found {opened:?}")))
+    let counted = counted(stage.sidecar("a-cimi"), CODE, 0)?;
+    Ok(Outcome::holds(counted as f64, CODE).only_if(opened.as_deref() == Some(CODE), || format!("found {opened:?}")))
 }
 
 /// Once the theft is known, the certificate that came of it is worth nothing.
@@ -185,7 +189,7 @@ fn foreign(stage: &Stage, target: Target, domain: &'static str) -> Result<Outcom
             Err(error) => Err(error),
         }
     })?;
-    let counted = sidecar.metrics()?.refusals("peer-unverified") - before;
+    let counted = counted(sidecar, "peer-unverified", before)?;
     Ok(Outcome::holds(counted as f64, "peer-unverified")
         .only_if(result.is_empty() && counted > 0, || format!("found {counted} refusals, {result}")))
 }
@@ -212,11 +216,12 @@ fn without_permission(stage: &Stage) -> Result<Outcome, CheckError> {
 
 /// Plaintext to a meshed port is reset, never answered.
 fn in_clear(stage: &Stage) -> Result<Outcome, CheckError> {
-    let before = stage.sidecar("a-cimi").metrics()?.refusals("plaintext-refused");
+    let sidecar = stage.sidecar("a-cimi");
+    let before = sidecar.metrics()?.refusals("plaintext-refused");
     let address = stage.agents.published(CIMI).to_string();
     let transcript = call(stage.stranger().namespace(), &["http", "--to", &address, "--path", "/api"])?;
     let answered = transcript.exchanges.iter().find_map(|exchange| exchange.status);
-    let counted = stage.sidecar("a-cimi").metrics()?.refusals("plaintext-refused") - before;
+    let counted = counted(sidecar, "plaintext-refused", before)?;
     Ok(Outcome::holds(counted as f64, "plaintext-refused")
         .only_if(answered.is_none() && counted > 0, || format!("found {counted} refusals, answer {answered:?}")))
 }
@@ -233,13 +238,18 @@ fn loopback(stage: &Stage) -> Result<Outcome, CheckError> {
     stage.sidecar("b-lm-um").wait_until_known(published)?;
     let at_home = reach("a-app", SocketAddr::from(([127, 0, 0, 1], LOOPBACK_PORT)))?;
     let from_elsewhere = reach("b-lm-um", published)?;
-    let refusals = stage.sidecar("a-app").metrics()?.refusals("upstream-unreachable");
+    let refusals = counted(stage.sidecar("a-app"), "upstream-unreachable", 0)?;
     Ok(Outcome::holds(refusals as f64, "upstream-unreachable")
         .only_if(at_home.contains("secret"), || "it is not there at all".into())
         .only_if(from_elsewhere.is_empty() && refusals > 0, || format!("found {refusals} refusals, answer {from_elsewhere:?}")))
 }
 
-fn refused(stage: &Stage, code: &'static str, holds: bool, found: impl FnOnce() -> String) -> Outcome {
-    let counted = stage.sidecar("a-cimi").metrics().map_or(0, |metrics| metrics.refusals(code));
-    Outcome::holds(counted as f64, code).only_if(holds, found)
+/// Refusals with this code since `before`; at least one, if it is counted in time: the caller may see its connection end
+/// before the sidecar has counted why.
+fn counted(sidecar: &Sidecar, code: &str, before: u64) -> Result<u64, MeshError> {
+    let look = || match sidecar.metrics().map(|metrics| metrics.refusals(code).saturating_sub(before)) {
+        Ok(0) => None,
+        other => Some(other),
+    };
+    wait_until(COUNT_LIMIT, look).unwrap_or(Ok(0))
 }

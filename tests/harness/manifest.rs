@@ -1,0 +1,37 @@
+//! Manifests in few words: each function writes one document.
+
+/// Trust domain of every site.
+pub const TRUST_DOMAIN: &str = "site.example";
+
+/// The Mesh: containers are in network `lan`, the host's own address is in `area`.
+pub fn mesh(settings: &[&str]) -> String {
+    let networks = "networks: [{name: lan, cidrs: [172.18.0.0/16, 'fd18::/64'], gateways: [10.0.0.1, 'fd00::1']}, \
+                    {name: area, cidrs: [10.0.0.0/24, 'fd00::/64']}]";
+    document("Mesh", "site", &[&[&format!("trustDomain: {TRUST_DOMAIN}"), networks], settings].concat())
+}
+
+/// A workload `spiffe://site.example/app/host/NAME`, such as with `ports: [{port: 8201, protocol: http}]`.
+pub fn workload(name: &str, settings: &[&str]) -> String {
+    document("Workload", name, &[&["class: app", "device: host", "network: lan"], settings].concat())
+}
+
+/// A policy for one workload. Without rules it allows nobody.
+pub fn policy(name: &str, workload: &str, rules: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("AccessPolicy", name, &[&target, &format!("rules: [{}]", rules.join(", "))])
+}
+
+/// A rule for another workload: `to` is what it may do, such as `{methods: [GET], paths: [/api/**]}`; empty is
+/// everything.
+pub fn allow(caller: &str, to: &str) -> String {
+    let identity = format!("spiffe://{TRUST_DOMAIN}/app/host/{caller}");
+    let to = if to.is_empty() { String::new() } else { format!(", to: [{to}]") };
+    format!("{{from: [{{identity: '{identity}'}}]{to}}}")
+}
+
+fn document(kind: &str, name: &str, settings: &[&str]) -> String {
+    let spec: String = settings.iter().map(|setting| format!("  {setting}\n")).collect();
+    format!(
+        "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}"
+    )
+}

@@ -1,0 +1,148 @@
+//! An app that notes every byte that reaches it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use signet_cli::lab::Container;
+
+use crate::{Ended, Failure, wait_for};
+
+/// Bytes read at a time.
+const READ: usize = 16 * 1024;
+/// What an HTTP request is answered with.
+pub const ANSWER: &str = "recorded";
+
+/// What came over one connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Every byte.
+    pub bytes: Vec<u8>,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// The app; it listens until the test ends.
+#[derive(Debug)]
+pub struct Recorder {
+    connections: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Recorder {
+    /// Answers every HTTP request with 200 and [`ANSWER`].
+    ///
+    /// # Errors
+    /// The port is taken, or the lab fails.
+    pub fn http(container: &Container, port: u16) -> Result<Self, Failure> {
+        Self::start(container, port, |bytes| {
+            let used = request_length(bytes)?;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}", ANSWER.len());
+            Some((used, format!("{head}\r\n\r\n{ANSWER}").into_bytes()))
+        })
+    }
+
+    /// Listens and says nothing.
+    ///
+    /// # Errors
+    /// As [`Self::http`].
+    pub fn silent(container: &Container, port: u16) -> Result<Self, Failure> {
+        Self::start(container, port, |_| None)
+    }
+
+    /// Every connection so far, in the order they came.
+    pub fn connections(&self) -> Vec<Connection> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every byte of every connection as text.
+    pub fn text(&self) -> String {
+        self.connections().iter().map(|connection| String::from_utf8_lossy(&connection.bytes).into_owned()).collect()
+    }
+
+    /// The HTTP requests that are complete.
+    pub fn requests(&self) -> Vec<String> {
+        let mut requests = Vec::new();
+        for connection in self.connections() {
+            let mut rest = &connection.bytes[..];
+            while let Some(length) = request_length(rest) {
+                requests.push(String::from_utf8_lossy(&rest[..length]).into_owned());
+                rest = &rest[length..];
+            }
+        }
+        requests
+    }
+
+    /// Waits until something holds for its connections.
+    ///
+    /// # Errors
+    /// It does not come about.
+    pub fn wait_for(&self, what: &str, holds: impl Fn(&[Connection]) -> bool) -> Result<Vec<Connection>, Failure> {
+        let look = || Some(self.connections()).filter(|connections| holds(connections));
+        wait_for(what, look).map_err(|error| format!("{error}; the app has seen {:?}", self.connections()).into())
+    }
+
+    fn start(
+        container: &Container,
+        port: u16,
+        answer: fn(&[u8]) -> Option<(usize, Vec<u8>)>,
+    ) -> Result<Self, Failure> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = container.namespace().run(move || TcpListener::bind(any))??;
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&connections);
+        thread::Builder::new().name("recorder".into()).spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let number = {
+                    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    seen.push(Connection { bytes: Vec::new(), ended: Ended::Open });
+                    seen.len() - 1
+                };
+                let seen = Arc::clone(&seen);
+                thread::spawn(move || record(stream, &seen, number, answer));
+            }
+        })?;
+        Ok(Self { connections })
+    }
+}
+
+fn record(
+    mut stream: TcpStream,
+    seen: &Mutex<Vec<Connection>>,
+    number: usize,
+    answer: fn(&[u8]) -> Option<(usize, Vec<u8>)>,
+) {
+    let note = |work: &dyn Fn(&mut Connection)| {
+        work(&mut seen.lock().unwrap_or_else(PoisonError::into_inner)[number]);
+    };
+    let (mut block, mut pending) = ([0; READ], Vec::new());
+    loop {
+        match stream.read(&mut block) {
+            Ok(0) => return note(&|connection| connection.ended = Ended::Clean),
+            Ok(read) => {
+                pending.extend_from_slice(&block[..read]);
+                note(&|connection| connection.bytes.extend_from_slice(&block[..read]));
+            }
+            Err(_) => return note(&|connection| connection.ended = Ended::Reset),
+        }
+        while let Some((used, answer)) = answer(&pending) {
+            pending.drain(..used);
+            // Who goes away before the answer shows at the next read.
+            let _ = stream.write_all(&answer);
+        }
+    }
+}
+
+/// The length of the HTTP request these bytes begin with, once it is complete.
+fn request_length(bytes: &[u8]) -> Option<usize> {
+    let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..head_end]).to_ascii_lowercase();
+    let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let rest = &bytes[head_end..];
+    let body = if value("transfer-encoding:").is_some() {
+        rest.windows(5).position(|window| window == b"0\r\n\r\n")? + 5
+    } else {
+        value("content-length:").and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    };
+    (rest.len() >= body).then_some(head_end + body)
+}
