@@ -45,7 +45,9 @@ impl Mesh {
 }
 
 fn envelope(kind: &str, name: &str) -> String {
-    format!("---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n")
+    format!(
+        "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n"
+    )
 }
 
 fn id(name: &str) -> SpiffeId {
@@ -67,7 +69,10 @@ fn decisions(criterion: &mut Criterion, name: &str, mesh: &Mesh) {
         layer: Layer::Http { method: "GET", path: &path, authority: "10.0.0.1" },
     };
     let (allowed, refused) = (facts(&caller), facts(&stranger));
-    assert!(decide(&index, &allowed).is_ok() && decide(&index, &refused).is_err(), "the bench measures the wrong thing");
+    assert!(
+        decide(&index, &allowed).is_ok() && decide(&index, &refused).is_err(),
+        "the bench measures the wrong thing"
+    );
 
     let mut group = criterion.benchmark_group(name);
     group.bench_function("allowed", |bencher| bencher.iter(|| decide(&index, black_box(&allowed))));
@@ -80,7 +85,11 @@ fn one_policy(criterion: &mut Criterion) {
 }
 
 fn thousand_policies(criterion: &mut Criterion) {
-    decisions(criterion, "decide, 1000 policies for 100 workloads", &Mesh { policies: 1_000, workloads: 100 });
+    decisions(
+        criterion,
+        "decide, 1000 policies for 100 workloads",
+        &Mesh { policies: 1_000, workloads: 100 },
+    );
 }
 
 fn targets(criterion: &mut Criterion) {

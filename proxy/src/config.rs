@@ -33,9 +33,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(3600);
     after_help = "Example:\n  signet-proxy run --control-plane 10.0.0.2:15012 --token-file /run/secrets/token --state-dir /var/lib/signet"
 )]
 pub struct Arguments {
-    /// Address of the control plane's gRPC port.
-    #[arg(long, env = "SIGNET_CONTROL_PLANE", value_name = "IP:PORT")]
-    pub control_plane: SocketAddr,
+    /// Name or address of the control plane's gRPC port.
+    #[arg(long, env = "SIGNET_CONTROL_PLANE", value_name = "HOST:PORT")]
+    pub control_plane: HostPort,
     /// Join token from `signet token create`; needed once, until a state directory holds an identity.
     #[arg(long, env = "SIGNET_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     pub token: Option<String>,
@@ -87,8 +87,8 @@ fn port() -> ValueParser {
 /// Valid settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Address of the control plane's gRPC port.
-    pub control_plane: SocketAddr,
+    /// Name or address of the control plane's gRPC port.
+    pub control_plane: HostPort,
     /// Where the join token is, if one was given.
     pub token: Option<TokenSource>,
     /// Where keys and the last good policy are kept.
@@ -111,6 +111,72 @@ pub struct Config {
     pub exclude_inbound: Vec<u16>,
     /// How long a drain may take.
     pub drain: Duration,
+}
+
+/// A host, by name or address, and a port. A name is looked up at every connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    host: String,
+    port: u16,
+}
+
+/// Text that is no host and port.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("use HOST:PORT, for example control-plane:15012, 10.0.0.2:15012 or [fd00::2]:15012")]
+pub struct HostPortError;
+
+/// Addresses tried per name: both families of a few replicas.
+const ADDRESSES_MAX: usize = 8;
+/// The longest name in DNS.
+const HOST_MAX: usize = 253;
+
+impl HostPort {
+    /// The address, where it is given as one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.host.parse().ok()?, self.port))
+    }
+
+    /// Its addresses now, at least one.
+    ///
+    /// # Errors
+    /// When the name cannot be resolved.
+    pub async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
+        let found: Vec<_> =
+            tokio::net::lookup_host((self.host.as_str(), self.port)).await?.take(ADDRESSES_MAX).collect();
+        if found.is_empty() {
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+        }
+        Ok(found)
+    }
+}
+
+impl std::str::FromStr for HostPort {
+    type Err = HostPortError;
+
+    fn from_str(text: &str) -> Result<Self, HostPortError> {
+        let (host, port) = text.rsplit_once(':').ok_or(HostPortError)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(HostPortError)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let v6 = rest.strip_suffix(']').ok_or(HostPortError)?;
+                v6.parse::<std::net::Ipv6Addr>().map_err(|_| HostPortError)?;
+                v6
+            }
+            None => host,
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let is_v6 = host.contains(':') && text.starts_with('[');
+        if host.is_empty() || host.len() > HOST_MAX || !(is_v6 || host.chars().all(is_name)) {
+            return Err(HostPortError);
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port() }
+    }
 }
 
 /// Where the join token comes from. Its text is a secret and is not part of the configuration's
@@ -228,6 +294,30 @@ mod tests {
         assert_eq!(
             parse(&["--token", "t", "--drain-seconds", "3601"]).unwrap_err(),
             ConfigError::Drain(3601)
+        );
+    }
+
+    #[test]
+    fn the_control_plane_is_a_name_or_an_address() {
+        for good in ["control-plane:15012", "10.0.0.2:15012", "[fd00::2]:15012", "cp.site-a.example.:1"] {
+            assert!(good.parse::<HostPort>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "control-plane",
+            ":15012",
+            "fd00::2:15012",
+            "[fd00::2:15012",
+            "a b:1",
+            "a:0",
+            "a:70000",
+            "http://a:1",
+        ] {
+            assert_eq!(bad.parse::<HostPort>(), Err(HostPortError), "{bad}");
+        }
+        assert_eq!(
+            "[fd00::2]:1".parse::<HostPort>().unwrap().address(),
+            Some("[fd00::2]:1".parse().unwrap())
         );
     }
 

@@ -36,7 +36,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::config::TokenSource;
+use crate::config::{HostPort, TokenSource};
 use crate::control::connect::ControlPlane;
 use crate::control::state::{State, StateError};
 use crate::habit::Observation;
@@ -45,8 +45,8 @@ use crate::snapshot::{Credentials, Snapshot};
 /// Where the control plane is, and how to get an identity from it.
 #[derive(Debug)]
 pub struct Settings {
-    /// Address of its gRPC port.
-    pub control_plane: SocketAddr,
+    /// Name or address of its gRPC port.
+    pub control_plane: HostPort,
     /// The join token, needed until there is an identity.
     pub token: Option<TokenSource>,
     /// Where identity and last good sections are kept; without it a restart enrols anew.

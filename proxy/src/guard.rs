@@ -23,8 +23,8 @@ use crate::worker::Shared;
 const CHECK: Duration = Duration::from_secs(10);
 /// How long the canary may take to come out at our own listener: it never leaves the machine.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Where the canary dials when the control plane is in this network namespace: an address for
-/// documentation (RFC 5737), which no network routes.
+/// Where the canary dials when the control plane is in this network namespace, or known by name: an
+/// address for documentation (RFC 5737), which no network routes.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 /// The canary that is on its way, known by its source port.
@@ -167,8 +167,8 @@ async fn canary(shared: &Shared) -> bool {
     if matches!(shared.config.exempt, Exempt::Uid(_)) {
         return true;
     }
-    let control_plane = shared.config.control_plane;
-    let address = if control_plane.ip().is_loopback() { NOWHERE } else { control_plane };
+    let elsewhere = shared.config.control_plane.address().filter(|address| !address.ip().is_loopback());
+    let address = elsewhere.unwrap_or(NOWHERE);
     match shared.canary.fly(address).await {
         Ok(captured) => captured,
         Err(error) => {

@@ -69,7 +69,7 @@ struct Listeners {
 pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let exempt = config.exempt;
     let control = Control::open(Settings {
-        control_plane: config.control_plane,
+        control_plane: config.control_plane.clone(),
         token: config.token.clone(),
         state_dir: config.state_dir.clone(),
         dial: Dial::new(move |address| sockets::dial(address, exempt)),

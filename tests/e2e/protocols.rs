@@ -1,3 +1,60 @@
+//! What passes through two sidecars, and how: every kind of application, and every kind of bad manners.
+
 use signet_cli::lab::runner::Test;
 
-pub(crate) const TESTS: &[Test] = &[];
+mod bodies;
+mod first_words;
+pub(crate) mod http;
+mod manners;
+mod permissive;
+pub(crate) mod server;
+pub(crate) mod stage;
+mod streams;
+mod transcripts;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "every_app_answers_its_client_as_without_the_mesh",
+        transcripts::every_app_answers_its_client_as_without_the_mesh,
+    ),
+    (
+        "twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them",
+        bodies::twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them,
+    ),
+    (
+        "old_and_rare_http_reaches_the_app_as_it_was_sent",
+        manners::old_and_rare_http_reaches_the_app_as_it_was_sent,
+    ),
+    (
+        "bad_http_is_refused_and_harms_nobody_else",
+        manners::bad_http_is_refused_and_harms_nobody_else,
+    ),
+    (
+        "body_that_breaks_off_never_looks_complete_to_the_app",
+        manners::body_that_breaks_off_never_looks_complete_to_the_app,
+    ),
+    (
+        "each_side_of_a_connection_ends_on_its_own",
+        streams::each_side_of_a_connection_ends_on_its_own,
+    ),
+    (
+        "tls_of_the_app_itself_passes_untouched",
+        streams::tls_of_the_app_itself_passes_untouched,
+    ),
+    (
+        "server_that_speaks_first_is_heard_and_sees_no_phantom_connection",
+        first_words::server_that_speaks_first_is_heard_and_sees_no_phantom_connection,
+    ),
+    (
+        "http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_request",
+        first_words::http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_request,
+    ),
+    (
+        "late_client_hello_reaches_a_server_that_speaks_first_on_a_permissive_port",
+        first_words::late_client_hello_reaches_a_server_that_speaks_first_on_a_permissive_port,
+    ),
+    (
+        "plaintext_caller_is_served_exactly_where_anyone_may_call",
+        permissive::plaintext_caller_is_served_exactly_where_anyone_may_call,
+    ),
+];

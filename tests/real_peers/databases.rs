@@ -27,7 +27,10 @@ pub(crate) fn mariadb_greets_without_delay() -> TestResult {
         .args(["--no-defaults", "--user=root", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .args([format!("--datadir={data}")]);
     run(&pair.server, install)?;
-    fs::write(pair.path("init.sql"), "CREATE USER app@'%' IDENTIFIED BY 'word';\nGRANT ALL ON *.* TO app@'%';\n")?;
+    fs::write(
+        pair.path("init.sql"),
+        "CREATE USER app@'%' IDENTIFIED BY 'word';\nGRANT ALL ON *.* TO app@'%';\n",
+    )?;
     let server = app("mariadbd")?
         .args(["--no-defaults", "--user=root", "--bind-address=*", "--skip-name-resolve"])
         .args([format!("--datadir={data}"), format!("--init-file={}", pair.path("init.sql"))])
@@ -35,8 +38,19 @@ pub(crate) fn mariadb_greets_without_delay() -> TestResult {
     let _server = pair.serve(server, PORT)?;
     let host = pair.place(PORT).ip().to_string();
     let query = |sql: &str| {
-        let client = app("mariadb")?
-            .args(["--no-defaults", "-h", &host, "-P", &PORT.to_string(), "-u", "app", "-pword", "-N", "-e", sql]);
+        let client = app("mariadb")?.args([
+            "--no-defaults",
+            "-h",
+            &host,
+            "-P",
+            &PORT.to_string(),
+            "-u",
+            "app",
+            "-pword",
+            "-N",
+            "-e",
+            sql,
+        ]);
         pair.call(client)
     };
     let fastest = || {
@@ -50,7 +64,10 @@ pub(crate) fn mariadb_greets_without_delay() -> TestResult {
     const LARGE: &str = "SELECT REPEAT(SHA2('seed', 256), 14000)";
     let (direct, direct_time) = (query(LARGE)?, fastest()?);
     let mesh = pair.mesh(PORT, ANY)?;
-    assert_eq!(query("CREATE DATABASE d; CREATE TABLE d.t (a INT); INSERT INTO d.t VALUES (42); SELECT a FROM d.t")?, "42\n");
+    assert_eq!(
+        query("CREATE DATABASE d; CREATE TABLE d.t (a INT); INSERT INTO d.t VALUES (42); SELECT a FROM d.t")?,
+        "42\n"
+    );
     assert!(query(LARGE)? == direct, "a large result differs");
     let meshed_time = fastest()?;
     println!("connect and query, the fastest of {ROUNDS}: direct {direct_time:?}, meshed {meshed_time:?}");
@@ -66,7 +83,8 @@ pub(crate) fn postgresql_answers_queries() -> TestResult {
     let initdb = ["-D", &data, "-U", "app", "-A", "trust", "--no-sync", "--locale=C.UTF-8"];
     run(&pair.server, as_postgres("initdb")?.args(initdb))?;
     fs::write(pair.path("data/pg_hba.conf"), "host all all all trust\n")?;
-    let server = as_postgres("postgres")?.args(["-D", &data, "-p", &PORT.to_string(), "-k", "", "-h", "*", "-F"]);
+    let server =
+        as_postgres("postgres")?.args(["-D", &data, "-p", &PORT.to_string(), "-k", "", "-h", "*", "-F"]);
     let _server = pair.serve(server, PORT)?;
     let place = format!("host={} port={PORT} user=app dbname=postgres", pair.place(PORT).ip());
     let query = |sql: &str| pair.call(app("psql")?.args(["-X", "-q", "-A", "-t", "-d", &place, "-c", sql]));
@@ -96,10 +114,27 @@ pub(crate) fn redis_keeps_what_it_is_given() -> TestResult {
     assert_eq!(redis(&["SET", "key", "a value"])?, "OK\n");
     assert_eq!(redis(&["GET", "key"])?, "a value\n");
     let large = redis(&["EVAL", "return string.rep('0123456789abcdef', 60000)", "0"])?;
-    assert!(large.trim_end() == "0123456789abcdef".repeat(60_000), "a large value differs: {} bytes", large.len());
+    assert!(
+        large.trim_end() == "0123456789abcdef".repeat(60_000),
+        "a large value differs: {} bytes",
+        large.len()
+    );
     // Many connections at once, and many commands in flight on each.
-    let benchmark = app("redis-benchmark")?
-        .args(["-h", &host, "-p", &PORT.to_string(), "-q", "-n", "4000", "-c", "20", "-P", "8", "-t", "set,get"]);
+    let benchmark = app("redis-benchmark")?.args([
+        "-h",
+        &host,
+        "-p",
+        &PORT.to_string(),
+        "-q",
+        "-n",
+        "4000",
+        "-c",
+        "20",
+        "-P",
+        "8",
+        "-t",
+        "set,get",
+    ]);
     let figures = pair.call(benchmark)?;
     assert!(figures.contains("SET:") && figures.contains("GET:"), "{figures}");
     mesh.check("signet_streams_total", 40)
@@ -109,7 +144,9 @@ pub(crate) fn redis_keeps_what_it_is_given() -> TestResult {
 pub(crate) fn mosquitto_delivers_to_subscribers() -> TestResult {
     const PORT: u16 = 1883;
     let pair = Pair::new()?;
-    let configuration = format!("listener {PORT}\nallow_anonymous true\nuser root\npersistence false\nlog_dest stderr\nlog_type all\n");
+    let configuration = format!(
+        "listener {PORT}\nallow_anonymous true\nuser root\npersistence false\nlog_dest stderr\nlog_type all\n"
+    );
     fs::write(pair.path("mosquitto.conf"), configuration)?;
     let server = pair.serve(app("mosquitto")?.args(["-c", &pair.path("mosquitto.conf")]), PORT)?;
     let mesh = pair.mesh(PORT, ANY)?;
@@ -131,8 +168,9 @@ pub(crate) fn mosquitto_delivers_to_subscribers() -> TestResult {
 /// has the number of Debian's `postgres`. Whoever makes one may map root into it only with a capability; what is started
 /// inside, not being root there, has none.
 fn as_postgres(name: &str) -> Result<Program, Failure> {
-    let mut versions: Vec<PathBuf> =
-        fs::read_dir("/usr/lib/postgresql")?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
     versions.sort();
     let newest = versions.pop().ok_or("postgresql is not installed: .ci/run installs it from Debian")?;
     let map = ["--user", "--map-user=postgres", "--map-group=postgres", "--"];

@@ -23,8 +23,14 @@ const TESTS: &[Test] = &[
     ("redis_keeps_what_it_is_given", databases::redis_keeps_what_it_is_given),
     ("mosquitto_delivers_to_subscribers", databases::mosquitto_delivers_to_subscribers),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
-    ("http_message_signatures_verifies_what_message_sign_signed", signatures::peer_verifies_what_message_sign_signed),
-    ("message_verify_accepts_what_http_message_signatures_signed", signatures::message_verify_accepts_what_the_peer_signed),
+    (
+        "http_message_signatures_verifies_what_message_sign_signed",
+        signatures::peer_verifies_what_message_sign_signed,
+    ),
+    (
+        "message_verify_accepts_what_http_message_signatures_signed",
+        signatures::message_verify_accepts_what_the_peer_signed,
+    ),
     ("message_that_was_changed_is_refused_by_both", signatures::changed_message_is_refused_by_both),
     ("http_message_signatures_verifies_messages_of_the_mesh", signatures::peer_verifies_messages_of_the_mesh),
 ];

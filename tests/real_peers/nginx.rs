@@ -21,7 +21,11 @@ const CALLS: [(&str, &[&str], &str); 9] = [
     ("POST", &["-d", "a=1&b=2"], "seen"),
     ("header case", &["-H", "X-MiXeD-cAsE: kept", "-H", "accept:"], "seen"),
     ("HTTP/1.0", &["--http1.0"], "small"),
-    ("expect", &["-X", "POST", "-H", "Expect: 100-continue", "--expect100-timeout", "50", "-T", "upload"], "seen"),
+    (
+        "expect",
+        &["-X", "POST", "-H", "Expect: 100-continue", "--expect100-timeout", "50", "-T", "upload"],
+        "seen",
+    ),
     ("HEAD", &["-I", "-o", "/dev/null"], "large"),
     ("not found", &[], "nothing-is-here"),
     ("PUT", &["-T", "upload"], "stored/put"),
@@ -40,7 +44,13 @@ pub(crate) fn curl_and_nginx_see_no_difference() -> TestResult {
     for (call, direct) in CALLS.iter().zip(direct) {
         let meshed = curl(&pair, call)?;
         assert_eq!(meshed.head, direct.head, "{}", call.0);
-        assert!(meshed.body == direct.body, "{}: {} and {} bytes", call.0, meshed.body.len(), direct.body.len());
+        assert!(
+            meshed.body == direct.body,
+            "{}: {} and {} bytes",
+            call.0,
+            meshed.body.len(),
+            direct.body.len()
+        );
     }
     assert!(fs::read(pair.path("www/stored/put"))? == noise(UPLOAD));
     mesh.check("signet_requests_total", 9)
@@ -55,7 +65,9 @@ pub(crate) fn curl_is_refused_what_no_rule_allows() -> TestResult {
     let mesh = pair.mesh(PORT, "to: [{methods: [GET], paths: [/small]}]")?;
 
     assert_eq!(curl(&pair, &("allowed", &[], "small"))?.body, noise(1024));
-    for (arguments, path) in [(&["-d", "x"][..], "small"), (&[], "smaller"), (&["--path-as-is"], "x/../small")] {
+    for (arguments, path) in
+        [(&["-d", "x"][..], "small"), (&[], "smaller"), (&["--path-as-is"], "x/../small")]
+    {
         let refused = curl(&pair, &("refused", arguments, path))?;
         let problem: serde_json::Value = serde_json::from_slice(&refused.body)?;
         let code = if path.contains("..") { "ambiguous-target" } else { "access-denied" };

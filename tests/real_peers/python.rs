@@ -1,8 +1,8 @@
 //! Python: `requests` over HTTP/1.1, and gRPC over HTTP/2.
 
 use serde_json::Value;
-use signet_cli::lab::{Capabilities, Program};
 use signet_cli::lab::runner::TestResult;
+use signet_cli::lab::{Capabilities, Program};
 
 use crate::pair::{Failure, Pair};
 use crate::programs::{python, script};
@@ -13,7 +13,8 @@ const PORT: u16 = 8000;
 pub(crate) fn requests_sees_no_difference() -> TestResult {
     let pair = Pair::new()?;
     let _server = pair.serve(run("http_server.py")?.args([PORT.to_string()]), PORT)?;
-    let client = || Ok::<_, Failure>(run("requests_client.py")?.args([format!("http://{}", pair.place(PORT))]));
+    let client =
+        || Ok::<_, Failure>(run("requests_client.py")?.args([format!("http://{}", pair.place(PORT))]));
 
     let direct: Value = serde_json::from_str(&pair.call(client()?)?)?;
     let mesh = pair.mesh(PORT, "to: [{methods: [GET, POST, PUT], paths: ['/**']}]")?;
@@ -41,7 +42,11 @@ pub(crate) fn grpc_sees_no_difference() -> TestResult {
 }
 
 fn run(name: &str) -> Result<Program, Failure> {
-    Ok(Program::new(python()?).capabilities(Capabilities::None).args([script(name)]).env("PYTHONUNBUFFERED", "1").env("no_proxy", "*"))
+    Ok(Program::new(python()?)
+        .capabilities(Capabilities::None)
+        .args([script(name)])
+        .env("PYTHONUNBUFFERED", "1")
+        .env("no_proxy", "*"))
 }
 
 fn field(fields: &Value, name: &str) -> Option<String> {
@@ -66,7 +71,9 @@ fn steady(mut calls: Value) -> Value {
 /// What each call gave has to be equal; says in which it is not.
 fn same(direct: &Value, meshed: &Value) {
     let entries = |value: &Value| match value {
-        Value::Array(list) => list.iter().cloned().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
+        Value::Array(list) => {
+            list.iter().cloned().enumerate().map(|(index, value)| (index.to_string(), value)).collect()
+        }
         Value::Object(map) => map.clone().into_iter().collect::<Vec<_>>(),
         other => vec![(String::new(), other.clone())],
     };

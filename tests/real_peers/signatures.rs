@@ -21,11 +21,11 @@ type Failure = Box<dyn Error>;
 const BODY: &str = "{\"hello\": \"world\"}";
 const REQUEST: &str = "POST /foo?param=Value&Pet=dog HTTP/1.1\r\nHost: www.example.com\r\n\
     Content-Type: application/json\r\nX-Twice: one\r\nX-Twice:  two \r\nContent-Length: 18\r\n\r\n{\"hello\": \"world\"}";
-const RESPONSE: &str =
-    "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{\"hello\": \"world\"}";
+const RESPONSE: &str = "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{\"hello\": \"world\"}";
 const OF_REQUEST: &[&str] =
     &["@method", "@authority", "@path", "@query", "@target-uri", "content-type", "x-twice", "content-digest"];
-const OF_RESPONSE: &[&str] = &["@status", "content-type", "content-digest", "\"@method\";req", "\"@path\";req"];
+const OF_RESPONSE: &[&str] =
+    &["@status", "content-type", "content-digest", "\"@method\";req", "\"@path\";req"];
 const TAG: &str = "real-peers";
 
 /// A way to sign: the algorithm's name and what `openssl` needs to make a key for it.
@@ -49,12 +49,18 @@ pub(crate) fn peer_verifies_what_message_sign_signed() -> TestResult {
         let keys = desk.keys(kind)?;
         let request = desk.file("request", &desk.sign(kind, &keys, REQUEST, None, OF_REQUEST)?)?;
         let covered = desk.peer_verify(kind, &keys, TAG, &[&request], OF_REQUEST)?;
-        assert!(covered.contains("\"@path\": /foo\n") && covered.contains("\"x-twice\": one, two\n"), "{covered}");
+        assert!(
+            covered.contains("\"@path\": /foo\n") && covered.contains("\"x-twice\": one, two\n"),
+            "{covered}"
+        );
 
         let response = desk.sign(kind, &keys, RESPONSE, Some(&request), OF_RESPONSE)?;
         let response = desk.file("response", &response)?;
         let covered = desk.peer_verify(kind, &keys, TAG, &[&response, &request], OF_RESPONSE)?;
-        assert!(covered.contains("\"@status\": 201\n") && covered.contains("\"@method\";req: POST\n"), "{covered}");
+        assert!(
+            covered.contains("\"@status\": 201\n") && covered.contains("\"@method\";req: POST\n"),
+            "{covered}"
+        );
     }
     Ok(())
 }
@@ -86,7 +92,8 @@ pub(crate) fn changed_message_is_refused_by_both() -> TestResult {
             let path = desk.file("changed", &changed)?;
             let peers = desk.peer_verify(kind, &keys, TAG, &[&path], OF_REQUEST);
             let ours = desk.verify(kind, &keys, &changed, None, OF_REQUEST);
-            let reasons = [peers.err(), ours.err()].map(|error| error.map(|error| error.to_string()).unwrap_or_default());
+            let reasons = [peers.err(), ours.err()]
+                .map(|error| error.map(|error| error.to_string()).unwrap_or_default());
             assert!(reasons[0].contains("InvalidSignature"), "{}: {reasons:?}", kind.algorithm);
             assert!(reasons[1].starts_with("invalid: "), "{}: {reasons:?}", kind.algorithm);
         }
@@ -107,10 +114,12 @@ pub(crate) fn peer_verifies_messages_of_the_mesh() -> TestResult {
     let signed = signer.sign_request(&request_view(&headers), &ChannelId([7; 16]), 1, now)?;
     let sent = with(&headers, &signed);
     let request = desk.file("request", &wire("POST /foo?param=Value&Pet=dog HTTP/1.1", &sent))?;
-    let required = ["@method", "@authority", "@path", "@query", "content-digest", "content-type", "mesh-request-id"];
+    let required =
+        ["@method", "@authority", "@path", "@query", "content-digest", "content-type", "mesh-request-id"];
     desk.peer_verify(kind, &keys, "mesh-req-v1", &[&request], &required)?;
 
-    let response = ResponseView { status: 201, headers: &headers, trailers: None, request: Some(request_view(&sent)) };
+    let response =
+        ResponseView { status: 201, headers: &headers, trailers: None, request: Some(request_view(&sent)) };
     let answered = with(&headers, &signer.sign_response(&response, &signed.nonce, now)?);
     let response = desk.file("response", &wire("HTTP/1.1 201 Created", &answered))?;
     let required = ["@status", "content-digest", "\"@method\";req", "\"@path\";req"];
@@ -128,7 +137,10 @@ fn mesh_headers() -> HeaderMap {
         ("content-length", "18"),
         ("mesh-request-id", "018f2a3c-7d4e-7b1a-9c3d-5e6f7a8b9c0d"),
     ] {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).expect("the list is printable"));
+        headers.append(
+            HeaderName::from_static(name),
+            HeaderValue::from_str(value).expect("the list is printable"),
+        );
     }
     headers
 }
@@ -192,8 +204,14 @@ impl Desk {
             run(Command::new("openssl").args(["rand", "-base64", "-out"]).arg(&private).arg("48"), "")?;
             return Ok(Keys { public: private.clone(), private });
         }
-        run(Command::new("openssl").args(["genpkey", "-algorithm"]).args(kind.key).arg("-out").arg(&private), "")?;
-        run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).arg("-out").arg(&public), "")?;
+        run(
+            Command::new("openssl").args(["genpkey", "-algorithm"]).args(kind.key).arg("-out").arg(&private),
+            "",
+        )?;
+        run(
+            Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).arg("-out").arg(&public),
+            "",
+        )?;
         Ok(Keys { private, public })
     }
 
@@ -207,7 +225,8 @@ impl Desk {
     ) -> Result<String, Failure> {
         let mut command = signet("sign", kind, &keys.private, request);
         command.args(["--keyid", "real-peers-key", "--tag", TAG]);
-        command.args(components.iter().flat_map(|component| ["--component".to_owned(), as_argument(component)]));
+        command
+            .args(components.iter().flat_map(|component| ["--component".to_owned(), as_argument(component)]));
         run(&mut command, message)
     }
 
@@ -221,11 +240,18 @@ impl Desk {
     ) -> Result<String, Failure> {
         let mut command = signet("verify", kind, &keys.public, request);
         command.args(["--tag", TAG]);
-        command.args(components.iter().flat_map(|component| ["--require".to_owned(), as_argument(component)]));
+        command
+            .args(components.iter().flat_map(|component| ["--require".to_owned(), as_argument(component)]));
         run(&mut command, message)
     }
 
-    fn peer_sign(&self, kind: &Kind, keys: &Keys, paths: &[&Path], components: &[&str]) -> Result<String, Failure> {
+    fn peer_sign(
+        &self,
+        kind: &Kind,
+        keys: &Keys,
+        paths: &[&Path],
+        components: &[&str],
+    ) -> Result<String, Failure> {
         let mut command = peer("sign", kind, &keys.private, paths)?;
         run(command.args(["real-peers-key", TAG]).args(components), "")
     }

@@ -1,6 +1,5 @@
 //! Connections to the control plane: dialled, authenticated, and only then spoken on.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::config::HostPort;
 use crate::control::{Dial, Identity};
 
 /// How long connecting, handshake included, may take: a satellite link with losses needs some seconds.
@@ -27,7 +27,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the control plane is.
 pub(super) struct ControlPlane {
-    address: SocketAddr,
+    address: HostPort,
     dial: Dial,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum ConnectError {
 }
 
 impl ControlPlane {
-    pub(super) fn new(address: SocketAddr, dial: Dial) -> Self {
+    pub(super) fn new(address: HostPort, dial: Dial) -> Self {
         Self { address, dial }
     }
 
@@ -78,13 +78,25 @@ impl ControlPlane {
         Ok(channel)
     }
 
+    /// The first of its addresses that answers.
+    async fn reach(&self) -> std::io::Result<TcpStream> {
+        let mut failed = None;
+        for address in self.address.resolve().await? {
+            match (self.dial.0)(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| std::io::ErrorKind::NotFound.into()))
+    }
+
     async fn open<P>(
         &self,
         config: ClientConfig,
         check: impl FnOnce(&CommonState) -> Result<P, ConnectError>,
     ) -> Result<(Channel, P), ConnectError> {
         let opening = async {
-            let stream = (self.dial.0)(self.address).await.map_err(ConnectError::Dial)?;
+            let stream = self.reach().await.map_err(ConnectError::Dial)?;
             let connector = TlsConnector::from(Arc::new(config));
             let stream = connector.connect(dial_name(), stream).await.map_err(ConnectError::Handshake)?;
             let proof = check(stream.get_ref().1)?;

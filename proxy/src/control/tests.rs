@@ -64,7 +64,7 @@ async fn within<T>(fact: impl Future<Output = T>) -> T {
 
 fn settings(server: &Server, token: Option<Token>, state: Option<&Path>) -> Settings {
     Settings {
-        control_plane: server.address,
+        control_plane: server.address.into(),
         token: token.map(|token| TokenSource::Text(token.reveal())),
         state_dir: state.map(Path::to_owned),
         dial: Dial::new(TcpStream::connect),
@@ -286,7 +286,7 @@ async fn a_refused_token_is_named_and_tried_again() {
 fn nothing_to_start_from_is_a_configuration_error() {
     let state = TempDir::new().unwrap();
     let settings = |token: Option<&str>| Settings {
-        control_plane: SocketAddr::from(([127, 0, 0, 1], 1)),
+        control_plane: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
         token: token.map(|text| TokenSource::Text(text.to_owned())),
         state_dir: Some(state.path().to_owned()),
         dial: Dial::new(TcpStream::connect),

@@ -11,8 +11,8 @@ use signet_signature::{ChannelId, MessageView, ReplayWindow, RequestView, Verifi
 
 /// The public half of RFC 9421's Ed25519 test key (B.1.4). Nothing here has its private half.
 const PUBLIC_KEY: [u8; 32] = [
-    0x26, 0xb4, 0x0b, 0x8f, 0x93, 0xff, 0xf3, 0xd8, 0x97, 0x11, 0x2f, 0x7e, 0xbc, 0x58, 0x2b, 0x23, 0x2d, 0xbd, 0x72, 0x51,
-    0x7d, 0x08, 0x2f, 0xe8, 0x3c, 0xfb, 0x30, 0xdd, 0xce, 0x43, 0xd1, 0xbb,
+    0x26, 0xb4, 0x0b, 0x8f, 0x93, 0xff, 0xf3, 0xd8, 0x97, 0x11, 0x2f, 0x7e, 0xbc, 0x58, 0x2b, 0x23, 0x2d,
+    0xbd, 0x72, 0x51, 0x7d, 0x08, 0x2f, 0xe8, 0x3c, 0xfb, 0x30, 0xdd, 0xce, 0x43, 0xd1, 0xbb,
 ];
 
 /// A request target: method, target, `:authority` and hosts, one a line.
@@ -39,7 +39,8 @@ pub fn manifest(input: &[u8]) {
 
 /// The records of a body, arriving in pieces. Nothing is delivered, because nobody here can sign.
 pub fn record_reader(input: &[u8]) {
-    let mut reader = RecordReader::body(Direction::ClientToServer, b"head", &PUBLIC_KEY).expect("the key is one");
+    let mut reader =
+        RecordReader::body(Direction::ClientToServer, b"head", &PUBLIC_KEY).expect("the key is one");
     let (first, second) = input.split_at(input.len() / 2);
     for mut piece in [first, second] {
         while let Ok(Some(event)) = reader.decode(&mut piece) {
@@ -54,7 +55,9 @@ pub fn signature_input(input: &[u8]) {
     let half = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
     let (received, signature) = input.split_at(half);
     let mut headers = HeaderMap::new();
-    for (name, value) in [("signature-input", received), ("signature", signature.get(1..).unwrap_or_default())] {
+    for (name, value) in
+        [("signature-input", received), ("signature", signature.get(1..).unwrap_or_default())]
+    {
         let Ok(value) = HeaderValue::from_bytes(value) else { return };
         headers.append(name, value);
     }
@@ -118,18 +121,31 @@ mod tests {
 
     #[test]
     fn every_target_survives_its_seeds() {
-        feed(check_target, &[b"GET\n/api/a%20b?c=d\n\nexample.com:80", b"OPTIONS\n*\nh\nh", b"GET\nhttp://[::1]/x\n\n[::1]"]);
+        feed(
+            check_target,
+            &[b"GET\n/api/a%20b?c=d\n\nexample.com:80", b"OPTIONS\n*\nh\nh", b"GET\nhttp://[::1]/x\n\n[::1]"],
+        );
         feed(manifest, &[include_bytes!("../../../manifests/examples/mesh.yaml")]);
-        feed(record_reader, &[
-            b"\x01\x00\x00\x03abc\x03\x00\x00\x00\x02\x00\x00\x50",
-            b"\x04\x00\x00\x06replay",
-            b"\x07\x00\x00\x04\x00\x01a\x00\x01\xff\xff\xff",
-        ]);
+        feed(
+            record_reader,
+            &[
+                b"\x01\x00\x00\x03abc\x03\x00\x00\x00\x02\x00\x00\x50",
+                b"\x04\x00\x00\x06replay",
+                b"\x07\x00\x00\x04\x00\x01a\x00\x01\xff\xff\xff",
+            ],
+        );
         feed(signature_input, &[
             b"sig1=(\"@method\" \"@query-param\";name=\"a\" \"x\";bs);created=1;keyid=\"k\";tag=\"t\"\nsig1=:AAAA:",
             b"mesh=(\"@method\" \"@authority\" \"@path\" \"@query\");created=1;expires=61;nonce=\"AAAAAAAAAAAAAAAAAAAAAA.1\";keyid=\"spiffe://td/a#b\";tag=\"mesh-req-v1\"\nmesh=:AAAA:",
         ]);
-        feed(sniff, &[b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03"]);
+        feed(
+            sniff,
+            &[
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03",
+            ],
+        );
         feed(spiffe_id, &[b"spiffe://mesh.example/app/device-1/cimi_x.y"]);
     }
 }

@@ -1,0 +1,146 @@
+//! Bodies far larger than any buffer.
+
+use std::fs;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+use signet_cli::lab::mesh::Sidecar;
+use signet_cli::lab::runner::TestResult;
+
+use super::http::{Caller, read_request};
+use super::server::serve;
+use super::stage::{CLIENT_MAY_ALL, Failure, Stage, connect, manifests};
+
+const HTTP: u16 = 8201;
+const BYTES: u16 = 7000;
+const SIZE: usize = 20 * 1024 * 1024;
+/// A sidecar may hold a fraction of one body, never the whole.
+const GROWTH_MAX_KIB: u64 = 32 * 1024;
+
+pub(super) fn twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them() -> TestResult {
+    let stage = Stage::new()?;
+    let payload = Arc::new(payload());
+    serve(&stage.server, HTTP, Arc::clone(&payload), over_http)?;
+    serve(&stage.server, BYTES, Arc::clone(&payload), as_bytes)?;
+    let ports = format!("ports: [{{port: {HTTP}, protocol: http}}, {{port: {BYTES}}}]");
+    let meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[HTTP, BYTES])?;
+    // What a sidecar needs for its first connection does not count.
+    let mut caller = Caller::open(stage.client.namespace(), stage.place(HTTP))?;
+    download(&mut caller, &payload[..1024], "/start")?;
+    let sidecars = [&meshed.server, &meshed.client];
+    let before = sidecars.map(|sidecar| memory(sidecar, "VmRSS:"));
+
+    upload(&mut caller, &payload, false)?;
+    upload(&mut caller, &payload, true)?;
+    download(&mut caller, &payload, "/length")?;
+    download(&mut caller, &payload, "/chunked")?;
+    bytes_both_ways(&stage, &payload)?;
+
+    for (sidecar, before) in sidecars.iter().zip(before) {
+        let (before, peak) = (before?, memory(sidecar, "VmHWM:")?);
+        let growth = peak.saturating_sub(before);
+        println!("{}: {before} KiB before, {peak} KiB at most", sidecar.workload());
+        assert!(growth < GROWTH_MAX_KIB, "{} grew by {growth} KiB from {before} KiB", sidecar.workload());
+    }
+    Ok(())
+}
+
+fn upload(caller: &mut Caller, payload: &[u8], chunked: bool) -> TestResult {
+    caller.send("POST /upload HTTP/1.1\r\nHost: server\r\n")?;
+    if chunked {
+        caller.send("Transfer-Encoding: chunked\r\n\r\n")?;
+        for chunk in payload.chunks(64 * 1024) {
+            caller.send(format!("{:x}\r\n", chunk.len()))?;
+            caller.send(chunk)?;
+            caller.send("\r\n")?;
+        }
+        caller.send("0\r\n\r\n")?;
+    } else {
+        caller.send(format!("Content-Length: {}\r\n\r\n", payload.len()))?;
+        caller.send(payload)?;
+    }
+    let answer = caller.answer()?;
+    assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"equal"[..]), "upload, chunked: {chunked}");
+    Ok(())
+}
+
+fn download(caller: &mut Caller, payload: &[u8], target: &str) -> TestResult {
+    caller.send(format!("GET {target} HTTP/1.1\r\nHost: server\r\n\r\n"))?;
+    let answer = caller.answer()?;
+    assert_eq!(answer.status(), 200, "{target}");
+    assert!(answer.body == payload, "{target}: {} bytes differ from those sent", answer.body.len());
+    Ok(())
+}
+
+/// Sends everything while everything comes back.
+fn bytes_both_ways(stage: &Stage, payload: &Arc<Vec<u8>>) -> TestResult {
+    let mut stream = connect(stage.client.namespace(), stage.place(BYTES))?;
+    let (mut sender, sent) = (stream.try_clone()?, Arc::clone(payload));
+    let sending = std::thread::spawn(move || -> io::Result<()> {
+        sender.write_all(&sent)?;
+        sender.shutdown(Shutdown::Write)
+    });
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received)?;
+    sending.join().map_err(|_| "the sender panicked")??;
+    assert!(received == **payload, "{} bytes came back, not those sent", received.len());
+    Ok(())
+}
+
+fn over_http(stream: TcpStream, payload: &Vec<u8>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read_request(&mut stream)? {
+        let target = request.start.split(' ').nth(1).unwrap_or_default();
+        let stream = stream.get_mut();
+        match target {
+            "/upload" => {
+                let verdict: &[u8] = if request.body == *payload { b"equal" } else { b"other" };
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")?;
+                stream.write_all(verdict)?;
+            }
+            "/chunked" => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                for chunk in payload.chunks(8 * 1024) {
+                    stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes())?;
+                    stream.write_all(chunk)?;
+                    stream.write_all(b"\r\n")?;
+                }
+                stream.write_all(b"0\r\n\r\n")?;
+            }
+            _ => {
+                let size = if target == "/start" { 1024 } else { payload.len() };
+                stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n").as_bytes())?;
+                stream.write_all(&payload[..size])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what it gets, and its end after that.
+fn as_bytes(mut stream: TcpStream, _: &Vec<u8>) -> io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    io::copy(&mut stream, &mut writer)?;
+    writer.shutdown(Shutdown::Write)
+}
+
+/// No two blocks alike, so that no loss, repetition or exchange goes unseen.
+fn payload() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    });
+    words.take(SIZE / 8).flat_map(u64::to_le_bytes).collect()
+}
+
+/// A figure of a sidecar's memory in KiB.
+fn memory(sidecar: &Sidecar, figure: &str) -> Result<u64, Failure> {
+    let id = sidecar.process().ok_or("the sidecar does not run")?.id();
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).ok_or("no such figure")?;
+    Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
+}
