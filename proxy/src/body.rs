@@ -18,6 +18,7 @@ use signet_signature::record::{Direction, Event, RecordReader, RecordSigner, Rec
 use thiserror::Error;
 
 use crate::clock;
+use crate::headers;
 use crate::recheck::Recheck;
 
 /// Bodies up to this length, when it is known beforehand, are signed as a whole (T0).
@@ -55,7 +56,8 @@ impl From<BodyError> for io::Error {
 /// Any body the proxy sends.
 pub(crate) struct Body {
     kind: Kind,
-    hold: Option<Hold>,
+    recheck: Option<Recheck>,
+    _holds: Vec<Hold>,
 }
 
 enum Kind {
@@ -80,6 +82,11 @@ impl Body {
         Kind::Plain(incoming).into()
     }
 
+    /// Whether the length of what comes out is known beforehand.
+    pub(crate) fn has_length(&self) -> bool {
+        self.size_hint().exact().is_some()
+    }
+
     /// The payload again, when nothing of it was sent: it can be signed for another connection.
     pub(crate) fn reclaim(self) -> Option<Payload> {
         match self.kind {
@@ -91,24 +98,24 @@ impl Body {
         }
     }
 
-    /// Lets a streamed body go on only while its exchange is permitted.
-    pub(crate) fn rechecked(mut self, recheck: Recheck) -> Self {
-        if let Kind::Verified(body) = &mut self.kind {
-            body.recheck = Some(recheck);
+    /// Lets the body go on only while its exchange is permitted. A whole one is permitted already.
+    pub(crate) fn rechecked(mut self, recheck: impl FnOnce() -> Recheck) -> Self {
+        if !matches!(self.kind, Kind::Whole(_)) {
+            self.recheck = Some(recheck());
         }
         self
     }
 
     /// Keeps `hold` alive until the body is done or dropped.
     pub(crate) fn holding(mut self, hold: Option<Hold>) -> Self {
-        self.hold = hold;
+        self._holds.extend(hold);
         self
     }
 }
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, hold: None }
+        Self { kind, recheck: None, _holds: Vec::new() }
     }
 }
 
@@ -132,6 +139,11 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(recheck) = &mut self.recheck
+            && !recheck.poll_permitted(cx)
+        {
+            return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
+        }
         match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
@@ -236,7 +248,6 @@ pub(crate) struct SignedBody {
     length: Option<u64>,
     started: bool,
     writer: RecordWriter,
-    recheck: Option<Recheck>,
     done: bool,
 }
 
@@ -248,10 +259,9 @@ impl SignedBody {
         signer: Arc<dyn RecordSigner>,
         direction: Direction,
         head_base: &[u8],
-        recheck: Option<Recheck>,
     ) -> Self {
         let writer = RecordWriter::body(signer, direction, head_base);
-        Self { source, length, started: false, writer, recheck, done: false }
+        Self { source, length, started: false, writer, done: false }
     }
 
     /// Collects what the source has ready and signs it when the source pauses: the receiver
@@ -260,11 +270,6 @@ impl SignedBody {
         if self.done {
             return Poll::Ready(None);
         }
-        if let Some(recheck) = &mut self.recheck
-            && !recheck.poll_permitted(cx)
-        {
-            return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
-        }
         self.started = true;
         let mut out = BytesMut::new();
         while out.len() < CHUNK {
@@ -272,7 +277,8 @@ impl SignedBody {
                 Poll::Ready(Some(frame)) => match frame?.into_data() {
                     Ok(data) => self.append(&data, &mut out)?,
                     Err(frame) => {
-                        let trailers = frame.into_trailers().unwrap_or_default();
+                        let mut trailers = frame.into_trailers().unwrap_or_default();
+                        headers::strip_trailers(&mut trailers);
                         return self.end(&trailers, out);
                     }
                 },
@@ -313,7 +319,6 @@ pub(crate) struct VerifiedBody {
     inner: Incoming,
     reader: RecordReader,
     input: BytesMut,
-    recheck: Option<Recheck>,
     /// What the signed length still promises.
     remaining: Option<u64>,
     done: bool,
@@ -321,23 +326,13 @@ pub(crate) struct VerifiedBody {
 
 impl VerifiedBody {
     /// Verifies the records in `inner`; `length` is the signed length of the payload, if any.
-    pub(crate) fn new(
-        inner: Incoming,
-        reader: RecordReader,
-        length: Option<u64>,
-        recheck: Option<Recheck>,
-    ) -> Self {
-        Self { inner, reader, input: BytesMut::new(), recheck, remaining: length, done: false }
+    pub(crate) fn new(inner: Incoming, reader: RecordReader, length: Option<u64>) -> Self {
+        Self { inner, reader, input: BytesMut::new(), remaining: length, done: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.done {
             return Poll::Ready(None);
-        }
-        if let Some(recheck) = &mut self.recheck
-            && !recheck.poll_permitted(cx)
-        {
-            return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
         }
         loop {
             match self.reader.decode(&mut self.input).map_err(|e| BodyError::Record(e.code()))? {
@@ -383,6 +378,9 @@ impl VerifiedBody {
         }
         if self.input.has_remaining() {
             return Poll::Ready(Some(Err(BodyError::Record("record-after-end"))));
+        }
+        if trailers.as_ref().is_some_and(|trailers| !headers::trailers_are_harmless(trailers)) {
+            return Poll::Ready(Some(Err(BodyError::Record("trailers-not-allowed"))));
         }
         self.done = true;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))

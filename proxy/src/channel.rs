@@ -59,9 +59,24 @@ pub(crate) struct Channel {
     checked: Cell<u64>,
     next_sequence: Cell<u64>,
     window: RefCell<ReplayWindow>,
-    keys: RefCell<Vec<SigningIdentity>>,
+    keys: RefCell<Vec<Known>>,
     confirmed: Cell<Option<Fingerprint>>,
     introduced: Cell<Option<(Fingerprint, Instant)>>,
+}
+
+/// A signing certificate that the peer has shown.
+struct Known {
+    identity: SigningIdentity,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Known {
+    fn is_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        let Self { identity, chain } = self;
+        let then = now.clamp(identity.not_before(), identity.not_after());
+        !snapshot.revoked(identity.id(), &identity.fingerprint())
+            && verify_signing_chain(&snapshot.bundle, chain, then).is_ok()
+    }
 }
 
 impl Channel {
@@ -116,6 +131,7 @@ impl Channel {
         // A connection outlives its certificate; what is asked is whether the roots still stand.
         let then = now.min(self.peer.not_after()).max(self.peer.not_before());
         verify_tls_chain(&snapshot.bundle, &self.chain, then).map_err(|_| Refusal::PeerUnverified)?;
+        self.keys.borrow_mut().retain(|known| known.is_trusted(snapshot, now));
         self.checked.set(snapshot.generation);
         Ok(())
     }
@@ -130,7 +146,7 @@ impl Channel {
         let Some(value) = headers.get(MESH_CERT) else { return Ok(()) };
         let chain = decode_chain(value).ok_or(Refusal::SignatureMalformed)?;
         let known = chain.first().map(|leaf| Fingerprint::of(leaf));
-        if known.is_some_and(|leaf| self.keys.borrow().iter().any(|key| key.fingerprint() == leaf)) {
+        if known.is_some_and(|leaf| self.keys.borrow().iter().any(|key| key.identity.fingerprint() == leaf)) {
             return Ok(());
         }
         self.learn_chain(&chain, snapshot, now).map(|_| ())
@@ -154,14 +170,17 @@ impl Channel {
         if keys.len() >= KEYS_MAX {
             keys.remove(0);
         }
-        keys.push(identity.clone());
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        keys.push(Known { identity: identity.clone(), chain });
         Ok(identity)
     }
 
     /// The key behind a key id, if its certificate was shown here and has not ended.
     pub(crate) fn resolve(&self, keyid: &str, now: SystemTime) -> Option<VerifiedKey> {
         let keys = self.keys.borrow();
-        let key = keys.iter().find(|key| key.keyid() == keyid && now <= key.not_after() + EXPIRY_GRACE)?;
+        let known = keys.iter().map(|known| &known.identity);
+        let key =
+            known.into_iter().find(|key| key.keyid() == keyid && now <= key.not_after() + EXPIRY_GRACE)?;
         Some(VerifiedKey { spiffe_id: key.id().as_str().into(), public_key: *key.public_key() })
     }
 

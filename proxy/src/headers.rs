@@ -1,6 +1,7 @@
 //! Which header fields belong to whom: the hop, the mesh, or the message.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use signet_policy::Refusal;
 
 /// Everything with this prefix is the mesh's own; applications neither send nor see it.
 pub(crate) const MESH_PREFIX: &str = "mesh-";
@@ -22,16 +23,56 @@ pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-
 /// The content coding of a body cut into signed records.
 const MESH_REC: &str = "mesh-rec";
 
+/// Fields that only a sidecar may set, whatever an application makes of `_` and `-`: servers in the
+/// manner of CGI see no difference between the two.
+const PROTECTED: [&str; 3] = ["client-cert", "client-cert-chain", "x-forwarded-client-cert"];
+
 /// Fields that mean something to one connection only (RFC 9110 section 7.6.1), and `Expect`, which
-/// the nearer sidecar has already answered. `Transfer-Encoding` is left to the HTTP library.
-const HOP: [HeaderName; 6] = [
+/// the nearer sidecar has already answered. Framing is made afresh for every hop.
+const HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::UPGRADE,
     header::EXPECT,
+    header::TRANSFER_ENCODING,
 ];
+
+/// Fields that may not stand in trailers (RFC 9110 section 6.5.1): framing, routing, authentication
+/// and what says how the content is to be read.
+const NOT_IN_TRAILERS: [HeaderName; 15] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Refuses framing that another reader could understand differently: `chunked` alone, or nothing.
+pub(crate) fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::MalformedMessage),
+    }
+}
+
+/// Frames a body of unknown length in HTTP/1.1. Without it hyper takes a GET for one that has no body.
+pub(crate) fn frame_as_chunked(headers: &mut HeaderMap) {
+    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+}
 
 /// Removes what must not leave the hop, fields named by `Connection` among it.
 pub(crate) fn strip_hop(headers: &mut HeaderMap) {
@@ -41,10 +82,8 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        // Framing and the signed head are not the application's to remove.
-        .filter(|name| {
-            *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH && *name != header::HOST
-        })
+        // The length and the signed head are not the application's to remove.
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
     for name in named.iter().chain(&HOP) {
         headers.remove(name);
@@ -56,12 +95,33 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what only the mesh may say.
-pub(crate) fn strip_mesh(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(MESH_PREFIX)).cloned().collect();
+/// Removes what only a sidecar may say.
+pub(crate) fn strip_protected(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> = headers.keys().filter(|name| is_protected(name)).cloned().collect();
     for name in own {
         headers.remove(name);
+    }
+}
+
+fn is_protected(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name.as_str())
+}
+
+/// Whether every trailer field may stand there.
+pub(crate) fn trailers_are_harmless(trailers: &HeaderMap) -> bool {
+    trailers.keys().all(|name| !NOT_IN_TRAILERS.contains(name) && !is_protected(name))
+}
+
+/// Removes the trailer fields that may not stand there.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    let refused: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| NOT_IN_TRAILERS.contains(name) || is_protected(name))
+        .cloned()
+        .collect();
+    for name in refused {
+        trailers.remove(name);
     }
 }
 
@@ -83,7 +143,10 @@ pub(crate) fn add_records(headers: &mut HeaderMap, length: Option<u64>) {
 }
 
 /// Undoes [`add_records`]; returns the length the application declared.
-pub(crate) fn remove_records(headers: &mut HeaderMap) -> Option<u64> {
+///
+/// # Errors
+/// When the declared length is not one number.
+pub(crate) fn remove_records(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
     let mut codings: Vec<HeaderValue> = headers.get_all(header::CONTENT_ENCODING).iter().cloned().collect();
     if let Some(last) = codings.pop() {
         let text = last.to_str().unwrap_or_default();
@@ -100,10 +163,16 @@ pub(crate) fn remove_records(headers: &mut HeaderMap) -> Option<u64> {
     }
     // Whatever framed the records says nothing about what is in them.
     headers.remove(header::CONTENT_LENGTH);
-    let length = headers.remove(MESH_CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
-    headers.remove(header::TRANSFER_ENCODING);
+    let mut declared = headers.get_all(MESH_CONTENT_LENGTH).iter();
+    let length = match (declared.next(), declared.next()) {
+        (None, _) => return Ok(None),
+        (Some(only), None) => only.to_str().ok().and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    let length: u64 = length.ok_or(Refusal::SignatureMalformed)?;
+    headers.remove(MESH_CONTENT_LENGTH);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    Some(length)
+    Ok(Some(length))
 }
 
 /// Moves an application's own digest out of the way of the mesh's.
@@ -174,7 +243,7 @@ mod tests {
             assert!(!has_records(&headers));
             add_records(&mut headers, Some(70000));
             assert!(has_records(&headers) && !headers.contains_key("content-length"));
-            assert_eq!(remove_records(&mut headers), Some(70000));
+            assert_eq!(remove_records(&mut headers), Ok(Some(70000)));
             assert_eq!(headers, own);
         }
     }
@@ -189,9 +258,56 @@ mod tests {
     }
 
     #[test]
-    fn mesh_fields_of_an_application_are_removed() {
-        let mut headers = map(&[("mesh-origin", "sidecar"), ("mesh-anything", "x"), ("meshed", "y")]);
-        strip_mesh(&mut headers);
+    fn what_only_a_sidecar_may_say_is_removed_in_every_spelling() {
+        let mut headers = map(&[
+            ("mesh-origin", "sidecar"),
+            ("mesh_anything", "x"),
+            ("x_forwarded_client-cert", "URI=spiffe://a/b"),
+            ("Client_Cert", "x"),
+            ("meshed", "y"),
+        ]);
+        strip_protected(&mut headers);
         assert_eq!(headers, map(&[("meshed", "y")]));
+    }
+
+    #[test]
+    fn only_chunked_alone_is_a_transfer_coding() {
+        assert_eq!(check_framing(&map(&[])), Ok(()));
+        assert_eq!(check_framing(&map(&[("transfer-encoding", "Chunked")])), Ok(()));
+        for codings in ["xchunked, chunked", "chunked, identity", "gzip", ""] {
+            assert!(check_framing(&map(&[("transfer-encoding", codings)])).is_err(), "{codings}");
+        }
+        assert!(
+            check_framing(&map(&[("transfer-encoding", "x"), ("transfer-encoding", "chunked")])).is_err()
+        );
+    }
+
+    #[test]
+    fn framing_and_identity_do_not_hide_in_trailers() {
+        assert!(trailers_are_harmless(&map(&[("grpc-status", "0"), ("x-checksum", "1")])));
+        for name in [
+            "transfer-encoding",
+            "content-length",
+            "host",
+            "authorization",
+            "X_Forwarded_Client_Cert",
+            "mesh-x",
+        ] {
+            let mut trailers = map(&[(name, "1"), ("grpc-status", "0")]);
+            assert!(!trailers_are_harmless(&trailers), "{name}");
+            strip_trailers(&mut trailers);
+            assert_eq!(trailers, map(&[("grpc-status", "0")]));
+        }
+    }
+
+    #[test]
+    fn a_declared_length_that_is_not_one_number_is_refused() {
+        for lengths in [&["x"][..], &["1", "2"], &["-1"], &[""]] {
+            let mut headers: HeaderMap = lengths
+                .iter()
+                .map(|length| (MESH_CONTENT_LENGTH, HeaderValue::from_static(length)))
+                .collect();
+            assert_eq!(remove_records(&mut headers), Err(Refusal::SignatureMalformed), "{lengths:?}");
+        }
     }
 }

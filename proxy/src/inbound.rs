@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::detect::Protocol;
 use crate::http_server::Version;
+use crate::limits::Stranger;
 use crate::prefixed::Prefixed;
 use crate::ring::Direction;
 use crate::sockets::{canonical, original_destination, reset_on_close};
@@ -50,6 +51,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
     let Ok(address) = original_destination(&client) else {
         return refuse(&worker, &client, caller, Refusal::LoopDetected);
     };
+    // The rules redirect whatever enters the interface, also what a neighbour only routes through us.
+    if !worker.own.contains(address.ip()) {
+        return refuse(&worker, &client, caller, Refusal::LoopDetected);
+    }
+    let Some(stranger) = worker.strangers.enter(caller.ip()) else {
+        return refuse(&worker, &client, caller, Refusal::Overloaded);
+    };
     let snapshot = worker.shared.snapshot();
     let Some(credentials) = worker.shared.credentials().filter(|_| snapshot.ready) else {
         return refuse(&worker, &client, caller, Refusal::NotReady);
@@ -59,10 +67,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
     let reached = Reached { own: credentials.id().clone(), address, caller };
     let mut client = Prefixed::new(client);
     if !strict {
-        return plaintext::permissive(worker, client, reached).await;
+        return plaintext::permissive(worker, client, reached, stranger).await;
     }
     match tokio::time::timeout(HELLO_TIMEOUT, client.detect()).await {
-        Ok(Ok(Some(Protocol::Mesh))) => mesh(worker, client, reached).await,
+        Ok(Ok(Some(Protocol::Mesh))) => mesh(worker, client, reached, stranger).await,
         // Nothing was said: a port scan or a health check at TCP level, not worth a refusal.
         Ok(Ok(None) | Err(_)) => {}
         Ok(Ok(Some(_))) | Err(_) => refuse(&worker, client.get_ref(), caller, Refusal::PlaintextRefused),
@@ -70,7 +78,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
 }
 
 /// Serves a caller whose ClientHello offers a mesh protocol.
-async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached) {
+async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached, stranger: Stranger) {
     let (stream, channel) = match tls::accept(&worker, client).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
@@ -85,6 +93,8 @@ async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached) {
             return worker.record(&unknown);
         }
     };
+    // From here on the caller's identity is what its use is counted by.
+    drop(stranger);
     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     match alpn.as_deref() {
         Some(ALPN_H1) => http::serve(worker, stream, channel, reached, Version::Http1).await,

@@ -35,6 +35,7 @@ mod limits;
 mod listen;
 mod opaque;
 mod outbound;
+mod own;
 mod pool;
 pub mod prefixed;
 mod problem;

@@ -1,18 +1,100 @@
 //! What one peer, and one worker, may use at the same time.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
 use pingora_limits::inflight::{Guard, Inflight};
 use pingora_limits::rate::Rate;
 use signet_identity::SpiffeId;
 use signet_policy::Refusal;
-use std::time::Duration;
 
-/// Connections per worker: 10,000 clients at about 24 KiB each stay below 256 MiB.
-pub(crate) const CONNECTIONS_MAX: usize = 10_000;
+/// Connections per worker and direction: 10,000 clients at about 24 KiB each stay below 256 MiB. Each
+/// direction has its own budget, so that nobody outside can stop the application's own calls.
+const CONNECTIONS_MAX: usize = 10_000;
+/// Connections of callers that have not shown who they are, per worker: far more than handshakes in
+/// progress, far fewer than would fill the budget.
+const STRANGERS_MAX: usize = 2_000;
+/// The same per source address. Behind one NAT stand the containers of one host.
+const STRANGERS_PER_ADDRESS: usize = 256;
 /// Requests in flight per peer and worker: a tenth of what the worker can hold.
 const INFLIGHT_PER_PEER: isize = 1_000;
 /// Refused requests per peer and second before the rest is refused unread: each costs 50 µs
 /// of Ed25519, so this bounds the waste at half a percent of a core.
 const FAILURES_PER_SECOND: f64 = 100.0;
+
+/// The open connections of one direction.
+#[derive(Clone, Default)]
+pub(crate) struct Connections(Rc<Cell<usize>>);
+
+impl Connections {
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.0.get()
+    }
+
+    /// A place for one, given back when dropped; none when all are taken.
+    pub(crate) fn enter(&self) -> Option<Place> {
+        (self.open() < CONNECTIONS_MAX).then(|| Place::take(&self.0))
+    }
+}
+
+/// A place among counted ones.
+pub(crate) struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn take(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Callers that have not shown who they are, by address.
+#[derive(Clone, Default)]
+pub(crate) struct Strangers {
+    all: Rc<Cell<usize>>,
+    by_address: Rc<RefCell<HashMap<IpAddr, usize>>>,
+}
+
+impl Strangers {
+    /// A place for one stranger, given back when it is known or gone.
+    pub(crate) fn enter(&self, address: IpAddr) -> Option<Stranger> {
+        let mut by_address = self.by_address.borrow_mut();
+        let count = by_address.get(&address).copied().unwrap_or_default();
+        if self.all.get() >= STRANGERS_MAX || count >= STRANGERS_PER_ADDRESS {
+            return None;
+        }
+        by_address.insert(address, count + 1);
+        Some(Stranger { _place: Place::take(&self.all), by_address: Rc::clone(&self.by_address), address })
+    }
+}
+
+/// A stranger's place.
+pub(crate) struct Stranger {
+    _place: Place,
+    by_address: Rc<RefCell<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut by_address = self.by_address.borrow_mut();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
 
 /// The counters of one worker: count-min sketches, so their memory is fixed whatever the number of
 /// peers, and they err only towards counting too much.
@@ -46,6 +128,18 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_full_of_strangers_does_not_shut_out_another() {
+        let strangers = Strangers::default();
+        let (crowd, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let held: Vec<_> = (0..STRANGERS_PER_ADDRESS).map(|_| strangers.enter(crowd).unwrap()).collect();
+        assert!(strangers.enter(crowd).is_none());
+        assert!(strangers.enter(other).is_some());
+        drop(held);
+        assert!(strangers.enter(crowd).is_some());
+        assert!(strangers.by_address.borrow().is_empty());
+    }
 
     #[test]
     fn a_peer_at_its_limit_does_not_hurt_another() {

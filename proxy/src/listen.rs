@@ -2,11 +2,12 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::limits::CONNECTIONS_MAX;
+use crate::ring::Direction;
 use crate::sockets::{reset_on_close, tune};
 use crate::worker::Worker;
 
@@ -17,6 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Accepts connections until `until` is done, and serves each in a task of its own.
 pub(crate) async fn accept<F, S>(
     worker: Rc<Worker>,
+    direction: Direction,
     listener: TcpListener,
     serve: S,
     until: impl Future<Output = ()>,
@@ -31,7 +33,7 @@ pub(crate) async fn accept<F, S>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => admit(&worker, stream, &serve),
+            Ok((stream, _)) => admit(&worker, direction, stream, &serve),
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 worker.shared.metrics.accept_errors.inc();
@@ -44,17 +46,19 @@ pub(crate) async fn accept<F, S>(
 
 fn admit<F: Future<Output = ()> + 'static>(
     worker: &Rc<Worker>,
+    direction: Direction,
     stream: TcpStream,
     serve: &impl Fn(Rc<Worker>, TcpStream) -> F,
 ) {
-    if worker.open_connections() >= CONNECTIONS_MAX || tune(&stream).is_err() {
-        return reset_on_close(&stream);
-    }
-    let open = worker.open_connection();
+    let place = worker.connections(direction).enter().filter(|_| tune(&stream).is_ok());
+    let Some(place) = place else { return reset_on_close(&stream) };
+    let shared = Arc::clone(&worker.shared);
+    shared.metrics.open_connections.inc();
     let served = serve(Rc::clone(worker), stream);
     tokio::task::spawn_local(async move {
         served.await;
-        drop(open);
+        drop(place);
+        shared.metrics.open_connections.dec();
     });
 }
 

@@ -182,13 +182,22 @@ async fn verify_downstream(
     }
 }
 
-/// Copies bytes both ways with half-close intact: traffic outside the mesh.
-pub(crate) async fn copy(mut one: TcpStream, first: BytesMut, mut other: TcpStream) -> io::Result<()> {
+/// Copies bytes both ways with half-close intact: traffic outside the mesh, as long as it is
+/// permitted.
+pub(crate) async fn copy(
+    mut one: TcpStream,
+    first: BytesMut,
+    mut other: TcpStream,
+    mut recheck: Recheck,
+) -> io::Result<()> {
     other.write_all(&first).await?;
-    let copied = tokio::io::copy_bidirectional(&mut one, &mut other).await;
+    let copied = tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut one, &mut other) => copied.map(|_| ()),
+        () = recheck.withdrawn() => Err(io::Error::new(io::ErrorKind::PermissionDenied, "no longer permitted")),
+    };
     if copied.is_err() {
         reset_on_close(&one);
         reset_on_close(&other);
     }
-    copied.map(|_| ())
+    copied
 }

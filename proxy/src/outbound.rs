@@ -48,8 +48,13 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    pub(crate) fn key(&self) -> MeshKey {
-        MeshKey { expected: self.id.clone(), network: self.network.clone(), address: self.address }
+    pub(crate) fn key(&self, own: &SpiffeId) -> MeshKey {
+        MeshKey {
+            own: own.clone(),
+            expected: self.identities.clone(),
+            network: self.network.clone(),
+            address: self.address,
+        }
     }
 
     /// The facts of an exchange with it.

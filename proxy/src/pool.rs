@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use signet_policy::Refusal;
 use tokio::sync::Notify;
 
 use crate::body::{Body, Hold};
@@ -59,7 +60,7 @@ struct State<K, C> {
     http1: HashMap<K, Vec<Idle<C>>>,
     http1_total: usize,
     http2: HashMap<K, Vec<Shared<C>>>,
-    dialing: HashMap<K, Rc<Notify>>,
+    dialing: HashMap<K, Rc<Attempt>>,
 }
 
 struct Idle<C> {
@@ -121,13 +122,13 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
     }
 
     /// An HTTP/1.1 connection: the most recently used idle one, else a new one from `dial`.
-    pub(crate) async fn checkout_http1<E, F>(
+    pub(crate) async fn checkout_http1<F>(
         self: &Rc<Self>,
         key: &K,
         dial: impl FnOnce() -> F,
-    ) -> Result<Lease<K, C>, E>
+    ) -> Result<Lease<K, C>, Refusal>
     where
-        F: Future<Output = Result<Connection<C>, E>>,
+        F: Future<Output = Result<Connection<C>, Refusal>>,
     {
         if let Some(connection) = self.take_idle(key) {
             return Ok(self.lease(key, connection, true, None));
@@ -136,29 +137,49 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
     }
 
     /// A place on an HTTP/2 connection: an open one with room, else a new one from `dial`. Callers
-    /// of one key wait for the one that dials.
-    pub(crate) async fn checkout_http2<E, F>(
+    /// of one key wait for the one that dials, and share its failure.
+    pub(crate) async fn checkout_http2<F>(
         self: &Rc<Self>,
         key: &K,
         dial: impl FnOnce() -> F,
-    ) -> Result<Lease<K, C>, E>
+    ) -> Result<Lease<K, C>, Refusal>
     where
-        F: Future<Output = Result<Connection<C>, E>>,
+        F: Future<Output = Result<Connection<C>, Refusal>>,
     {
         loop {
             if let Some(lease) = self.share(key) {
                 return Ok(lease);
             }
             let waiting = self.state.borrow().dialing.get(key).cloned();
-            let Some(notify) = waiting else { break };
-            notify.notified().await;
+            let Some(attempt) = waiting else { break };
+            attempt.done.notified().await;
+            if let Some(refusal) = attempt.failed.get() {
+                return Err(refusal);
+            }
         }
         let dialing = Dialing::begin(self, key);
-        let connection = dial().await?;
+        let connection = dial().await.inspect_err(|refusal| dialing.attempt.failed.set(Some(*refusal)))?;
         self.insert_shared(key, &connection);
         drop(dialing);
         // The new connection was inserted with room for at least this request.
         Ok(self.share(key).unwrap_or_else(|| self.lease(key, connection, false, None)))
+    }
+
+    /// Lets no further request start on connections that fail `keep`: trust has changed.
+    pub(crate) fn retain(&self, keep: impl Fn(&C) -> bool) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut left = 0;
+        state.http1.retain(|_, idle| {
+            idle.retain(|c| keep(&c.context));
+            left += idle.len();
+            !idle.is_empty()
+        });
+        state.http1_total = left;
+        state.http2.retain(|_, shared| {
+            shared.retain(|c| keep(&c.context));
+            !shared.is_empty()
+        });
     }
 
     /// Closes what was idle too long or may not be used any more. To be called about once a second.
@@ -265,24 +286,32 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
     }
 }
 
+/// One attempt to open a shared connection, and what those who wait for it are told.
+#[derive(Default)]
+struct Attempt {
+    done: Notify,
+    failed: Cell<Option<Refusal>>,
+}
+
 /// Marks a key as being dialled; dropping it, by success, failure or cancellation, wakes the others.
 struct Dialing<'a, K: Eq + Hash + Clone, C> {
     pool: &'a Pool<K, C>,
     key: K,
+    attempt: Rc<Attempt>,
 }
 
 impl<'a, K: Eq + Hash + Clone, C> Dialing<'a, K, C> {
     fn begin(pool: &'a Pool<K, C>, key: &K) -> Self {
-        pool.state.borrow_mut().dialing.insert(key.clone(), Rc::new(Notify::new()));
-        Self { pool, key: key.clone() }
+        let attempt = Rc::<Attempt>::default();
+        pool.state.borrow_mut().dialing.insert(key.clone(), Rc::clone(&attempt));
+        Self { pool, key: key.clone(), attempt }
     }
 }
 
 impl<K: Eq + Hash + Clone, C> Drop for Dialing<'_, K, C> {
     fn drop(&mut self) {
-        if let Some(notify) = self.pool.state.borrow_mut().dialing.remove(&self.key) {
-            notify.notify_waiters();
-        }
+        self.pool.state.borrow_mut().dialing.remove(&self.key);
+        self.attempt.done.notify_waiters();
     }
 }
 

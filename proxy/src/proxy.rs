@@ -25,6 +25,7 @@ use crate::capture::{self, CaptureError, Rules};
 use crate::config::Config;
 use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
 use crate::habit::Observation;
+use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Shared, Worker};
 use crate::{guard, inbound, listen, outbound, sockets};
@@ -230,11 +231,14 @@ async fn work(
     let worker = Worker::new(shared, index, drain.clone());
     let sweeping = Rc::clone(&worker);
     tokio::task::spawn_local(async move { sweeping.sweep().await });
+    let following = Rc::clone(&worker);
+    tokio::task::spawn_local(async move { following.follow_trust().await });
     for listener in listeners.outbound {
         // The application's last calls still go out while it drains.
         let listener = TcpListener::from_std(listener)?;
         tokio::task::spawn_local(listen::accept(
             Rc::clone(&worker),
+            Direction::Outbound,
             listener,
             outbound::serve,
             std::future::pending(),
@@ -244,7 +248,7 @@ async fn work(
     let draining = async move {
         let _ = drain.wait_for(|draining| *draining).await;
     };
-    listen::accept(Rc::clone(&worker), inbound, inbound::serve, draining).await;
+    listen::accept(Rc::clone(&worker), Direction::Inbound, inbound, inbound::serve, draining).await;
     worker.mesh.clear();
     worker.apps.clear();
     let finished = async {

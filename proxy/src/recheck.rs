@@ -8,27 +8,33 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
 use crate::authorize::Grant;
+use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
 /// Watches for changes on behalf of one open exchange.
 pub(crate) struct Recheck {
     worker: Rc<Worker>,
-    grant: Grant,
+    stands: Box<dyn Fn(&Snapshot) -> bool>,
     changes: WatchStream<u64>,
 }
 
 impl Recheck {
     /// Starts to watch over what `grant` allowed.
     pub(crate) fn new(worker: &Rc<Worker>, grant: Grant) -> Self {
+        Self::by(worker, move |snapshot| grant.stands(snapshot))
+    }
+
+    /// Starts to watch over something else than a grant.
+    pub(crate) fn by(worker: &Rc<Worker>, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
         let changes = WatchStream::from_changes(worker.shared.changes.clone());
-        Self { worker: Rc::clone(worker), grant, changes }
+        Self { worker: Rc::clone(worker), stands: Box::new(stands), changes }
     }
 
     /// Whether the exchange may go on; wakes the task when that has to be asked again.
     pub(crate) fn poll_permitted(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             match Pin::new(&mut self.changes).poll_next(cx) {
-                Poll::Ready(Some(_)) if self.grant.stands(&self.worker.shared.snapshot()) => {}
+                Poll::Ready(Some(_)) if (self.stands)(&self.worker.shared.snapshot()) => {}
                 Poll::Ready(Some(_)) => return false,
                 // The control thread ends only with the process.
                 Poll::Ready(None) | Poll::Pending => return true,

@@ -12,9 +12,8 @@ use signet_signature::{RequestView, ResponseView, SignError, SignedHead, parse_s
 use crate::body::{Body, Payload, SignedBody};
 use crate::channel::{Channel, encode_chain};
 use crate::clock;
-use crate::headers::{self, CLIENT_CERT, CONTENT_DIGEST, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID};
+use crate::headers::{self, CONTENT_DIGEST, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID};
 use crate::problem;
-use crate::recheck::Recheck;
 use crate::snapshot::Credentials;
 use crate::telemetry::metrics::Metrics;
 
@@ -44,9 +43,9 @@ impl SentRequest {
 /// Prepares an application's head for the mesh: what belongs to the hop or to the mesh goes, and
 /// the payload is bound to what will be signed.
 pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload) -> Result<(), Refusal> {
+    headers::check_framing(headers)?;
     headers::strip_hop(headers);
-    headers::strip_mesh(headers);
-    headers.remove(CLIENT_CERT);
+    headers::strip_protected(headers);
     if headers::has_records(headers) {
         return Err(Refusal::MalformedMessage);
     }
@@ -92,15 +91,15 @@ pub(crate) fn request(
         signer: credentials.signing.fingerprint,
     };
     let mut request = Request::from_parts(parts, Body::empty());
-    // Without it, hyper takes a GET for one that has no body. Framing is the hop's own and is not signed.
+    // Framing is the hop's own and is not signed.
     if matches!(payload, Payload::Stream { .. }) && request.version() == http::Version::HTTP_11 {
-        request.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        headers::frame_as_chunked(request.headers_mut());
     }
     signed.append_to(request.headers_mut());
     if channel.must_introduce(sent.signer) {
         introduce(request.headers_mut(), credentials);
     }
-    *request.body_mut() = body(credentials, Direction::ClientToServer, &signed, payload, None);
+    *request.body_mut() = body(credentials, Direction::ClientToServer, &signed, payload);
     Ok((request, sent))
 }
 
@@ -112,7 +111,6 @@ pub(crate) fn response(
     received: &SentRequest,
     parts: response::Parts,
     payload: Payload,
-    recheck: Option<Recheck>,
 ) -> Result<Response<Body>, Refusal> {
     let view = ResponseView {
         status: parts.status.as_u16(),
@@ -130,7 +128,7 @@ pub(crate) fn response(
     if channel.answer_introduces(credentials.signing.fingerprint, &received.headers) {
         introduce(response.headers_mut(), credentials);
     }
-    *response.body_mut() = body(credentials, Direction::ServerToClient, &signed, payload, recheck);
+    *response.body_mut() = body(credentials, Direction::ServerToClient, &signed, payload);
     Ok(response)
 }
 
@@ -158,7 +156,7 @@ pub(crate) fn refusal(
     if let Ok(id) = HeaderValue::from_str(request_id) {
         parts.headers.insert(MESH_REQUEST_ID, id);
     }
-    response(credentials, channel, metrics, &received, parts, payload, None).unwrap_or_else(|_| plain())
+    response(credentials, channel, metrics, &received, parts, payload).unwrap_or_else(|_| plain())
 }
 
 /// The nonce of a request that was not, or not yet, verified.
@@ -168,18 +166,12 @@ pub(crate) fn claimed_nonce(headers: &HeaderMap) -> String {
     ours.and_then(|signature| signature.params().nonce()).unwrap_or_default().to_owned()
 }
 
-fn body(
-    credentials: &Credentials,
-    direction: Direction,
-    signed: &SignedHead,
-    payload: Payload,
-    recheck: Option<Recheck>,
-) -> Body {
+fn body(credentials: &Credentials, direction: Direction, signed: &SignedHead, payload: Payload) -> Body {
     match payload {
         Payload::Whole(bytes) => Body::whole(bytes),
         Payload::Stream { source, length } => {
             let signer = credentials.signer.clone();
-            SignedBody::new(source, length, signer, direction, &signed.base, recheck).into()
+            SignedBody::new(source, length, signer, direction, &signed.base).into()
         }
     }
 }

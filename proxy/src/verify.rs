@@ -13,8 +13,7 @@ use signet_signature::{
 use crate::body::{Body, BodyError, VerifiedBody, read_whole};
 use crate::channel::Channel;
 use crate::clock;
-use crate::headers::{self, CLIENT_CERT};
-use crate::recheck::Recheck;
+use crate::headers;
 use crate::sign::SentRequest;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
@@ -46,6 +45,7 @@ pub(crate) async fn request(
     body: Incoming,
 ) -> Result<Verified<Request<Body>>, Refusal> {
     let now = SystemTime::now();
+    headers::check_framing(&parts.headers)?;
     channel.learn(&received.headers, snapshot, now)?;
     let mut key = None;
     let head = verify_request(
@@ -73,9 +73,9 @@ pub(crate) async fn response(
     sent: &SentRequest,
     mut parts: response::Parts,
     body: Incoming,
-    recheck: Recheck,
 ) -> Result<Verified<Response<Body>>, Refusal> {
     let now = SystemTime::now();
+    headers::check_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
     channel.learn(&parts.headers, snapshot, now)?;
     let view = ResponseView {
         status: parts.status.as_u16(),
@@ -100,8 +100,7 @@ pub(crate) async fn response(
     channel.confirm(sent.signer);
     let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
         .await
-        .map_err(|_| Refusal::ResponseUnverified)?
-        .rechecked(recheck);
+        .map_err(|_| Refusal::ResponseUnverified)?;
     clean(&mut parts.headers);
     Ok(Verified(Response::from_parts(parts, body)))
 }
@@ -128,8 +127,8 @@ async fn payload(
             let key = key.ok_or(Refusal::SignatureUnknownKey)?;
             let reader = RecordReader::body(direction, &head.base, &key.public_key)
                 .map_err(|_| Refusal::RecordMalformed)?;
-            let length = headers::remove_records(headers);
-            Ok(VerifiedBody::new(body, reader, length, None).into())
+            let length = headers::remove_records(headers)?;
+            Ok(VerifiedBody::new(body, reader, length).into())
         }
         // A direct hop has no intermediary that would need a tail.
         BodyBinding::Tail => Err(Refusal::SignatureMalformed),
@@ -140,8 +139,7 @@ async fn payload(
 fn clean(headers: &mut HeaderMap) {
     headers::strip_hop(headers);
     headers::restore_digest(headers);
-    headers::strip_mesh(headers);
-    headers.remove(CLIENT_CERT);
+    headers::strip_protected(headers);
     signet_signature::strip(headers);
 }
 

@@ -20,7 +20,8 @@ use crate::config::Config;
 use crate::guard::Canary;
 use crate::habit::Habits;
 use crate::http_server::Version;
-use crate::limits::Limits;
+use crate::limits::{Connections, Limits, Strangers};
+use crate::own::OwnAddresses;
 use crate::pool::Pool;
 use crate::ring::{Direction, Record, Ring, clip};
 use crate::snapshot::{Credentials, Snapshot};
@@ -77,7 +78,9 @@ impl Shared {
 /// The boundary within which mesh connections are shared; compared in full.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct MeshKey {
-    pub(crate) expected: SpiffeId,
+    pub(crate) own: SpiffeId,
+    /// Everybody who may answer.
+    pub(crate) expected: Vec<SpiffeId>,
     pub(crate) network: String,
     pub(crate) address: SocketAddr,
 }
@@ -98,7 +101,10 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// True from SIGTERM on.
     pub(crate) drain: watch::Receiver<bool>,
-    open: Rc<Cell<usize>>,
+    pub(crate) inbound: Connections,
+    pub(crate) outbound: Connections,
+    pub(crate) strangers: Strangers,
+    pub(crate) own: OwnAddresses,
     index: usize,
     requests: Cell<u64>,
     /// Tells request ids of this process from those of the one before it.
@@ -114,7 +120,10 @@ impl Worker {
             habits: RefCell::default(),
             limits: Limits::default(),
             drain,
-            open: Rc::default(),
+            inbound: Connections::default(),
+            outbound: Connections::default(),
+            strangers: Strangers::default(),
+            own: OwnAddresses::default(),
             index,
             requests: Cell::new(0),
             epoch: (clock::unix_ms() >> 4) as u32,
@@ -128,16 +137,26 @@ impl Worker {
         format!("{:08x}{:02x}{number:010x}", self.epoch, self.index & 0xff)
     }
 
-    /// Connections that are being served.
-    pub(crate) fn open_connections(&self) -> usize {
-        self.open.get()
+    /// The connections of one direction.
+    pub(crate) fn connections(&self, direction: Direction) -> &Connections {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
     }
 
-    /// Counts a connection until the guard is dropped.
-    pub(crate) fn open_connection(&self) -> OpenConnection {
-        self.open.set(self.open.get() + 1);
-        self.shared.metrics.open_connections.inc();
-        OpenConnection { open: Rc::clone(&self.open), shared: Arc::clone(&self.shared) }
+    /// Connections that are being served.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.inbound.open() + self.outbound.open()
+    }
+
+    /// Lets go of peers that are no longer trusted, at every change.
+    pub(crate) async fn follow_trust(&self) {
+        let mut changes = self.shared.changes.clone();
+        while changes.changed().await.is_ok() {
+            let snapshot = self.shared.snapshots.load_full();
+            self.mesh.retain(|channel| channel.check_trust(&snapshot).is_ok());
+        }
     }
 
     /// Closes idle connections, forever.
@@ -207,19 +226,6 @@ impl Worker {
                 );
             }
         }
-    }
-}
-
-/// A connection that counts as open.
-pub(crate) struct OpenConnection {
-    open: Rc<Cell<usize>>,
-    shared: Arc<Shared>,
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.open.set(self.open.get() - 1);
-        self.shared.metrics.open_connections.dec();
     }
 }
 

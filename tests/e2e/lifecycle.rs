@@ -1,3 +1,57 @@
+//! What goes on when parts of the mesh start, stop, fail, and when certificates end.
+
 use signet_cli::lab::runner::Test;
 
-pub(crate) const TESTS: &[Test] = &[];
+mod check;
+mod outage;
+mod pressure;
+mod rotation;
+mod shutdown;
+mod state;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "certificates_rotate_under_load_and_no_call_or_stream_breaks",
+        rotation::certificates_rotate_under_load_and_no_call_or_stream_breaks,
+    ),
+    (
+        "traffic_and_restarts_go_on_without_a_control_plane",
+        outage::traffic_and_restarts_go_on_without_a_control_plane,
+    ),
+    (
+        "sidecar_with_neither_state_nor_control_plane_lets_nothing_through",
+        outage::sidecar_with_neither_state_nor_control_plane_lets_nothing_through,
+    ),
+    (
+        "control_plane_killed_after_each_acknowledgement_loses_nothing",
+        outage::control_plane_killed_after_each_acknowledgement_loses_nothing,
+    ),
+    (
+        "policy_applied_behind_a_cut_link_arrives_when_it_heals",
+        outage::policy_applied_behind_a_cut_link_arrives_when_it_heals,
+    ),
+    (
+        "terminated_sidecar_finishes_what_is_in_flight_and_takes_nothing_new",
+        shutdown::terminated_sidecar_finishes_what_is_in_flight_and_takes_nothing_new,
+    ),
+    (
+        "killed_sidecar_leaks_nothing_and_serves_again_when_restarted",
+        shutdown::killed_sidecar_leaks_nothing_and_serves_again_when_restarted,
+    ),
+    (
+        "saved_policy_that_was_tampered_with_is_not_used",
+        state::saved_policy_that_was_tampered_with_is_not_used,
+    ),
+    (
+        "policy_rolled_back_with_the_control_plane_is_refused",
+        state::policy_rolled_back_with_the_control_plane_is_refused,
+    ),
+    (
+        "sidecar_out_of_file_descriptors_survives_and_recovers",
+        pressure::sidecar_out_of_file_descriptors_survives_and_recovers,
+    ),
+    (
+        "check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired",
+        check::check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired,
+    ),
+];

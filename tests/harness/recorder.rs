@@ -24,7 +24,7 @@ pub struct Connection {
 }
 
 /// The app; it listens until the test ends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Recorder {
     connections: Arc<Mutex<Vec<Connection>>>,
 }

@@ -146,9 +146,11 @@ impl Rules {
         if found > MAX_EXCEPTIONS { Err(CaptureError::TooManyExceptions { found }) } else { Ok(()) }
     }
 
-    /// Ports of this machine whose connections reach their listener directly.
+    /// Ports of this machine whose connections reach their listener directly. The outbound port is
+    /// not among them: the proxy listens there on loopback alone, so an application could take it on
+    /// another address and be reached in clear.
     pub(super) fn direct_ports(&self) -> impl Iterator<Item = u16> {
-        [self.outbound_port, self.inbound_port].into_iter().chain(self.excluded_inbound_ports.iter().copied())
+        std::iter::once(self.inbound_port).chain(self.excluded_inbound_ports.iter().copied())
     }
 
     fn exempt_match(&self) -> Vec<Expression> {

@@ -24,7 +24,7 @@ pub(crate) async fn connect(worker: &Worker, address: SocketAddr) -> Result<TcpS
 
 /// A new connection to the application.
 pub(crate) async fn dial(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Refusal> {
-    if address.ip().is_loopback() {
+    if address.ip().is_loopback() || !worker.own.contains(address.ip()) {
         return Err(Refusal::LoopDetected);
     }
     sockets::dial(address, worker.shared.config.exempt).await.map_err(|error| {

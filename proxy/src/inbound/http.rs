@@ -12,7 +12,7 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, Hold, Payload};
 use crate::channel::Channel;
-use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID};
+use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
@@ -91,15 +91,17 @@ impl Callee {
         let snapshot = worker.shared.snapshots.load_full();
         let (parts, body) = request.into_parts();
         let received = trail.received.insert(self.as_claimed(&parts));
-        let _slot = worker.limits.enter(self.channel.peer.id())?;
+        let slot = worker.limits.enter(self.channel.peer.id())?;
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
         let metrics = &worker.shared.metrics;
         let verified = verify::request(&self.channel, &snapshot, metrics, received, parts, body).await?;
         let permit = grant.decide(&snapshot)?;
-        let (permit, response, hold) = self.forward(permit, verified).await?;
-        let response = self.sign(received, grant, response).await?.map(|body| body.holding(hold));
+        let (permit, response, hold) = self.forward(permit, verified, &grant).await?;
+        let response = self.sign(received, grant, response).await?;
+        // The peer's place and the stream's last as long as the response body.
+        let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
         metrics.requests.inc(Direction::Inbound);
         Ok((response, permit))
     }
@@ -120,10 +122,15 @@ impl Callee {
         &self,
         permit: Permit,
         mut request: Verified<Request<Body>>,
+        grant: &Grant,
     ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
         identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
         let key = AppKey { address: self.reached.address, version: self.version };
-        let mut request = request.into_inner();
+        let mut request =
+            request.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
+        if self.version == Version::Http1 && !request.body().has_length() {
+            frame_as_chunked(request.headers_mut());
+        }
         for attempt in 0.. {
             let lease = app::checkout(&self.worker, key).await?;
             let reused = lease.reused;
@@ -155,9 +162,9 @@ impl Callee {
         let (mut parts, body) = response.into_parts();
         let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         sign::bind(&mut parts.headers, &payload)?;
-        let recheck = matches!(payload, Payload::Stream { .. }).then(|| Recheck::new(&self.worker, grant));
         let metrics = &self.worker.shared.metrics;
-        sign::response(&credentials, &self.channel, metrics, received, parts, payload, recheck)
+        let response = sign::response(&credentials, &self.channel, metrics, received, parts, payload)?;
+        Ok(response.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
     }
 
     fn refuse(&self, refusal: Refusal, received: Option<SentRequest>, request_id: &str) -> Response<Body> {

@@ -7,18 +7,20 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use signet_policy::{Permit, Refusal, SpeaksFirst};
+use signet_policy::{MtlsMode, Permit, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
 
 use super::{Reached, app, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
 use crate::detect::Protocol;
-use crate::headers::{self, CLIENT_CERT};
+use crate::headers;
 use crate::http_server::{self, Version};
+use crate::limits::Stranger;
 use crate::opaque;
 use crate::prefixed::Prefixed;
 use crate::problem;
+use crate::recheck::Recheck;
 use crate::ring::Direction;
 use crate::sockets::reset_on_close;
 use crate::target;
@@ -27,11 +29,18 @@ use crate::worker::{AppKey, Event, Worker};
 /// How long an application's greeting is held back for a caller that might still turn out to be a
 /// sidecar unknown to us: its ClientHello follows its handshake at once.
 const GREETING_HOLD: Duration = Duration::from_millis(50);
+/// How long a caller may stay silent where its own bytes are needed to go on.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long a caller that is known to have a sidecar may take for its ClientHello.
 const MESHED_HELLO: Duration = Duration::from_secs(10);
 
 /// Tells sidecars from other callers.
-pub(crate) async fn permissive(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
+pub(crate) async fn permissive(
+    worker: Rc<Worker>,
+    mut client: Prefixed,
+    reached: Reached,
+    stranger: Stranger,
+) {
     let snapshot = worker.shared.snapshot();
     let meshed = snapshot.is_meshed(reached.caller.ip());
     let server_first =
@@ -43,25 +52,25 @@ pub(crate) async fn permissive(worker: Rc<Worker>, mut client: Prefixed, reached
         (false, false) => GREETING_HOLD,
     };
     match tokio::time::timeout(patience, client.detect()).await {
-        Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached).await,
+        Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached, stranger).await,
         Ok(Ok(Some(Protocol::Http1))) => serve_http(worker, client, reached, Version::Http1).await,
         Ok(Ok(Some(Protocol::Http2))) => serve_http(worker, client, reached, Version::Http2).await,
         Ok(Ok(Some(Protocol::Opaque | Protocol::Tls) | None)) => carry(&worker, client, reached).await,
         Ok(Err(_)) => {}
         Err(_) if meshed => refuse(&worker, client.get_ref(), reached.caller, Refusal::PlaintextRefused),
-        Err(_) => undecided(worker, client, reached).await,
+        Err(_) => undecided(worker, client, reached, stranger).await,
     }
 }
 
 /// Nobody spoke in time: the application is dialled, and who speaks first decides.
-async fn undecided(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
+async fn undecided(worker: Rc<Worker>, mut client: Prefixed, reached: Reached, stranger: Stranger) {
     let grant = grant(&reached, Content::Opaque);
     if grant.decide(&worker.shared.snapshot()).is_err() {
         // Opaque bytes will not pass, but a slow HTTP client may.
-        return match client.detect().await {
-            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached).await,
-            Ok(Some(Protocol::Http1)) => serve_http(worker, client, reached, Version::Http1).await,
-            Ok(Some(Protocol::Http2)) => serve_http(worker, client, reached, Version::Http2).await,
+        return match tokio::time::timeout(SILENCE, client.detect()).await {
+            Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached, stranger).await,
+            Ok(Ok(Some(Protocol::Http1))) => serve_http(worker, client, reached, Version::Http1).await,
+            Ok(Ok(Some(Protocol::Http2))) => serve_http(worker, client, reached, Version::Http2).await,
             _ => carry(&worker, client, reached).await,
         };
     }
@@ -72,7 +81,7 @@ async fn undecided(worker: Rc<Worker>, mut client: Prefixed, reached: Reached) {
     tokio::select! {
         biased;
         detected = client.detect() => match detected {
-            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached).await,
+            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached, stranger).await,
             Ok(Some(Protocol::Http1)) => {
                 worker.shared.parked.put(reached.address, app);
                 serve_http(worker, client, reached, Version::Http1).await;
@@ -109,9 +118,17 @@ async fn copy(worker: &Rc<Worker>, client: Prefixed, app: TcpStream, reached: &R
     }
     worker.shared.metrics.plaintext.inc(Direction::Inbound);
     let (client, first): (TcpStream, BytesMut) = client.into_parts();
-    if let Err(error) = opaque::copy(client, first, app).await {
+    let recheck = still_permissive(worker, grant.clone());
+    if let Err(error) = opaque::copy(client, first, app, recheck).await {
         tracing::debug!(caller = %reached.caller, %error, "plaintext connection broke off");
     }
+}
+
+/// Plaintext goes on while the mode takes it and a rule allows it.
+fn still_permissive(worker: &Rc<Worker>, grant: Grant) -> Recheck {
+    Recheck::by(worker, move |snapshot| {
+        snapshot.index.mtls(&grant.destination) == MtlsMode::Permissive && grant.stands(snapshot)
+    })
 }
 
 async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, version: Version) {
@@ -153,16 +170,27 @@ async fn exchange(
     granted: &mut Option<Grant>,
 ) -> Result<(Response<Body>, Permit), Refusal> {
     let content = target::content(request.method(), request.uri(), request.headers())?;
-    let permit = granted.insert(grant(reached, content)).decide(&worker.shared.snapshot())?;
+    let grant = granted.insert(grant(reached, content)).clone();
+    let snapshot = worker.shared.snapshots.load_full();
+    if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
+        return Err(Refusal::PlaintextRefused);
+    }
+    let permit = grant.decide(&snapshot)?;
     // Nobody vouches for what an unmeshed caller says about itself.
+    headers::check_framing(request.headers())?;
     headers::strip_hop(request.headers_mut());
-    headers::strip_mesh(request.headers_mut());
-    request.headers_mut().remove(CLIENT_CERT);
+    headers::strip_protected(request.headers_mut());
+    let mut request =
+        request.map(|body| Body::plain(body).rechecked(|| still_permissive(worker, grant.clone())));
+    if version == Version::Http1 && !request.body().has_length() {
+        headers::frame_as_chunked(request.headers_mut());
+    }
     let lease = app::checkout(worker, AppKey { address: reached.address, version }).await?;
-    let sent = lease.send(request.map(Body::plain)).await;
+    let sent = lease.send(request).await;
     let (mut response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
     headers::strip_hop(response.headers_mut());
-    Ok((response.map(|body| Body::plain(body).holding(hold)), permit))
+    let recheck = || still_permissive(worker, grant.clone());
+    Ok((response.map(|body| Body::plain(body).holding(hold).rechecked(recheck)), permit))
 }
 
 fn grant(reached: &Reached, content: Content) -> Grant {

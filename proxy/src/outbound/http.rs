@@ -102,11 +102,13 @@ impl Caller {
         for attempt in 1..=ATTEMPTS {
             let lease = self.checkout().await?;
             let channel = Rc::clone(lease.context());
+            let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
             let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
             let metrics = &self.worker.shared.metrics;
             let (request, sent) =
                 sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
+            let request = request.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
             match lease.send(request).await {
                 Ok((response, hold)) => {
                     let response = self.deliver(response, &channel, &sent, grant).await?;
@@ -135,6 +137,20 @@ impl Caller {
         Ok(self.destination.grant(&self.own, content))
     }
 
+    /// The same exchange with the workload that really answers there: still trusted, and permitted.
+    fn judge_peer(&self, grant: &Grant, channel: &Rc<Channel>) -> Result<Grant, Refusal> {
+        let snapshot = self.worker.shared.snapshot();
+        let mut grant = grant.clone();
+        grant.channel = Some(Rc::clone(channel));
+        channel.check_trust(&snapshot)?;
+        if grant.destination != *channel.peer.id() {
+            grant.destination = channel.peer.id().clone();
+            // Permitted with the first identity of the entry; this is another of them.
+            let _permit = grant.decide(&snapshot)?;
+        }
+        Ok(grant)
+    }
+
     fn wire_version(&self) -> http::Version {
         match self.version {
             Version::Http1 => http::Version::HTTP_11,
@@ -143,7 +159,7 @@ impl Caller {
     }
 
     async fn checkout(&self) -> Result<Lease<MeshKey, Rc<Channel>>, Refusal> {
-        let key = self.destination.key();
+        let key = self.destination.key(&self.own);
         match self.version {
             Version::Http1 => self.worker.mesh.checkout_http1(&key, || self.dial(Alpn::Http1)).await,
             Version::Http2 => self.worker.mesh.checkout_http2(&key, || self.dial(Alpn::Http2)).await,
@@ -163,17 +179,14 @@ impl Caller {
         response: Response<Incoming>,
         channel: &Rc<Channel>,
         sent: &SentRequest,
-        grant: &Grant,
+        grant: Grant,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = response.into_parts();
         let metrics = &self.worker.shared.metrics;
-        let mut held = grant.clone();
-        held.channel = Some(Rc::clone(channel));
-        let recheck = Recheck::new(&self.worker, held);
         let snapshot = self.worker.shared.snapshots.load_full();
-        let verified = verify::response(channel, &snapshot, metrics, sent, parts, body, recheck).await?;
+        let verified = verify::response(channel, &snapshot, metrics, sent, parts, body).await?;
         metrics.requests.inc(Direction::Outbound);
-        Ok(verified.into_inner())
+        Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
     }
 }
 

@@ -60,7 +60,8 @@ impl Agents {
         let cloud = lab.host("cloud", HostPlan::numbered(1))?;
         let a = lab.host("agent-a", HostPlan::numbered(2))?;
         let b = lab.host("agent-b", HostPlan::numbered(3))?;
-        let mut agents = Self { lab, cloud, a, b, containers: BTreeMap::new(), apps: BTreeMap::new(), _loopback: None };
+        let mut agents =
+            Self { lab, cloud, a, b, containers: BTreeMap::new(), apps: BTreeMap::new(), _loopback: None };
         for (host, places) in [(&agents.a, &AGENT_A[..]), (&agents.b, &AGENT_B[..])] {
             for place in places {
                 let container = host.container(place.workload)?;
@@ -100,9 +101,11 @@ impl Agents {
 
     /// No app may do anything beyond its own files and sockets.
     pub(super) fn powerless(&self) -> Result<Outcome, MeshError> {
-        let able: Vec<&str> = self.apps.iter().filter(|(_, app)| !is_powerless(app.id())).map(|(name, _)| *name).collect();
+        let able: Vec<&str> =
+            self.apps.iter().filter(|(_, app)| !is_powerless(app.id())).map(|(name, _)| *name).collect();
         let apps = self.apps.len() as f64;
-        Ok(Outcome::holds(apps, "apps").only_if(able.is_empty(), || format!("these have some: {}", able.join(", "))))
+        Ok(Outcome::holds(apps, "apps")
+            .only_if(able.is_empty(), || format!("these have some: {}", able.join(", "))))
     }
 
     /// Watches what agent A sends and receives between the machines.
@@ -119,6 +122,7 @@ impl Agents {
 /// Whether every capability set of a process is empty, the one that bounds what it may gain included.
 fn is_powerless(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let sets: Vec<&str> = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_whitespace().nth(1)).collect();
+    let sets: Vec<&str> =
+        status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_whitespace().nth(1)).collect();
     !sets.is_empty() && sets.iter().all(|set| set.bytes().all(|digit| digit == b'0'))
 }

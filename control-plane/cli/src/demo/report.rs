@@ -43,6 +43,11 @@ impl Outcome {
         Self { figure, unit, wrong: None }
     }
 
+    /// Whether it holds.
+    pub(super) fn is_ok(&self) -> bool {
+        self.wrong.is_none()
+    }
+
     /// The outcome, unless `holds` is false: then the text says what was found instead.
     pub(super) fn only_if(mut self, holds: bool, found: impl FnOnce() -> String) -> Self {
         if !holds && self.wrong.is_none() {
@@ -75,16 +80,20 @@ impl Report {
     /// Makes a check and shows its line. An error is a check that failed.
     pub(super) fn check<E: Error>(&mut self, name: &str, check: impl FnOnce() -> Result<Outcome, E>) {
         let found = match check() {
-            Ok(Outcome { figure, unit, wrong }) => Check {
+            Ok(outcome) => Check {
                 name: name.into(),
-                ok: wrong.is_none(),
-                figure: Some((figure * 1000.0).round() / 1000.0),
-                unit,
-                detail: wrong,
+                ok: outcome.is_ok(),
+                figure: Some((outcome.figure * 1000.0).round() / 1000.0),
+                unit: outcome.unit,
+                detail: outcome.wrong,
             },
-            Err(error) => {
-                Check { name: name.into(), ok: false, figure: None, unit: "", detail: Some(with_causes(&error)) }
-            }
+            Err(error) => Check {
+                name: name.into(),
+                ok: false,
+                figure: None,
+                unit: "",
+                detail: Some(with_causes(&error)),
+            },
         };
         self.show(&found);
         self.checks.push(found);
@@ -150,7 +159,10 @@ mod tests {
         assert!(!report.all_hold());
         assert_eq!(report.count(), (1, 3));
         let json = serde_json::to_value(&report).unwrap();
-        assert_eq!(json["checks"][0], serde_json::json!({"name": "first", "ok": true, "figure": 3.0, "unit": "calls"}));
+        assert_eq!(
+            json["checks"][0],
+            serde_json::json!({"name": "first", "ok": true, "figure": 3.0, "unit": "calls"})
+        );
         assert_eq!(json["checks"][1]["detail"], "found something else");
         assert_eq!(json["checks"][2]["figure"], serde_json::Value::Null);
     }

@@ -23,7 +23,9 @@ pub(crate) fn run(report_file: Option<&Path>, stay: bool, format: Format) -> Res
     text_or_json(format)?;
     // Found out now, not after the story.
     let mut file = match report_file {
-        Some(path) => Some(fs::File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?),
+        Some(path) => Some(
+            fs::File::create(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?,
+        ),
         None => None,
     };
     let mut report = Report::new(format == Format::Text);
@@ -58,7 +60,9 @@ pub(crate) fn run(report_file: Option<&Path>, stay: bool, format: Format) -> Res
 fn write(file: Option<&mut fs::File>, report: &Report) -> Result<(), Failure> {
     let Some(file) = file else { return Ok(()) };
     let written = serde_json::to_writer_pretty(&mut *file, report).map_err(io::Error::from);
-    written.and_then(|()| file.write_all(b"\n")).map_err(|error| Failure::Internal(format!("the report: {error}")))
+    written
+        .and_then(|()| file.write_all(b"\n"))
+        .map_err(|error| Failure::Internal(format!("the report: {error}")))
 }
 
 /// Ctrl-C and its like end this process, and with it every other one of the demonstration.
@@ -66,7 +70,8 @@ fn end_when_told_to() -> Result<(), Failure> {
     let internal = |error: io::Error| Failure::Internal(format!("signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     let wait = async || -> io::Result<()> {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let mut hangup = signal(SignalKind::hangup())?;
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
         Ok(())
@@ -95,6 +100,8 @@ fn show_what_to_try(report: &Report, stage: &Stage) {
     report.say("A call from inside agent B's container, whose sidecar makes it mTLS and signed:");
     report.say(format_args!("  {inside} curl -i http://{}/api", stage.agents.published(8201)));
     report.say(format_args!("  {inside} curl -i http://{}/secret", stage.agents.published(8201)));
+    report.say("The second is refused; by the request_id it answers with:");
+    report.say(format_args!("  {signet} explain REQUEST_ID {socket}"));
     report.say("The counters of that sidecar, and the state of the other one:");
     report.say(format_args!("  {inside} curl http://127.0.0.1:15020/metrics"));
     report.say(format_args!("  curl --unix-socket {} http://sidecar/state", sidecar.display()));

@@ -42,7 +42,9 @@ fn tell_all(report: &mut Report) -> Result<Stage, CheckError> {
     let tap = agents.tap(&CANARIES)?;
     let plain = CALLS.iter().map(|call| call.make(&agents)).collect::<Result<Vec<_>, _>>()?;
     report.check("every app answers its client", || Ok::<_, MeshError>(calls::answered(&plain)));
-    report.check("a packet tap between the agents reads along", || Ok::<_, CheckError>(wire::reads_everything(&tap.report()?)));
+    report.check("a packet tap between the agents reads along", || {
+        Ok::<_, CheckError>(wire::reads_everything(&tap.report()?))
+    });
     drop(tap);
 
     report.heading("The same apps and clients, with a sidecar beside each");
@@ -60,15 +62,24 @@ fn tell_all(report: &mut Report) -> Result<Stage, CheckError> {
     let mut meshed = Vec::new();
     for (call, plain) in CALLS.iter().zip(&plain) {
         let transcript = call.make(&stage.agents)?;
-        report.check(&format!("{}: as without", call.name), || Ok::<_, MeshError>(calls::same(plain, &transcript)));
+        report.check(&format!("{}: as without", call.name), || {
+            Ok::<_, MeshError>(calls::same(plain, &transcript))
+        });
         meshed.push(transcript);
     }
-    report.check("every message was signed by its sender and verified", || calls::signed(before, &meshed, || stage.tally()));
+    report.check("every message was signed by its sender and verified", || {
+        calls::signed(before, &meshed, || stage.tally())
+    });
     report.check("the packet tap reads nothing", || Ok::<_, CheckError>(wire::reads_nothing(&tap.report()?)));
-    report.check("nothing between the agents is in clear", || Ok::<_, CheckError>(wire::is_all_tls(&tap.report()?)));
+    report.check("nothing between the agents is in clear", || {
+        Ok::<_, CheckError>(wire::is_all_tls(&tap.report()?))
+    });
     drop(tap);
-    report.check("the first event of a stream is not held back", || Ok::<_, MeshError>(calls::first_event(&plain, &meshed)));
-    report.check("a server that speaks first waits for no timeout", || calls::greeting(&stage.agents, &plain));
+    report.check("the first event of a stream is not held back", || {
+        Ok::<_, MeshError>(calls::first_event(&plain, &meshed))
+    });
+    report
+        .check("a server that speaks first waits for no timeout", || calls::greeting(&stage.agents, &plain));
 
     forgery::tell(report, &stage)?;
     policy::tell(report, &stage);
@@ -78,7 +89,9 @@ fn tell_all(report: &mut Report) -> Result<Stage, CheckError> {
 }
 
 fn start_sidecars(agents: &Agents, mesh: &Mesh) -> Result<BTreeMap<&'static str, Sidecar>, MeshError> {
-    let begin = |workload| Ok((workload, mesh.begin_sidecar(agents.container(workload), workload, Setup::default())?));
+    let begin = |workload| {
+        Ok((workload, mesh.begin_sidecar(agents.container(workload), workload, Setup::default())?))
+    };
     let sidecars = agents.workloads().map(begin).collect::<Result<BTreeMap<_, _>, MeshError>>()?;
     for sidecar in sidecars.values() {
         sidecar.wait_until_ready()?;

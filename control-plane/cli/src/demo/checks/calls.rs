@@ -33,18 +33,44 @@ pub(in crate::demo) enum To {
 /// Every app in its own way.
 pub(in crate::demo) const CALLS: [Call; 8] = [
     Call { name: "REST between agents, IPv4", from: "b-lm-um", client: &["rest"], to: To::Published(8201) },
-    Call { name: "REST between agents, IPv6", from: "b-lm-um", client: &["rest"], to: To::PublishedIpv6(8201) },
-    Call { name: "REST inside agent A", from: "a-lm-um", client: &["rest"], to: To::Container("a-cimi", 8201) },
+    Call {
+        name: "REST between agents, IPv6",
+        from: "b-lm-um",
+        client: &["rest"],
+        to: To::PublishedIpv6(8201),
+    },
+    Call {
+        name: "REST inside agent A",
+        from: "a-lm-um",
+        client: &["rest"],
+        to: To::Container("a-cimi", 8201),
+    },
     Call { name: "GET with a body", from: "b-lm-um", client: &["get-with-body"], to: To::Published(6472) },
     Call { name: "gRPC", from: "b-lm-um", client: &["grpc"], to: To::Published(1034) },
     Call { name: "lines of text, half-close", from: "b-lm-um", client: &["line"], to: To::Published(46080) },
-    Call { name: "a server that speaks first", from: "b-lm-um", client: &["greeter"], to: To::Published(3306) },
-    Call { name: "an event stream", from: "b-lm-um", client: &["sse", "--events", "5", "--every", "50"], to: To::Published(8000) },
+    Call {
+        name: "a server that speaks first",
+        from: "b-lm-um",
+        client: &["greeter"],
+        to: To::Published(3306),
+    },
+    Call {
+        name: "an event stream",
+        from: "b-lm-um",
+        client: &["sse", "--events", "5", "--every", "50"],
+        to: To::Published(8000),
+    },
 ];
 
 /// Words of those calls, from both sides and every kind of app, that pass the wire in clear without the mesh.
-pub(in crate::demo) const CANARIES: [&[u8]; 6] =
-    [b"cloud-entry-point", b"pump-7", b"X-CIMI-Request-ID", b"X-DataClay-Object", b"220 greeter ready", b"event: reading"];
+pub(in crate::demo) const CANARIES: [&[u8]; 6] = [
+    b"cloud-entry-point",
+    b"pump-7",
+    b"X-CIMI-Request-ID",
+    b"X-DataClay-Object",
+    b"220 greeter ready",
+    b"event: reading",
+];
 
 impl Call {
     pub(in crate::demo) fn address(&self, agents: &Agents) -> std::net::SocketAddr {
@@ -59,7 +85,8 @@ impl Call {
     pub(in crate::demo) fn make(&self, agents: &Agents) -> Result<Transcript, MeshError> {
         let address = self.address(agents).to_string();
         let (name, options) = self.client.split_first().unwrap_or((&"rest", &[]));
-        let arguments: Vec<&str> = [*name, "--to", &address].into_iter().chain(options.iter().copied()).collect();
+        let arguments: Vec<&str> =
+            [*name, "--to", &address].into_iter().chain(options.iter().copied()).collect();
         call(agents.container(self.from).namespace(), &arguments)
     }
 }
@@ -83,7 +110,7 @@ pub(in crate::demo) fn same(plain: &Transcript, meshed: &Transcript) -> Outcome 
 }
 
 /// What the sidecars have counted together.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::demo) struct Tally {
     pub(in crate::demo) made: f64,
     pub(in crate::demo) verified: f64,
@@ -97,7 +124,8 @@ pub(in crate::demo) struct Tally {
 impl Tally {
     pub(in crate::demo) fn of<'a>(sidecars: impl Iterator<Item = &'a Sidecar>) -> Result<Self, MeshError> {
         let metrics = sidecars.map(Sidecar::metrics).collect::<Result<Vec<Metrics>, _>>()?;
-        let sum = |metric: &str, labels: &[&str]| metrics.iter().map(|metrics| metrics.sum(metric, labels)).sum();
+        let sum =
+            |metric: &str, labels: &[&str]| metrics.iter().map(|metrics| metrics.sum(metric, labels)).sum();
         let (inbound, outbound) = (&["direction=\"inbound\""][..], &["direction=\"outbound\""][..]);
         Ok(Self {
             made: sum("signet_signatures_total", &[]),
@@ -130,8 +158,10 @@ pub(in crate::demo) fn signed(
     transcripts: &[Transcript],
     tally: impl Fn() -> Result<Tally, MeshError>,
 ) -> Result<Outcome, MeshError> {
-    let is_http = |transcript: &&Transcript| transcript.exchanges.iter().any(|exchange| exchange.status.is_some());
-    let http = transcripts.iter().filter(is_http).map(|transcript| transcript.exchanges.len()).sum::<usize>() as f64;
+    let is_http =
+        |transcript: &&Transcript| transcript.exchanges.iter().any(|exchange| exchange.status.is_some());
+    let http =
+        transcripts.iter().filter(is_http).map(|transcript| transcript.exchanges.len()).sum::<usize>() as f64;
     let opaque = transcripts.iter().filter(|transcript| !is_http(transcript)).count() as f64;
     let expected = Tally {
         made: 2.0 * http,
@@ -166,12 +196,15 @@ const GREETINGS: usize = 5;
 /// The first event of a stream is not held back.
 pub(in crate::demo) fn first_event(plain: &[Transcript], meshed: &[Transcript]) -> Outcome {
     let first = |transcripts: &[Transcript]| {
-        let events = transcripts.iter().filter(|transcript| transcript.client == "sse").flat_map(|t| &t.exchanges);
+        let events =
+            transcripts.iter().filter(|transcript| transcript.client == "sse").flat_map(|t| &t.exchanges);
         events.filter_map(|exchange| exchange.timing.events_ms.first().copied()).next()
     };
     match (first(plain), first(meshed)) {
         (Some(plain), Some(meshed)) => Outcome::holds(meshed - plain, "ms more than without")
-            .only_if(meshed - plain < EVENT_DELAY_MAX_MS, || format!("{meshed} ms, and {plain} ms without the mesh")),
+            .only_if(meshed - plain < EVENT_DELAY_MAX_MS, || {
+                format!("{meshed} ms, and {plain} ms without the mesh")
+            }),
         _ => Outcome::holds(0.0, "ms").only_if(false, || "no event came".into()),
     }
 }
@@ -179,13 +212,46 @@ pub(in crate::demo) fn first_event(plain: &[Transcript], meshed: &[Transcript]) 
 /// A client that says nothing until it is greeted does not wait for a detection timeout.
 pub(in crate::demo) fn greeting(agents: &Agents, plain: &[Transcript]) -> Result<Outcome, MeshError> {
     let banner = |transcript: &Transcript| {
-        transcript.exchanges.iter().find(|exchange| exchange.call == "banner").map_or(f64::MAX, |exchange| exchange.timing.total_ms)
+        transcript
+            .exchanges
+            .iter()
+            .find(|exchange| exchange.call == "banner")
+            .map_or(f64::MAX, |exchange| exchange.timing.total_ms)
     };
     let without = plain.iter().find(|transcript| transcript.client == "greeter").map_or(0.0, banner);
     let Some(call) = CALLS.iter().find(|call| call.client == ["greeter"]) else { return Ok(answered(&[])) };
-    let mut delays = (0..GREETINGS).map(|_| Ok(banner(&call.make(agents)?))).collect::<Result<Vec<_>, MeshError>>()?;
+    let mut delays =
+        (0..GREETINGS).map(|_| Ok(banner(&call.make(agents)?))).collect::<Result<Vec<_>, MeshError>>()?;
     delays.sort_by(f64::total_cmp);
     let middle = delays.get(GREETINGS / 2).copied().unwrap_or(f64::MAX);
     Ok(Outcome::holds(middle - without, "ms more than without")
-        .only_if(middle - without < GREETING_DELAY_MAX_MS, || format!("{without} ms without the mesh; all: {delays:?}")))
+        .only_if(middle - without < GREETING_DELAY_MAX_MS, || {
+            format!("{without} ms without the mesh; all: {delays:?}")
+        }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::clients::Exchange;
+
+    fn transcript(header: &str) -> Transcript {
+        let headers = vec![(header.to_owned(), "1".to_owned())];
+        let exchange = Exchange { call: "GET /".into(), status: Some(200), headers, ..Exchange::default() };
+        Transcript { client: "rest".into(), exchanges: vec![exchange] }
+    }
+
+    #[test]
+    fn changed_case_of_a_header_is_a_difference() {
+        assert!(same(&transcript("X-Id"), &transcript("X-Id")).is_ok());
+        assert!(!same(&transcript("X-Id"), &transcript("x-id")).is_ok());
+    }
+
+    #[test]
+    fn two_signatures_are_expected_for_each_http_call() {
+        let before = Tally::default();
+        let after =
+            Tally { made: 2.0, verified: 2.0, requests_in: 1.0, requests_out: 1.0, ..Tally::default() };
+        assert!(signed(before, &[transcript("X-Id")], || Ok(after)).unwrap().is_ok());
+    }
 }

@@ -47,12 +47,27 @@ impl Target {
 
 const FORGERIES: [Forgery; 7] = [
     Forgery { name: "signed by hand as a sidecar would: accepted", forge: nothing, status: 200, code: None },
-    Forgery { name: "one bit of the body turned", forge: tampered, status: 400, code: Some("digest-mismatch") },
+    Forgery {
+        name: "one bit of the body turned",
+        forge: tampered,
+        status: 400,
+        code: Some("digest-mismatch"),
+    },
     Forgery { name: "the same message again", forge: replayed, status: 400, code: Some("replay") },
-    Forgery { name: "the signature taken off", forge: stripped, status: 400, code: Some("signature-missing") },
+    Forgery {
+        name: "the signature taken off",
+        forge: stripped,
+        status: 400,
+        code: Some("signature-missing"),
+    },
     Forgery { name: "signed with another key", forge: wrong_key, status: 400, code: Some("bad-signature") },
     Forgery { name: "moved to another connection", forge: moved, status: 400, code: Some("replay") },
-    Forgery { name: "CONNECT, to tunnel past the policy", forge: tunnelled, status: 403, code: Some("connect-refused") },
+    Forgery {
+        name: "CONNECT, to tunnel past the policy",
+        forge: tunnelled,
+        status: 403,
+        code: Some("connect-refused"),
+    },
 ];
 
 /// Makes the checks.
@@ -69,8 +84,11 @@ pub(in crate::demo) fn tell(report: &mut Report, stage: &Stage) -> Result<(), Ch
     report.check("its certificate revoked, no connection at all", || revoked(stage, target.clone()));
 
     report.heading("Others who should not get through");
-    report.check("certificates of a foreign trust domain", || foreign(stage, target.clone(), "elsewhere.example"));
-    report.check("certificates of a false authority of our own name", || foreign(stage, target, TRUST_DOMAIN));
+    report.check("certificates of a foreign trust domain", || {
+        foreign(stage, target.clone(), "elsewhere.example")
+    });
+    report
+        .check("certificates of a false authority of our own name", || foreign(stage, target, TRUST_DOMAIN));
     report.check("a workload without permission", || without_permission(stage));
     report.check("a container without a sidecar", || in_clear(stage));
     report.check("a service at loopback, its port published", || loopback(stage));
@@ -85,9 +103,10 @@ impl Forgery {
         })?;
         let (status, code) = (answer.status, answer.code());
         let unit = self.code.unwrap_or("OK");
-        Ok(Outcome::holds(status.into(), unit).only_if(status == self.status && code.as_deref() == self.code, || {
-            format!("expected {} {unit}, found {status} {}", self.status, code.unwrap_or_default())
-        }))
+        Ok(Outcome::holds(status.into(), unit)
+            .only_if(status == self.status && code.as_deref() == self.code, || {
+                format!("expected {} {unit}, found {status} {}", self.status, code.unwrap_or_default())
+            }))
     }
 }
 
@@ -157,7 +176,8 @@ fn opaque(stage: &Stage, target: Target) -> Result<Outcome, CheckError> {
         }
     })?;
     let counted = counted(stage.sidecar("a-cimi"), CODE, 0)?;
-    Ok(Outcome::holds(counted as f64, CODE).only_if(opened.as_deref() == Some(CODE), || format!("found {opened:?}")))
+    Ok(Outcome::holds(counted as f64, CODE)
+        .only_if(opened.as_deref() == Some(CODE), || format!("found {opened:?}")))
 }
 
 /// Once the theft is known, the certificate that came of it is worth nothing.
@@ -222,8 +242,9 @@ fn in_clear(stage: &Stage) -> Result<Outcome, CheckError> {
     let transcript = call(stage.stranger().namespace(), &["http", "--to", &address, "--path", "/api"])?;
     let answered = transcript.exchanges.iter().find_map(|exchange| exchange.status);
     let counted = counted(sidecar, "plaintext-refused", before)?;
-    Ok(Outcome::holds(counted as f64, "plaintext-refused")
-        .only_if(answered.is_none() && counted > 0, || format!("found {counted} refusals, answer {answered:?}")))
+    Ok(Outcome::holds(counted as f64, "plaintext-refused").only_if(answered.is_none() && counted > 0, || {
+        format!("found {counted} refusals, answer {answered:?}")
+    }))
 }
 
 /// The app is dialled at its container's address: what listens at loopback is not there.
@@ -241,7 +262,9 @@ fn loopback(stage: &Stage) -> Result<Outcome, CheckError> {
     let refusals = counted(stage.sidecar("a-app"), "upstream-unreachable", 0)?;
     Ok(Outcome::holds(refusals as f64, "upstream-unreachable")
         .only_if(at_home.contains("secret"), || "it is not there at all".into())
-        .only_if(from_elsewhere.is_empty() && refusals > 0, || format!("found {refusals} refusals, answer {from_elsewhere:?}")))
+        .only_if(from_elsewhere.is_empty() && refusals > 0, || {
+            format!("found {refusals} refusals, answer {from_elsewhere:?}")
+        }))
 }
 
 /// Refusals with this code since `before`; at least one, if it is counted in time: the caller may see its connection end

@@ -41,7 +41,8 @@ fn comes_back(stage: &mut Stage) -> Result<Outcome, MeshError> {
     let started = Instant::now();
     stage.mesh.start_control_plane()?;
     let expected = stage.sidecars.len();
-    let connected = || stage.mesh.proxies().map_or(0, |proxies| proxies.iter().filter(|proxy| proxy.connected).count());
+    let connected =
+        || stage.mesh.proxies().map_or(0, |proxies| proxies.iter().filter(|proxy| proxy.connected).count());
     let all = wait_until(RETURN_LIMIT, || (connected() >= expected).then_some(()));
     Ok(Outcome::holds(started.elapsed().as_secs_f64(), "s")
         .only_if(all.is_some(), || format!("{} of {expected} came back", connected())))

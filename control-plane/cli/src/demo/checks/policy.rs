@@ -47,7 +47,8 @@ fn is_cut(events: &Proc) -> Result<Outcome, CheckError> {
     let transcript = transcript(events)?;
     let cut = transcript.exchanges.iter().all(|exchange| exchange.error.is_some());
     let came = transcript.exchanges.first().map_or(0, |exchange| exchange.timing.events_ms.len());
-    Ok(Outcome::holds(came as f64, "of 200 events came").only_if(cut, || format!("{:?}", transcript.exchanges)))
+    Ok(Outcome::holds(came as f64, "of 200 events came")
+        .only_if(cut, || format!("{:?}", transcript.exchanges)))
 }
 
 /// Calls without pause, pushes a manifest, and measures when the answer changes.
@@ -65,9 +66,12 @@ fn push(stage: &Stage, name: &str, manifests: &str, wanted: u16) -> Result<Outco
     stage.mesh.apply(name, manifests)?;
     let seen = calls.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     Ok(match seen {
-        Ok(Some(at)) => Outcome::holds(at.duration_since(pushed).as_secs_f64() * 1e3, "ms from push to effect")
-            .only_if(before != wanted, || format!("it was {before} before")),
-        Ok(None) => Outcome::holds(LIMIT.as_secs_f64(), "s").only_if(false, || format!("no {wanted} within the limit")),
+        Ok(Some(at)) => {
+            Outcome::holds(at.duration_since(pushed).as_secs_f64() * 1e3, "ms from push to effect")
+                .only_if(before != wanted, || format!("it was {before} before"))
+        }
+        Ok(None) => Outcome::holds(LIMIT.as_secs_f64(), "s")
+            .only_if(false, || format!("no {wanted} within the limit")),
         Err(error) => Outcome::holds(0.0, "ms").only_if(false, || format!("a call failed: {error}")),
     })
 }
@@ -94,7 +98,8 @@ fn status(address: SocketAddr) -> io::Result<(u16, String)> {
     stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
     let text = String::from_utf8_lossy(&answer).into_owned();
     let status = text.split(' ').nth(1).and_then(|digits| digits.parse().ok());
-    let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no answer but {text:?}")))?;
+    let status = status
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no answer but {text:?}")))?;
     Ok((status, text))
 }
 

@@ -16,7 +16,10 @@ pub(in crate::demo) fn tell(report: &mut Report, stage: &Stage) {
     let mut rotations = 0.0;
     let load = load(stage, &mut rotations);
     report.check("both sides' certificates rotate each second", || {
-        Ok::<_, MeshError>(Outcome::holds(rotations, "rotations in 6 s").only_if(rotations >= ROTATIONS_MIN, || "too few".into()))
+        Ok::<_, MeshError>(
+            Outcome::holds(rotations, "rotations in 6 s")
+                .only_if(rotations >= ROTATIONS_MIN, || "too few".into()),
+        )
     });
     report.check("… while calls are made, none of which fails", || load);
 }

@@ -138,7 +138,12 @@ impl Identity {
         inside(from, move || async move {
             let token = Some(TokenSource::Text(token));
             let dial = Dial::new(TcpStream::connect);
-            let control = Control::open(Settings { control_plane, token, state_dir: None, dial })?;
+            let control = Control::open(Settings {
+                control_plane: control_plane.into(),
+                token,
+                state_dir: None,
+                dial,
+            })?;
             let joined = within(async { Ok(control.join().await) }).await?;
             let credentials =
                 joined.credentials().load_full().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;

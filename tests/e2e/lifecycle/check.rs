@@ -1,0 +1,62 @@
+//! `signet check` tells the truth about a running mesh.
+
+use serde_json::Value;
+use signet_cli::lab::mesh::{Mesh, Setup, program, wait_until};
+use signet_cli::lab::runner::TestResult;
+
+use crate::protocols::stage::{CLIENT_MAY_ALL, Failure, LIMIT, SERVER, Stage, TRUST_DOMAIN, manifests};
+
+pub(super) fn check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired() -> TestResult {
+    let stage = Stage::new()?;
+    let mesh = Mesh::start(&stage.host, TRUST_DOMAIN)?;
+    mesh.apply("mesh.yaml", &manifests("", "ports: [{port: 8201}]", CLIENT_MAY_ALL))?;
+    let (code, report) = check(&stage, &mesh)?;
+    assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "nobody has enrolled: {report}");
+
+    let server = mesh.sidecar(&stage.server, "server", Setup::default())?;
+    let _client = mesh.sidecar(&stage.client, "client", Setup::default())?;
+    // Both have reported once when they are well.
+    let well = || check(&stage, &mesh).ok().filter(|(code, _)| *code == Some(0));
+    let (_, report) = wait_until(LIMIT, well).ok_or_else(|| format!("{:?}", check(&stage, &mesh)))?;
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["proxies"].as_array().map(Vec::len), Some(2), "{report}");
+
+    // The guard repairs them again and again; somebody removes them again and again.
+    let found = wait_until(LIMIT, || {
+        let remove = program(&["proxy", "capture", "remove"]);
+        let removed = stage.server.namespace().start(remove).ok()?.wait(LIMIT).ok()?;
+        assert!(removed.success(), "{removed}");
+        check(&stage, &mesh).ok().filter(|(code, _)| *code == Some(1))
+    });
+    let (_, report) = found.ok_or("check did not notice that the rules were removed")?;
+    let wrong: Vec<(&str, Vec<&str>)> = report["proxies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|proxy| proxy["ok"] == false)
+        .map(|proxy| {
+            let checks = proxy["checks"].as_array().into_iter().flatten();
+            let failed = checks.filter(|check| check["ok"] == false).filter_map(|check| check["name"].as_str());
+            (proxy["spiffe_id"].as_str().unwrap_or_default(), failed.collect())
+        })
+        .collect();
+    assert!(
+        matches!(&wrong[..], [(proxy, failed)] if *proxy == SERVER && failed.contains(&"rules in force")),
+        "{report}"
+    );
+
+    wait_until(LIMIT, well).ok_or_else(|| format!("not repaired: {:?}", check(&stage, &mesh)))?;
+    assert_eq!(server.process().and_then(|process| process.status()), None);
+    let verify = stage.server.namespace().start(program(&["proxy", "capture", "verify"]))?;
+    assert!(verify.wait(LIMIT).is_ok(), "{}", verify.output());
+    Ok(())
+}
+
+/// Exit code and report.
+fn check(stage: &Stage, mesh: &Mesh) -> Result<(Option<i32>, Value), Failure> {
+    let socket = mesh.socket();
+    let program = program(&["check", "-o", "json", "--control-plane"]).args([socket.as_os_str()]);
+    let running = stage.host.namespace().start(program)?;
+    let status = running.wait(LIMIT)?;
+    Ok((status.code(), serde_json::from_str(&running.output())?))
+}
