@@ -31,8 +31,8 @@ use crate::worker::Shared;
 const CONNECTIONS_MAX: usize = 32;
 /// How long a client may take for its request line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one connection may last.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one connection may last: one request and its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is known about the capture rules, told by the control thread.
 #[derive(Debug, Default)]
@@ -58,7 +58,9 @@ pub struct Admin {
 #[derive(Debug, Serialize)]
 struct State {
     ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
     policy_version: String,
     policy_in_force: bool,
     capture_in_force: bool,
@@ -117,9 +119,10 @@ fn places(admin: &Admin) -> Vec<Known> {
 pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Some(slot) = Arc::clone(&slots).acquire_owned().await.ok() else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Beyond the bound a client is turned away, so that the next probe is not kept waiting.
+                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
                 let admin = admin.clone();
                 tokio::spawn(async move {
                     serve(stream, move |request| answer_tcp(&admin, request)).await;
@@ -135,9 +138,10 @@ pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
 pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Some(slot) = Arc::clone(&slots).acquire_owned().await.ok() else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                // Beyond the bound a client is turned away, so that the next probe is not kept waiting.
+                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
                 let trusted = stream
                     .peer_cred()
                     .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == Uid::current().as_raw());
@@ -199,6 +203,7 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
@@ -215,7 +220,9 @@ fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes
         "/ready" => {
             let state = State::of(admin);
             let status = if state.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            text(status, "application/json", json(&state))
+            // Who this is and under which policy is for the Unix socket.
+            let public = State { identity: None, policy_version: String::new(), ..state };
+            text(status, "application/json", json(&public))
         }
         "/metrics" => {
             let metrics = admin.shared.get().map(|shared| shared.metrics.encode()).unwrap_or_default();

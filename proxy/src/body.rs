@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -23,6 +24,9 @@ use crate::recheck::Recheck;
 
 /// Bodies up to this length, when it is known beforehand, are signed as a whole (T0).
 pub(crate) const WHOLE_MAX: usize = 64 * 1024;
+
+/// How long a whole body may make no progress: it is read before anybody else sees any of it.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Records are handed on once this much is ready; several DATA records share one write.
 const CHUNK: usize = 64 * 1024;
@@ -42,6 +46,9 @@ pub enum BodyError {
     /// Policy, trust or revocation changed and the exchange is no longer allowed.
     #[error("exchange is no longer permitted")]
     NoLongerPermitted,
+    /// No byte came for half a minute.
+    #[error("message body makes no progress")]
+    Stalled,
     /// A record of the body could not be verified.
     #[error("signed record refused: {0}")]
     Record(&'static str),
@@ -213,7 +220,10 @@ pub(crate) async fn read_whole(body: &mut Incoming) -> Result<(Bytes, Option<Hea
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut trailers = None;
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+    loop {
+        let next = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
+        let Ok(next) = tokio::time::timeout(STALLED, next).await else { return Err(BodyError::Stalled) };
+        let Some(frame) = next else { break };
         match frame?.into_data() {
             Ok(data) if first.len() + rest.len() + data.len() > WHOLE_MAX => return Err(BodyError::Length),
             Ok(data) if first.is_empty() => first = data,

@@ -56,7 +56,8 @@ pub(crate) struct Channel {
     pub(crate) usable_until: SystemTime,
     /// The peer's TLS chain, to be judged again when the roots change.
     chain: Vec<CertificateDer<'static>>,
-    checked: Cell<u64>,
+    /// The snapshot under which the peer was last found trusted.
+    checked: Cell<Option<u64>>,
     next_sequence: Cell<u64>,
     window: RefCell<ReplayWindow>,
     keys: RefCell<Vec<Known>>,
@@ -95,7 +96,7 @@ impl Channel {
             usable_until: peer.not_after().min(credentials.tls.not_after),
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             peer,
-            checked: Cell::new(0),
+            checked: Cell::default(),
             next_sequence: Cell::new(1),
             window: RefCell::default(),
             keys: RefCell::default(),
@@ -122,7 +123,7 @@ impl Channel {
         if now > self.peer.not_after() + EXPIRY_GRACE {
             return Err(Refusal::PeerUnverified);
         }
-        if self.checked.get() == snapshot.generation {
+        if self.checked.get() == Some(snapshot.generation) {
             return Ok(());
         }
         if snapshot.revoked(self.peer.id(), &self.peer.fingerprint()) {
@@ -132,7 +133,7 @@ impl Channel {
         let then = now.min(self.peer.not_after()).max(self.peer.not_before());
         verify_tls_chain(&snapshot.bundle, &self.chain, then).map_err(|_| Refusal::PeerUnverified)?;
         self.keys.borrow_mut().retain(|known| known.is_trusted(snapshot, now));
-        self.checked.set(snapshot.generation);
+        self.checked.set(Some(snapshot.generation));
         Ok(())
     }
 

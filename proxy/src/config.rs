@@ -204,6 +204,11 @@ pub enum ConfigError {
     /// The drain is longer than an hour.
     #[error("--drain-seconds {0} is too long; at most {max} is allowed", max = DRAIN_MAX.as_secs())]
     Drain(u64),
+    /// Exempting root would let everything that runs as root out of the mesh.
+    #[error(
+        "--exempt uid exempts every program of this user, and this user is root; run the proxy as a user of its own (1337)"
+    )]
+    ExemptRoot,
     /// Neither a token nor a place where an earlier enrolment is kept.
     #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
     NoIdentity,
@@ -231,6 +236,9 @@ impl TryFrom<Arguments> for Config {
         let drain = Duration::from_secs(raw.drain_seconds);
         if drain > DRAIN_MAX {
             return Err(ConfigError::Drain(raw.drain_seconds));
+        }
+        if raw.exempt == "uid" && Uid::current().is_root() {
+            return Err(ConfigError::ExemptRoot);
         }
         let token = match (raw.token, raw.token_file) {
             (Some(text), _) => Some(TokenSource::Text(text)),

@@ -67,6 +67,14 @@ fn sniff_tls(bytes: &[u8]) -> Sniff {
     if bytes.get(1).is_some_and(|&major| major != 0x03) {
         return Sniff::Is(Protocol::Opaque);
     }
+    // Nothing is parsed before the first record is whole, so that dribbled bytes cost no more than
+    // any others.
+    let Some(&[high, low]) = bytes.get(3..5).and_then(|length| length.first_chunk()) else {
+        return Sniff::NeedMore;
+    };
+    if bytes.len() < 5 + usize::from(u16::from_be_bytes([high, low])) {
+        return Sniff::NeedMore;
+    }
     let mut acceptor = Acceptor::default();
     let mut unread = bytes;
     while !unread.is_empty() {

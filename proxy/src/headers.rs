@@ -29,11 +29,12 @@ const PROTECTED: [&str; 3] = ["client-cert", "client-cert-chain", "x-forwarded-c
 
 /// Fields that mean something to one connection only (RFC 9110 section 7.6.1), and `Expect`, which
 /// the nearer sidecar has already answered. Framing is made afresh for every hop.
-const HOP: [HeaderName; 7] = [
+const HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
     header::UPGRADE,
     header::EXPECT,
     header::TRANSFER_ENCODING,
@@ -85,12 +86,22 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap) {
         // The length and the signed head are not the application's to remove.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
-    for name in named.iter().chain(&HOP) {
+    for name in &named {
+        headers.remove(name);
+    }
+    strip_known_hop(headers);
+}
+
+/// The same for a message of another sidecar, whose `Connection` names nothing: what was signed is
+/// not removed on a peer's word.
+pub(crate) fn strip_known_hop(headers: &mut HeaderMap) {
+    for name in &HOP {
         headers.remove(name);
     }
     // `TE: trailers` is how an application says that it takes trailers; gRPC requires it.
-    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    if !trailers {
+    let mut codings =
+        headers.get_all(header::TE).iter().map(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if codings.next() != Some(true) || codings.next().is_some() {
         headers.remove(header::TE);
     }
 }

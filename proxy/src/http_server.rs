@@ -1,7 +1,8 @@
 //! Serving HTTP on one accepted connection, with every limit in one place.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -10,10 +11,13 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::body::Body;
+use crate::prefixed::Prefixed;
+use crate::sockets::reset_on_close;
+use crate::tls::MeshStream;
 
 /// How long a client may take for a header section: slow headers hold a connection hostage.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,6 +57,24 @@ where
     }
 }
 
+/// A connection that can be ended so that its peer does not take it for a clean end.
+pub(crate) trait Reset {
+    /// Makes the close that follows a TCP reset.
+    fn reset(&self);
+}
+
+impl Reset for Prefixed {
+    fn reset(&self) {
+        reset_on_close(self.get_ref());
+    }
+}
+
+impl Reset for MeshStream {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
 /// Serves one connection until it ends or, on drain, until what was begun is answered.
 pub(crate) async fn serve<I, F, R>(
     io: I,
@@ -61,13 +83,14 @@ pub(crate) async fn serve<I, F, R>(
     respond: F,
 ) -> hyper::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
-    F: Fn(Request<Incoming>) -> R + 'static,
+    I: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> R + Unpin + 'static,
     R: Future<Output = Response<Body>> + 'static,
 {
     let service = service_fn(move |request| {
         let response = respond(request);
-        async move { Ok::<_, Infallible>(response.await) }
+        // Boxed, since taking the connection apart after a failure wants futures that can be moved.
+        Box::pin(async move { Ok::<_, Infallible>(response.await) })
     });
     let draining = async move {
         // The sender lives as long as the worker; if it is gone, the process is ending too.
@@ -75,13 +98,25 @@ where
     };
     match version {
         Version::Http1 => {
-            let connection = http1_builder().serve_connection(TokioIo::new(io), service);
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                done = connection.as_mut() => return done,
-                () = draining => connection.as_mut().graceful_shutdown(),
+            let mut connection = http1_builder().serve_connection(TokioIo::new(io), service);
+            let mut draining = std::pin::pin!(draining);
+            let mut drained = false;
+            let served = poll_fn(|cx| {
+                if !drained && draining.as_mut().poll(cx).is_ready() {
+                    drained = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                connection.poll_without_shutdown(cx)
+            });
+            let served = served.await;
+            let mut io = connection.into_parts().io.into_inner();
+            match &served {
+                // close_notify or FIN: everything was said.
+                Ok(()) => drop(io.shutdown().await),
+                // The end of a body that broke off must not look like its end.
+                Err(_) => io.reset(),
             }
-            connection.await
+            served
         }
         Version::Http2 => {
             let connection = http2_builder().serve_connection(TokioIo::new(io), service);

@@ -67,6 +67,7 @@ pub(crate) struct Strangers {
 impl Strangers {
     /// A place for one stranger, given back when it is known or gone.
     pub(crate) fn enter(&self, address: IpAddr) -> Option<Stranger> {
+        let address = site(address);
         let mut by_address = self.by_address.borrow_mut();
         let count = by_address.get(&address).copied().unwrap_or_default();
         if self.all.get() >= STRANGERS_MAX || count >= STRANGERS_PER_ADDRESS {
@@ -74,6 +75,14 @@ impl Strangers {
         }
         by_address.insert(address, count + 1);
         Some(Stranger { _place: Place::take(&self.all), by_address: Rc::clone(&self.by_address), address })
+    }
+}
+
+/// An IPv6 host has a whole /64 to call from, so that is what counts as one.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
     }
 }
 

@@ -25,7 +25,7 @@ impl Default for OwnAddresses {
 }
 
 impl OwnAddresses {
-    /// Whether an address is assigned to an interface of ours. When they cannot be read, none is.
+    /// Whether an address is assigned to an interface of ours. Before the first reading succeeds, none is.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if self.older_than(FRESH) {
@@ -55,7 +55,10 @@ impl OwnAddresses {
                 })
                 .collect()
         });
-        self.known.replace(addresses.unwrap_or_default());
+        // Out of descriptors, the last list is a better answer than none.
+        if let Ok(addresses) = addresses {
+            self.known.replace(addresses);
+        }
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) async fn accept(
 impl Opened {
     /// Answers with our own HELLO and chain: the application is reachable.
     pub(crate) async fn answer(mut self) -> Result<Records, Refusal> {
-        say(&mut self.mesh, &self.opening.records()).await?;
+        within(say(&mut self.mesh, &self.opening.records())).await?;
         let writer = self.opening.writer(self.signer, &self.hello);
         Ok(self.incoming.into_records(self.mesh, writer))
     }

@@ -137,7 +137,7 @@ async fn payload(
 
 /// Removes what the mesh added and what only the mesh may say.
 fn clean(headers: &mut HeaderMap) {
-    headers::strip_hop(headers);
+    headers::strip_known_hop(headers);
     headers::restore_digest(headers);
     headers::strip_protected(headers);
     signet_signature::strip(headers);
@@ -151,6 +151,7 @@ fn remember(key: &mut Option<VerifiedKey>, found: Option<VerifiedKey>) -> Option
 fn broken(error: &BodyError) -> Refusal {
     match error {
         BodyError::Length => Refusal::BodyTooLarge,
+        BodyError::Stalled => Refusal::UpstreamTimeout,
         _ => Refusal::StreamTruncated,
     }
 }

@@ -33,8 +33,8 @@ const MESH_IDLE: Duration = Duration::from_secs(90);
 const APP_IDLE: Duration = Duration::from_secs(3);
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Application connections opened for a record stream that turned out to be HTTP, per address.
-const PARKED_PER_ADDRESS: usize = 64;
+/// Application connections opened for a record stream that turned out to be HTTP, per caller.
+const PARKED_PER_CALLER: usize = 64;
 /// How long such a connection waits for the request it was opened for.
 const PARKED_FOR: Duration = Duration::from_secs(5);
 
@@ -85,9 +85,12 @@ pub(crate) struct MeshKey {
     pub(crate) address: SocketAddr,
 }
 
-/// An application of ours, as dialled.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// An application of ours, as dialled. Connections are never shared between callers: an application
+/// may keep state by connection, and one caller's leftovers are nobody else's.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct AppKey {
+    /// The verified caller; none for plaintext.
+    pub(crate) caller: Option<SpiffeId>,
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
 }
@@ -239,31 +242,48 @@ pub(crate) struct Event<'a> {
     pub(crate) outcome: &'a Result<Permit, Refusal>,
 }
 
+/// Whom a parked connection was opened for.
+type ParkedKey = (SocketAddr, Option<SpiffeId>);
+
 /// Connections to applications that wait for the HTTP request they turned out to be for. Shared,
 /// since that request may arrive at another worker; touched only when a connection is opened.
 #[derive(Debug, Default)]
-pub(crate) struct Parked(Mutex<HashMap<SocketAddr, Vec<(std::net::TcpStream, Instant)>>>);
+pub(crate) struct Parked(Mutex<HashMap<ParkedKey, Vec<(std::net::TcpStream, Instant)>>>);
 
 impl Parked {
-    /// Keeps a connection for the next request to its address.
-    pub(crate) fn put(&self, address: SocketAddr, stream: tokio::net::TcpStream) {
+    /// Keeps a connection for its caller's next request to the address.
+    pub(crate) fn put(&self, address: SocketAddr, caller: Option<&SpiffeId>, stream: tokio::net::TcpStream) {
         let Ok(stream) = stream.into_std() else { return };
         let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = parked.entry(address).or_default();
-        if list.len() < PARKED_PER_ADDRESS {
+        let list = parked.entry((address, caller.cloned())).or_default();
+        if list.len() < PARKED_PER_CALLER {
             list.push((stream, Instant::now()));
         }
     }
 
-    /// The connection that waits for a request to this address, if one does.
-    pub(crate) fn take(&self, address: SocketAddr) -> Option<tokio::net::TcpStream> {
+    /// The connection that waits for this caller's request, if one does and the application has
+    /// neither closed it nor spoken.
+    pub(crate) fn take(
+        &self,
+        address: SocketAddr,
+        caller: Option<&SpiffeId>,
+    ) -> Option<tokio::net::TcpStream> {
         let mut parked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = parked.get_mut(&address)?;
-        let stream = (!list.is_empty()).then(|| list.remove(0));
-        if list.is_empty() {
-            parked.remove(&address);
+        let key = (address, caller.cloned());
+        let mut found = None;
+        while let Some(list) = parked.get_mut(&key) {
+            if list.is_empty() {
+                parked.remove(&key);
+                break;
+            }
+            let (stream, _) = list.remove(0);
+            let silent = stream.peek(&mut [0; 1]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+            if silent {
+                found = Some(stream);
+                break;
+            }
         }
-        tokio::net::TcpStream::from_std(stream?.0).ok()
+        tokio::net::TcpStream::from_std(found?).ok()
     }
 
     fn sweep(&self) {

@@ -58,9 +58,10 @@ impl Plain {
     /// # Errors
     /// There is no answer.
     pub fn ask(from: &Container, to: SocketAddr, request: &str) -> Result<Answer, Failure> {
-        let mut plain = Self::dial(from, to)?;
-        plain.send(request.as_bytes())?;
-        Ok(plain.answer()?)
+        let told = |error: &dyn std::fmt::Display| format!("{to} does not answer {request:?}: {error}");
+        let mut plain = Self::dial(from, to).map_err(|error| told(&error))?;
+        plain.send(request.as_bytes()).map_err(|error| told(&error))?;
+        Ok(plain.answer().map_err(|error| told(&error))?)
     }
 
     /// Sends bytes.

@@ -420,8 +420,9 @@ fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
     })
 }
 
-/// The answers of all proxies that remember a request, as one: the first refusal's own fields (or, when nobody
-/// refused, the first answer's), and all answers under `proxies`.
+/// The answers of all proxies that remember a request, as one: the fields of the first record that was refused (or,
+/// when none was, of the first record), the decision in the form of a hypothetical one, and all answers under
+/// `proxies`. A proxy's answer is the list of its records.
 fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
     let mut text = format!("request {}\n", request_id.escape_debug());
     let mut proxies = Vec::new();
@@ -436,15 +437,17 @@ fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
             "answer": value,
         }));
     }
-    let refused = |proxy: &&serde_json::Value| {
-        proxy.pointer("/answer/decision/outcome").is_some_and(|outcome| outcome == "refused")
+    let refusal = |record: &serde_json::Value| {
+        record.get("refused").and_then(serde_json::Value::as_str).filter(|code| !code.is_empty()).map(str::to_owned)
     };
-    let leading = proxies.iter().find(refused).or_else(|| proxies.first());
-    let mut fields = leading
-        .and_then(|proxy| proxy.get("answer"))
-        .and_then(serde_json::Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+    let records = || proxies.iter().filter_map(|proxy| proxy.get("answer")?.as_array()).flatten();
+    let leading = records().find(|record| refusal(record).is_some()).or_else(|| records().next());
+    let mut fields = leading.and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
+    let decision = match leading.and_then(refusal) {
+        Some(code) => serde_json::json!({ "outcome": "refused", "code": code }),
+        None => serde_json::json!({ "outcome": "allowed" }),
+    };
+    fields.insert("decision".to_owned(), decision);
     fields.insert("requestId".to_owned(), request_id.into());
     fields.insert("proxies".to_owned(), proxies.into());
     wire::ExplainResponse { json: serde_json::Value::Object(fields).to_string(), text }

@@ -142,7 +142,7 @@ async fn a_past_request_is_explained_by_the_proxies_that_remember_it() {
         let question = Some(Question::RequestId("r-1".to_owned()));
         operator.explain(ExplainRequest { question }).await
     });
-    for (stream, json) in [(&mut knowing, r#"{"decision":{"outcome":"refused"}}"#), (&mut forgetful, "")] {
+    for (stream, json) in [(&mut knowing, r#"[{"refused":"access-denied"}]"#), (&mut forgetful, "")] {
         let query = loop {
             if let Some(Down::ExplainQuery(query)) = stream.next().await.unwrap() {
                 break query;
@@ -155,7 +155,7 @@ async fn a_past_request_is_explained_by_the_proxies_that_remember_it() {
     let answer = asking.await.unwrap().unwrap().into_inner();
     let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
     assert_eq!(json["proxies"].as_array().unwrap().len(), 1);
-    assert_eq!(json["proxies"][0]["answer"]["decision"]["outcome"], "refused");
+    assert_eq!(json["proxies"][0]["answer"][0]["refused"], "access-denied");
     assert_eq!(json["decision"]["outcome"], "refused");
 }
 

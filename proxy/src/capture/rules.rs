@@ -98,7 +98,7 @@ pub enum Other {
 pub struct Egress {
     /// Where to.
     pub network: IpNet,
-    /// UDP to this port only; without a port, any protocol.
+    /// UDP to this port only; without a port, to any.
     pub port: Option<u16>,
 }
 
@@ -202,8 +202,9 @@ impl Rules {
         }
         for Egress { network, port } in egress {
             let mut matches = destination(network);
+            matches.extend(udp());
             if let Some(port) = port {
-                matches.extend([udp(), destination_port(*port)].concat());
+                matches.extend(destination_port(*port));
             }
             chain.decide(&format!("egress to {network}"), matches, Verdict::Accept);
         }
@@ -250,7 +251,6 @@ mod tests {
         assert_eq!(purposes(&table.chains[0]), expected);
         let expected = [
             "loopback",
-            "excluded port 15001",
             "excluded port 15006",
             "excluded port 15020",
             "capture inbound TCP",

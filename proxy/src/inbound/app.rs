@@ -15,10 +15,10 @@ use crate::sockets;
 use crate::worker::{AppKey, Worker};
 
 /// A connection to the application: one that was opened to see who speaks first, else a new one.
-pub(crate) async fn connect(worker: &Worker, address: SocketAddr) -> Result<TcpStream, Refusal> {
-    match worker.shared.parked.take(address) {
+async fn connect(worker: &Worker, key: &AppKey) -> Result<TcpStream, Refusal> {
+    match worker.shared.parked.take(key.address, key.caller.as_ref()) {
         Some(stream) => Ok(stream),
-        None => dial(worker, address).await,
+        None => dial(worker, key.address).await,
     }
 }
 
@@ -34,15 +34,15 @@ pub(crate) async fn dial(worker: &Worker, address: SocketAddr) -> Result<TcpStre
 }
 
 /// A place for one HTTP request.
-pub(crate) async fn checkout(worker: &Worker, key: AppKey) -> Result<Lease<AppKey, ()>, Refusal> {
+pub(crate) async fn checkout(worker: &Worker, key: &AppKey) -> Result<Lease<AppKey, ()>, Refusal> {
     let open = || async {
-        let stream = connect(worker, key.address).await?;
+        let stream = connect(worker, key).await?;
         let sender =
             http_client::open(stream, key.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         Ok(Connection { sender, context: (), usable_until: None })
     };
     match key.version {
-        Version::Http1 => worker.apps.checkout_http1(&key, open).await,
-        Version::Http2 => worker.apps.checkout_http2(&key, open).await,
+        Version::Http1 => worker.apps.checkout_http1(key, open).await,
+        Version::Http2 => worker.apps.checkout_http2(key, open).await,
     }
 }

@@ -58,15 +58,19 @@ struct Callee {
 struct Trail {
     grant: Option<Grant>,
     received: Option<SentRequest>,
+    /// The caller's name for the request, once it is verified.
+    request_id: Option<String>,
 }
 
 impl Callee {
     /// Answers one request: with the application's response or with a signed refusal.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
-        let request_id = request_id(&self.worker, request.headers());
+        let own_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Inbound, request.method(), request.headers());
         let outcome = self.exchange(request, &mut trail).instrument(span).await;
+        // Both ends speak of a verified request by its caller's id; until then anybody could say anything.
+        let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id), Err(refusal)),
@@ -96,8 +100,12 @@ impl Callee {
         let grant = trail.grant.insert(self.grant(content)).clone();
 
         let metrics = &worker.shared.metrics;
+        // Asked before the body is read, so that a caller without permission costs no memory, and again
+        // after it: what is forwarded is permitted now.
+        let _permitted_so_far = grant.decide(&snapshot)?;
         let verified = verify::request(&self.channel, &snapshot, metrics, received, parts, body).await?;
-        let permit = grant.decide(&snapshot)?;
+        trail.request_id = claimed_id(&received.headers);
+        let permit = grant.decide(&worker.shared.snapshot())?;
         let (permit, response, hold) = self.forward(permit, verified, &grant).await?;
         let response = self.sign(received, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
@@ -125,14 +133,18 @@ impl Callee {
         grant: &Grant,
     ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
         identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
-        let key = AppKey { address: self.reached.address, version: self.version };
+        let key = AppKey {
+            address: self.reached.address,
+            version: self.version,
+            caller: Some(self.channel.peer.id().clone()),
+        };
         let mut request =
             request.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
         if self.version == Version::Http1 && !request.body().has_length() {
             frame_as_chunked(request.headers_mut());
         }
         for attempt in 0.. {
-            let lease = app::checkout(&self.worker, key).await?;
+            let lease = app::checkout(&self.worker, &key).await?;
             let reused = lease.reused;
             let (parts, body) = request.into_parts();
             let again = parts.clone();
@@ -160,8 +172,13 @@ impl Callee {
     ) -> Result<Response<Body>, Refusal> {
         let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
         let (mut parts, body) = response.into_parts();
+        if parts.status.is_informational() {
+            // Nobody asked for an upgrade: it was stripped.
+            return Err(Refusal::UpstreamUnreachable);
+        }
         let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;
-        sign::bind(&mut parts.headers, &payload)?;
+        // What is wrong with its own response is not the caller's fault.
+        sign::bind(&mut parts.headers, &payload).map_err(|_| Refusal::UpstreamUnreachable)?;
         let metrics = &self.worker.shared.metrics;
         let response = sign::response(&credentials, &self.channel, metrics, received, parts, payload)?;
         Ok(response.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
@@ -174,13 +191,18 @@ impl Callee {
         let credentials = self.worker.shared.credentials();
         let metrics = &self.worker.shared.metrics;
         match received {
-            Some(mut received) => {
+            // Signing costs as much as verifying; a caller at its limit gets no more of that.
+            Some(mut received) if refusal != Refusal::Overloaded => {
                 if received.nonce.is_empty() {
                     received.nonce = claimed_nonce(&received.headers);
                 }
+                if !received.nonce.starts_with(&format!("{}.", self.channel.id)) {
+                    // A refusal bound to another channel's request would be evidence about somebody else.
+                    return crate::problem::response(refusal, request_id);
+                }
                 sign::refusal(credentials.as_ref(), &self.channel, metrics, received, refusal, request_id)
             }
-            None => crate::problem::response(refusal, request_id),
+            _ => crate::problem::response(refusal, request_id),
         }
     }
 
@@ -207,11 +229,9 @@ fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
     }
 }
 
-/// The caller's request id, so that both ends speak of the same one; our own where it has none.
-fn request_id(worker: &Worker, headers: &HeaderMap) -> String {
-    let claimed = headers.get(MESH_REQUEST_ID).and_then(|value| value.to_str().ok());
-    match claimed.filter(|id| id.len() <= REQUEST_ID_MAX && id.bytes().all(|b| b.is_ascii_alphanumeric())) {
-        Some(id) => clip(id),
-        None => worker.request_id(),
-    }
+/// The caller's own id of the request, if it is one.
+fn claimed_id(headers: &HeaderMap) -> Option<String> {
+    let claimed = headers.get(MESH_REQUEST_ID).and_then(|value| value.to_str().ok())?;
+    let is_id = claimed.len() <= REQUEST_ID_MAX && claimed.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_id.then(|| clip(claimed))
 }

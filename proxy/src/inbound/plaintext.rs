@@ -1,6 +1,7 @@
 //! Callers without a sidecar, where the mode is `permissive`. They have no identity: only rules
 //! for `anyone` let them in, and HTTP is still judged by method and path.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,17 +35,59 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a caller that is known to have a sidecar may take for its ClientHello.
 const MESHED_HELLO: Duration = Duration::from_secs(10);
 
-/// Tells sidecars from other callers.
+/// What a caller turned out to be.
+enum Caller {
+    /// It left, or broke off, without a word.
+    Gone,
+    /// A program without a sidecar. The application is dialled already where it had to be, to find
+    /// out who speaks first.
+    Plain { spoken: Spoken, app: Option<TcpStream> },
+    /// Another sidecar.
+    Sidecar,
+    /// It has a sidecar, and that said nothing.
+    Silent,
+}
+
+/// What a program without a sidecar speaks.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Http(Version),
+    Opaque,
+}
+
+/// Serves a caller after telling sidecars from other programs.
 pub(crate) async fn permissive(
     worker: Rc<Worker>,
     mut client: Prefixed,
     reached: Reached,
     stranger: Stranger,
 ) {
+    match identify(&worker, &mut client, &reached).await {
+        Caller::Gone => {}
+        Caller::Plain { spoken, app } => {
+            // From here on it counts as what it is: an open connection.
+            drop(stranger);
+            match spoken {
+                Spoken::Http(version) => {
+                    if let Some(app) = app {
+                        worker.shared.parked.put(reached.address, None, app);
+                    }
+                    serve_http(worker, client, reached, version).await;
+                }
+                Spoken::Opaque => carry(&worker, client, app, &reached).await,
+            }
+        }
+        Caller::Sidecar => super::mesh(worker, client, reached, stranger).await,
+        Caller::Silent => refuse(&worker, client.get_ref(), reached.caller, Refusal::PlaintextRefused),
+    }
+}
+
+async fn identify(worker: &Worker, client: &mut Prefixed, reached: &Reached) -> Caller {
     let snapshot = worker.shared.snapshot();
     let meshed = snapshot.is_meshed(reached.caller.ip());
     let server_first =
         snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
+    let opaque_passes = grant(reached, Content::Opaque).decide(&snapshot).is_ok();
     drop(snapshot);
     let patience = match (meshed, server_first) {
         (true, _) => MESHED_HELLO,
@@ -52,70 +95,58 @@ pub(crate) async fn permissive(
         (false, false) => GREETING_HOLD,
     };
     match tokio::time::timeout(patience, client.detect()).await {
-        Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached, stranger).await,
-        Ok(Ok(Some(Protocol::Http1))) => serve_http(worker, client, reached, Version::Http1).await,
-        Ok(Ok(Some(Protocol::Http2))) => serve_http(worker, client, reached, Version::Http2).await,
-        Ok(Ok(Some(Protocol::Opaque | Protocol::Tls) | None)) => carry(&worker, client, reached).await,
-        Ok(Err(_)) => {}
-        Err(_) if meshed => refuse(&worker, client.get_ref(), reached.caller, Refusal::PlaintextRefused),
-        Err(_) => undecided(worker, client, reached, stranger).await,
+        Ok(detected) => caller(detected, None),
+        Err(_) if meshed => Caller::Silent,
+        Err(_) if opaque_passes => first_to_speak(worker, client, reached).await,
+        // Opaque bytes will not pass, but a slow HTTP client may.
+        Err(_) => match tokio::time::timeout(SILENCE, client.detect()).await {
+            Ok(detected) => caller(detected, None),
+            Err(_) => Caller::Gone,
+        },
     }
 }
 
-/// Nobody spoke in time: the application is dialled, and who speaks first decides.
-async fn undecided(worker: Rc<Worker>, mut client: Prefixed, reached: Reached, stranger: Stranger) {
-    let grant = grant(&reached, Content::Opaque);
-    if grant.decide(&worker.shared.snapshot()).is_err() {
-        // Opaque bytes will not pass, but a slow HTTP client may.
-        return match tokio::time::timeout(SILENCE, client.detect()).await {
-            Ok(Ok(Some(Protocol::Mesh))) => super::mesh(worker, client, reached, stranger).await,
-            Ok(Ok(Some(Protocol::Http1))) => serve_http(worker, client, reached, Version::Http1).await,
-            Ok(Ok(Some(Protocol::Http2))) => serve_http(worker, client, reached, Version::Http2).await,
-            _ => carry(&worker, client, reached).await,
-        };
-    }
-    let Ok(app) = app::dial(&worker, reached.address).await else {
-        return refuse(&worker, client.get_ref(), reached.caller, Refusal::UpstreamUnreachable);
+/// Nobody spoke in time: the application is dialled, and whoever speaks now speaks first.
+async fn first_to_speak(worker: &Worker, client: &mut Prefixed, reached: &Reached) -> Caller {
+    let Ok(app) = app::dial(worker, reached.address).await else {
+        reset_on_close(client.get_ref());
+        return Caller::Gone;
     };
     let mut first = [0; 1];
     tokio::select! {
         biased;
-        detected = client.detect() => match detected {
-            Ok(Some(Protocol::Mesh)) => super::mesh(worker, client, reached, stranger).await,
-            Ok(Some(Protocol::Http1)) => {
-                worker.shared.parked.put(reached.address, app);
-                serve_http(worker, client, reached, Version::Http1).await;
-            }
-            Ok(Some(Protocol::Http2)) => {
-                worker.shared.parked.put(reached.address, app);
-                serve_http(worker, client, reached, Version::Http2).await;
-            }
-            _ => copy(&worker, client, app, &reached, &grant).await,
-        },
-        _ = app.peek(&mut first) => copy(&worker, client, app, &reached, &grant).await,
+        detected = client.detect() => caller(detected, Some(app)),
+        _ = app.peek(&mut first) => Caller::Plain { spoken: Spoken::Opaque, app: Some(app) },
+        () = tokio::time::sleep(SILENCE) => Caller::Gone,
     }
+}
+
+fn caller(detected: io::Result<Option<Protocol>>, app: Option<TcpStream>) -> Caller {
+    let spoken = match detected {
+        Ok(Some(Protocol::Mesh)) => return Caller::Sidecar,
+        Ok(Some(Protocol::Http1)) => Spoken::Http(Version::Http1),
+        Ok(Some(Protocol::Http2)) => Spoken::Http(Version::Http2),
+        Ok(Some(Protocol::Opaque | Protocol::Tls) | None) => Spoken::Opaque,
+        Err(_) => return Caller::Gone,
+    };
+    Caller::Plain { spoken, app }
 }
 
 /// Passes on bytes that are not HTTP, if policy lets them.
-async fn carry(worker: &Rc<Worker>, client: Prefixed, reached: Reached) {
-    let grant = grant(&reached, Content::Opaque);
+async fn carry(worker: &Rc<Worker>, client: Prefixed, app: Option<TcpStream>, reached: &Reached) {
+    let grant = grant(reached, Content::Opaque);
     let decided = grant.decide(&worker.shared.snapshot());
-    if decided.is_err() {
-        reset_on_close(client.get_ref());
-        return record(worker, &worker.request_id(), &reached, &grant, &decided);
-    }
-    match app::dial(worker, reached.address).await {
-        Ok(app) => copy(worker, client, app, &reached, &grant).await,
-        Err(refusal) => refuse(worker, client.get_ref(), reached.caller, refusal),
-    }
-}
-
-async fn copy(worker: &Rc<Worker>, client: Prefixed, app: TcpStream, reached: &Reached, grant: &Grant) {
-    let decided = grant.decide(&worker.shared.snapshot());
-    record(worker, &worker.request_id(), reached, grant, &decided);
+    record(worker, &worker.request_id(), reached, &grant, &decided);
     if decided.is_err() {
         return reset_on_close(client.get_ref());
     }
+    let app = match app {
+        Some(app) => app,
+        None => match app::dial(worker, reached.address).await {
+            Ok(app) => app,
+            Err(refusal) => return refuse(worker, client.get_ref(), reached.caller, refusal),
+        },
+    };
     worker.shared.metrics.plaintext.inc(Direction::Inbound);
     let (client, first): (TcpStream, BytesMut) = client.into_parts();
     let recheck = still_permissive(worker, grant.clone());
@@ -185,7 +216,7 @@ async fn exchange(
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
     }
-    let lease = app::checkout(worker, AppKey { address: reached.address, version }).await?;
+    let lease = app::checkout(worker, &AppKey { caller: None, address: reached.address, version }).await?;
     let sent = lease.send(request).await;
     let (mut response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
     headers::strip_hop(response.headers_mut());

@@ -89,12 +89,14 @@ async fn carry_auto(
     grant: Grant,
 ) -> Result<(), Broken> {
     let mut first = [0; 1];
+    let mut recheck = Recheck::new(worker, grant.clone());
     let speaks_first = tokio::select! {
         biased;
         event = next_record(&mut records) => match event? {
-            FirstRecord::Release => return park(worker, records, app, reached).await,
+            FirstRecord::Release => return park(worker, records, app, reached, &grant).await,
             FirstRecord::Other => SpeaksFirst::Client,
         },
+        () = recheck.withdrawn() => return Err(Broken::NoLongerPermitted),
         spoken = app.peek(&mut first) => {
             // An application that only closes has not spoken.
             if matches!(spoken, Ok(1)) { SpeaksFirst::Server } else { SpeaksFirst::Client }
@@ -104,7 +106,7 @@ async fn carry_auto(
         // Full means that the control plane is told of other ports first; it is only a hint.
         let _ = worker.shared.observed.try_send(Observation { port: reached.address.port(), speaks_first });
     }
-    opaque::carry(records, app, BytesMut::new(), Recheck::new(worker, grant)).await
+    opaque::carry(records, app, BytesMut::new(), recheck).await
 }
 
 enum FirstRecord {
@@ -134,6 +136,7 @@ async fn park(
     mut records: Records,
     app: TcpStream,
     reached: &Reached,
+    grant: &Grant,
 ) -> Result<(), Broken> {
     let Records { mesh, reader, writer, input } = &mut records;
     loop {
@@ -147,7 +150,7 @@ async fn park(
             reader.finish()?;
         }
     }
-    worker.shared.parked.put(reached.address, app);
+    worker.shared.parked.put(reached.address, grant.source.as_ref(), app);
     let mut out = BytesMut::new();
     writer.fin(clock::unix_ms(), &mut out)?;
     mesh.write_all(&out).await.map_err(Broken::Mesh)?;

@@ -182,6 +182,9 @@ impl Caller {
         grant: Grant,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = response.into_parts();
+        if parts.status.is_informational() {
+            return Err(Refusal::ResponseUnverified);
+        }
         let metrics = &self.worker.shared.metrics;
         let snapshot = self.worker.shared.snapshots.load_full();
         let verified = verify::response(channel, &snapshot, metrics, sent, parts, body).await?;

@@ -8,7 +8,7 @@ use crate::protocols::stage::{CLIENT_MAY_ALL, Failure, LIMIT, SERVER, Stage, TRU
 
 pub(super) fn check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired() -> TestResult {
     let stage = Stage::new()?;
-    let mesh = Mesh::start(&stage.host, TRUST_DOMAIN)?;
+    let mesh = Mesh::start(&stage.cloud, TRUST_DOMAIN)?;
     mesh.apply("mesh.yaml", &manifests("", "ports: [{port: 8201}]", CLIENT_MAY_ALL))?;
     let (code, report) = check(&stage, &mesh)?;
     assert_eq!((code, &report["ok"]), (Some(1), &Value::Bool(false)), "nobody has enrolled: {report}");
@@ -56,7 +56,7 @@ pub(super) fn check_names_the_proxy_whose_rules_were_removed_until_they_are_repa
 fn check(stage: &Stage, mesh: &Mesh) -> Result<(Option<i32>, Value), Failure> {
     let socket = mesh.socket();
     let program = program(&["check", "-o", "json", "--control-plane"]).args([socket.as_os_str()]);
-    let running = stage.host.namespace().start(program)?;
+    let running = stage.cloud.namespace().start(program)?;
     let status = running.wait(LIMIT)?;
     Ok((status.code(), serde_json::from_str(&running.output())?))
 }

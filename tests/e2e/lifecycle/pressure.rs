@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 200;
 pub(super) fn sidecar_out_of_file_descriptors_survives_and_recovers() -> TestResult {
     let stage = Stage::new()?;
     let _apps = [app(&stage.server, &["rest"], &[HTTP])?, app(&stage.server, &["greeter"], &[BYTES])?];
-    let mesh = Mesh::start(&stage.host, TRUST_DOMAIN)?;
+    let mesh = Mesh::start(&stage.cloud, TRUST_DOMAIN)?;
     let ports = format!("ports: [{{port: {HTTP}, protocol: http}}, {{port: {BYTES}}}]");
     mesh.apply("mesh.yaml", &manifests("", &ports, CLIENT_MAY_ALL))?;
     let _server = mesh.sidecar(&stage.server, "server", Setup::default())?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use signet_cli::lab::mesh::intruder::{Identity, IntruderError, Stream, inside};
-use signet_cli::lab::mesh::{Setup, app};
+use signet_cli::lab::mesh::{app, program};
 use signet_cli::lab::runner::TestResult;
 use signet_signature::record::Event;
 use tokio::io::copy_bidirectional;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream as AsyncTcpStream};
 
 use super::http::{Caller, read_request};
 use super::server::serve;
-use super::stage::{CLIENT_MAY_ALL, Stage, connect, manifests, server_id};
+use super::stage::{CLIENT_MAY_ALL, LIMIT, Stage, connect, manifests, server_id};
 
 const PORT: u16 = 3306;
 const BANNER: &str = "220 greeter ready\r\n";
@@ -117,10 +117,12 @@ pub(super) fn late_client_hello_reaches_a_server_that_speaks_first_on_a_permissi
     let stage = Stage::new()?;
     let _app = app(&stage.server, &["greeter"], &[PORT])?;
     let server = format!("mtls: {{mode: permissive}}, ports: [{{port: {PORT}}}]");
-    let rules = format!("{CLIENT_MAY_ALL}\n  - from: [{{any: anyone}}]");
-    // The client's own sidecar makes the address known and leaves its connections alone.
-    let uncaptured = Setup { flags: vec!["--capture".into(), "none".into()], ..Setup::default() };
-    let meshed = stage.mesh_with(&manifests("", &server, &rules), &[PORT], uncaptured)?;
+    let rules = format!("{CLIENT_MAY_ALL}\n    - from: [{{any: anyone}}]");
+    let mut meshed = stage.mesh(&manifests("", &server, &rules), &[PORT])?;
+    // The client's sidecar has made the address known; from here on a hand-made one uses it.
+    meshed.client.kill();
+    let removed = stage.client.namespace().start(program(&["proxy", "capture", "remove"]))?;
+    assert!(removed.wait(LIMIT)?.success(), "{}", removed.output());
     let token = meshed.mesh.token("client")?;
     let identity = Identity::enrol(stage.client.namespace(), meshed.mesh.address(), token)?;
 

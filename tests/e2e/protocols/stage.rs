@@ -1,4 +1,4 @@
-//! A server's and a client's container on one host, first without and then with a mesh between them.
+//! A server's and a client's container on one machine, first without and then with a mesh between them.
 
 use std::error::Error;
 use std::io;
@@ -16,19 +16,18 @@ pub(crate) type Failure = Box<dyn Error>;
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// The trust domain of every test here.
 pub(crate) const TRUST_DOMAIN: &str = "mesh.example";
-/// The client's identity.
-pub(crate) const CLIENT: &str = "spiffe://mesh.example/app/host/client";
 /// The server's identity.
 pub(crate) const SERVER: &str = "spiffe://mesh.example/app/host/server";
 /// The rule that lets the client do anything.
 pub(crate) const CLIENT_MAY_ALL: &str = "- from: [{identity: 'spiffe://mesh.example/app/host/client'}]";
 
-/// The machine. Its host also runs the control plane.
+/// The machine, and another one for the control plane.
 pub(crate) struct Stage {
     pub(crate) server: Container,
     pub(crate) client: Container,
     pub(crate) host: Host,
-    pub(crate) lab: Lab,
+    pub(crate) cloud: Host,
+    _lab: Lab,
 }
 
 /// The mesh on it. Sidecars end before the control plane.
@@ -42,8 +41,9 @@ impl Stage {
     pub(crate) fn new() -> Result<Self, Failure> {
         let lab = Lab::new()?;
         let host = lab.host("host", HostPlan::numbered(1))?;
+        let cloud = lab.host("cloud", HostPlan::numbered(2))?;
         let (server, client) = (host.container("server")?, host.container("client")?);
-        Ok(Self { server, client, host, lab })
+        Ok(Self { server, client, host, cloud, _lab: lab })
     }
 
     /// The server's port.
@@ -58,19 +58,15 @@ impl Stage {
 
     /// Puts a sidecar beside both; the client's knows these ports of the server when this returns.
     pub(crate) fn mesh(&self, yaml: &str, ports: &[u16]) -> Result<Meshed, Failure> {
-        self.mesh_with(yaml, ports, Setup::default())
-    }
-
-    /// As [`Self::mesh`], with a sidecar of the client's that differs.
-    pub(crate) fn mesh_with(&self, yaml: &str, ports: &[u16], setup: Setup) -> Result<Meshed, Failure> {
-        let mesh = Mesh::start(&self.host, TRUST_DOMAIN)?;
+        let mesh = Mesh::start(&self.cloud, TRUST_DOMAIN)?;
         mesh.apply("mesh.yaml", yaml)?;
         let server = mesh.begin_sidecar(&self.server, "server", Setup::default())?;
-        let client = mesh.begin_sidecar(&self.client, "client", setup)?;
+        let client = mesh.begin_sidecar(&self.client, "client", Setup::default())?;
         server.wait_until_ready()?;
         client.wait_until_ready()?;
         for &port in ports {
             client.wait_until_known(self.place(port))?;
+            client.wait_until_known(self.place_ipv6(port))?;
         }
         Ok(Meshed { server, client, mesh })
     }
@@ -114,7 +110,7 @@ spec:
   target: {{workloads: [server]}}
   {selection}
   rules:
-  {rules}
+    {rules}
 "
     )
 }

@@ -86,10 +86,10 @@ fn count_then_talk(mut stream: TcpStream, ends: &Ends) -> io::Result<()> {
 pub(super) fn tls_of_the_app_itself_passes_untouched() -> TestResult {
     let stage = Stage::new()?;
     let domain = TrustDomain::parse("own-tls.example")?;
-    let authority = Authority::create(&domain, SystemTime::now(), Duration::from_secs(3600))?;
+    let authority = Authority::create(domain, SystemTime::now(), Duration::from_secs(3600))?;
     let issue = |name: &str| -> Result<_, super::stage::Failure> {
         let id = SpiffeId::parse(&format!("spiffe://own-tls.example/app/own/{name}"))?;
-        Ok(Identity::issue(&authority, &id, authority.bundle()?)?)
+        Ok(Identity::issue(&authority, &id, authority.bundle())?)
     };
     let (server, client) = (issue("server")?, issue("client")?);
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&server.tls, &server.bundle, &[b"own/1"])?));

@@ -95,8 +95,8 @@ impl SignatureError {
             Self::Coverage(_) => "coverage",
             Self::Digest => "digest",
             Self::Expired => "expired",
-            Self::Malformed | Self::Multiple => "malformed",
-            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Missing | Self::Multiple => "missing",
             Self::OtherChannel | Self::Replay(_) => "replay",
             Self::UnknownKey | Self::WrongSigner => "unknown-key",
         }

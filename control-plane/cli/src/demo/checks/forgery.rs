@@ -10,7 +10,7 @@ use super::CheckError;
 use crate::demo::agents::LOOPBACK_PORT;
 use crate::demo::report::{Outcome, Report};
 use crate::demo::story::{Stage, TRUST_DOMAIN};
-use crate::lab::mesh::intruder::{Answer, Caller, Draft, Identity, IntruderError, Stream, inside, keyid};
+use crate::lab::mesh::intruder::{Answer, Caller, Draft, Identity, IntruderError, Stream, inside};
 use crate::lab::mesh::{MeshError, Sidecar, call, wait_until};
 
 /// How long a revocation may take to reach every sidecar.
@@ -142,7 +142,7 @@ fn stripped(mut caller: Caller, target: Target) -> Forging {
 fn wrong_key(mut caller: Caller, target: Target) -> Forging {
     Box::pin(async move {
         let other = KeyRequest::new_signing()?;
-        caller.signer = MeshSigner::new(other.key.secret_der(), keyid(&target.identity))?;
+        caller.signer = MeshSigner::new(other.key.secret_der(), target.identity.signing.keyid())?;
         let signed = caller.sign(&target.order())?;
         caller.call(&signed).await
     })

@@ -24,7 +24,7 @@ pub(in crate::demo) fn tell(report: &mut Report, stage: &mut Stage) {
         }
         Ok::<_, MeshError>(Outcome::holds(started.elapsed().as_secs_f64(), "s"))
     });
-    report.check("… and again none fails", || calls(stage));
+    report.check("calls go on after that, none fails", || calls(stage));
     report.check("started again, it knows everybody: all are back", || comes_back(stage));
 }
 

@@ -15,13 +15,13 @@ const CALLS_MIN: u64 = 100;
 pub(in crate::demo) fn tell(report: &mut Report, stage: &Stage) {
     let mut rotations = 0.0;
     let load = load(stage, &mut rotations);
-    report.check("both sides' certificates rotate each second", || {
+    report.check("certificates of both sides rotate each second under load", || {
         Ok::<_, MeshError>(
             Outcome::holds(rotations, "rotations in 6 s")
                 .only_if(rotations >= ROTATIONS_MIN, || "too few".into()),
         )
     });
-    report.check("… while calls are made, none of which fails", || load);
+    report.check("no call fails while certificates rotate", || load);
 }
 
 fn load(stage: &Stage, rotations: &mut f64) -> Result<Outcome, MeshError> {

@@ -12,25 +12,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    ALPN_H1, ALPN_RECORDS, Authority, Fingerprint, IssueError, KeyRequest, RequestError, SigningSvid,
-    SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle, VerifyError, channel_id, client_config, dial_name,
-    peer, verify_signing_chain,
+    ALPN_H1, Authority, IssueError, KeyRequest, RequestError, SigningSvid, SpiffeId, SvidError, TlsError,
+    TlsSvid, TrustBundle, VerifyError, channel_id, client_config, dial_name, peer,
 };
 use signet_proxy::config::TokenSource;
 use signet_proxy::control::{Control, ControlError, Dial, Settings};
-use signet_signature::record::{
-    Direction, Ed25519Signer, Event, Opening, RecordError, RecordReader, RecordSigner, RecordWriter,
-    StreamParams, WriteError,
-};
+use signet_signature::record::{RecordError, WriteError};
 use signet_signature::{ChannelId, KeyError, MeshSigner, RequestView, SignError, sha256_header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+mod stream;
+
+pub use stream::Stream;
 
 use super::MeshError;
 use crate::lab::Namespace;
@@ -424,135 +423,15 @@ impl Caller {
     }
 }
 
-/// One record stream into the mesh.
-pub struct Stream {
-    stream: TlsStream<TcpStream>,
-    /// Signs what is sent.
-    pub writer: RecordWriter,
-    reader: RecordReader,
-    input: BytesMut,
-}
-
-impl Stream {
-    /// Connects and opens a stream to a workload's port. `auto` lets the app speak first.
-    ///
-    /// # Errors
-    /// [`IntruderError::Refused`] with the other side's code.
-    pub async fn open(
-        identity: &Identity,
-        address: SocketAddr,
-        destination: (&SpiffeId, u16),
-        auto: bool,
-    ) -> Result<Self, IntruderError> {
-        let mut stream = identity.connect(address, ALPN_RECORDS).await?;
-        let state = stream.get_ref().1;
-        let server = peer(state)?;
-        let channel = channel_id(state)?;
-        let mut id = [0; 16];
-        aws_lc_rs::rand::fill(&mut id).map_err(|_| io::Error::other("no random numbers"))?;
-        let params = StreamParams {
-            auto,
-            own_tls: identity.tls.fingerprint.0,
-            peer_tls: server.fingerprint().0,
-            channel,
-            stream: id,
-            unix_ms: now_ms(),
-            destination: destination.0.as_str().to_owned(),
-            port: destination.1,
-        };
-        let opening = Opening::new(Direction::ClientToServer, params, &identity.signing.chain)?;
-        within(stream.write_all(&opening.records())).await?;
-        let (mut reader, mut input) = (opening.reader(), BytesMut::new());
-        let hello = match next(&mut stream, &mut reader, &mut input).await? {
-            Event::Hello(hello) => hello,
-            event => return Err(refused(&event)),
-        };
-        let chain = match next(&mut stream, &mut reader, &mut input).await? {
-            Event::Chain(chain) => chain,
-            event => return Err(refused(&event)),
-        };
-        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let signer = verify_signing_chain(&identity.bundle, &chain, SystemTime::now())?;
-        reader.set_key(signer.public_key())?;
-        let own: Arc<dyn RecordSigner> =
-            Arc::new(Ed25519Signer::from_pkcs8(identity.signing.key.secret_der())?);
-        Ok(Self { writer: opening.writer(own, &hello), stream, reader, input })
-    }
-
-    /// Sends signed bytes.
-    ///
-    /// # Errors
-    /// [`IntruderError::Broken`], [`IntruderError::Write`].
-    pub async fn send(&mut self, payload: &[u8]) -> Result<(), IntruderError> {
-        let mut out = BytesMut::new();
-        self.writer.data(payload, now_ms(), &mut out)?;
-        self.writer.sign(now_ms(), &mut out);
-        self.send_raw(&out).await
-    }
-
-    /// Ends the sending side properly.
-    ///
-    /// # Errors
-    /// As [`Self::send`].
-    pub async fn finish(&mut self) -> Result<(), IntruderError> {
-        let mut out = BytesMut::new();
-        self.writer.fin(now_ms(), &mut out)?;
-        self.send_raw(&out).await
-    }
-
-    /// Writes bytes as they are.
-    ///
-    /// # Errors
-    /// [`IntruderError::Broken`].
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), IntruderError> {
-        within(self.stream.write_all(bytes)).await
-    }
-
-    /// The next verified thing.
-    ///
-    /// # Errors
-    /// [`IntruderError::Record`], also when the other side ends without saying so; [`IntruderError::Refused`].
-    pub async fn receive(&mut self) -> Result<Event, IntruderError> {
-        match next(&mut self.stream, &mut self.reader, &mut self.input).await? {
-            event @ Event::Alert(_) => Err(refused(&event)),
-            event => Ok(event),
-        }
-    }
-}
-
-async fn next(
-    stream: &mut TlsStream<TcpStream>,
-    reader: &mut RecordReader,
-    input: &mut BytesMut,
-) -> Result<Event, IntruderError> {
-    loop {
-        if let Some(event) = reader.decode(input)? {
-            return Ok(event);
-        }
-        if within(stream.read_buf(input)).await? == 0 {
-            reader.finish()?;
-            return Err(IntruderError::Broken(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-}
-
-fn refused(event: &Event) -> IntruderError {
-    match event {
-        Event::Alert(code) => IntruderError::Refused(code.as_str().to_owned()),
-        other => IntruderError::Answer(format!("unexpected {other:?}")),
-    }
-}
-
 /// A signing chain as the field that introduces it.
 fn mesh_cert(chain: &[CertificateDer<'_>]) -> Result<HeaderValue, IntruderError> {
     let items: Vec<String> = chain.iter().map(|der| format!(":{}:", BASE64_STANDARD.encode(der))).collect();
     HeaderValue::try_from(items.join(", ")).map_err(malformed)
 }
 
-/// The key id of a signing certificate that another key is to be passed off for.
+/// The key id under which an identity signs: what another key would be passed off for.
 pub fn keyid(identity: &Identity) -> String {
-    let leaf = identity.signing.chain.first().map_or(&[][..], |leaf| leaf);
-    format!("{}#{}", identity.id(), Fingerprint::of(leaf))
+    identity.signing.keyid()
 }
 
 fn parse(bytes: &[u8]) -> Result<Option<(Answer, usize)>, IntruderError> {
