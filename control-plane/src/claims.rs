@@ -1,13 +1,19 @@
-//! Claims on directory places: accepted, held while the claimant's stream is open, kept for a lease after it ended.
+//! Claims on directory places: accepted, held while a stream of the claimant's is open, kept after it ended.
 //!
-//! A live claim needs no writes: its record carries no expiry. When the stream ends the record gets one, and when the
-//! control plane itself restarts all of them do, so that a proxy that comes back in time keeps its place.
+//! A live claim needs no writes: its record carries no expiry. When the last stream that holds it ends the record gets
+//! one, and when the control plane itself restarts all of them do, so that a proxy that comes back in time keeps its
+//! place.
+//!
+//! A lease that ended frees the place for another claimant, but does not empty it: a destination that was meshed never
+//! looks unmeshed because its proxy is away, or callers could be made to fall back to plaintext by cutting it off. A place
+//! leaves the directory when its holder gives it up, or when its workload leaves the mesh.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use signet_identity::SpiffeId;
 use signet_policy::PolicyModel;
 use tokio::sync::Mutex;
 
@@ -15,14 +21,19 @@ use crate::directory::{self, ClaimRefusal, Claimant};
 use crate::records::{self, Claim, Found, unix_seconds};
 use crate::store::{Expect, Store, StoreError, Write};
 
-/// How long a place stays taken after its holder's stream ended: a restart, a partition, an upgrade.
+/// How long nobody else can take a place after the last stream that held it ended: a restart, a partition, an upgrade.
 pub(crate) const LEASE: Duration = Duration::from_secs(10 * 60);
+
+/// Places of one identity whose lease ended and that are still told as meshed: years of restarts on new addresses. Of
+/// more the oldest go, and of them first those claimed through a gateway: somebody who holds the identity's key can make
+/// up any number of these.
+const STALE_MAX: usize = 1_024;
 
 /// How often a write is tried again when another control plane writes the same place.
 const ATTEMPTS_MAX: usize = 16;
 
 /// Names one control stream.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct StreamId(pub(crate) u64);
 
 /// What became of one claim.
@@ -36,9 +47,23 @@ pub(crate) struct Verdict {
 /// All claims of the mesh.
 pub(crate) struct Claims {
     store: Arc<dyn Store>,
-    /// Which stream holds which claim (by store key). The lock is held over the commit: the end of an old stream
+    /// Which streams hold which claim (by store key). The lock is held over the commit: the end of an old stream
     /// must not start a lease that a new one just ended.
-    holders: Mutex<HashMap<String, StreamId>>,
+    holders: Mutex<HashMap<String, Holders>>,
+}
+
+/// The streams of one identity that hold a place; never empty.
+struct Holders {
+    id: SpiffeId,
+    streams: BTreeSet<StreamId>,
+}
+
+/// What became of a stream's claims.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    pub(crate) verdicts: Vec<Verdict>,
+    /// Streams that lost a place by it and do not know yet.
+    pub(crate) displaced: BTreeSet<StreamId>,
 }
 
 impl Claims {
@@ -68,7 +93,7 @@ impl Claims {
         places: &BTreeSet<(IpAddr, u16)>,
         model: &PolicyModel,
         now: SystemTime,
-    ) -> Result<Vec<Verdict>, StoreError> {
+    ) -> Result<Judgement, StoreError> {
         let mut holders = self.holders.lock().await;
         for _ in 0..ATTEMPTS_MAX {
             let (verdicts, mut writes) = self.decide(claimant, places, model, now).await?;
@@ -79,32 +104,39 @@ impl Claims {
                 .collect();
             let given_up: Vec<String> = holders
                 .iter()
-                .filter(|(key, holder)| **holder == stream && !held.contains(*key))
+                .filter(|(key, holding)| holding.streams.contains(&stream) && !held.contains(*key))
                 .map(|(key, _)| key.clone())
                 .collect();
-            writes.extend(given_up.iter().map(|key| Write::delete(key, Expect::Any)));
+            // What another stream of the identity holds too stays its own.
+            let alone = |key: &&String| holders.get(*key).is_some_and(|holding| holding.streams.len() == 1);
+            writes.extend(given_up.iter().filter(alone).map(|key| Write::delete(key, Expect::Any)));
             match self.commit_all(writes).await {
                 Ok(()) => {}
                 Err(StoreError::Conflict { .. }) => continue,
                 Err(error) => return Err(error),
             }
-            for key in given_up {
-                holders.remove(&key);
+            for key in &given_up {
+                leave(&mut holders, key, stream);
             }
-            holders.extend(held.into_iter().map(|key| (key, stream)));
-            return Ok(verdicts);
+            let displaced = hold(&mut holders, held, claimant.id, stream);
+            return Ok(Judgement { verdicts, displaced });
         }
         Err(StoreError::Conflict { key: records::CLAIMS.to_owned() })
     }
 
-    /// The stream ended: what it still holds is kept for a lease.
+    /// The stream ended: what it alone still holds is kept for a lease.
     pub(crate) async fn release(&self, stream: StreamId, now: SystemTime) -> Result<(), StoreError> {
         let mut holders = self.holders.lock().await;
-        let keys: Vec<String> =
-            holders.iter().filter(|(_, holder)| **holder == stream).map(|(key, _)| key.clone()).collect();
-        holders.retain(|_, holder| *holder != stream);
+        let keys: Vec<String> = holders
+            .iter()
+            .filter(|(_, holding)| holding.streams.contains(&stream))
+            .map(|(key, _)| key.clone())
+            .collect();
         let mut writes = Vec::new();
         for key in keys {
+            if !leave(&mut holders, &key, stream) {
+                continue;
+            }
             if let Some(found) = records::read::<Claim>(&*self.store, &key).await? {
                 writes.push(lease(&found, now)?);
             }
@@ -112,14 +144,29 @@ impl Claims {
         self.commit_all(writes).await
     }
 
-    /// Removes claims whose lease is over.
-    pub(crate) async fn sweep(&self, now: SystemTime) -> Result<(), StoreError> {
+    /// Removes the claims of workloads that left the mesh, and those that are too many.
+    pub(crate) async fn sweep(&self, model: &PolicyModel, now: SystemTime) -> Result<(), StoreError> {
         let _holders = self.holders.lock().await;
+        let declared: BTreeSet<&SpiffeId> = model.workloads.iter().map(|workload| &workload.id).collect();
         let mut writes = Vec::new();
+        let mut stale: BTreeMap<SpiffeId, Vec<(bool, u64, Write)>> = BTreeMap::new();
         for entry in self.store.list(records::CLAIMS).await?.entries {
-            let found: Found<Claim> = records::decode(&entry)?;
-            if found.record.expires.is_some_and(|expires| expires <= unix_seconds(now)) {
-                writes.push(Write::delete(entry.key, Expect::At(found.revision)));
+            let Found { record, revision } = records::decode::<Claim>(&entry)?;
+            // A live one is released by the end of its stream.
+            let Some(expires) = record.expires else { continue };
+            let removal = Write::delete(entry.key, Expect::At(revision));
+            if !declared.contains(&record.id) {
+                writes.push(removal);
+            } else if expires <= unix_seconds(now) {
+                stale.entry(record.id).or_default().push((!record.by_gateway, expires, removal));
+            }
+        }
+        for (id, mut places) in stale {
+            let surplus = places.len().saturating_sub(STALE_MAX);
+            if surplus > 0 {
+                tracing::warn!(%id, surplus, "too many places of a workload are not claimed any more; the oldest go");
+                places.sort_by_key(|(direct, expires, _)| (*direct, *expires));
+                writes.extend(places.into_iter().take(surplus).map(|(_, _, removal)| removal));
             }
         }
         self.commit_all(writes).await
@@ -156,13 +203,19 @@ impl Claims {
     ) -> Result<Result<(), ClaimRefusal>, StoreError> {
         let key = Claim::key(claimant.network, address, port);
         let found = records::read::<Claim>(&*self.store, &key).await?;
+        let mut by_gateway = directory::is_by_gateway(model, claimant, address);
         if let Some(Found { record, .. }) = &found {
             let live = record.expires.is_none_or(|expires| expires > unix_seconds(now));
-            if record.id != *claimant.id && live && directory::stands(model, record) {
-                return Ok(Err(ClaimRefusal::AddressTaken));
-            }
-            if record.id == *claimant.id && record.expires.is_none() {
-                return Ok(Ok(()));
+            if record.id != *claimant.id {
+                let free = !directory::stands(model, record) || yields(record, live, by_gateway);
+                if !free {
+                    return Ok(Err(ClaimRefusal::AddressTaken));
+                }
+            } else {
+                by_gateway &= record.by_gateway || !live;
+                if record.expires.is_none() && record.by_gateway == by_gateway {
+                    return Ok(Ok(()));
+                }
             }
         }
         let claim = Claim {
@@ -171,6 +224,7 @@ impl Claims {
             address,
             port,
             expires: None,
+            by_gateway,
         };
         writes.push(records::put(key, records::unchanged(found.as_ref()), &claim)?);
         Ok(Ok(()))
@@ -182,6 +236,44 @@ impl Claims {
         }
         Ok(())
     }
+}
+
+/// Whether a place goes to another claimant. One that is seen at the address itself displaces one that only a gateway
+/// vouches for; otherwise the older claim wins while it lives. What was claimed at the address is never lost to a claim
+/// through a gateway: whoever keeps its holder away for a lease would get its callers.
+fn yields(record: &Claim, live: bool, by_gateway: bool) -> bool {
+    if record.by_gateway { !live || !by_gateway } else { !live && !by_gateway }
+}
+
+/// Adds a stream to the holders of `keys`; returns the streams of others that held one of them.
+fn hold(
+    holders: &mut HashMap<String, Holders>,
+    keys: BTreeSet<String>,
+    id: &SpiffeId,
+    stream: StreamId,
+) -> BTreeSet<StreamId> {
+    let mut displaced = BTreeSet::new();
+    for key in keys {
+        let holding =
+            holders.entry(key).or_insert_with(|| Holders { id: id.clone(), streams: BTreeSet::new() });
+        if holding.id != *id {
+            holding.id = id.clone();
+            displaced.append(&mut holding.streams);
+        }
+        holding.streams.insert(stream);
+    }
+    displaced
+}
+
+/// Takes a stream off the holders of a place; whether it was the last.
+fn leave(holders: &mut HashMap<String, Holders>, key: &str, stream: StreamId) -> bool {
+    let Some(holding) = holders.get_mut(key) else { return false };
+    holding.streams.remove(&stream);
+    let last = holding.streams.is_empty();
+    if last {
+        holders.remove(key);
+    }
+    last
 }
 
 fn lease(found: &Found<Claim>, now: SystemTime) -> Result<Write, StoreError> {

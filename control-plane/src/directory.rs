@@ -3,10 +3,12 @@
 //! A claim is believed when
 //! 1. its network is the one the instance enrolled for, and the operator knows that network;
 //! 2. the address lies in it, and in the workload's `addresses` when it lists any;
-//! 3. the claimant was seen there: its stream comes from that address or from a gateway of the network, or the
+//! 3. it is not the address of a gateway, behind which many are;
+//! 4. the claimant was seen there: its stream comes from that address or from a gateway of the network, or the
 //!    operator listed the address for this workload;
-//! 4. the workload declares the port, unless it declares none at all;
-//! 5. the operator does not advertise that place for another workload, and nobody else holds a live claim on it.
+//! 5. the workload declares the port, unless it declares none at all;
+//! 6. the operator does not advertise that place for another workload, and nobody else holds a live claim on it that is
+//!    as well founded: see [`crate::claims`].
 //!
 //! Names are never claimed: they come from the manifests alone.
 
@@ -14,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use signet_identity::SpiffeId;
-use signet_policy::{PolicyModel, Protocol, SpeaksFirst, WorkloadModel};
+use signet_policy::{Network, PolicyModel, Protocol, SpeaksFirst, WorkloadModel};
 use signet_sync::{Entry, MAX_ENTRIES};
 use thiserror::Error;
 
@@ -41,6 +43,8 @@ pub(crate) enum ClaimRefusal {
     AddressTaken,
     #[error("the operator advertises the address and port for another workload")]
     AdvertisedByAnother,
+    #[error("the address is a gateway's, which stands for many")]
+    GatewayAddress,
     #[error("the workload does not declare the port")]
     PortNotDeclared,
     #[error("the stream comes neither from the address nor from a gateway of its network")]
@@ -61,6 +65,7 @@ impl ClaimRefusal {
             Self::AddressOutsideNetwork => "address-outside-network",
             Self::AddressTaken => "address-taken",
             Self::AdvertisedByAnother => "advertised-by-another",
+            Self::GatewayAddress => "gateway-address",
             Self::PortNotDeclared => "port-not-declared",
             Self::SourceMismatch => "source-mismatch",
             Self::TooMany => "too-many-claims",
@@ -70,7 +75,7 @@ impl ClaimRefusal {
     }
 }
 
-/// Judges one claim by rules 1 to 5, save what others hold: that is the store's to say.
+/// Judges one claim by rules 1 to 6, save what others hold: that is the store's to say.
 pub(crate) fn judge(
     model: &PolicyModel,
     claimant: Claimant<'_>,
@@ -84,11 +89,14 @@ pub(crate) fn judge(
     if !network.contains(address) {
         return Err(ClaimRefusal::AddressOutsideNetwork);
     }
+    if is_gateway(network, address) {
+        return Err(ClaimRefusal::GatewayAddress);
+    }
     let listed = workload.addresses.contains(&address);
     if !workload.addresses.is_empty() && !listed {
         return Err(ClaimRefusal::AddressNotListed);
     }
-    if !listed && source != address && !network.gateways.contains(&source) {
+    if !listed && source != address && !is_gateway(network, source) {
         return Err(ClaimRefusal::SourceMismatch);
     }
     if !declares(workload, port) {
@@ -100,11 +108,25 @@ pub(crate) fn judge(
     }
 }
 
+/// Whether nothing but a gateway's word is behind a claim that [`judge`] accepted: its stream did not come from the
+/// address, and the operator did not list it.
+pub(crate) fn is_by_gateway(model: &PolicyModel, claimant: Claimant<'_>, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let listed =
+        model.workload(claimant.id).is_some_and(|workload| workload.addresses.contains(&address));
+    !listed && claimant.source.to_canonical() != address
+}
+
+fn is_gateway(network: &Network, address: IpAddr) -> bool {
+    network.gateways.iter().any(|gateway| gateway.to_canonical() == address)
+}
+
 /// Whether a stored claim still holds under the model, which may have changed since it was accepted.
 pub(crate) fn stands(model: &PolicyModel, claim: &Claim) -> bool {
     let Some(workload) = model.workload(&claim.id) else { return false };
     let Some(network) = model.network(&claim.network) else { return false };
     network.contains(claim.address)
+        && !is_gateway(network, claim.address)
         && (workload.addresses.is_empty() || workload.addresses.contains(&claim.address))
         && declares(workload, claim.port)
 }
@@ -127,8 +149,8 @@ pub(crate) type Habits = BTreeMap<(SpiffeId, u16), Habit>;
 
 /// The entries of every network of the mesh, empty ones included, sorted by address and port.
 ///
-/// What the operator advertises comes first: no claim displaces it, and what is beyond the most entries a proxy takes
-/// is a claim that is left out.
+/// What the operator advertises comes first, then the claims whose holder is here, then those of holders that are away:
+/// none displaces one before it, and what is beyond the most entries a proxy takes is left out.
 pub(crate) fn build(
     model: &PolicyModel,
     claims: &[Claim],
@@ -144,7 +166,9 @@ pub(crate) fn build(
             networks.entry(place.network.clone()).or_default().entry((address, place.port)).or_insert(entry);
         }
     }
-    for claim in claims.iter().filter(|claim| stands(model, claim)) {
+    let (here, away): (Vec<&Claim>, Vec<&Claim>) =
+        claims.iter().filter(|claim| stands(model, claim)).partition(|claim| claim.expires.is_none());
+    for claim in here.into_iter().chain(away) {
         let Some(workload) = model.workload(&claim.id) else { continue };
         let entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
         if let Some(network) = networks.get_mut(&claim.network)

@@ -70,6 +70,9 @@ pub(crate) struct Instance {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Leaf {
     pub(crate) fingerprint: String,
+    /// Fingerprint of the signing leaf that was issued beside it.
+    #[serde(default)]
+    pub(crate) signing: Option<String>,
     /// Unix seconds.
     pub(crate) not_after: u64,
 }
@@ -81,8 +84,11 @@ pub(crate) struct Claim {
     pub(crate) network: String,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// Unix seconds; absent while the claimant's stream is open.
+    /// Unix seconds; absent while a stream of the claimant's is open.
     pub(crate) expires: Option<u64>,
+    /// The claimant was not seen at the address: its stream came through a gateway of the network.
+    #[serde(default)]
+    pub(crate) by_gateway: bool,
 }
 
 /// A certificate or identity that is no longer believed.

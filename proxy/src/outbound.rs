@@ -16,14 +16,15 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use signet_identity::SpiffeId;
-use signet_policy::{Protocol as Declared, Refusal, SpeaksFirst};
+use signet_policy::{Permit, Protocol as Declared, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
 
 use crate::authorize::{Content, Grant};
 use crate::clock;
 use crate::detect::Protocol;
-use crate::http_server::Version;
+use crate::http_server::{self, Version};
 use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
+use crate::problem;
 use crate::ring::Direction;
 use crate::snapshot::Snapshot;
 use crate::sockets::{original_destination, reset_on_close};
@@ -162,17 +163,33 @@ async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destina
     }
 }
 
+/// Refuses a connection in its own language: HTTP is answered with the reason, anything else reset.
+async fn explain(worker: &Rc<Worker>, client: TcpStream, address: SocketAddr, refusal: Refusal) {
+    let mut client = Prefixed::new(client);
+    // A client that waits for the server to speak first learns by the reset.
+    let version = match tokio::time::timeout(HALF_SAID, client.detect()).await {
+        Ok(Ok(Some(Protocol::Http1))) => Version::Http1,
+        Ok(Ok(Some(Protocol::Http2))) => Version::Http2,
+        _ => return refuse(worker, client.get_ref(), Some(address), refusal),
+    };
+    let refused = Rc::clone(worker);
+    let respond = move |_| {
+        let request_id = refused.request_id();
+        refused.record(&unmeshed(&request_id, address, &Err(refusal)));
+        std::future::ready(problem::response(refusal, &request_id))
+    };
+    // The client may break off; it has its answer or does not want it.
+    let _ = http_server::serve(client, version, worker.drain.clone(), respond).await;
+}
+
 /// Ends a connection with a reset and says why in the records.
 fn refuse(worker: &Worker, client: &TcpStream, address: Option<SocketAddr>, refusal: Refusal) {
     reset_on_close(client);
-    let request_id = worker.request_id();
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    worker.record(&Event {
-        request_id: &request_id,
-        direction: Direction::Outbound,
-        peer: "",
-        address: address.unwrap_or(unknown),
-        grant: None,
-        outcome: &Err(refusal),
-    });
+    let outcome = Err(refusal);
+    worker.record(&unmeshed(&worker.request_id(), address.unwrap_or(unknown), &outcome));
+}
+
+fn unmeshed<'a>(request_id: &'a str, address: SocketAddr, outcome: &'a Result<Permit, Refusal>) -> Event<'a> {
+    Event { request_id, direction: Direction::Outbound, peer: "", address, grant: None, outcome }
 }

@@ -289,9 +289,9 @@ COMMIT
             "-j DROP",
         ];
         assert!(v4.ends_with(&end.map(|line| format!("-A SIGNET_OTHER {line}"))), "{v4:?}");
-        assert!(
-            v6.ends_with(&["-d fd00::/8 -p udp -j RETURN", "-j DROP"].map(|line| format!("-A SIGNET_OTHER {line}")))
-        );
+        assert!(v6.ends_with(
+            &["-d fd00::/8 -p udp -j RETURN", "-j DROP"].map(|line| format!("-A SIGNET_OTHER {line}"))
+        ));
         assert!(v4.contains(&"-A SIGNET_OTHER -m owner --uid-owner 1337 -j RETURN".to_owned()));
     }
 

@@ -249,12 +249,7 @@ mod tests {
             "capture outbound TCP",
         ];
         assert_eq!(purposes(&table.chains[0]), expected);
-        let expected = [
-            "loopback",
-            "excluded port 15006",
-            "excluded port 15020",
-            "capture inbound TCP",
-        ];
+        let expected = ["loopback", "excluded port 15006", "excluded port 15020", "capture inbound TCP"];
         assert_eq!(purposes(&table.chains[1]), expected);
         assert_eq!(table.chains.len(), 2, "what is not TCP passes");
     }

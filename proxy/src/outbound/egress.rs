@@ -18,7 +18,7 @@ use crate::worker::Worker;
 pub(crate) async fn serve(worker: &Rc<Worker>, own: &SpiffeId, client: TcpStream, address: SocketAddr) {
     let allowed = worker.shared.snapshot().index.egress(own, address.ip(), address.port(), Transport::Tcp);
     if let Err(refusal) = allowed {
-        return super::refuse(worker, &client, Some(address), refusal);
+        return super::explain(worker, client, address, refusal).await;
     }
     let Ok(server) = dial(address, worker.shared.config.exempt).await else {
         return super::refuse(worker, &client, Some(address), Refusal::UpstreamUnreachable);

@@ -118,7 +118,8 @@ pub(super) fn late_client_hello_reaches_a_server_that_speaks_first_on_a_permissi
     let _app = app(&stage.server, &["greeter"], &[PORT])?;
     let server = format!("mtls: {{mode: permissive}}, ports: [{{port: {PORT}}}]");
     let rules = format!("{CLIENT_MAY_ALL}\n    - from: [{{any: anyone}}]");
-    let mut meshed = stage.mesh(&manifests("", &server, &rules), &[PORT])?;
+    let yaml = manifests("", &server, &rules).replace("network: lan}", "network: lan, ports: [{port: 9}]}");
+    let mut meshed = stage.mesh(&yaml, &[PORT])?;
     // The client's sidecar has made the address known; from here on a hand-made one uses it.
     meshed.client.kill();
     let removed = stage.client.namespace().start(program(&["proxy", "capture", "remove"]))?;
