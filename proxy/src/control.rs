@@ -343,6 +343,12 @@ struct Node {
 }
 
 impl Node {
+    /// Whether the sections make the proxy ready that was not so before.
+    fn completes(&self, subscriber: &Subscriber) -> bool {
+        let identity = self.identity.load();
+        !self.snapshots.load().ready && Snapshot::of(0, &identity.network, &identity.bundle, subscriber).ready
+    }
+
     fn publish_snapshot(&self, subscriber: &Subscriber) {
         if let Some(bundle) = subscriber.bundle() {
             self.adopt(bundle);

@@ -110,7 +110,11 @@ fn sniff_http(bytes: &[u8]) -> Sniff {
         Some(b' ') => {}
         Some(_) => return Sniff::Is(Protocol::Opaque),
     }
-    let Some(end) = bytes.iter().position(|&b| b == b'\n') else { return Sniff::NeedMore };
+    let Some(end) = bytes.iter().position(|&b| b == b'\n') else {
+        // A path longer than the window is for the HTTP parser to refuse, with an answer.
+        let is_path = bytes.len() >= SNIFF_MAX && bytes.get(method + 1) == Some(&b'/');
+        return if is_path { Sniff::Is(Protocol::Http1) } else { Sniff::NeedMore };
+    };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
     let http = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
@@ -154,10 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_first_line_is_opaque() {
-        let mut bytes = b"GET /".to_vec();
+    fn an_endless_first_line_is_opaque_unless_it_is_a_path() {
+        let mut bytes = b"EHLO ".to_vec();
         bytes.resize(SNIFF_MAX, b'a');
         assert_eq!(sniff(&bytes), Sniff::Is(Protocol::Opaque));
+        let mut bytes = b"GET /".to_vec();
+        bytes.resize(SNIFF_MAX, b'a');
+        assert_eq!(sniff(&bytes), Sniff::Is(Protocol::Http1));
     }
 
     #[test]

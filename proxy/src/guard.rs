@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::worker::Shared;
 
 /// How often the rules are read back and the canary is sent.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK: Duration = Duration::from_secs(2);
 /// How long the canary may take to come out at our own listener: it never leaves the machine.
 const CANARY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the canary dials when the control plane is in this network namespace, or known by name: an
@@ -113,7 +113,9 @@ pub(crate) async fn keep(
         if let Some(rules) = &mut installed {
             let wanted = wanted(&shared);
             let in_force = enforce(rules, wanted).await;
-            health.capture_in_force.store(in_force, Ordering::Release);
+            if health.capture_in_force.swap(in_force, Ordering::AcqRel) != in_force {
+                report.notify_one();
+            }
         } else {
             health.capture_in_force.store(true, Ordering::Release);
         }
@@ -138,16 +140,19 @@ fn wanted(shared: &Shared) -> Rules {
     rules(&shared.config, snapshot.policy.as_deref(), mode)
 }
 
-/// Installs `wanted` where it differs from what is in the kernel.
+/// Installs `wanted` where it differs from what is in the kernel. False when the rules were found
+/// changed by somebody else, even though they are repaired: something may have passed meanwhile.
 async fn enforce(installed: &mut Rules, wanted: Rules) -> bool {
     let unchanged = *installed == wanted;
     let rules = wanted.clone();
     let outcome = tokio::task::spawn_blocking(move || -> Result<(), CaptureError> {
-        if unchanged && capture::verify(&rules).is_ok() {
-            return Ok(());
-        }
+        let tampered = match capture::verify(&rules) {
+            Ok(_) => return Ok(()),
+            Err(error) => unchanged.then_some(error),
+        };
         capture::install(&rules)?;
-        capture::verify(&rules).map(|_| ())
+        capture::verify(&rules)?;
+        tampered.map_or(Ok(()), Err)
     });
     match outcome.await {
         Ok(Ok(())) => {
@@ -155,7 +160,7 @@ async fn enforce(installed: &mut Rules, wanted: Rules) -> bool {
             true
         }
         Ok(Err(error)) => {
-            tracing::error!(%error, "capture rules are not in force");
+            tracing::error!(%error, "capture rules were not in force");
             false
         }
         Err(_) => false,

@@ -33,6 +33,8 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes written and not yet taken by the peer, per stream.
 pub(crate) const SEND_BUFFER: usize = 256 * 1024;
+/// How long a peer that does not read is waited for when all that is left to say is goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// A silent HTTP/2 peer is asked for a sign of life this often, and given this long.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,7 +114,7 @@ where
             let mut io = connection.into_parts().io.into_inner();
             match &served {
                 // close_notify or FIN: everything was said.
-                Ok(()) => drop(io.shutdown().await),
+                Ok(()) => drop(tokio::time::timeout(FAREWELL, io.shutdown()).await),
                 // The end of a body that broke off must not look like its end.
                 Err(_) => io.reset(),
             }

@@ -37,6 +37,11 @@ pub(crate) fn port(field: &'static str, port: u32) -> Result<u16, DecodeError> {
     }
 }
 
+/// A port, or 0 where there is none.
+pub(crate) fn port_or_none(field: &'static str, port: u32) -> Result<u16, DecodeError> {
+    u16::try_from(port).map_err(|_| DecodeError::Port { field })
+}
+
 pub(crate) fn key(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], DecodeError> {
     bytes.try_into().map_err(|_| DecodeError::Length { field, expected: 32 })
 }

@@ -7,7 +7,7 @@ use prost::Message;
 use signet_identity::SpiffeId;
 use signet_policy::{Protocol, SpeaksFirst};
 
-use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
+use crate::bytes::{address, at_most, fields_at_most, name, octets, port_or_none, spiffe_id};
 use crate::proto::sync as wire;
 use crate::{DecodeError, MAX_ENTRIES, MAX_PER_ENTRY};
 
@@ -26,7 +26,7 @@ pub struct Directory {
 pub struct Entry {
     /// Address callers dial.
     pub address: IpAddr,
-    /// Port callers dial.
+    /// Port callers dial; 0 for a workload that serves none, whose address is known all the same.
     pub port: u16,
     /// The container's own port, the one policy speaks of.
     pub target_port: u16,
@@ -134,8 +134,8 @@ impl TryFrom<wire::DirectoryEntry> for Entry {
         at_most("directory.names", entry.names.len(), MAX_PER_ENTRY)?;
         Ok(Self {
             address: address("directory.address", &entry.address)?,
-            port: port("directory.port", entry.port)?,
-            target_port: port("directory.target_port", entry.target_port)?,
+            port: port_or_none("directory.port", entry.port)?,
+            target_port: port_or_none("directory.target_port", entry.target_port)?,
             protocol: protocol_from("directory.protocol", entry.protocol)?,
             speaks_first: speaks_first_from("directory.speaks_first", entry.speaks_first)?,
             identities: entry

@@ -15,6 +15,10 @@ const LIFETIME_S: (u64, u64) = (1, 90 * 86_400);
 
 const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 
+/// Most pairs of address range and port that UDP may go to: what a sidecar has room for in the kernel's rules. A range
+/// for all ports counts once.
+pub const MAX_UDP_EGRESS: usize = 128;
+
 /// The model with everything but workloads and policies; `None` when not even the trust domain is known.
 pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyModel> {
     let name = scope.manifest.spanned_name().clone();
@@ -46,8 +50,17 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyMode
             }
         }
     }
+    let mut udp_refused = false;
     for entry in value::entries(scope, spec.egress.as_ref(), "egress", "to permit none") {
         model.egress.extend(egress(scope, &entry.value));
+        let pairs = udp_pairs(&model.egress);
+        if pairs > MAX_UDP_EGRESS && !udp_refused {
+            udp_refused = true;
+            let message = format!(
+                "with this entry UDP may go to {pairs} pairs of range and port, and a sidecar takes {MAX_UDP_EGRESS}"
+            );
+            scope.refuse(Place::of(&entry.value.cidr), message, "use broader ranges, or leave `ports` out");
+        }
     }
     let certificates = &spec.certificates;
     let lifetimes = &mut model.lifetimes;
@@ -72,6 +85,10 @@ fn network(scope: &mut Scope<'_>, spec: &NetworkSpec) -> Option<Network> {
     let gateways = value::entries(scope, spec.gateways.as_ref(), "gateways", "when there are none");
     let gateways = gateways.iter().filter_map(|text| value::address(scope, text)).collect();
     Some(Network { name: value::name(scope, &spec.name, "network")?, cidrs, gateways })
+}
+
+fn udp_pairs(egress: &[EgressRule]) -> usize {
+    egress.iter().filter(|rule| rule.protocol == Transport::Udp).map(|rule| rule.ports.len().max(1)).sum()
 }
 
 fn egress(scope: &mut Scope<'_>, spec: &EgressSpec) -> Option<EgressRule> {

@@ -194,8 +194,13 @@ impl Session {
         let changed = outcome.changed.is_some();
         if changed {
             tracing::debug!(section = %name, "applied");
+            if node.completes(subscriber) {
+                // What a start without the control plane needs is kept before anybody is told "ready".
+                self.save(node, subscriber).await;
+            } else {
+                self.save_at.get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+            }
             node.publish_snapshot(subscriber);
-            self.save_at.get_or_insert_with(|| Instant::now() + SAVE_DELAY);
         }
         self.forward(outcome.reply).await?;
         // A policy may have changed which ports are this workload's.
