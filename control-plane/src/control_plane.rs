@@ -8,14 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
+use crate::churn::Churn;
 use crate::claims::Claims;
 use crate::config::Config;
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
-use crate::publish::{Compiler, ObservedHabits, PublishError};
+use crate::publish::{Compiler, ObservedHabits, PublishError, Published};
 use crate::records;
 use crate::registrar::Registrar;
 use crate::server::{self, OwnCertificate};
@@ -24,7 +26,7 @@ use crate::store::{Expect, RedbStore, Store, StoreError, Write};
 use crate::streams::Streams;
 use crate::{admin, files, token};
 
-/// How often expired tokens and leases are removed.
+/// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A control plane that holds its state and its sockets, ready to serve.
@@ -101,6 +103,7 @@ impl ControlPlane {
                 published: compiler.subscribe(),
                 streams: Arc::new(Streams::default()),
                 authority,
+                churn: Arc::new(Churn::default()),
                 claims,
                 draining,
                 habits,
@@ -122,7 +125,7 @@ impl ControlPlane {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let draining = self.mesh.draining.clone();
         let own_certificate = self.certificate.subscribe();
-        let claims = self.mesh.claims.clone();
+        let (claims, published) = (self.mesh.claims.clone(), self.mesh.published.clone());
         let socket = self.addresses.socket.clone();
         let servers = async {
             tokio::try_join!(
@@ -137,7 +140,7 @@ impl ControlPlane {
             () = self.compiler.run() => Ok(()),
             () = self.certificate.keep_fresh() => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
-            () = sweep(&*self.store, &claims) => Ok(()),
+            () = sweep(&*self.store, &claims, &published) => Ok(()),
             () = stop => {
                 tracing::info!("draining");
                 draining.cancel();
@@ -161,7 +164,12 @@ async fn open_state(
 ) -> Result<(Arc<dyn Store>, Arc<Authority>), StartError> {
     let directory = config.state_dir.clone();
     files::private_directory(&directory)
-        .map_err(|error| StartError::StateDirectory { path: directory.clone(), error })?;
+        .and_then(|()| files::intruders(&directory))
+        .map_err(|error| StartError::StateDirectory { path: directory.clone(), error })
+        .and_then(|fault| match fault {
+            None => Ok(()),
+            Some(fault) => Err(StartError::SharedStateDirectory { path: directory.clone(), fault }),
+        })?;
     let opening = directory.clone();
     let opened = tokio::task::spawn_blocking(move || RedbStore::open(&opening)).await;
     let store: Arc<dyn Store> =
@@ -184,7 +192,7 @@ async fn open_state(
 }
 
 /// Removes what is over, now and then; never returns.
-async fn sweep(store: &dyn Store, claims: &Claims) {
+async fn sweep(store: &dyn Store, claims: &Claims, published: &watch::Receiver<Arc<Published>>) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
@@ -192,8 +200,9 @@ async fn sweep(store: &dyn Store, claims: &Claims) {
         if let Err(error) = token::sweep(store, now).await {
             tracing::warn!(%error, "expired tokens cannot be removed");
         }
-        if let Err(error) = claims.sweep(now).await {
-            tracing::warn!(%error, "expired leases cannot be removed");
+        let model = published.borrow().model.clone();
+        if let Err(error) = claims.sweep(&model, now).await {
+            tracing::warn!(%error, "claims of removed workloads cannot be removed");
         }
     }
 }
@@ -216,6 +225,14 @@ pub enum StartError {
     /// The first state cannot be published.
     #[error("the stored state cannot be served")]
     Publish(#[from] PublishError),
+    /// Somebody else could put files into the state directory.
+    #[error("the state directory {} is not this user's alone: {fault}", path.display())]
+    SharedStateDirectory {
+        /// The configured path.
+        path: PathBuf,
+        /// What is wrong, and the command that mends it.
+        fault: String,
+    },
     /// The admin socket cannot be made.
     #[error("cannot listen on {}", path.display())]
     Socket {

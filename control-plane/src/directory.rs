@@ -112,8 +112,7 @@ pub(crate) fn judge(
 /// address, and the operator did not list it.
 pub(crate) fn is_by_gateway(model: &PolicyModel, claimant: Claimant<'_>, address: IpAddr) -> bool {
     let address = address.to_canonical();
-    let listed =
-        model.workload(claimant.id).is_some_and(|workload| workload.addresses.contains(&address));
+    let listed = model.workload(claimant.id).is_some_and(|workload| workload.addresses.contains(&address));
     !listed && claimant.source.to_canonical() != address
 }
 

@@ -18,6 +18,7 @@
 
 mod admin;
 mod authority;
+mod churn;
 mod claims;
 mod config;
 mod control_plane;
@@ -26,9 +27,11 @@ mod files;
 mod health;
 mod manifests;
 mod metrics;
+mod plain;
 mod publish;
 mod records;
 mod registrar;
+mod revocation;
 mod server;
 mod services;
 pub mod store;
@@ -73,7 +76,10 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     // Neither a core dump nor another process of the same user gets at the authority's keys in memory.
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        let _ = writeln!(std::io::stderr(), "signet-control-plane: core dumps could not be switched off: {error}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "signet-control-plane: core dumps could not be switched off: {error}"
+        );
     }
     telemetry::init(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
@@ -85,7 +91,8 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "signet-control-plane: {}", with_causes(&error));
-            ExitCode::from(EXIT_FAILED)
+            let is_setting = matches!(error, RunError::Start(StartError::SharedStateDirectory { .. }));
+            ExitCode::from(if is_setting { EXIT_CONFIG } else { EXIT_FAILED })
         }
     }
 }

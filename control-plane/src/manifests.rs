@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use prost::Message as _;
 use signet_identity::TrustDomain;
-use signet_policy::{Diagnostic, Kind, Manifest, PolicyModel, compile, parse_manifests};
+use signet_policy::{Diagnostic, Kind, MAX_DIAGNOSTICS, Manifest, PolicyModel, compile, parse_manifests};
 use signet_sync::MAX_SECTION_BYTES;
 use signet_sync::proto::sync as wire;
 
@@ -44,6 +44,8 @@ pub(crate) struct Outcome {
     pub(crate) revision: Revision,
     pub(crate) changes: Vec<(Kind, String, Action)>,
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// What is valid but less safe than it could be.
+    pub(crate) notes: Vec<Diagnostic>,
 }
 
 /// One manifest as listed.
@@ -142,10 +144,14 @@ impl Manifests {
         let kept = self.entries.iter().filter(|((kind, name), _)| !replaced(*kind, name));
         let together: Vec<Manifest> =
             kept.map(|(_, stored)| stored.manifest.clone()).chain(new.iter().cloned()).collect();
-        if let Err(diagnostics) = checked(&together, trust_domain) {
-            return Ok(self.refused(diagnostics));
-        }
+        let model = match checked(&together, trust_domain) {
+            Ok(model) => model,
+            Err(diagnostics) => return Ok(self.refused(diagnostics)),
+        };
         let mut outcome = self.refused(Vec::new());
+        // A Mesh can make a network of workloads that are stored already one with gateways.
+        let looked_at = if new.iter().any(|new| new.kind() == Kind::Mesh) { &together } else { &new };
+        outcome.notes = notes(looked_at, &model);
         let mut writes = Vec::new();
         for manifest in &new {
             let stored = self.entries.get(&(manifest.kind(), manifest.name().to_owned()));
@@ -208,7 +214,7 @@ impl Manifests {
     }
 
     fn refused(&self, diagnostics: Vec<Diagnostic>) -> Outcome {
-        Outcome { revision: self.revision(), changes: Vec::new(), diagnostics }
+        Outcome { revision: self.revision(), changes: Vec::new(), diagnostics, notes: Vec::new() }
     }
 }
 
@@ -251,6 +257,30 @@ fn checked(manifests: &[Manifest], trust_domain: &TrustDomain) -> Result<PolicyM
         )]);
     }
     Ok(model)
+}
+
+/// Workloads behind a gateway that anybody else behind it could pass for, as long as they are not there.
+fn notes(manifests: &[Manifest], model: &PolicyModel) -> Vec<Diagnostic> {
+    let exposed = |manifest: &&Manifest| {
+        let workload = model.workload_named(manifest.name()).filter(|_| manifest.kind() == Kind::Workload);
+        workload.is_some_and(|workload| {
+            let gateways =
+                model.network(&workload.network).is_some_and(|network| !network.gateways.is_empty());
+            gateways && workload.addresses.is_empty()
+        })
+    };
+    let note = |manifest: &Manifest| Diagnostic {
+        file: manifest.file().to_owned(),
+        line: manifest.line(),
+        column: 1,
+        message: format!(
+            "Workload {} lists no addresses in a network with gateways: whoever behind a gateway claims its address \
+             first, gets it",
+            manifest.name()
+        ),
+        fix: "give it `addresses`, unless all workloads behind the gateways trust each other".to_owned(),
+    };
+    manifests.iter().filter(exposed).map(note).take(MAX_DIAGNOSTICS).collect()
 }
 
 fn diagnostic(message: String, fix: String) -> Diagnostic {

@@ -20,13 +20,14 @@ use signet_sync::{
 };
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Interval};
 
 use crate::authority::Authority;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
 use crate::records::{self, Claim, Found, SectionVersion, VERSIONS, unix_seconds};
-use crate::store::{Listing, Revision, Store, StoreError};
+use crate::store::{Changes, Listing, Revision, Store, StoreError};
 
 /// The name of the one area this control plane writes directories for.
 const AREA: &str = "main";
@@ -92,19 +93,11 @@ impl Compiler {
     /// Makes a round whenever something changed; never returns.
     pub(crate) async fn run(self) {
         let mut tick = tokio::time::interval(TICK);
+        let mut pace = Instant::now();
         loop {
             let last = self.published.borrow().clone();
-            tokio::select! {
-                changed = self.store.watch(records::DESIRED, last.revision) => match changed {
-                    Ok(_) | Err(StoreError::Compacted) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "the store cannot be watched");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                },
-                () = self.habits.changed.notified() => {}
-                _ = tick.tick() => self.habits.forget_expired(SystemTime::now()),
-            }
+            self.change(last.revision, &mut tick, pace).await;
+            pace = Instant::now() + PACE;
             let habits = self.habits.snapshot();
             match round(&*self.store, &self.authority, &habits, Some(&last), SystemTime::now()).await {
                 Ok(published) => {
@@ -119,7 +112,43 @@ impl Compiler {
             }
         }
     }
+
+    /// Waits until a round is due: at once when the operator changed something, not before `pace` when only proxies did.
+    async fn change(&self, after: Revision, tick: &mut Interval, pace: Instant) {
+        let (mut seen, mut due) = (after, false);
+        loop {
+            tokio::select! {
+                changed = self.store.watch(records::DESIRED, seen) => match changed {
+                    Ok(changes) if is_of_proxies(&changes) => {
+                        seen = changes.revision;
+                        due = true;
+                    }
+                    Ok(_) | Err(StoreError::Compacted) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "the store cannot be watched");
+                        return tokio::time::sleep(RETRY).await;
+                    }
+                },
+                () = self.habits.changed.notified() => due = true,
+                _ = tick.tick() => {
+                    self.habits.forget_expired(SystemTime::now());
+                    due = true;
+                }
+                () = tokio::time::sleep_until(pace), if due => return,
+            }
+        }
+    }
 }
+
+/// Whether only claims changed: the rest is the operator's.
+fn is_of_proxies(changes: &Changes) -> bool {
+    let written = changes.written.iter().map(|entry| &entry.key);
+    written.chain(&changes.deleted).all(|key| key.starts_with(records::CLAIMS))
+}
+
+/// The least time from one round to the next that proxies cause: whatever they do, everybody gets at most two directories
+/// a second.
+const PACE: Duration = Duration::from_millis(500);
 
 /// How often habits are looked at without any change: their time runs out by itself.
 const TICK: Duration = Duration::from_secs(30);
@@ -298,7 +327,23 @@ const HABIT_TTL: Duration = Duration::from_secs(10 * 60);
 const HABITS_MAX: usize = 100_000;
 
 impl ObservedHabits {
-    /// Takes an observation. One that only repeats the last is passed on when half of that one's time is over.
+    /// Whether an observation changes what proxies are told. One that only repeats the last does when half of that one's
+    /// time is over.
+    pub(crate) fn is_news(
+        &self,
+        id: &signet_identity::SpiffeId,
+        port: u16,
+        habit: directory::Habit,
+        now: SystemTime,
+    ) -> bool {
+        let habits = self.habits.lock().unwrap_or_else(PoisonError::into_inner);
+        habits.get(&(id.clone(), port)).is_none_or(|known| {
+            (known.protocol, known.speaks_first) != (habit.protocol, habit.speaks_first)
+                || known.expires <= unix_seconds(now + HABIT_TTL / 2)
+        })
+    }
+
+    /// Takes an observation.
     pub(crate) fn observe(
         &self,
         id: &signet_identity::SpiffeId,
@@ -309,15 +354,7 @@ impl ObservedHabits {
         let fresh = directory::Habit { expires: unix_seconds(now + HABIT_TTL), ..habit };
         let mut habits = self.habits.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (id.clone(), port);
-        let known = habits.get(&place);
-        if known.is_none() && habits.len() >= HABITS_MAX {
-            return;
-        }
-        let repeated = known.is_some_and(|known| {
-            (known.protocol, known.speaks_first) == (habit.protocol, habit.speaks_first)
-                && known.expires > unix_seconds(now + HABIT_TTL / 2)
-        });
-        if !repeated {
+        if habits.len() < HABITS_MAX || habits.contains_key(&place) {
             habits.insert(place, fresh);
             self.changed.notify_one();
         }
@@ -349,3 +386,6 @@ pub enum PublishError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+#[cfg(test)]
+mod tests;

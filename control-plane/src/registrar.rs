@@ -21,8 +21,8 @@ use crate::token;
 /// Instances of one identity: the replicas of a large service.
 const INSTANCES_MAX: usize = 1_024;
 
-/// Certificates of one instance that are remembered as its own: those of a proxy that renews once a minute, over an
-/// hour. Older ones lose the right to renew, not their validity.
+/// Unexpired certificates of one instance. A proxy needs two at a time, and a few more when answers get lost. All of them
+/// are remembered, so that all of them can be revoked: whoever has this many has to wait until some end.
 const LEAVES_MAX: usize = 64;
 
 /// How often a write is tried again when others write the same record at the same time.
@@ -80,9 +80,7 @@ impl Registrar {
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             let found = self.usable_token(token_id, secret, now).await?;
-            if model.workload(&found.record.id).is_none() {
-                return Err(RegistrarError::Undeclared);
-            }
+            declared(model, &found.record.id)?;
             let registration = self.registration(&found.record.id).await?;
             self.refuse_revoked(&found.record.id, None).await?;
             let issued = match &issued {
@@ -130,18 +128,22 @@ impl Registrar {
         if peer.not_after() <= now {
             return Err(RegistrarError::Expired);
         }
+        declared(model, peer.id())?;
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
             let found = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?;
             let mut renewed = found.record.clone();
+            forget_expired(&mut renewed, now);
             let instance = holder(&mut renewed, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
+            if instance.leaves.len() >= LEAVES_MAX {
+                return Err(RegistrarError::Renewals);
+            }
             let issued = match &issued {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(peer.id(), &instance.network, requests, model, now)?),
             };
             instance.leaves.push(issued.leaf.clone());
-            forget_expired(&mut renewed, now);
             let key = registration_key(peer.id());
             match self
                 .store
@@ -156,22 +158,25 @@ impl Registrar {
         Err(RegistrarError::Busy)
     }
 
-    /// The instance behind a verified peer, unless it is unknown or revoked.
-    pub(crate) async fn known(&self, peer: &Peer) -> Result<Known, RegistrarError> {
+    /// The instance behind a verified peer, unless it is unknown or revoked or its workload left the mesh.
+    pub(crate) async fn known(&self, peer: &Peer, model: &PolicyModel) -> Result<Known, RegistrarError> {
+        declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
         let mut registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
         let instance = holder(&mut registration, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
         Ok(Known { instance: instance.first.clone(), network: instance.network.clone() })
     }
 
-    /// Whether a peer that was [`Self::known`] may still be served: it and its identity are not revoked, and its
-    /// instance has a certificate that has not ended. The one it connected with may have, after a renewal.
+    /// Whether a peer that was [`Self::known`] may still be served: its workload is declared, it and its identity are not
+    /// revoked, and its instance has a certificate that has not ended. The one it connected with may have, after a renewal.
     pub(crate) async fn still_known(
         &self,
         peer: &Peer,
         instance: &str,
+        model: &PolicyModel,
         now: SystemTime,
     ) -> Result<(), RegistrarError> {
+        declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
         let registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
         let mut instances = registration.instances.iter();
@@ -222,11 +227,16 @@ impl Registrar {
         let issuing = self.authority.issuing();
         let tls_chain = issuing.issue_tls(requests.tls, id, now - BACKDATE, not_after)?;
         let signing_chain = issuing.issue_signing(requests.signing, id, now - BACKDATE, not_after)?;
-        let fingerprint =
-            tls_chain.first().map_or_else(String::new, |leaf| Fingerprint::of(leaf).to_string());
-        let leaf = Leaf { fingerprint, not_after: unix_seconds(not_after) };
+        let first =
+            |chain: &[CertificateDer<'_>]| chain.first().map(|leaf| Fingerprint::of(leaf).to_string());
+        let fingerprint = first(&tls_chain).unwrap_or_default();
+        let leaf = Leaf { fingerprint, signing: first(&signing_chain), not_after: unix_seconds(not_after) };
         Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
     }
+}
+
+fn declared(model: &PolicyModel, id: &SpiffeId) -> Result<(), RegistrarError> {
+    model.workload(id).map(|_| ()).ok_or(RegistrarError::Undeclared)
 }
 
 /// The registration with one more instance, unless its token allows no more.
@@ -267,8 +277,6 @@ fn forget_expired(registration: &mut Registration, now: SystemTime) {
     let now = unix_seconds(now);
     for instance in &mut registration.instances {
         instance.leaves.retain(|leaf| leaf.not_after > now);
-        let surplus = instance.leaves.len().saturating_sub(LEAVES_MAX);
-        instance.leaves.drain(..surplus);
     }
     registration.instances.retain(|instance| !instance.leaves.is_empty());
 }
@@ -285,6 +293,8 @@ pub(crate) enum RegistrarError {
          make a token with more instances or wait until theirs end"
     )]
     Instances,
+    #[error("the instance holds as many certificates as one may; wait until some of them end")]
+    Renewals,
     #[error("the identity or the certificate was revoked")]
     Revoked,
     #[error("the request cannot be certified: {0}")]
@@ -293,7 +303,7 @@ pub(crate) enum RegistrarError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Token(&'static str),
-    #[error("the token's workload is no longer in the mesh")]
+    #[error("the workload is not in the mesh, or no longer")]
     Undeclared,
     #[error("no such instance is enrolled; enrol with a token")]
     Unknown,
@@ -306,6 +316,7 @@ impl RegistrarError {
             Self::Busy => "busy",
             Self::Expired => "certificate-expired",
             Self::Instances => "instances-exhausted",
+            Self::Renewals => "renewals-exhausted",
             Self::Revoked => "revoked",
             Self::Request(_) => "bad-request",
             Self::Store(_) => "store-unavailable",

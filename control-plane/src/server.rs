@@ -3,11 +3,10 @@
 //! One port serves enrolment (no certificate) and everything else (a verified certificate): the handshake takes both,
 //! each service asks for the [`Peer`] it needs. What an anonymous client can hold is bounded in number and time.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +18,6 @@ use signet_sync::proto::sync::identity_server::IdentityServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
@@ -27,6 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
+use self::anonymous::{Asked, Guest, Lobby};
+use self::sources::Sources;
 use crate::authority::{Authority, AuthorityError};
 use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
@@ -34,20 +34,17 @@ use crate::services::control::ControlService;
 use crate::services::enrolment::EnrolmentService;
 use crate::services::identity::IdentityService;
 
+mod anonymous;
+mod sources;
+
 /// Connections at once: 4,096 proxies, each with a second one while it renews.
 const CONNECTIONS_MAX: usize = 8_192;
 
-/// Handshakes at once from one address: sidecars behind one gateway may all start together, a flood may not.
+/// Handshakes at once from one source: sidecars behind one gateway may all start together, a flood may not.
 const HANDSHAKES_PER_SOURCE: usize = 64;
 
 /// The longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Connections without a client certificate at once: they are for enrolling, and must not crowd out the enrolled.
-const ANONYMOUS_MAX: usize = 1_024;
-
-/// The longest connection without a client certificate: one enrolment over a slow link.
-const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Streams of one connection: a proxy has one control stream and a renewal.
 const HTTP2_STREAMS: u32 = 16;
@@ -80,6 +77,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) peer: Option<Peer>,
     /// Where the call comes from.
     pub(crate) source: IpAddr,
+    /// To be noted by the service that callers without a certificate are let in for.
+    pub(crate) asked: Asked,
 }
 
 /// Serves proxies until `mesh.draining` and the last call end.
@@ -123,8 +122,8 @@ async fn accept(
     ready: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let anonymous = Arc::new(Semaphore::new(ANONYMOUS_MAX));
-    let handshakes = Arc::new(Handshakes::default());
+    let lobby = Lobby::new();
+    let handshakes = Sources::new(HANDSHAKES_PER_SOURCE);
     loop {
         let (stream, source) = match listener.accept().await {
             Ok((stream, source)) => (stream, source.ip().to_canonical()),
@@ -141,9 +140,9 @@ async fn accept(
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
-        let (metrics, ready, anonymous) = (metrics.clone(), ready.clone(), anonymous.clone());
+        let (metrics, ready, lobby) = (metrics.clone(), ready.clone(), lobby.clone());
         tokio::spawn(async move {
-            let shaken = shake(acceptor, stream, source, permit, anonymous).await;
+            let shaken = shake(acceptor, stream, source, permit, lobby).await;
             drop(handshake);
             match shaken {
                 Ok(accepted) => {
@@ -167,7 +166,7 @@ async fn shake(
     stream: TcpStream,
     source: IpAddr,
     permit: OwnedSemaphorePermit,
-    anonymous: Arc<Semaphore>,
+    lobby: Lobby,
 ) -> Result<Accepted, &'static str> {
     let _ = stream.set_nodelay(true);
     let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
@@ -177,63 +176,19 @@ async fn shake(
         Err(VerifyError::NoCertificate) => None,
         Err(_) => return Err("handshake-failed"),
     };
-    let anonymity = match peer {
+    let asked = Asked::default();
+    let guest = match peer {
         Some(_) => None,
-        None => Some(Anonymity {
-            deadline: Box::pin(tokio::time::sleep(ANONYMOUS_LIFETIME)),
-            _permit: anonymous.try_acquire_owned().map_err(|_| "overloaded")?,
-        }),
+        None => Some(lobby.enter(source, asked.clone()).ok_or("overloaded")?),
     };
-    Ok(Accepted { stream, info: ConnectionInfo { peer, source }, anonymity, _permit: permit })
+    Ok(Accepted { stream, info: ConnectionInfo { peer, source, asked }, guest, _permit: permit })
 }
 
-/// Counts the handshakes of each source.
-#[derive(Default)]
-struct Handshakes {
-    by_source: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Handshakes {
-    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Handshake> {
-        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = by_source.entry(source).or_default();
-        if *running >= HANDSHAKES_PER_SOURCE {
-            return None;
-        }
-        *running += 1;
-        Some(Handshake { of: self.clone(), source })
-    }
-}
-
-/// One running handshake; leaves the count when dropped.
-struct Handshake {
-    of: Arc<Handshakes>,
-    source: IpAddr,
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut by_source = self.of.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = by_source.get_mut(&self.source) {
-            *running -= 1;
-            if *running == 0 {
-                by_source.remove(&self.source);
-            }
-        }
-    }
-}
-
-/// A connection after its handshake. An anonymous one ends at its deadline, whatever it does.
+/// A connection after its handshake. An anonymous one ends when its time is up, whatever it does.
 struct Accepted {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
-    anonymity: Option<Anonymity>,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// What a connection without a certificate is bounded by.
-struct Anonymity {
-    deadline: Pin<Box<Sleep>>,
+    guest: Option<Guest>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -251,8 +206,8 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(anonymity) = &mut self.anonymity
-            && anonymity.deadline.as_mut().poll(cx).is_ready()
+        if let Some(guest) = &mut self.guest
+            && guest.poll_end(cx).is_ready()
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

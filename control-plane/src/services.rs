@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 use crate::authority::Authority;
+use crate::churn::Churn;
 use crate::claims::Claims;
 use crate::metrics::Metrics;
 use crate::publish::{ObservedHabits, Published};
@@ -24,6 +25,7 @@ use crate::streams::Streams;
 #[derive(Clone)]
 pub(crate) struct Mesh {
     pub(crate) authority: Arc<Authority>,
+    pub(crate) churn: Arc<Churn>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) draining: CancellationToken,
     pub(crate) habits: Arc<ObservedHabits>,
@@ -57,7 +59,7 @@ fn status(error: &RegistrarError) -> Status {
     let code = match error {
         RegistrarError::Busy | RegistrarError::Store(_) => Code::Unavailable,
         RegistrarError::Expired | RegistrarError::Unknown => Code::Unauthenticated,
-        RegistrarError::Instances => Code::ResourceExhausted,
+        RegistrarError::Instances | RegistrarError::Renewals => Code::ResourceExhausted,
         RegistrarError::Request(_) => Code::InvalidArgument,
         RegistrarError::Revoked | RegistrarError::Token(_) | RegistrarError::Undeclared => {
             Code::PermissionDenied

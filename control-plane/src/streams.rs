@@ -1,6 +1,6 @@
 //! The open control streams: who is connected, what it last said, and how to ask it something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use signet_identity::SpiffeId;
 use signet_sync::SectionState;
 use signet_sync::proto::sync as wire;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::StreamId;
@@ -42,6 +42,8 @@ pub(crate) struct Stream {
     pub(crate) version: String,
     /// Ends the stream when a newer one of the same instance takes its place.
     pub(crate) superseded: CancellationToken,
+    /// Another identity took a place it held.
+    pub(crate) displaced: Notify,
     questions: mpsc::Sender<Question>,
     report: Mutex<Report>,
 }
@@ -68,8 +70,8 @@ pub(crate) struct Question {
 pub(crate) struct Answer {
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) instance: String,
-    /// As the proxy wrote it; empty when it knows nothing.
-    pub(crate) json: String,
+    /// As the proxy wrote it, without control characters; nothing when it knows nothing.
+    pub(crate) json: Option<serde_json::Value>,
 }
 
 /// Who opened a stream.
@@ -101,6 +103,7 @@ impl Streams {
             network: opened.network,
             version: opened.version,
             superseded: CancellationToken::new(),
+            displaced: Notify::new(),
             questions,
             report: Mutex::default(),
         });
@@ -119,6 +122,17 @@ impl Streams {
     /// Every open stream, oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Tells streams that they lost a place to another identity: they have their claims judged again.
+    pub(crate) fn displaced(&self, ids: &BTreeSet<StreamId>) {
+        if ids.is_empty() {
+            return;
+        }
+        let open = self.lock();
+        for stream in ids.iter().filter_map(|id| open.get(&id.0)) {
+            stream.displaced.notify_one();
+        }
     }
 
     /// Asks every proxy about a request, and gathers what comes back in time.
@@ -143,7 +157,7 @@ impl Streams {
             }
         };
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, gather).await;
-        gathered.retain(|answer| !answer.json.is_empty());
+        gathered.retain(|answer| answer.json.is_some());
         gathered.sort_by(|a, b| (&a.spiffe_id, &a.instance).cmp(&(&b.spiffe_id, &b.instance)));
         gathered
     }

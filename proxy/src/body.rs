@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use signet_policy::Refusal;
 use signet_signature::record::{Direction, Event, RecordReader, RecordSigner, RecordWriter};
 use thiserror::Error;
 
@@ -52,6 +53,21 @@ pub enum BodyError {
     /// A record of the body could not be verified.
     #[error("signed record refused: {0}")]
     Record(&'static str),
+}
+
+impl BodyError {
+    /// The body error behind a failed exchange, as the refusal it is.
+    pub(crate) fn behind(error: &hyper::Error) -> Option<Refusal> {
+        let body = std::error::Error::source(error)?.downcast_ref::<Self>()?;
+        Some(match body {
+            Self::Broken(_) | Self::Length => Refusal::StreamTruncated,
+            Self::NoLongerPermitted => Refusal::AccessDenied,
+            Self::Record("record-bad-signature" | "record-hash-mismatch") => Refusal::BadSignature,
+            Self::Record("record-truncated") => Refusal::StreamTruncated,
+            Self::Record(_) => Refusal::RecordMalformed,
+            Self::Stalled => Refusal::UpstreamTimeout,
+        })
+    }
 }
 
 impl From<BodyError> for io::Error {

@@ -66,6 +66,7 @@ impl Snapshot {
         // Stable: the others stay in the order of their names.
         directories.sort_by_key(|directory| directory.network() != network);
         let has_own = directories.first().is_some_and(|directory| directory.network() == network);
+        let has_revocations = subscriber.versions().any(|(name, _)| *name == SectionName::Revocations);
         let unready = Self {
             generation,
             directories,
@@ -79,7 +80,8 @@ impl Snapshot {
             index: Arc::clone(&policy.index),
             policy_version: version.map(|(_, version)| version.to_string()).unwrap_or_default(),
             clock_skew_s: policy.model.clock_skew_s,
-            ready: has_own && subscriber.bundle().is_some(),
+            // Without the list of those who are no longer trusted, nobody is.
+            ready: has_own && subscriber.bundle().is_some() && has_revocations,
             ..unready
         }
     }

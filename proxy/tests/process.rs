@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -65,15 +66,23 @@ fn wrong_settings_end_with_exit_code_64_and_are_named() {
     for (arguments, named) in cases {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", printed(&output));
-        assert!(printed(&output).contains(named), "{arguments:?} does not name {named}: {}", printed(&output));
+        assert!(
+            printed(&output).contains(named),
+            "{arguments:?} does not name {named}: {}",
+            printed(&output)
+        );
         assert!(!printed(&output).contains(&token), "a secret is repeated: {}", printed(&output));
     }
 }
 
 #[test]
 fn wrong_environment_variable_is_named_by_its_setting() {
-    let output =
-        program(PROGRAM).arg("run").env("SIGNET_CONTROL_PLANE", "127.0.0.1:1").env("SIGNET_WORKERS", "many").output().unwrap();
+    let output = program(PROGRAM)
+        .arg("run")
+        .env("SIGNET_CONTROL_PLANE", "127.0.0.1:1")
+        .env("SIGNET_WORKERS", "many")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(printed(&output).contains("--workers"), "{}", printed(&output));
 }
@@ -108,25 +117,57 @@ fn help_of_every_command_explains_itself_and_run_shows_an_example() {
     assert!(printed(&run(&["run", "--help"])).contains("Example"));
 }
 
-#[test]
-fn missing_capability_is_named_and_nothing_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    // Whoever runs without capabilities may not reach the folder of whoever built the program.
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = folder.path().join("signet-proxy");
-    fs::copy(PROGRAM, &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
-    let [outbound, inbound, admin] = free_ports();
-    let token = token();
-    let start = ["run", "--control-plane", "127.0.0.1:1", "--token", &token, "--outbound-port", &outbound, "--inbound-port", &inbound];
-    let admin = format!("127.0.0.1:{admin}");
-    let start = [&start[..], &["--admin-addr", &admin]].concat();
-    for (arguments, code) in [(&start[..], 69), (&["capture", "install"], 1), (&["capture", "verify"], 1)] {
-        let mut command = program(copy.to_str().unwrap());
+/// The program where everybody may read it: whoever runs without capabilities may not reach the folder of whoever built
+/// it.
+struct Copy(tempfile::TempDir);
+
+impl Copy {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = Self(folder);
+        // Copied by a process of its own: a file that this one has open for writing could not be run when another test
+        // starts a process at that moment.
+        assert!(Command::new("cp").arg(PROGRAM).arg(copy.path()).status().unwrap().success());
+        for path in [copy.0.path(), &copy.path()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        copy
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("signet-proxy")
+    }
+
+    /// The program, run by a user who may do nothing special.
+    fn program(&self) -> Command {
+        let mut command = program(self.path().to_str().unwrap());
         if Uid::effective().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
-        let output = command.args(arguments).output().unwrap();
+        command
+    }
+}
+
+#[test]
+fn missing_capability_is_named_and_nothing_goes_on() {
+    let copy = Copy::new();
+    let [outbound, inbound, admin] = free_ports();
+    let token = token();
+    let start = [
+        "run",
+        "--control-plane",
+        "127.0.0.1:1",
+        "--token",
+        &token,
+        "--outbound-port",
+        &outbound,
+        "--inbound-port",
+        &inbound,
+    ];
+    let admin = format!("127.0.0.1:{admin}");
+    let start = [&start[..], &["--admin-addr", &admin]].concat();
+    for (arguments, code) in [(&start[..], 69), (&["capture", "install"], 1), (&["capture", "verify"], 1)] {
+        let output = copy.program().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", printed(&output));
         assert!(printed(&output).contains("CAP_NET_ADMIN"), "{arguments:?}: {}", printed(&output));
     }
@@ -140,11 +181,13 @@ fn free_ports() -> [String; 3] {
 
 #[test]
 fn proxy_without_identity_lives_is_not_ready_and_ends_when_asked() {
+    let copy = Copy::new();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let [outbound, inbound, admin] = free_ports();
         let address = format!("127.0.0.1:{admin}");
         // Nothing that needs a capability.
-        let mut running = program(PROGRAM)
+        let mut running = copy
+            .program()
             .args(["run", "--control-plane", "127.0.0.1:1", "--token", &token(), "--capture", "none"])
             .args(["--exempt", "uid", "--outbound-port", &outbound, "--inbound-port", &inbound])
             .args(["--admin-addr", &address])
@@ -155,7 +198,11 @@ fn proxy_without_identity_lives_is_not_ready_and_ends_when_asked() {
         let mut line = String::new();
         while !line.contains("control plane cannot be reached") {
             line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was asked to: {:?}", running.wait());
+            assert!(
+                log.read_line(&mut line).unwrap() > 0,
+                "it ended before it was asked to: {:?}",
+                running.wait()
+            );
         }
         assert_eq!(status_of(&address, "/live"), 200);
         assert_eq!(status_of(&address, "/ready"), 503);

@@ -57,11 +57,14 @@ fn layer_seven_port_admits_nothing_but_http() -> TestResult {
     for (app, port) in apps.iter().zip([HTTP, 8300]) {
         let address = place(&server, port);
         sender.wait_until_known(address)?;
-        for bytes in [&b"\x00\x00\x00\x10opaque bytes"[..], b"\x16\x03\x01\x00\x05hello", b"SSH-2.0-bypass\r\n"] {
+        for bytes in
+            [&b"\x00\x00\x00\x10opaque bytes"[..], b"\x16\x03\x01\x00\x05hello", b"SSH-2.0-bypass\r\n"]
+        {
             let (answer, ended) = Plain::tell(&client, address, bytes)?;
             assert_eq!((answer, ended), (Vec::new(), Ended::Reset), "{port}: {bytes:?}");
         }
-        let answer = Plain::ask(&client, address, "CONNECT 127.0.0.1:6379 HTTP/1.1\r\nHost: 127.0.0.1:6379\r\n\r\n")?;
+        let answer =
+            Plain::ask(&client, address, "CONNECT 127.0.0.1:6379 HTTP/1.1\r\nHost: 127.0.0.1:6379\r\n\r\n")?;
         assert_eq!((answer.status, answer.code().as_deref()), (403, Some("connect-refused")), "{port}");
 
         let thief = thief.clone();
@@ -70,7 +73,11 @@ fn layer_seven_port_admits_nothing_but_http() -> TestResult {
                 let mut caller = Caller::open(&thief, address).await?;
                 let signed = caller.sign(&Draft::new("CONNECT", &target, &target))?;
                 let answer = caller.call(&signed).await?;
-                assert_eq!((answer.status, answer.code().as_deref()), (403, Some("connect-refused")), "{port}");
+                assert_eq!(
+                    (answer.status, answer.code().as_deref()),
+                    (403, Some("connect-refused")),
+                    "{port}"
+                );
             }
             for auto in [false, true] {
                 let code = stream_refused(&thief, address, port, auto).await;
@@ -151,10 +158,33 @@ fn loopback_only_service_stays_unreachable() -> TestResult {
 
 /// Targets that can be read in two ways.
 const TARGETS: &[&str] = &[
-    "//admin", "/api//admin", "/./admin", "/api/../admin", "/api/..", "/api/%2e%2e/admin", "/api/%2E./admin",
-    "/api%2Fadmin", "/api%2fadmin", "/api%5Cadmin", "/api%5cadmin", "/api\\admin", "/api%00", "/api%0d%0aadmin",
-    "/api;x=1", "/api/..;/admin", "/api%252e%252e/admin", "/api%c0%afadmin", "/api#admin", "/api%zz", "/api%2",
-    "/caf\u{e9}", "/api?q=#a", "/api?q=\u{e9}", "api", "*", "ftp://server/api",
+    "//admin",
+    "/api//admin",
+    "/./admin",
+    "/api/../admin",
+    "/api/..",
+    "/api/%2e%2e/admin",
+    "/api/%2E./admin",
+    "/api%2Fadmin",
+    "/api%2fadmin",
+    "/api%5Cadmin",
+    "/api%5cadmin",
+    "/api\\admin",
+    "/api%00",
+    "/api%0d%0aadmin",
+    "/api;x=1",
+    "/api/..;/admin",
+    "/api%252e%252e/admin",
+    "/api%c0%afadmin",
+    "/api#admin",
+    "/api%zz",
+    "/api%2",
+    "/caf\u{e9}",
+    "/api?q=#a",
+    "/api?q=\u{e9}",
+    "api",
+    "*",
+    "ftp://server/api",
 ];
 
 /// Heads that can be read in two ways, and what is refused with which code; none where the parser itself refuses.
@@ -181,7 +211,9 @@ const HEADS: &[(&str, Option<&str>)] = &[
 ];
 
 fn ambiguous_requests_are_refused_at_both_sidecars() -> TestResult {
-    let site = Site::new(&[vec![mesh(&[])], manifests("{methods: [GET, POST], paths: [/**], ports: [8201]}")].concat())?;
+    let site = Site::new(
+        &[vec![mesh(&[])], manifests("{methods: [GET, POST], paths: [/**], ports: [8201]}")].concat(),
+    )?;
     let (server, client) = (site.container("server")?, site.container("client")?);
     let stranger = site.container("stranger")?;
     let app = Recorder::http(&server, HTTP)?;
@@ -196,7 +228,8 @@ fn ambiguous_requests_are_refused_at_both_sidecars() -> TestResult {
         let found = answer.map(|answer| (answer.status, answer.code().unwrap_or_default()));
         // What is no request line at all the parser refuses without a word about it.
         match found {
-            Ok((400, code)) if code == "ambiguous-target" || code.is_empty() || code == "malformed-message" => {}
+            Ok((400, code))
+                if code == "ambiguous-target" || code.is_empty() || code == "malformed-message" => {}
             other => wrong.push(format!("from the app: {target}: {other:?}")),
         }
     }
@@ -225,7 +258,9 @@ fn ambiguous_requests_are_refused_at_both_sidecars() -> TestResult {
             match caller.call(&signed).await {
                 Ok(answer) if answer.status == 400 => {}
                 Err(error) if error.is_cut() => {}
-                other => wrong.push(format!("from a peer: {target}: {:?}", other.map(|answer| answer.status))),
+                other => {
+                    wrong.push(format!("from a peer: {target}: {:?}", other.map(|answer| answer.status)))
+                }
             }
         }
         for host in ["other.site", "OTHER.SITE.:8201"] {
@@ -255,7 +290,11 @@ fn ambiguous_requests_are_refused_at_both_sidecars() -> TestResult {
     wrong.extend(found);
     assert!(wrong.is_empty(), "{}\nthe app has seen {:#?}", wrong.join("\n"), app.requests());
     assert!(app.text().is_empty(), "the app has seen {:#?}", app.requests());
-    assert_eq!(Plain::ask(&client, address, &get("/api/user?of=me&x=1%20a", "server"))?.status, 200, "a clear request");
+    assert_eq!(
+        Plain::ask(&client, address, &get("/api/user?of=me&x=1%20a", "server"))?.status,
+        200,
+        "a clear request"
+    );
 
     // With two lengths the chunks count (RFC 9112 section 6.3), and what follows them is no second request.
     let two_lengths = "POST /api HTTP/1.1\r\nHost: server\r\nContent-Length: 46\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -307,7 +346,9 @@ fn ports_of_a_sidecar_lead_nowhere() -> TestResult {
     // Health and metrics are for everybody; nothing else is at that port.
     let admin = place(&server, 15020);
     assert_eq!(Plain::ask(&stranger, admin, &get("/live", admin))?.status, 200);
-    for target in ["/state", "/directory", "/requests/1", "/config_dump", "/debug/pprof/", "/admin", "/quitquitquit"] {
+    for target in
+        ["/state", "/directory", "/requests/1", "/config_dump", "/debug/pprof/", "/admin", "/quitquitquit"]
+    {
         for method in ["GET", "POST"] {
             let request = format!("{method} {target} HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\n\r\n");
             let answer = Plain::ask(&stranger, admin, &request)?;
@@ -355,7 +396,8 @@ fn strict_refuses_what_permissive_passes() -> TestResult {
     assert_eq!(Plain::ask(&client, place(&stranger, 9001), &get("/", "stranger"))?.status, 200);
     assert_eq!(listed.requests().len(), 1);
 
-    let (listed, unlisted, dns) = (datagrams(&stranger, 9002)?, datagrams(&stranger, 9003)?, datagrams(&stranger, 53)?);
+    let (listed, unlisted, dns) =
+        (datagrams(&stranger, 9002)?, datagrams(&stranger, 9003)?, datagrams(&stranger, 53)?);
     let sender_socket = datagrams(&client, 0)?;
     let mut block = [0; 64];
     // Datagrams keep their order here: when the last has come, one that was let through before it has come too.
@@ -366,7 +408,11 @@ fn strict_refuses_what_permissive_passes() -> TestResult {
         assert_eq!(&block[..received], b"listed");
     }
     unlisted.set_nonblocking(true)?;
-    assert_eq!(unlisted.recv(&mut block).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock), "UDP in strict");
+    assert_eq!(
+        unlisted.recv(&mut block).map_err(|error| error.kind()),
+        Err(ErrorKind::WouldBlock),
+        "UDP in strict"
+    );
 
     let anyone = policy("anyone", "server", &["{from: [{any: anyone}]}"]);
     site.mesh.apply("permissive.yaml", &(mesh(&["mtls: {mode: permissive}", &egress]) + &anyone))?;
@@ -382,9 +428,16 @@ fn strict_refuses_what_permissive_passes() -> TestResult {
         let _ = sender_socket.send_to(b"now", place(&stranger, 9003));
         unlisted.recv(&mut block).ok()
     })?;
-    assert!(sender.metrics()?.sum("signet_plaintext_connections_total", &["outbound"]) > 0.0, "it is counted");
+    assert!(
+        sender.metrics()?.sum("signet_plaintext_connections_total", &["outbound"]) > 0.0,
+        "it is counted"
+    );
     let refused = refused?;
-    assert_eq!((refused.status, refused.code().as_deref()), (403, Some("unmeshed-destination")), "HTTP is told why");
+    assert_eq!(
+        (refused.status, refused.code().as_deref()),
+        (403, Some("unmeshed-destination")),
+        "HTTP is told why"
+    );
     Ok(())
 }
 
@@ -410,7 +463,9 @@ fn killed_sidecar_lets_nothing_out_in_clear() -> TestResult {
     assert_ne!(kept.rest().1, Ended::Open, "the connection ends with the sidecar");
     let datagram = datagrams(&client, 0)?;
     for _ in 0..10 {
-        for to in [address, (server.ipv6(), HTTP).into(), place(&stranger, 9000), (stranger.ipv6(), 9000).into()] {
+        for to in
+            [address, (server.ipv6(), HTTP).into(), place(&stranger, 9000), (stranger.ipv6(), 9000).into()]
+        {
             let (answer, ended) = Plain::tell(&client, to, request.as_bytes())?;
             assert_eq!((answer, ended), (Vec::new(), Ended::Reset), "{to}");
             let _ = datagram.send_to(CANARY.as_bytes(), to);
@@ -440,12 +495,20 @@ fn headers_of_the_mesh_cannot_be_spoofed() -> TestResult {
     sender.wait_until_known(address)?;
 
     let spoofed = [
-        "mesh-peer", "Mesh-Peer", "MESH-CERT", "mesh-origin", "mesh-request-id", "Mesh-Content-Length", "mesh-anything",
-        "X-Forwarded-Client-Cert", "x-forwarded-client-cert",
+        "mesh-peer",
+        "Mesh-Peer",
+        "MESH-CERT",
+        "mesh-origin",
+        "mesh-request-id",
+        "Mesh-Content-Length",
+        "mesh-anything",
+        "X-Forwarded-Client-Cert",
+        "x-forwarded-client-cert",
     ];
     let fields: String = spoofed.iter().map(|name| format!("{name}: spoofed\r\n")).collect();
     // A signature of the app's own is the app's business.
-    let own = "Signature-Input: app=(\"@method\");created=1;keyid=\"k\";tag=\"app\"\r\nSignature: app=:AAAA:\r\n";
+    let own =
+        "Signature-Input: app=(\"@method\");created=1;keyid=\"k\";tag=\"app\"\r\nSignature: app=:AAAA:\r\n";
     let request = format!("GET /first HTTP/1.1\r\nHost: server\r\nX-Own: kept\r\n{fields}{own}\r\n");
     assert_eq!(Plain::ask(&client, address, &request)?.status, 200);
     let trailer = "POST /second HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\nTrailer: mesh-peer\r\n\r\n\
@@ -474,7 +537,10 @@ fn headers_of_the_mesh_cannot_be_spoofed() -> TestResult {
     assert!(requests.iter().any(|request| request.contains("X-Own: kept") && request.contains("app=:AAAA:")));
     for request in &requests {
         assert!(!request.contains("spoofed"), "{request}");
-        assert!(!request.contains("mesh-req-v1") && !request.to_lowercase().contains("mesh-cert"), "{request}");
+        assert!(
+            !request.contains("mesh-req-v1") && !request.to_lowercase().contains("mesh-cert"),
+            "{request}"
+        );
     }
     Ok(())
 }

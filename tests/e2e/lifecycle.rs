@@ -39,8 +39,16 @@ pub(crate) const TESTS: &[Test] = &[
         shutdown::killed_sidecar_leaks_nothing_and_serves_again_when_restarted,
     ),
     (
+        "sidecar_killed_as_soon_as_it_is_ready_starts_again_on_its_own",
+        state::sidecar_killed_as_soon_as_it_is_ready_starts_again_on_its_own,
+    ),
+    (
         "saved_policy_that_was_tampered_with_is_not_used",
         state::saved_policy_that_was_tampered_with_is_not_used,
+    ),
+    (
+        "revoked_certificate_stays_refused_on_tampered_state",
+        state::revoked_certificate_stays_refused_on_tampered_state,
     ),
     (
         "policy_rolled_back_with_the_control_plane_is_refused",

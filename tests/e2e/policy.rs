@@ -12,7 +12,10 @@ use signet_tests::{Ended, Failure, LIMIT, Plain, Recorder, Site, place, wait_for
 pub(crate) const TESTS: &[Test] = &[
     ("nothing_is_allowed_until_a_rule_says_so", nothing_is_allowed_until_a_rule_says_so),
     ("withdrawn_permission_ends_open_streams", withdrawn_permission_ends_open_streams),
-    ("invalid_policy_is_refused_with_its_place_and_changes_nothing", invalid_policy_is_refused_with_its_place_and_changes_nothing),
+    (
+        "invalid_policy_is_refused_with_its_place_and_changes_nothing",
+        invalid_policy_is_refused_with_its_place_and_changes_nothing,
+    ),
     ("request_id_explains_both_ends", request_id_explains_both_ends),
 ];
 
@@ -60,7 +63,11 @@ fn nothing_is_allowed_until_a_rule_says_so() -> TestResult {
     assert_eq!(ask("POST", "/api/user", "store.site")?, refused("access-denied"), "another method");
     assert_eq!(ask("GET", "/admin", "store.site")?, refused("access-denied"), "another path");
     assert_eq!(ask("GET", "/API/user", "store.site")?, refused("access-denied"), "a path in other letters");
-    assert_eq!(ask("GET", "/api/user", "OTHER.site.:80")?, refused("authority-mismatch"), "a name of another workload");
+    assert_eq!(
+        ask("GET", "/api/user", "OTHER.site.:80")?,
+        refused("authority-mismatch"),
+        "a name of another workload"
+    );
     assert_eq!(ask("GET", "/api/user", "nobody.site")?, allowed, "a name of nobody");
 
     // The rule is for somebody else now.
@@ -101,7 +108,8 @@ fn withdrawn_permission_ends_open_streams() -> TestResult {
     assert!(!received.ends_with(b"0\r\n\r\n"), "the stream pretends to be complete");
     let (_, ended) = bytes.rest();
     assert_eq!(ended, Ended::Reset, "for the client");
-    let over = line.wait_for("the end", |all| all.iter().all(|connection| connection.ended != Ended::Open))?;
+    let over =
+        line.wait_for("the end", |all| all.iter().all(|connection| connection.ended != Ended::Open))?;
     assert!(over.iter().all(|connection| connection.ended == Ended::Reset), "for the app: {over:?}");
     Ok(())
 }
@@ -128,7 +136,11 @@ fn invalid_policy_is_refused_with_its_place_and_changes_nothing() -> TestResult 
         (policy("other", "sevrer", &[]), line + 6, "no Workload is called `sevrer`"),
         (opening.replace("rules:", "rule:").replace("name: opening", "name: other"), line + 7, "rule"),
         (opening.replace("kind: AccessPolicy", "kind: AccesPolicy"), line + 3, "AccesPolicy"),
-        (policy("other", "server", &["{from: [{identity: 'spiffe://site.example//client'}]}"]), line + 7, "spiffe://"),
+        (
+            policy("other", "server", &["{from: [{identity: 'spiffe://site.example//client'}]}"]),
+            line + 7,
+            "spiffe://",
+        ),
         ("---\n{".to_owned(), line + 2, ""),
     ];
     for (number, (document, line, word)) in wrong.iter().enumerate() {
@@ -168,13 +180,18 @@ fn request_id_explains_both_ends() -> TestResult {
     let (exit, explanation) = explain(&site, &request_id)?;
     assert_eq!(exit, Some(1), "{explanation}");
     let text = explanation.to_string();
-    for side in ["spiffe://site.example/app/host/client", "spiffe://site.example/app/host/server", "upstream-unreachable"] {
+    for side in [
+        "spiffe://site.example/app/host/client",
+        "spiffe://site.example/app/host/server",
+        "upstream-unreachable",
+    ] {
         assert!(text.contains(side), "{side} is missing in {explanation:#}");
     }
     assert_eq!(explanation["proxies"].as_array().map(Vec::len), Some(2), "{explanation:#}");
 
     // Refused before it left: only the client's sidecar knows of it.
-    let refused = Plain::ask(&client, address, "POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\n\r\n")?;
+    let refused =
+        Plain::ask(&client, address, "POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\n\r\n")?;
     assert_eq!(refused.code().as_deref(), Some("access-denied"));
     let (exit, explanation) = explain(&site, &refused.request_id().ok_or("the refusal names the request")?)?;
     assert_eq!(exit, Some(1), "{explanation}");

@@ -54,6 +54,10 @@ pub(crate) const TESTS: &[Test] = &[
         first_words::late_client_hello_reaches_a_server_that_speaks_first_on_a_permissive_port,
     ),
     (
+        "late_client_hello_of_a_workload_without_ports_is_waited_for_too",
+        first_words::late_client_hello_of_a_workload_without_ports_is_waited_for_too,
+    ),
+    (
         "plaintext_caller_is_served_exactly_where_anyone_may_call",
         permissive::plaintext_caller_is_served_exactly_where_anyone_may_call,
     ),

@@ -67,7 +67,9 @@ impl Claimant {
         let wanted = claim(&on);
         let verdict = wait_for(&format!("a verdict on {on}"), || {
             let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-            let newest = |verdict: &&ClaimResult| verdict.address == wanted.address && verdict.port == u32::from(on.port());
+            let newest = |verdict: &&ClaimResult| {
+                verdict.address == wanted.address && verdict.port == u32::from(on.port())
+            };
             verdicts.iter().rev().find(newest).cloned()
         })
         .map_err(|error| format!("{error}; there are {:?}", self.verdicts))?;
@@ -79,7 +81,10 @@ impl Claimant {
 ///
 /// # Errors
 /// No connection, no TLS.
-pub async fn channel(config: ClientConfig, control_plane: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+pub async fn channel(
+    config: ClientConfig,
+    control_plane: SocketAddr,
+) -> Result<Channel, tonic::transport::Error> {
     let config = Arc::new(config);
     let connect = move |_| {
         let config = Arc::clone(&config);
@@ -88,7 +93,8 @@ pub async fn channel(config: ClientConfig, control_plane: SocketAddr) -> Result<
             TlsConnector::from(config).connect(dial_name(), tcp).await.map(TokioIo::new)
         }
     };
-    let endpoint = Endpoint::from_static("http://control-plane.invalid").timeout(LIMIT).connect_timeout(LIMIT);
+    let endpoint =
+        Endpoint::from_static("http://control-plane.invalid").timeout(LIMIT).connect_timeout(LIMIT);
     endpoint.connect_with_connector(tower::service_fn(connect)).await
 }
 
@@ -110,7 +116,14 @@ async fn hold(
     let (sender, receiver) = mpsc::channel(16);
     let say = |message| sender.send(ProxyMessage { message: Some(message) });
     let version = "by hand".to_owned();
-    say(FromProxy::Hello(Hello { protocol: PROTOCOL, min_protocol: PROTOCOL, version, have: Vec::new(), claims })).await?;
+    say(FromProxy::Hello(Hello {
+        protocol: PROTOCOL,
+        min_protocol: PROTOCOL,
+        version,
+        have: Vec::new(),
+        claims,
+    }))
+    .await?;
     let mut client = ControlClient::new(channel(config, control_plane).await?);
     let mut messages = client.connect(ReceiverStream::new(receiver)).await?.into_inner();
     while let Some(ControlMessage { message }) = messages.message().await? {

@@ -27,7 +27,12 @@ impl Impostor {
     ///
     /// # Errors
     /// The port is taken, or the lab fails.
-    pub fn start(at: &Container, port: u16, config: ServerConfig, answering: Answering) -> Result<Self, Failure> {
+    pub fn start(
+        at: &Container,
+        port: u16,
+        config: ServerConfig,
+        answering: Answering,
+    ) -> Result<Self, Failure> {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listener = at.namespace().run(move || TcpListener::bind(any))??;
         listener.set_nonblocking(true)?;
@@ -39,7 +44,8 @@ impl Impostor {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 loop {
                     let (tcp, _) = listener.accept().await?;
-                    let (acceptor, seen, answering) = (acceptor.clone(), Arc::clone(&seen), Arc::clone(&answering));
+                    let (acceptor, seen, answering) =
+                        (acceptor.clone(), Arc::clone(&seen), Arc::clone(&answering));
                     tokio::spawn(async move {
                         // A caller that does not believe the certificate leaves: nothing to tell anybody.
                         let _ = serve(tcp, &acceptor, &seen, &answering).await;

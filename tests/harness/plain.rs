@@ -115,7 +115,9 @@ impl Plain {
             match self.read() {
                 Ok(0) => break Ended::Clean,
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break Ended::Open,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    break Ended::Open;
+                }
                 Err(_) => break Ended::Reset,
             }
         };
@@ -163,10 +165,12 @@ fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
     let mut lines = head.trim_end().split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let field = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    let field =
+        |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     let headers: Vec<_> = lines.filter_map(field).collect();
-    let value =
-        |name: &str| headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone());
+    let value = |name: &str| {
+        headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+    };
     let rest = &bytes[head_end..];
     let length = if value("transfer-encoding").is_some() {
         // The tests' own apps send chunks of text that never looks like a last chunk.

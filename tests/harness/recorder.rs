@@ -37,7 +37,8 @@ impl Recorder {
     pub fn http(container: &Container, port: u16) -> Result<Self, Failure> {
         Self::start(container, port, |bytes| {
             let used = request_length(bytes)?;
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}", ANSWER.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}", ANSWER.len());
             Some((used, format!("{head}\r\n\r\n{ANSWER}").into_bytes()))
         })
     }
@@ -57,7 +58,10 @@ impl Recorder {
 
     /// Every byte of every connection as text.
     pub fn text(&self) -> String {
-        self.connections().iter().map(|connection| String::from_utf8_lossy(&connection.bytes).into_owned()).collect()
+        self.connections()
+            .iter()
+            .map(|connection| String::from_utf8_lossy(&connection.bytes).into_owned())
+            .collect()
     }
 
     /// The HTTP requests that are complete.
@@ -77,9 +81,14 @@ impl Recorder {
     ///
     /// # Errors
     /// It does not come about.
-    pub fn wait_for(&self, what: &str, holds: impl Fn(&[Connection]) -> bool) -> Result<Vec<Connection>, Failure> {
+    pub fn wait_for(
+        &self,
+        what: &str,
+        holds: impl Fn(&[Connection]) -> bool,
+    ) -> Result<Vec<Connection>, Failure> {
         let look = || Some(self.connections()).filter(|connections| holds(connections));
-        wait_for(what, look).map_err(|error| format!("{error}; the app has seen {:?}", self.connections()).into())
+        wait_for(what, look)
+            .map_err(|error| format!("{error}; the app has seen {:?}", self.connections()).into())
     }
 
     fn start(

@@ -38,6 +38,7 @@ enum Command {
     Get(command::get::Get),
     #[command(subcommand)]
     Message(command::message::Message),
+    Revoke(command::revoke::Revoke),
     #[command(subcommand)]
     Token(command::token::Token),
     Validate(command::validate::Validate),
@@ -88,6 +89,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Explain(explain) => wait(explain.run(format)),
         Command::Get(get) => wait(get.run(format)),
         Command::Message(message) => message.run(format),
+        Command::Revoke(revoke) => wait(revoke.run(format)),
         Command::Token(token) => wait(token.run(format)),
         Command::Validate(validate) => validate.run(format),
     }

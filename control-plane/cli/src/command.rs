@@ -8,5 +8,6 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod message;
+pub(crate) mod revoke;
 pub(crate) mod token;
 pub(crate) mod validate;

@@ -51,6 +51,7 @@ pub mod link;
 pub mod mesh;
 pub mod namespace;
 pub mod nat;
+mod privilege;
 pub mod process;
 pub mod runner;
 pub mod tap;
@@ -108,6 +109,11 @@ pub enum LabError {
         /// The end of what it printed.
         output: String,
     },
+    /// The program was given capabilities, or is set-uid.
+    #[error(
+        "a program that gains privileges by being started runs no lab; give capabilities to signet-proxy only"
+    )]
+    Privileged,
     /// The system failed.
     #[error("cannot {what}: {source}")]
     System {
@@ -131,8 +137,12 @@ impl LabError {
 /// does without.
 ///
 /// # Errors
-/// [`LabError::Forbidden`] names the settings that forbid it.
+/// [`LabError::Forbidden`] names the settings that forbid it; [`LabError::Privileged`] when this binary has file
+/// capabilities or is set-uid.
 pub fn enter() -> Result<(), LabError> {
+    if privilege::is_gained() {
+        return Err(LabError::Privileged);
+    }
     let (user, group) = (Uid::effective(), Gid::effective());
     let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     match unshare(own | CloneFlags::CLONE_NEWUSER) {

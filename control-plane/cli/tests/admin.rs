@@ -288,3 +288,41 @@ fn the_other_two_programs_are_in_the_same_file() {
     assert!(desk.run(&["proxy", "--help"]).exits(0).stdout.contains("capture"));
     assert!(desk.run(&["control-plane", "--help"]).exits(0).stdout.contains("--trust-domain"));
 }
+
+#[test]
+fn identities_and_certificates_are_revoked() {
+    let desk = Desk::with_control_plane();
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let id = "spiffe://mesh.example/app/d1/store";
+    let made = desk.run(&["revoke", "--identity", id, "--reason", "stolen", "-o", "json"]).exits(0).json();
+    assert_eq!((&made["revoked"], made["revision"].is_u64()), (&Value::from(id), true));
+    // The first character says that a leading hyphen is no flag.
+    let leaf = format!("-{}A", "x".repeat(41));
+    let ran = desk.run(&["revoke", "--certificate", &leaf, "--reason", "stolen"]).exits(0);
+    assert_eq!(ran.stdout, format!("{leaf} is revoked\n"));
+    for wrong in [
+        &["--reason", "r"][..],
+        &["--identity", id],
+        &["--identity", "store", "--reason", "r"],
+        &["--certificate", "short", "--reason", "r"],
+        &["--identity", id, "--certificate", &leaf, "--reason", "r"],
+    ] {
+        desk.run(&[&["revoke"], wrong].concat()).exits(64);
+    }
+    Desk::new().run(&["revoke", "--identity", id, "--reason", "r"]).exits(69);
+}
+
+#[test]
+fn workload_that_anybody_behind_a_gateway_could_pass_for_is_noted() {
+    let desk = Desk::with_control_plane();
+    let gateways = MESH.replace("127.0.0.0/8]", "127.0.0.0/8], gateways: [127.0.0.1]");
+    fs::write(desk.folder.path().join("manifests/1-mesh.yaml"), gateways).unwrap();
+    let ran = desk.run(&["apply", "-f", "manifests"]).exits(0);
+    assert!(
+        ran.stdout.contains("note: manifests/2-workloads.yaml:1:1: Workload store lists"),
+        "{}",
+        ran.stdout
+    );
+    let again = desk.run(&["apply", "-f", "manifests", "-o", "json"]).exits(0).json();
+    assert_eq!((&again["stored"], again["notes"].as_array().unwrap().len()), (&Value::from(true), 2));
+}

@@ -9,13 +9,14 @@ use signet_policy::{Facts, Kind, Layer, PolicyIndex, PolicyModel, WorkloadModel,
 use signet_sync::proto::admin as wire;
 use signet_sync::proto::admin::admin_server::Admin;
 use signet_sync::proto::admin::explain_request::Question;
-use signet_sync::{MAX_ENTRIES, MAX_NACK_BYTES, SectionState};
+use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
 use crate::manifests::{Action, Item, Manifests, Outcome};
-use crate::records::{self, Registration, Revocation, Subject, unix_seconds};
+use crate::records::{self, Registration, Subject};
+use crate::revocation::{RevocationError, revoke};
 use crate::services::Mesh;
-use crate::store::{Expect, Revision, Store, StoreError};
+use crate::store::{Revision, Store, StoreError};
 use crate::streams::{Answer, Stream};
 use crate::token::{self, Grant};
 
@@ -86,7 +87,8 @@ impl Admin for AdminService {
                     return Ok(Response::new(wire::ApplyResponse {
                         revision: outcome.revision.0,
                         changes: changes(&outcome),
-                        diagnostics: diagnostics(&outcome),
+                        diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
+                        notes: outcome.notes.iter().map(diagnostic).collect(),
                     }));
                 }
                 Err(StoreError::Conflict { .. }) => {}
@@ -125,7 +127,7 @@ impl Admin for AdminService {
                     return Ok(Response::new(wire::DeleteResponse {
                         revision: outcome.revision.0,
                         changes: changes(&outcome),
-                        diagnostics: diagnostics(&outcome),
+                        diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
                     }));
                 }
                 Ok(None) => return Err(Status::not_found(format!("there is no {kind} {}", request.name))),
@@ -166,17 +168,13 @@ impl Admin for AdminService {
         if request.reason.len() > MAX_NACK_BYTES {
             return Err(Status::invalid_argument(format!("a reason has at most {MAX_NACK_BYTES} bytes")));
         }
-        let listing = self.store.list(records::REVOCATIONS).await.map_err(store_failed)?;
-        if listing.entries.len() >= MAX_ENTRIES {
-            return Err(Status::resource_exhausted("as much is revoked as a proxy can hold"));
-        }
-        let key = subject.key();
-        let revoked_at = unix_seconds(SystemTime::now());
-        let record = Revocation { subject, reason: request.reason, revoked_at };
-        let write = records::put(key, Expect::Any, &record).map_err(store_failed)?;
-        let revision = self.store.commit(vec![write]).await.map_err(store_failed)?;
+        let revoked = revoke(&*self.store, &subject, &request.reason, SystemTime::now()).await;
+        let revision = revoked.map_err(|error| match error {
+            RevocationError::Full => Status::resource_exhausted(error.to_string()),
+            RevocationError::Store(error) => store_failed(error),
+        })?;
         self.pushed(revision).await;
-        tracing::info!(subject = ?record.subject, "revoked");
+        tracing::info!(?subject, "revoked");
         Ok(Response::new(wire::RevokeResponse { revision: revision.0 }))
     }
 
@@ -280,15 +278,14 @@ fn changes(outcome: &Outcome) -> Vec<wire::Change> {
     outcome.changes.iter().map(change).collect()
 }
 
-fn diagnostics(outcome: &Outcome) -> Vec<wire::Diagnostic> {
-    let diagnostic = |found: &signet_policy::Diagnostic| wire::Diagnostic {
+fn diagnostic(found: &signet_policy::Diagnostic) -> wire::Diagnostic {
+    wire::Diagnostic {
         file: found.file.clone(),
         line: found.line,
         column: found.column,
         message: found.message.clone(),
         fix: found.fix.clone(),
-    };
-    outcome.diagnostics.iter().map(diagnostic).collect()
+    }
 }
 
 fn item(item: Item<'_>) -> wire::Item {
@@ -427,8 +424,7 @@ fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
     let mut text = format!("request {}\n", request_id.escape_debug());
     let mut proxies = Vec::new();
     for answer in answers {
-        let value = serde_json::from_str::<serde_json::Value>(&answer.json)
-            .unwrap_or_else(|_| serde_json::Value::String(answer.json.clone()));
+        let value = answer.json.clone().unwrap_or_default();
         let shown = serde_json::to_string_pretty(&value).unwrap_or_default();
         text.push_str(&format!("\n{} ({})\n{shown}\n", answer.spiffe_id, answer.instance));
         proxies.push(serde_json::json!({
@@ -438,7 +434,11 @@ fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
         }));
     }
     let refusal = |record: &serde_json::Value| {
-        record.get("refused").and_then(serde_json::Value::as_str).filter(|code| !code.is_empty()).map(str::to_owned)
+        record
+            .get("refused")
+            .and_then(serde_json::Value::as_str)
+            .filter(|code| !code.is_empty())
+            .map(str::to_owned)
     };
     let records = || proxies.iter().filter_map(|proxy| proxy.get("answer")?.as_array()).flatten();
     let leading = records().find(|record| refusal(record).is_some()).or_else(|| records().next());

@@ -37,19 +37,40 @@ impl Fixture {
         Self { claims: Claims::new(store.clone()), store, model, now: SystemTime::now() }
     }
 
+    /// Claims through the gateway.
     async fn claim(&self, stream: u64, workload: &str, ports: &[u16], now: SystemTime) -> Vec<bool> {
-        let id = SpiffeId::parse(&format!("spiffe://mesh.example/app/edge/{workload}")).unwrap();
-        let claimant = Claimant { id: &id, network: "edge", source: "10.0.0.1".parse().unwrap() };
+        let judged = self.claim_from("10.0.0.1", stream, workload, ports, now).await;
+        judged.verdicts.into_iter().map(|verdict| verdict.outcome.is_ok()).collect()
+    }
+
+    async fn claim_from(
+        &self,
+        source: &str,
+        stream: u64,
+        workload: &str,
+        ports: &[u16],
+        now: SystemTime,
+    ) -> Judgement {
+        let id = id(workload);
+        let claimant = Claimant { id: &id, network: "edge", source: source.parse().unwrap() };
         let places = ports.iter().map(|port| (PLACE.parse().unwrap(), *port)).collect();
-        let verdicts =
-            self.claims.claim(StreamId(stream), claimant, &places, &self.model, now).await.unwrap();
-        verdicts.into_iter().map(|verdict| verdict.outcome.is_ok()).collect()
+        self.claims.claim(StreamId(stream), claimant, &places, &self.model, now).await.unwrap()
+    }
+
+    /// Whose the place is.
+    async fn holder(&self, port: u16) -> Option<SpiffeId> {
+        let key = Claim::key("edge", PLACE.parse().unwrap(), port);
+        Some(records::read::<Claim>(&*self.store, &key).await.unwrap()?.record.id)
     }
 
     async fn expiries(&self) -> Vec<Option<u64>> {
         let found = records::list::<Claim>(&*self.store, records::CLAIMS).await.unwrap();
         found.into_iter().map(|found| found.record.expires).collect()
     }
+}
+
+fn id(workload: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://mesh.example/app/edge/{workload}")).unwrap()
 }
 
 #[tokio::test]
@@ -70,20 +91,93 @@ async fn a_place_is_kept_for_a_lease_after_its_holders_stream_ended() {
     fixture.claims.release(StreamId(1), now).await.unwrap();
     let within = now + LEASE - Duration::from_secs(2);
     assert_eq!(fixture.claim(2, "two", &[80], within).await, [false]);
-    fixture.claims.sweep(within).await.unwrap();
-    assert_eq!(fixture.expiries().await.len(), 1);
     assert_eq!(fixture.claim(2, "two", &[80], now + LEASE).await, [true]);
 }
 
 #[tokio::test]
-async fn a_lease_that_is_over_is_swept_and_a_live_claim_never_is() {
+async fn a_lease_that_is_over_leaves_the_place_meshed_until_its_workload_is_deleted() {
+    let mut fixture = Fixture::new();
+    let late = fixture.now + LEASE * 100;
+    fixture.claim(1, "one", &[80], fixture.now).await;
+    fixture.claim(2, "two", &[81], fixture.now).await;
+    fixture.claims.release(StreamId(1), fixture.now).await.unwrap();
+    fixture.claims.sweep(&fixture.model, late).await.unwrap();
+    let claims: Vec<Claim> = records::list::<Claim>(&*fixture.store, records::CLAIMS)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|found| found.record)
+        .collect();
+    let directory = directory::build(&fixture.model, &claims, &directory::Habits::new(), unix_seconds(late));
+    let identities: Vec<_> = directory["edge"].iter().map(|entry| entry.identities.clone()).collect();
+    assert_eq!(identities, [[id("one")], [id("two")]]);
+    fixture.model.workloads.retain(|workload| workload.name != "one");
+    fixture.claims.sweep(&fixture.model, late).await.unwrap();
+    assert_eq!((fixture.holder(80).await, fixture.holder(81).await), (None, Some(id("two"))));
+}
+
+#[tokio::test]
+async fn of_too_many_places_that_nobody_claims_any_more_those_by_a_gateway_go_first() {
+    let fixture = Fixture::new();
+    let now = fixture.now;
+    fixture.claim_from(PLACE, 1, "one", &[80], now).await;
+    fixture.claims.release(StreamId(1), now).await.unwrap();
+    let many: Vec<u16> = (1_000..).take(STALE_MAX).collect();
+    fixture.claim(2, "one", &many, now).await;
+    fixture.claims.release(StreamId(2), now + LEASE).await.unwrap();
+    fixture.claims.sweep(&fixture.model, now + LEASE * 2).await.unwrap();
+    assert_eq!(fixture.expiries().await.len(), STALE_MAX);
+    assert!(fixture.holder(80).await.is_some());
+}
+
+#[tokio::test]
+async fn a_lease_starts_only_when_the_last_stream_of_the_holder_ends() {
     let fixture = Fixture::new();
     let now = fixture.now;
     fixture.claim(1, "one", &[80], now).await;
-    fixture.claim(2, "two", &[81], now).await;
-    fixture.claims.release(StreamId(1), now).await.unwrap();
-    fixture.claims.sweep(now + LEASE * 100).await.unwrap();
+    fixture.claim(2, "one", &[80], now).await;
+    fixture.claims.release(StreamId(2), now).await.unwrap();
     assert_eq!(fixture.expiries().await, [None]);
+    // Nor does one stream give up what the other holds.
+    fixture.claim(3, "one", &[80], now).await;
+    fixture.claim(3, "one", &[], now).await;
+    assert_eq!(fixture.expiries().await, [None]);
+    fixture.claims.release(StreamId(1), now).await.unwrap();
+    assert!(fixture.expiries().await[0].is_some());
+}
+
+#[tokio::test]
+async fn a_claim_from_the_address_itself_displaces_one_that_came_by_a_gateway() {
+    let fixture = Fixture::new();
+    let now = fixture.now;
+    assert_eq!(fixture.claim(1, "one", &[80, 81], now).await, [true, true]);
+    let judged = fixture.claim_from(PLACE, 2, "two", &[80], now).await;
+    assert_eq!(judged.verdicts[0].outcome, Ok(()));
+    assert_eq!(judged.displaced, BTreeSet::from([StreamId(1)]));
+    assert_eq!((fixture.holder(80).await, fixture.holder(81).await), (Some(id("two")), Some(id("one"))));
+    // The end of the displaced stream starts no lease of the new holder's, and it does not get the place back.
+    fixture.claims.release(StreamId(1), now).await.unwrap();
+    assert_eq!(fixture.expiries().await.iter().filter(|expires| expires.is_none()).count(), 1);
+    assert_eq!(fixture.claim(3, "one", &[80], now).await, [false]);
+    let judged = fixture.claim_from(PLACE, 4, "one", &[80], now).await;
+    assert_eq!(judged.verdicts[0].outcome, Err(ClaimRefusal::AddressTaken));
+}
+
+#[tokio::test]
+async fn what_was_claimed_at_its_address_is_never_lost_to_a_claim_by_a_gateway() {
+    let fixture = Fixture::new();
+    let now = fixture.now;
+    fixture.claim(1, "one", &[80], now).await;
+    // Seen there once is enough, also when it was first claimed from elsewhere.
+    fixture.claim_from(PLACE, 2, "one", &[80], now).await;
+    fixture.claim(3, "one", &[80], now).await;
+    for stream in 1..=3 {
+        fixture.claims.release(StreamId(stream), now).await.unwrap();
+    }
+    let late = now + LEASE * 2;
+    assert_eq!(fixture.claim(4, "two", &[80], late).await, [false]);
+    let judged = fixture.claim_from(PLACE, 5, "two", &[80], late).await;
+    assert_eq!(judged.verdicts[0].outcome, Ok(()));
 }
 
 #[tokio::test]

@@ -87,6 +87,16 @@ fn an_address_the_operator_listed_needs_no_sight_of_it_and_no_other_is_taken() {
 }
 
 #[test]
+fn a_gateways_own_address_is_nobodys() {
+    let refused = Err(ClaimRefusal::GatewayAddress);
+    for source in ["172.18.0.1", "172.18.0.5"] {
+        assert_eq!(verdict("api", "edge", source, "172.18.0.1", 8080), refused);
+    }
+    // Nor does one stand that was accepted before the gateway was declared.
+    assert!(!stands(&model(), &claim("api", "edge", "172.18.0.1", 8080)));
+}
+
+#[test]
 fn an_address_outside_the_network_of_enrolment_is_refused() {
     let refused = Err(ClaimRefusal::AddressOutsideNetwork);
     assert_eq!(verdict("api", "edge", "10.0.0.1", "10.0.0.1", 8080), refused);
@@ -116,7 +126,8 @@ fn an_identity_without_a_workload_claims_nothing() {
 }
 
 fn claim(workload: &str, network: &str, address: &str, port: u16) -> Claim {
-    Claim { id: id(workload), network: network.to_owned(), address: ip(address), port, expires: None }
+    let (id, network) = (id(workload), network.to_owned());
+    Claim { id, network, address: ip(address), port, expires: None, by_gateway: false }
 }
 
 #[test]

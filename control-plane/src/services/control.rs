@@ -1,7 +1,7 @@
 //! The control stream: one task per proxy that pushes sections, takes claims and reports, and asks questions.
 //!
 //! Nothing a proxy does or omits grows this task: sections have one place each ([`Publisher`]), the proxy's messages
-//! are not read while answers to it pile up, and claims are taken at most a few times a second.
+//! are not read while answers to it pile up, and what it changes for all others (claims, habits) has a budget.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -14,13 +14,14 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
-use signet_sync::{Claim, Publisher, SectionName, decode_claims, negotiate};
+use signet_sync::{Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, negotiate};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::directory::{ClaimRefusal, Claimant, Habit};
 use crate::metrics::count;
+use crate::plain;
 use crate::publish::Published;
 use crate::registrar::Known;
 use crate::services::{Mesh, connection, peer, status};
@@ -38,6 +39,9 @@ const OUTBOX_MAX: usize = 64;
 /// Addresses times ports of one proxy: far above a container's, far below what would slow the mesh.
 const PLACES_MAX: usize = 256;
 
+/// Observations waiting until the proxy may change something again; beyond, new ports are not taken up.
+const HABITS_MAX: usize = 64;
+
 /// The least time between two looks at a proxy's claims: each may cost a durable write.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
@@ -52,6 +56,9 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Questions a proxy has not answered yet; the oldest is given up.
 const ASKED_MAX: usize = 16;
+
+/// Characters of a proxy's version.
+const VERSION_MAX: usize = 64;
 
 /// The service.
 pub(crate) struct ControlService(pub(crate) Mesh);
@@ -70,7 +77,7 @@ impl Control for ControlService {
         if peer.not_after() <= SystemTime::now() {
             return Err(Status::unauthenticated("certificate-expired: connect again with a valid one"));
         }
-        let known = mesh.registrar.known(&peer).await.map_err(|error| status(&error))?;
+        let known = mesh.registrar.known(&peer, &mesh.model()).await.map_err(|error| status(&error))?;
         let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
         tokio::spawn(serve(mesh, peer, known, source, request.into_inner(), outbound));
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -100,7 +107,7 @@ async fn serve(
         instance: known.instance,
         leaf: peer.fingerprint().to_string(),
         network: known.network,
-        version: hello.version.chars().take(64).collect(),
+        version: plain::text(&hello.version, VERSION_MAX),
     };
     let (membership, questions) = mesh.streams.open(opened);
     mesh.metrics.streams.inc();
@@ -180,6 +187,11 @@ struct Session {
     /// The policy the verdicts were made under.
     judged_by: Option<Arc<PolicyModel>>,
     claim_at: Option<tokio::time::Instant>,
+    /// The proxy changed its claims, and no change was taken from its budget for that yet.
+    claims_changed: bool,
+    /// What the proxy observed on its ports and nobody was told yet.
+    habits: BTreeMap<u16, Habit>,
+    habit_at: Option<tokio::time::Instant>,
     /// Counter of the revocations last offered.
     revocations: Option<u64>,
 }
@@ -201,6 +213,9 @@ impl Session {
             told: BTreeMap::new(),
             judged_by: None,
             claim_at: None,
+            claims_changed: false,
+            habits: BTreeMap::new(),
+            habit_at: None,
             revocations: None,
         }
     }
@@ -213,7 +228,7 @@ impl Session {
         mut questions: mpsc::Receiver<Question>,
     ) -> End {
         let mut published = self.mesh.published.clone();
-        let superseded = self.membership.stream.superseded.clone();
+        let stream = self.membership.stream.clone();
         let draining = self.mesh.draining.clone();
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         published.mark_changed();
@@ -222,7 +237,7 @@ impl Session {
         }
         loop {
             self.fill_outbox();
-            let claim_at = self.claim_at;
+            let (claim_at, habit_at) = (self.claim_at, self.habit_at);
             let step = tokio::select! {
                 permit = outbound.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
                     (Ok(permit), Some(message)) => { permit.send(Ok(message)); Ok(()) }
@@ -241,8 +256,10 @@ impl Session {
                 },
                 Some(question) = questions.recv() => { self.ask(question); Ok(()) }
                 () = sleep_until(claim_at), if claim_at.is_some() => self.claim().await,
+                () = sleep_until(habit_at), if habit_at.is_some() => { self.tell_habits(); Ok(()) }
+                () = stream.displaced.notified() => { self.claim_soon(); Ok(()) }
                 _ = check.tick() => self.check().await,
-                () = superseded.cancelled() => return End::Superseded,
+                () = stream.superseded.cancelled() => return End::Superseded,
                 () = draining.cancelled() => return End::Draining,
                 () = outbound.closed() => return End::Closed,
             };
@@ -261,7 +278,7 @@ impl Session {
         }
     }
 
-    /// Queues what is new for this proxy. Whether somebody was revoked since, maybe this one.
+    /// Queues what is new for this proxy. Whether it may be one that must not be served any more.
     fn offer(&mut self, published: &Published) -> bool {
         let network = &self.membership.stream.network;
         for (name, section) in &published.sections {
@@ -278,7 +295,8 @@ impl Session {
         }
         self.record_sections();
         let revocations = published.sections.get(&SectionName::Revocations).map(|section| section.counter);
-        std::mem::replace(&mut self.revocations, revocations) != revocations
+        let revoked = std::mem::replace(&mut self.revocations, revocations) != revocations;
+        revoked || (model_changed && published.model.workload(self.peer.id()).is_none())
     }
 
     fn handle(&mut self, message: wire::ProxyMessage) -> Result<(), Status> {
@@ -288,7 +306,9 @@ impl Session {
                 self.mesh.metrics.acknowledgements.inc();
                 self.record_sections();
             }
-            Some(Up::Nack(nack)) => {
+            Some(Up::Nack(mut nack)) => {
+                nack.code = plain::text(&nack.code, MAX_NACK_BYTES);
+                nack.error = plain::text(&nack.error, MAX_NACK_BYTES);
                 self.publisher.on_nack(&nack);
                 self.mesh.metrics.refused_sections.inc();
                 self.record_sections();
@@ -307,9 +327,13 @@ impl Session {
     }
 
     fn set_claims(&mut self, claims: &[wire::Claim]) -> Result<(), Status> {
-        self.claims =
+        let claims =
             decode_claims(claims).map_err(|error| Status::invalid_argument(format!("claims: {error}")))?;
-        self.claim_soon();
+        if self.judged_by.is_none() || claims != self.claims {
+            self.claims = claims;
+            self.claims_changed = true;
+            self.claim_soon();
+        }
         Ok(())
     }
 
@@ -321,17 +345,25 @@ impl Session {
     /// Has the claims judged and recorded, and tells the proxy every verdict that is new to it.
     async fn claim(&mut self) -> Result<(), Status> {
         self.claim_at = None;
+        if self.claims_changed
+            && let Err(later) = self.may_change()
+        {
+            self.claim_at = Some(later);
+            return Ok(());
+        }
+        self.claims_changed = false;
         let model = self.mesh.model();
         let (places, surplus) = self.places(&model);
         let stream = self.membership.stream.clone();
         let claimant = Claimant { id: self.peer.id(), network: &stream.network, source: self.source };
         let judged = self.mesh.claims.claim(stream.id, claimant, &places, &model, SystemTime::now()).await;
-        let verdicts = judged.map_err(|error| {
+        let judged = judged.map_err(|error| {
             tracing::error!(%error, "claims cannot be recorded");
             Status::unavailable("store-unavailable: claims cannot be recorded now")
         })?;
+        self.mesh.streams.displaced(&judged.displaced);
         let mut told = BTreeMap::new();
-        for verdict in verdicts {
+        for verdict in judged.verdicts {
             told.insert((verdict.address, verdict.port), verdict.outcome);
         }
         if let Some(place) = surplus {
@@ -348,12 +380,21 @@ impl Session {
         Ok(())
     }
 
+    /// Takes one from the proxy's budget of changes that others are told of, or says when there will be one.
+    fn may_change(&self) -> Result<(), tokio::time::Instant> {
+        let taken = self.mesh.churn.take(&self.membership.stream.instance, Instant::now());
+        taken.map_err(tokio::time::Instant::from_std)
+    }
+
     /// What is claimed, at most [`PLACES_MAX`] of it, and the first place beyond.
     fn places(&self, model: &PolicyModel) -> (BTreeSet<Place>, Option<Place>) {
         let declared: Vec<u16> = match model.workload(self.peer.id()) {
-            Some(workload) => workload.ports.iter().map(|port| port.port).collect(),
-            // Nothing can be claimed then; port 0 stands for the address in the refusal.
-            None => vec![0],
+            Some(workload) if !workload.ports.is_empty() => {
+                workload.ports.iter().map(|port| port.port).collect()
+            }
+            // Port 0 is the address itself: a workload that serves nothing is still known to have a sidecar. Of an
+            // undeclared one nothing can be claimed, and it stands for the address in the refusal.
+            _ => vec![0],
         };
         let mut places = BTreeSet::new();
         for claim in &self.claims {
@@ -378,17 +419,36 @@ impl Session {
         self.membership.stream.set_status(status, ours.saturating_sub(theirs));
     }
 
-    fn observe(&self, habit: &wire::Habit) -> Result<(), Status> {
+    /// Takes up an observation, which is told to others as soon as the proxy's budget allows it.
+    fn observe(&mut self, habit: &wire::Habit) -> Result<(), Status> {
         let port = u16::try_from(habit.port).map_err(|_| Status::invalid_argument("habit: no such port"))?;
         let model = self.mesh.model();
         let declares = |workload: &signet_policy::WorkloadModel| {
             workload.ports.is_empty() || workload.port(port).is_some()
         };
-        if model.workload(self.peer.id()).is_some_and(declares) {
+        let has_room = self.habits.len() < HABITS_MAX || self.habits.contains_key(&port);
+        if has_room && model.workload(self.peer.id()).is_some_and(declares) {
             let observed = Habit { protocol: protocol(habit), speaks_first: speaks_first(habit), expires: 0 };
-            self.mesh.habits.observe(self.peer.id(), port, observed, SystemTime::now());
+            self.habits.insert(port, observed);
+            self.tell_habits();
         }
         Ok(())
+    }
+
+    /// Passes on what was observed, as far as the budget goes. What only repeats is free.
+    fn tell_habits(&mut self) {
+        self.habit_at = None;
+        while let Some((&port, &observed)) = self.habits.first_key_value() {
+            let now = SystemTime::now();
+            if self.mesh.habits.is_news(self.peer.id(), port, observed, now) {
+                if let Err(later) = self.may_change() {
+                    self.habit_at = Some(later);
+                    return;
+                }
+                self.mesh.habits.observe(self.peer.id(), port, observed, now);
+            }
+            self.habits.remove(&port);
+        }
     }
 
     fn ask(&mut self, question: Question) {
@@ -403,11 +463,16 @@ impl Session {
     fn answer(&mut self, answer: wire::ExplainAnswer) {
         let Some(at) = self.asked.iter().position(|question| question.id == answer.query_id) else { return };
         let Some(question) = self.asked.remove(at) else { return };
+        // What is not JSON is shown as one string.
+        let json = match answer.json.as_str() {
+            "" => None,
+            text => Some(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
+        };
         // Whoever asked may have stopped waiting.
         let _ = question.answer.try_send(Answer {
             spiffe_id: self.peer.id().clone(),
             instance: self.membership.stream.leaf.clone(),
-            json: answer.json,
+            json: json.map(plain::json),
         });
     }
 
@@ -419,7 +484,7 @@ impl Session {
         let instance = &self.membership.stream.instance;
         self.mesh
             .registrar
-            .still_known(&self.peer, instance, SystemTime::now())
+            .still_known(&self.peer, instance, &self.mesh.model(), SystemTime::now())
             .await
             .map_err(|error| status(&error))
     }

@@ -21,7 +21,9 @@ impl Enrolment for EnrolmentService {
         request: Request<wire::EnrolRequest>,
     ) -> Result<Response<wire::EnrolResponse>, Status> {
         let mesh = &self.0;
-        let source = connection(&request)?.source;
+        let connection = connection(&request)?;
+        connection.asked.note();
+        let source = connection.source;
         let request = request.into_inner();
         let protocol = negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;

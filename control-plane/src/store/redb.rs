@@ -18,6 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use tokio::sync::watch;
 
 use super::{CHANGES_MAX, Changes, Entry, Listing, Revision, Store, StoreError, Write, check_bounds, holds};
+use crate::files;
 
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
 const CHANGES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("changes");
@@ -261,11 +262,7 @@ impl Inner {
 /// Creates the file under another name first, so that a crash never leaves half a store behind.
 fn create(directory: &Path) -> Result<(), StoreError> {
     let unfinished = directory.join("store.redb.new");
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(StoreError::Io(error)),
-        _ => {}
-    }
-    private_file(&unfinished).map_err(StoreError::Io)?;
+    files::create(&unfinished).map_err(StoreError::Io)?;
     let database = builder().create(&unfinished).map_err(redb::Error::from)?;
     create_tables(&database)?;
     drop(database);

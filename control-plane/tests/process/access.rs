@@ -68,3 +68,26 @@ async fn connections_that_never_finish_their_handshake_keep_nobody_out() {
     }
     enrol(server.control, &token).await.unwrap();
 }
+
+#[tokio::test]
+async fn one_source_cannot_take_all_places_for_enrolling() {
+    let (_state, server) = mesh().await;
+    server.apply(&workload("api")).await;
+    let token = server.token("api", 1).await;
+    let source = "127.0.0.66".parse().unwrap();
+    let mut silent = Vec::new();
+    let refused = loop {
+        // With TLS 1.3 the client may learn of the refusal only with its first call.
+        let Ok(channel) = try_dial(server.control, pinned(&token), Some(source)).await else { break true };
+        let answer = IdentityClient::new(channel.clone()).renew(RenewRequest::default()).await;
+        if answer.unwrap_err().code() != Code::Unauthenticated {
+            break true;
+        }
+        silent.push(channel);
+        if silent.len() > 16 {
+            break false;
+        }
+    };
+    assert!(refused && silent.len() == 16, "{} were let in", silent.len());
+    enrol(server.control, &token).await.unwrap();
+}

@@ -4,9 +4,12 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{
     CreateTokenRequest, DeleteRequest, ExplainRequest, GetRequest, Hypothetical, RevokeRequest,
 };
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::control_message::Message as Down;
+use signet_sync::proto::sync::proxy_message::Message as Up;
 use tonic::Code;
 
-use crate::harness::{Server, mesh, workload};
+use crate::harness::{MESH, Server, hello, mesh, workload};
 
 #[tokio::test]
 async fn manifests_are_given_back_as_written_and_as_json() {
@@ -100,4 +103,61 @@ fn the_admin_socket_is_for_its_owner_only() {
     let server = Server::start(state.path());
     let mode = std::fs::metadata(&server.socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_workload_behind_a_gateway_without_addresses_is_noted_and_stored() {
+    let (_state, server) = mesh().await;
+    assert!(server.apply(&workload("api")).await.notes.is_empty());
+    let gateways = MESH.replace("127.0.0.0/8] }", "127.0.0.0/8], gateways: [127.0.0.9] }");
+    let [note] = server.apply(&gateways).await.notes.try_into().unwrap();
+    assert!(
+        note.message.contains("Workload api lists no addresses") && note.fix.contains("addresses"),
+        "{note:?}"
+    );
+    let [note] = server.apply(&workload("web")).await.notes.try_into().unwrap();
+    assert_eq!((note.file.as_str(), note.line), ("test.yaml", 1));
+    let listed = workload("web").replace("network: edge", "network: edge, addresses: [127.0.0.6]");
+    assert!(server.apply(&listed).await.notes.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_a_proxy_says_moves_the_operators_cursor() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let evil = "\u{1b}[2J\u{9b}1m\r\u{202e}x";
+    let hello = wire::Hello { version: evil.to_owned(), ..hello() };
+    let mut stream = proxy.hello(server.control, "127.0.0.5", hello).await.unwrap();
+    let Some(Down::Section(section)) = stream.down.message().await.unwrap().unwrap().message else {
+        panic!("no section")
+    };
+    let (name, code, error) = (section.name, evil.to_owned(), evil.to_owned());
+    stream
+        .send(Up::Nack(wire::Nack { name, epoch: section.epoch, counter: section.counter, code, error }))
+        .await;
+    let shown = loop {
+        let shown = server.proxies().await.remove(0);
+        if !shown.last_nack.is_empty() {
+            break shown;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(shown.version, "[2J1mx");
+    assert!(shown.last_nack.ends_with(": [2J1mx: [2J1mx"), "{:?}", shown.last_nack);
+    let mut operator = server.operator().await;
+    let asking = tokio::spawn(async move {
+        let question = Some(Question::RequestId("r-1".to_owned()));
+        operator.explain(ExplainRequest { question }).await
+    });
+    let query = loop {
+        if let Some(Down::ExplainQuery(query)) = stream.next().await.unwrap() {
+            break query;
+        }
+    };
+    let json = "{\"a\\u001b\":\"\\u009b\u{9b}b\"}".to_owned();
+    stream.send(Up::ExplainAnswer(wire::ExplainAnswer { query_id: query.query_id, json })).await;
+    let answer = asking.await.unwrap().unwrap().into_inner();
+    let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+    assert_eq!(json["a"], "b");
+    assert!(!answer.text.chars().any(|character| character.is_control() && character != '\n'));
 }

@@ -145,3 +145,43 @@ async fn who_speaks_first_is_learned_from_the_proxy_and_told_to_its_callers() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn a_holder_by_gateway_is_told_when_somebody_at_the_address_takes_its_place() {
+    let (_state, server) = mesh().await;
+    let gateways = crate::harness::MESH.replace("127.0.0.0/8] }", "127.0.0.0/8], gateways: [127.0.0.9] }");
+    server.apply(&gateways).await;
+    let (thief, rightful) = (server.proxy("web").await, server.proxy("api").await);
+    let mut thiefs = thief.connect_with(server.control, "127.0.0.9", &["127.0.0.5", "127.0.0.9"]).await;
+    assert!(thiefs.verdict().await.accepted);
+    assert_eq!(thiefs.verdict().await.code, "gateway-address");
+    let mut stream = rightful.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    assert_eq!(thiefs.verdict().await.code, "address-taken");
+    stream.until(|subscriber| Stream::lists(subscriber, "edge", "127.0.0.5", rightful.id())).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_changes_its_claims_without_end_has_to_wait() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let mut stream = api.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    let ports = |port| wire::Claims { claims: vec![wire::Claim { ports: vec![port], ..claim("127.0.0.5") }] };
+    for port in 1..=7 {
+        stream.send(Up::Claims(ports(port))).await;
+        assert_eq!(stream.verdict().await.port, port);
+    }
+    // The next verdict takes as long as the budget needs for one more change; an operator's change does not.
+    let start = std::time::Instant::now();
+    stream.send(Up::Claims(ports(8))).await;
+    server.apply(&workload("web")).await;
+    stream
+        .until(|subscriber| {
+            subscriber.policy().is_some_and(|policy| policy.model.workload_named("web").is_some())
+        })
+        .await;
+    assert!(start.elapsed().as_secs() < 5);
+    assert_eq!(stream.verdict().await.port, 8);
+    assert!(start.elapsed().as_secs() >= 5);
+}

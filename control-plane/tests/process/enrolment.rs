@@ -200,3 +200,84 @@ async fn a_revoked_certificate_is_told_to_everybody_and_others_go_on() {
     let refusal = stolen.renew(server.control).await.unwrap_err();
     assert_eq!(code(&refusal), (Code::PermissionDenied, "revoked"));
 }
+
+#[tokio::test]
+async fn a_thief_that_renewed_is_revoked_by_any_certificate_of_its_instance() {
+    let (_state, server) = mesh().await;
+    let stolen = server.proxy("api").await;
+    let mut thief = server.another(&stolen);
+    thief.renew(server.control).await.unwrap();
+    let other = server.proxy("web").await;
+    let mut stream = other.connect(server.control, "127.0.0.6").await;
+    let mut thiefs = thief.connect(server.control, "127.0.0.5").await;
+    thiefs.until(|subscriber| subscriber.policy().is_some()).await;
+    let request = RevokeRequest {
+        subject: Some(Subject::Fingerprint(stolen.tls.fingerprint.to_string())),
+        reason: "stolen".to_owned(),
+    };
+    server.operator().await.revoke(request).await.unwrap();
+    let id = stolen.id().clone();
+    for leaf in [&stolen.tls.chain, &stolen.signing.chain, &thief.tls.chain, &thief.signing.chain] {
+        let fingerprint = signet_identity::Fingerprint::of(&leaf[0]);
+        stream.until(|subscriber| subscriber.revocations().of(&id, fingerprint).is_some()).await;
+    }
+    assert_eq!(code(&thiefs.end().await.unwrap_err()), (Code::PermissionDenied, "revoked"));
+    let refusal = thief.renew(server.control).await.unwrap_err();
+    assert_eq!(code(&refusal), (Code::PermissionDenied, "revoked"));
+    // Only that instance: the identity may still enrol.
+    let token = server.token("api", 1).await;
+    enrol(server.control, &token).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_renewal_that_runs_beside_a_revocation_escapes_it() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    let renewals = (0..12).map(|_| {
+        let (control, mut proxy) = (server.control, server.another(&proxy));
+        tokio::spawn(async move { proxy.renew(control).await.is_ok().then_some(proxy) })
+    });
+    let renewals: Vec<_> = renewals.collect();
+    let request = RevokeRequest {
+        subject: Some(Subject::Fingerprint(proxy.tls.fingerprint.to_string())),
+        reason: "stolen".to_owned(),
+    };
+    server.operator().await.revoke(request).await.unwrap();
+    for renewed in join_all(renewals).await {
+        if let Some(mut escaped) = renewed.unwrap() {
+            assert!(escaped.renew(server.control).await.is_err());
+        }
+    }
+    assert!(server.proxies().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_instance_cannot_hold_more_certificates_than_can_be_revoked() {
+    let (_state, server) = mesh().await;
+    let mut proxy = server.proxy("api").await;
+    for _ in 1..64 {
+        proxy.renew(server.control).await.unwrap();
+    }
+    let refusal = proxy.renew(server.control).await.unwrap_err();
+    assert_eq!(code(&refusal), (Code::ResourceExhausted, "renewals-exhausted"));
+}
+
+#[tokio::test]
+async fn a_workload_that_left_the_mesh_neither_renews_nor_stays_nor_comes_back() {
+    let (_state, server) = mesh().await;
+    let mut proxy = server.proxy("api").await;
+    let mut stream = proxy.connect(server.control, "127.0.0.5").await;
+    assert!(stream.verdict().await.accepted);
+    let request = signet_sync::proto::admin::DeleteRequest {
+        kind: "Workload".to_owned(),
+        name: "api".to_owned(),
+        dry_run: false,
+    };
+    server.operator().await.delete(request).await.unwrap();
+    let undeclared = (Code::PermissionDenied, "workload-undeclared");
+    assert_eq!(code(&stream.end().await.unwrap_err()), undeclared);
+    assert_eq!(code(&proxy.renew(server.control).await.unwrap_err()), undeclared);
+    assert_eq!(code(&proxy.try_connect(server.control).await.err().unwrap()), undeclared);
+    server.apply(&workload("api")).await;
+    proxy.renew(server.control).await.unwrap();
+}

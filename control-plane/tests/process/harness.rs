@@ -161,6 +161,17 @@ impl Server {
         enrol(self.control, &token).await.unwrap()
     }
 
+    /// Whoever else holds the same keys.
+    pub(crate) fn another(&self, proxy: &Proxy) -> Proxy {
+        Proxy {
+            tls: proxy.tls.clone(),
+            signing: proxy.signing.clone(),
+            bundle: proxy.bundle.clone(),
+            policy_key: proxy.policy_key,
+            response: proxy.response.clone(),
+        }
+    }
+
     pub(crate) async fn proxies(&self) -> Vec<admin::Proxy> {
         self.operator().await.list_proxies(admin::ListProxiesRequest {}).await.unwrap().into_inner().proxies
     }
@@ -227,21 +238,37 @@ impl Proxy {
 
     pub(crate) async fn connect_with(&self, control: SocketAddr, source: &str, claims: &[&str]) -> Stream {
         let claims = claims.iter().map(|address| claim(address)).collect();
-        let hello = wire::Hello {
-            protocol: PROTOCOL,
-            min_protocol: PROTOCOL,
-            version: "test".to_owned(),
-            claims,
-            ..Default::default()
-        };
+        self.hello(control, source, wire::Hello { claims, ..hello() }).await.unwrap()
+    }
+
+    /// Opens a control stream that claims nothing.
+    pub(crate) async fn try_connect(&self, control: SocketAddr) -> Result<Stream, Status> {
+        self.hello(control, "127.0.0.1", hello()).await
+    }
+
+    pub(crate) async fn hello(
+        &self,
+        control: SocketAddr,
+        source: &str,
+        hello: wire::Hello,
+    ) -> Result<Stream, Status> {
         let source = Some(source.parse().unwrap());
         let channel = dial(control, self.tls_config(), source).await;
         let (up, messages) = mpsc::channel(16);
         up.send(wire::ProxyMessage { message: Some(Up::Hello(hello)) }).await.unwrap();
         let mut client = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let down = client.connect(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let down = client.connect(ReceiverStream::new(messages)).await?.into_inner();
         let subscriber = Subscriber::new(TrustDomain::parse(TRUST_DOMAIN).unwrap(), self.policy_key);
-        Stream { up, down, subscriber }
+        Ok(Stream { up, down, subscriber })
+    }
+}
+
+pub(crate) fn hello() -> wire::Hello {
+    wire::Hello {
+        protocol: PROTOCOL,
+        min_protocol: PROTOCOL,
+        version: "test".to_owned(),
+        ..Default::default()
     }
 }
 

@@ -76,6 +76,21 @@ fn a_socket_left_behind_by_a_killed_process_is_replaced() {
     Server::start(state.path());
 }
 
+#[test]
+fn a_state_directory_that_others_can_write_is_refused_with_the_command_that_mends_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let state = tempfile::tempdir().unwrap();
+    for mode in [0o770, 0o1777] {
+        std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let (status, said) = run_to_end(command(state.path()));
+        assert_eq!(status.code(), Some(64), "{said}");
+        assert!(said.contains("fix: chmod 700"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+    std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    Server::start(state.path());
+}
+
 fn refused(state: &Path) -> String {
     let (status, said) = run_to_end(command(state));
     assert_eq!(status.code(), Some(70), "{said}");

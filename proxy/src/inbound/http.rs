@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{Reached, app};
 use crate::authorize::{Content, Grant};
-use crate::body::{Body, Hold, Payload};
+use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
 use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
@@ -153,6 +153,10 @@ impl Callee {
                     return Ok((permit, response, hold));
                 }
                 Err(failed) => {
+                    if let Some(refusal) = BodyError::behind(&failed.source) {
+                        // It was the caller's body that ended before its end.
+                        return Err(refusal);
+                    }
                     tracing::info!(error = %failed.source, reused, "application did not answer");
                     let unsent = failed.unsent.filter(|_| reused && attempt == 0);
                     let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };

@@ -4,18 +4,30 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use signet_cli::lab::mesh::{app, wait_until};
+use signet_cli::lab::mesh::intruder::{Caller, Draft, Identity, inside};
+use signet_cli::lab::mesh::{Mesh, Setup, Sidecar, app, wait_until};
 use signet_cli::lab::runner::TestResult;
 
 use crate::protocols::http::get;
-use crate::protocols::stage::{CLIENT_MAY_ALL, Failure, LIMIT, Stage, manifests, policy};
+use crate::protocols::stage::{CLIENT_MAY_ALL, Failure, LIMIT, Stage, TRUST_DOMAIN, manifests, policy};
 
 const PORT: u16 = 8201;
 /// Where a sidecar keeps its sections, in its state directory.
-const SECTIONS: &str = "sections";
+const SECTIONS: &str = "sections.pb";
 
 fn yaml(rules: &str) -> String {
     manifests("", &format!("ports: [{{port: {PORT}, protocol: http}}]"), rules)
+}
+
+pub(super) fn sidecar_killed_as_soon_as_it_is_ready_starts_again_on_its_own() -> TestResult {
+    let stage = Stage::new()?;
+    let mut mesh = Mesh::start(&stage.cloud, TRUST_DOMAIN)?;
+    mesh.apply("mesh.yaml", &yaml(CLIENT_MAY_ALL))?;
+    let mut sidecar = mesh.sidecar(&stage.server, "server", Setup::default())?;
+    sidecar.kill();
+    mesh.kill_control_plane();
+    sidecar.restart()?;
+    Ok(())
 }
 
 /// One bit of one byte, wherever it is.
@@ -25,39 +37,85 @@ pub(super) fn saved_policy_that_was_tampered_with_is_not_used() -> TestResult {
     let mut meshed = stage.mesh(&yaml(CLIENT_MAY_ALL), &[PORT])?;
     let is_served = || get(stage.client.namespace(), stage.place(PORT), "/api").is_ok_and(|answer| answer.status() == 200);
     assert!(is_served());
+    let saved = meshed.server.folder().join("state").join(SECTIONS);
+    wait_until(LIMIT, || saved.exists().then_some(())).ok_or("the sections were not saved")?;
     meshed.mesh.kill_control_plane();
     meshed.server.restart()?;
     assert!(wait_until(LIMIT, || is_served().then_some(())).is_some(), "its state alone is enough");
 
     meshed.server.kill();
-    let state = meshed.server.folder().join("state");
-    let saved = files(&state)?;
-    let sections: Vec<_> = saved.iter().filter(|path| path.to_string_lossy().contains(SECTIONS)).collect();
-    assert!(!sections.is_empty(), "no saved sections among {saved:?}");
-    for path in sections {
-        let mut bytes = fs::read(path)?;
-        let middle = bytes.len() / 2;
-        *bytes.get_mut(middle).ok_or("an empty section was saved")? ^= 1;
-        fs::write(path, bytes)?;
-    }
+    turn_a_bit(&saved, b"server-access")?;
     meshed.server.begin()?;
-    let log = meshed.server.folder().join("log");
-    let told = wait_until(LIMIT, || {
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        let line = log.lines().find(|line| {
-            (line.contains("ERROR") || line.contains("WARN")) && (line.contains("section") || line.contains("state"))
-        })?;
-        Some(line.to_owned())
-    });
-    assert!(told.is_some(), "it does not say what is wrong:\n{}", meshed.server.log_tail());
-    println!("{}", told.unwrap_or_default());
-    assert!(meshed.server.process().and_then(|process| process.status()).is_some() || !meshed.server.state()?["ready"].as_bool().unwrap_or(false));
+    wait_until_told(&meshed.server, "policy")?;
     assert!(!is_served(), "a policy that nobody signed is in force");
+    assert_eq!(meshed.server.state()?["ready"], false);
 
     // What was lost comes again from the control plane.
     meshed.mesh.start_control_plane()?;
     meshed.server.restart()?;
     assert!(wait_until(LIMIT, || is_served().then_some(())).is_some(), "served again");
+    Ok(())
+}
+
+/// Whoever damages what is kept about revocations must not bring the revoked back.
+pub(super) fn revoked_certificate_stays_refused_on_tampered_state() -> TestResult {
+    let stage = Stage::new()?;
+    let _app = app(&stage.server, &["rest"], &[PORT])?;
+    let mut mesh = Mesh::start(&stage.cloud, TRUST_DOMAIN)?;
+    mesh.apply("mesh.yaml", &yaml(CLIENT_MAY_ALL))?;
+    let mut server = mesh.sidecar(&stage.server, "server", Setup::default())?;
+    let identity = Identity::enrol(stage.client.namespace(), mesh.address(), mesh.token("client")?)?;
+    let is_served = || {
+        let (identity, to) = (identity.clone(), stage.place(PORT));
+        let called = inside(stage.client.namespace(), move || async move {
+            let mut caller = Caller::open(&identity, to).await?;
+            let request = caller.sign(&Draft::new("GET", "/api", "server"))?;
+            Ok(caller.call(&request).await?.status)
+        });
+        called.is_ok_and(|status| status == 200)
+    };
+    assert!(is_served());
+    mesh.revoke(identity.tls.fingerprint, "stolen")?;
+    assert!(wait_until(LIMIT, || (!is_served()).then_some(())).is_some(), "revoked");
+    let saved = server.folder().join("state").join(SECTIONS);
+    let revoked = identity.tls.fingerprint.0;
+    let has = || position(&fs::read(&saved).ok()?, &revoked).map(drop);
+    wait_until(LIMIT, has).ok_or("the revocation was not saved")?;
+    mesh.kill_control_plane();
+    server.restart()?;
+    assert!(!is_served(), "a restart forgets the revocation");
+
+    server.kill();
+    turn_a_bit(&saved, &revoked)?;
+    server.begin()?;
+    wait_until_told(&server, "revocations")?;
+    // With the state it has it may serve others or nobody; it must have decided before this is asked.
+    server.wait_for("answer", LIMIT, |server| server.state().is_ok_and(|state| state["identity"].is_string()))?;
+    assert!(!is_served(), "the revoked certificate is accepted again");
+    Ok(())
+}
+
+/// Turns a bit of a saved section, where these bytes stand.
+fn turn_a_bit(saved: &Path, at: &[u8]) -> TestResult {
+    let mut bytes = fs::read(saved)?;
+    let place = position(&bytes, at).ok_or("this was not saved")?;
+    bytes[place] ^= 1;
+    Ok(fs::write(saved, bytes)?)
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// The sidecar's log says that a section was refused.
+fn wait_until_told(sidecar: &Sidecar, section: &str) -> TestResult {
+    let log = sidecar.folder().join("log");
+    let told = wait_until(LIMIT, || {
+        let log = fs::read_to_string(&log).ok()?;
+        let is_it = |line: &str| (line.contains("WARN") || line.contains("ERROR")) && line.contains(section);
+        log.lines().any(is_it).then_some(())
+    });
+    assert!(told.is_some(), "it does not say that {section} was refused:\n{}", sidecar.log_tail());
     Ok(())
 }
 
@@ -93,19 +151,6 @@ pub(super) fn policy_rolled_back_with_the_control_plane_is_refused() -> TestResu
     meshed.server.restart()?;
     assert_eq!(status(), Some(403), "… after a restart");
     Ok(())
-}
-
-fn files(folder: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(&path)?);
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(found)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {

@@ -112,14 +112,31 @@ pub(super) fn http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_r
     Ok(())
 }
 
-/// The hand-made client's connection comes from an address the mesh knows, so the greeting waits for its handshake.
 pub(super) fn late_client_hello_reaches_a_server_that_speaks_first_on_a_permissive_port() -> TestResult {
+    a_late_client_hello_is_waited_for("ports: [{port: 9}]")
+}
+
+pub(super) fn late_client_hello_of_a_workload_without_ports_is_waited_for_too() -> TestResult {
+    a_late_client_hello_is_waited_for("names: [caller]")
+}
+
+/// The hand-made client's connection comes from an address the mesh knows, so the greeting waits for its handshake.
+fn a_late_client_hello_is_waited_for(client: &str) -> TestResult {
     let stage = Stage::new()?;
     let _app = app(&stage.server, &["greeter"], &[PORT])?;
     let server = format!("mtls: {{mode: permissive}}, ports: [{{port: {PORT}}}]");
     let rules = format!("{CLIENT_MAY_ALL}\n    - from: [{{any: anyone}}]");
-    let yaml = manifests("", &server, &rules).replace("network: lan}", "network: lan, ports: [{port: 9}]}");
-    let mut meshed = stage.mesh(&yaml, &[PORT])?;
+    let client = format!("\
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Workload
+metadata: {{name: client}}
+spec: {{class: app, device: host, network: lan, {client}}}
+");
+    let mut meshed = stage.mesh(&manifests("", &server, &rules), &[PORT])?;
+    meshed.mesh.apply("client.yaml", &client)?;
+    if client.contains("ports") {
+        meshed.server.wait_until_known((stage.client.ipv4(), 9).into())?;
+    }
     // The client's sidecar has made the address known; from here on a hand-made one uses it.
     meshed.client.kill();
     let removed = stage.client.namespace().start(program(&["proxy", "capture", "remove"]))?;

@@ -169,9 +169,8 @@ pub(super) fn bad_http_is_refused_and_harms_nobody_else() -> TestResult {
     place.sees_nothing_before("/start")?;
 
     let huge = "h".repeat(70 * 1024);
-    let bad: [(&str, String, &[u16]); 7] = [
+    let bad: [(&str, String, &[u16]); 6] = [
         ("a header of 70 KiB", format!("GET / HTTP/1.1\r\nHost: server\r\nX-Huge: {huge}\r\n\r\n"), &[400, 431]),
-        ("a target of 70 KiB", format!("GET /{huge} HTTP/1.1\r\nHost: server\r\n\r\n"), &[400, 414, 431]),
         ("two lengths", "POST / HTTP/1.1\r\nHost: server\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".into(), &[400]),
         (
             "a length and chunks",
@@ -225,6 +224,12 @@ pub(super) fn bad_http_is_refused_and_harms_nobody_else() -> TestResult {
         assert_eq!(sidecar.state()?["ready"], true);
         assert!(!sidecar.log_tail().contains("panicked"), "{}", sidecar.log_tail());
     }
+
+    // Nothing that is HTTP so far ends without a word, however long its first line is.
+    let mut caller = place.caller()?;
+    let _ = caller.send(format!("GET /{huge} HTTP/1.1\r\nHost: server\r\n\r\n"));
+    let answer = caller.answer().map_err(|error| format!("a target of 70 KiB: {error}"))?;
+    assert!(matches!(answer.status(), 400 | 414 | 431), "a target of 70 KiB: {}", answer.start);
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `signet apply`: stores manifests in the control plane, all of them or none.
 
-use serde_json::json;
-use signet_sync::proto::admin::{ApplyRequest, Change, ChangeAction, Diagnostic, ManifestFile};
+use serde_json::{Value, json};
+use signet_sync::proto::admin::{
+    ApplyRequest, ApplyResponse, Change, ChangeAction, Diagnostic, ManifestFile,
+};
 
 use crate::client::{ControlPlane, answered};
 use crate::manifests::Manifests;
@@ -29,18 +31,13 @@ impl Apply {
         let files = files.into_iter().map(|file| ManifestFile { name: file.name, text: file.text }).collect();
         let mut client = self.control_plane.connect().await?;
         let response = answered(client.apply(ApplyRequest { files, dry_run: self.dry_run }).await)?;
-        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)
+        show(format, &response, self.dry_run)
     }
 }
 
 /// Shows what a change did.
-pub(super) fn show(
-    format: Format,
-    revision: u64,
-    changes: &[Change],
-    diagnostics: &[Diagnostic],
-    dry_run: bool,
-) -> Result<Verdict, Failure> {
+pub(super) fn show(format: Format, response: &ApplyResponse, dry_run: bool) -> Result<Verdict, Failure> {
+    let ApplyResponse { revision, changes, diagnostics, notes } = response;
     // Diagnostics mean that nothing was stored, and that the input is to blame.
     let verdict = if diagnostics.is_empty() { Verdict::Yes } else { Verdict::BadInput };
     if format == Format::Json {
@@ -53,13 +50,8 @@ pub(super) fn show(
                 "name": change.name,
                 "action": word(change),
             })).collect::<Vec<_>>(),
-            "diagnostics": diagnostics.iter().map(|diagnostic| json!({
-                "file": diagnostic.file,
-                "line": diagnostic.line,
-                "column": diagnostic.column,
-                "message": diagnostic.message,
-                "fix": diagnostic.fix,
-            })).collect::<Vec<_>>(),
+            "diagnostics": diagnostics.iter().map(fields).collect::<Vec<_>>(),
+            "notes": notes.iter().map(fields).collect::<Vec<_>>(),
         }))?;
         return Ok(verdict);
     }
@@ -71,10 +63,23 @@ pub(super) fn show(
         let would = if dry_run { " (dry run)" } else { "" };
         print_line(format_args!("{}/{} {}{would}", change.kind, change.name, word(change)))?;
     }
+    for Diagnostic { file, line, column, message, fix } in notes {
+        print_line(format_args!("note: {file}:{line}:{column}: {message}; fix: {fix}"))?;
+    }
     if verdict == Verdict::BadInput {
         print_line("nothing was changed")?;
     }
     Ok(verdict)
+}
+
+fn fields(diagnostic: &Diagnostic) -> Value {
+    json!({
+        "file": diagnostic.file,
+        "line": diagnostic.line,
+        "column": diagnostic.column,
+        "message": diagnostic.message,
+        "fix": diagnostic.fix,
+    })
 }
 
 fn word(change: &Change) -> &'static str {

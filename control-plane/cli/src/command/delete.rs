@@ -1,7 +1,7 @@
 //! `signet delete`: removes one manifest from the control plane.
 
 use signet_policy::Kind;
-use signet_sync::proto::admin::DeleteRequest;
+use signet_sync::proto::admin::{ApplyResponse, DeleteRequest, DeleteResponse};
 
 use super::apply::show;
 use crate::client::{ControlPlane, found};
@@ -37,6 +37,7 @@ impl Delete {
             }
             .map(|()| Verdict::No);
         };
-        show(format, response.revision, &response.changes, &response.diagnostics, self.dry_run)
+        let DeleteResponse { revision, changes, diagnostics } = response;
+        show(format, &ApplyResponse { revision, changes, diagnostics, notes: Vec::new() }, self.dry_run)
     }
 }

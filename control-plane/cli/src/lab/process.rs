@@ -26,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-use super::{LabError, Namespace};
+use super::{LabError, Namespace, privilege};
 
 const HELPER: &str = "lab-exec";
 const THIS_BINARY: &str = "/proc/self/exe";
@@ -185,6 +185,9 @@ fn become_program(mut arguments: impl Iterator<Item = OsString>) -> String {
 }
 
 fn prepare(arguments: &mut impl Iterator<Item = OsString>) -> Result<OsString, Box<dyn Error>> {
+    if privilege::is_gained() {
+        return Err(LabError::Privileged.into());
+    }
     let mut next = || arguments.next().ok_or("arguments are missing");
     let (capabilities, parent, executable) = (next()?, next()?, next()?);
     Capabilities::decode(&capabilities.to_string_lossy())?.take()?;

@@ -447,3 +447,28 @@ fn every_document_keeps_its_own_text() {
         ("Workload", "w", 10)
     );
 }
+
+#[test]
+fn more_udp_egress_than_a_sidecar_has_room_for_is_refused_where_it_gets_too_much() {
+    let ports = |first: u16, count: u16| {
+        (first..first + count).map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let mesh = |last: &str| {
+        let spec = format!(
+            "trustDomain: td\negress:\n- {{cidr: 10.0.0.0/8, protocol: udp, ports: [{}]}}\n\
+             - {{cidr: 10.0.0.0/8, protocol: tcp, ports: [{}]}}\n- {{cidr: 10.1.0.0/16, protocol: udp}}\n{last}",
+            ports(1, 127),
+            ports(1, 200),
+        );
+        manifest("Mesh", "m", &spec).replacen("---\n", "", 1)
+    };
+    assert!(faults_of(&mesh("")).is_empty());
+    let faults = faults_of(&mesh(
+        "- {cidr: 10.2.0.0/16, protocol: udp, ports: [5, 6]}\n- {cidr: 10.3.0.0/16, protocol: udp}",
+    ));
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+    assert!(
+        fault.starts_with("test.yaml:10:12: with this entry UDP may go to 130 pairs of range and port"),
+        "{fault}"
+    );
+}

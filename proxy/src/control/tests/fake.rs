@@ -21,7 +21,7 @@ use signet_sync::proto::sync::enrolment_server::{Enrolment, EnrolmentServer};
 use signet_sync::proto::sync::identity_server::{Identity, IdentityServer};
 use signet_sync::proto::sync::{control_message, proxy_message};
 use signet_sync::{
-    Anchors, Directory, DirectoryKey, POLICY_KEY_ID, Publisher, SectionKey, SectionName, Token, Version,
+    Anchors, Directory, DirectoryKey, POLICY_KEY_ID, Publisher, Revocations, SectionKey, SectionName, Token, Version,
     area_key_id,
 };
 use tokio::net::TcpListener;
@@ -84,6 +84,8 @@ impl Mesh {
             directory_keys: BTreeMap::from([(AREA.to_owned(), directory_key)]),
         };
         self.publish(SectionName::Anchors, 1, wire::Anchors::from(&anchors).encode_to_vec());
+        let nobody = wire::Revocations::from(&Revocations::default());
+        self.publish(SectionName::Revocations, 1, nobody.encode_to_vec());
         let directory = Directory::new(NETWORK.to_owned(), vec![]).unwrap();
         let name = SectionName::Directory(NETWORK.to_owned());
         self.publish(name, 1, wire::Directory::from(&directory).encode_to_vec());

@@ -1,0 +1,100 @@
+use signet_identity::TrustDomain;
+
+use super::*;
+use crate::store::{Expect, MemoryStore};
+
+const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Mesh
+metadata: { name: mesh }
+spec: { trustDomain: mesh.example, networks: [{ name: edge }] }
+---
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Workload
+metadata: { name: api }
+spec: { class: app, device: edge, network: edge }
+";
+
+/// A compiler at work on a store that holds a mesh, and what it publishes.
+async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
+    let directory = tempfile::tempdir().unwrap();
+    let trust_domain = TrustDomain::parse("mesh.example").unwrap();
+    let now = SystemTime::now();
+    let authority = Arc::new(Authority::create(directory.path(), &trust_domain, now).unwrap());
+    let store = Arc::new(MemoryStore::new());
+    apply(&store, &trust_domain, MESH).await;
+    let (metrics, habits) = (Arc::new(Metrics::new()), Arc::new(ObservedHabits::default()));
+    let compiler = Compiler::start(store.clone(), authority, metrics, habits, now).await.unwrap();
+    let published = compiler.subscribe();
+    tokio::spawn(compiler.run());
+    (store, published)
+}
+
+async fn apply(store: &MemoryStore, trust_domain: &TrustDomain, text: &str) -> Revision {
+    let manifests = Manifests::load(store, &Manifests::default()).await.unwrap();
+    let outcome = manifests.apply(store, trust_domain, &[("test", text)], false).await.unwrap();
+    assert!(outcome.diagnostics.is_empty(), "{:?}", outcome.diagnostics);
+    outcome.revision
+}
+
+async fn claim(store: &MemoryStore, port: u16) {
+    let claim = Claim {
+        id: signet_identity::SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap(),
+        network: "edge".to_owned(),
+        address: "10.0.0.5".parse().unwrap(),
+        port,
+        expires: None,
+        by_gateway: false,
+    };
+    let key = Claim::key("edge", claim.address, port);
+    store.commit(vec![records::put(key, Expect::Any, &claim).unwrap()]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_proxies_change_everybody_gets_at_most_two_directories_a_second() {
+    let (store, mut published) = compiler().await;
+    published.mark_unchanged();
+    let start = Instant::now();
+    let churn = tokio::spawn(async move {
+        for port in 1..=100 {
+            claim(&store, port).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut rounds = 0;
+    let name = SectionName::Directory("edge".to_owned());
+    while published.borrow_and_update().sections[&name].counter < 2 || !churn.is_finished() {
+        published.changed().await.unwrap();
+        rounds += 1;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(f64::from(rounds) <= seconds * 2.0 + 2.0 && rounds >= 8, "{rounds} rounds in {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_change_is_published_at_once_whatever_proxies_do() {
+    let (store, mut published) = compiler().await;
+    // A round has just been made for a proxy.
+    published.mark_unchanged();
+    claim(&store, 1).await;
+    published.changed().await.unwrap();
+    claim(&store, 2).await;
+    let start = Instant::now();
+    let trust_domain = TrustDomain::parse("mesh.example").unwrap();
+    let revision = apply(&store, &trust_domain, &MESH.replace("name: api", "name: web")).await;
+    published.wait_for(|published| published.revision >= revision).await.unwrap();
+    let write = records::put(
+        records::Subject::Identity(signet_identity::SpiffeId::parse("spiffe://mesh.example/a").unwrap())
+            .key(),
+        Expect::Absent,
+        &records::Revocation {
+            subject: records::Subject::Identity(
+                signet_identity::SpiffeId::parse("spiffe://mesh.example/a").unwrap(),
+            ),
+            reason: String::new(),
+            revoked_at: 0,
+        },
+    );
+    let revision = store.commit(vec![write.unwrap()]).await.unwrap();
+    published.wait_for(|published| published.revision >= revision).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}

@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use super::*;
+use crate::records::Leaf;
+use crate::store::MemoryStore;
+
+fn id() -> SpiffeId {
+    SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap()
+}
+
+fn leaf(number: u8, not_after: SystemTime) -> Leaf {
+    let text = |kind: u8| Fingerprint([kind + number; 32]).to_string();
+    Leaf { fingerprint: text(0), signing: Some(text(100)), not_after: unix_seconds(not_after) }
+}
+
+fn instance(leaves: Vec<Leaf>) -> Instance {
+    Instance {
+        first: leaves[0].fingerprint.clone(),
+        token: "t".to_owned(),
+        network: "edge".to_owned(),
+        leaves,
+    }
+}
+
+/// A store with one identity of two instances: one with the leaves 1 (ended), 2 and 3, one with leaf 9.
+async fn store(now: SystemTime) -> MemoryStore {
+    let store = MemoryStore::new();
+    let later = now + Duration::from_secs(60);
+    let instances =
+        vec![instance(vec![leaf(1, now), leaf(2, later), leaf(3, later)]), instance(vec![leaf(9, later)])];
+    let registration = Registration { id: id(), instances };
+    let write = records::put(registration_key(&id()), Expect::Absent, &registration).unwrap();
+    store.commit(vec![write]).await.unwrap();
+    store
+}
+
+async fn registration(store: &MemoryStore) -> Found<Registration> {
+    records::read::<Registration>(store, &registration_key(&id())).await.unwrap().unwrap()
+}
+
+async fn revoked(store: &MemoryStore) -> BTreeSet<String> {
+    store.list(REVOCATIONS).await.unwrap().entries.into_iter().map(|entry| entry.key).collect()
+}
+
+fn keys(certificates: &[u8]) -> BTreeSet<String> {
+    certificates.iter().map(|byte| Subject::Certificate(Fingerprint([*byte; 32])).key()).collect()
+}
+
+#[tokio::test]
+async fn a_certificate_takes_all_that_its_instance_holds_with_it() {
+    let now = SystemTime::now();
+    // By its TLS certificate, by its signing certificate, and by one that was renewed since.
+    for (named, expected) in [(2, &[2, 102, 3, 103][..]), (103, &[2, 102, 3, 103]), (1, &[1, 2, 102, 3, 103])]
+    {
+        let store = store(now).await;
+        let subject = Subject::Certificate(Fingerprint([named; 32]));
+        revoke(&store, &subject, "stolen", now).await.unwrap();
+        assert_eq!(revoked(&store).await, keys(expected), "{named}");
+        let left = registration(&store).await.record.instances;
+        assert_eq!(left.iter().map(|instance| &instance.leaves[..]).collect::<Vec<_>>().len(), 1);
+        assert_eq!(left[0].first, leaf(9, now).fingerprint);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_nobody_holds_is_revoked_alone() {
+    let now = SystemTime::now();
+    let store = store(now).await;
+    let before = registration(&store).await.revision;
+    revoke(&store, &Subject::Certificate(Fingerprint([77; 32])), "", now).await.unwrap();
+    assert_eq!(revoked(&store).await, keys(&[77]));
+    assert_eq!(registration(&store).await.revision, before);
+}
+
+#[tokio::test]
+async fn a_renewal_or_enrolment_under_way_fails_when_its_identity_is_revoked() {
+    let now = SystemTime::now();
+    let store = store(now).await;
+    for subject in [Subject::Certificate(Fingerprint([9; 32])), Subject::Identity(id())] {
+        // What a renewal does: read, look for revocations, and later write what it read.
+        let read = registration(&store).await;
+        revoke(&store, &subject, "stolen", now).await.unwrap();
+        let write = records::put(registration_key(&id()), Expect::At(read.revision), &read.record).unwrap();
+        assert!(matches!(store.commit(vec![write]).await, Err(StoreError::Conflict { .. })));
+    }
+    let stranger = SpiffeId::parse("spiffe://mesh.example/app/edge/web").unwrap();
+    revoke(&store, &Subject::Identity(stranger.clone()), "never", now).await.unwrap();
+    let first = Registration { id: stranger.clone(), instances: Vec::new() };
+    let write = records::put(registration_key(&stranger), Expect::Absent, &first).unwrap();
+    assert!(matches!(store.commit(vec![write]).await, Err(StoreError::Conflict { .. })));
+}
