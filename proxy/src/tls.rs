@@ -88,12 +88,11 @@ fn established(
     Ok(Rc::new(channel))
 }
 
-/// A refused certificate is told from a peer that is no sidecar, for whoever reads the refusal.
+/// A peer that fails in TLS is told from one that is not there.
 fn handshake_refusal(address: SocketAddr, error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     tracing::warn!(%address, %error, "no authenticated connection");
     match tls {
-        Some(rustls::Error::InvalidCertificate(_)) => Refusal::PeerIdentityMismatch,
         Some(_) => Refusal::PeerUnverified,
         None => Refusal::UpstreamUnreachable,
     }

@@ -76,7 +76,7 @@ pub(crate) async fn response(
 ) -> Result<Verified<Response<Body>>, Refusal> {
     let now = SystemTime::now();
     headers::check_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
-    channel.learn(&parts.headers, snapshot, now)?;
+    channel.learn(&parts.headers, snapshot, now).map_err(|_| Refusal::ResponseUnverified)?;
     let view = ResponseView {
         status: parts.status.as_u16(),
         headers: &parts.headers,

@@ -25,22 +25,13 @@ pub(crate) const TESTS: &[Test] = &[
         "old_and_rare_http_reaches_the_app_as_it_was_sent",
         manners::old_and_rare_http_reaches_the_app_as_it_was_sent,
     ),
-    (
-        "bad_http_is_refused_and_harms_nobody_else",
-        manners::bad_http_is_refused_and_harms_nobody_else,
-    ),
+    ("bad_http_is_refused_and_harms_nobody_else", manners::bad_http_is_refused_and_harms_nobody_else),
     (
         "body_that_breaks_off_never_looks_complete_to_the_app",
         manners::body_that_breaks_off_never_looks_complete_to_the_app,
     ),
-    (
-        "each_side_of_a_connection_ends_on_its_own",
-        streams::each_side_of_a_connection_ends_on_its_own,
-    ),
-    (
-        "tls_of_the_app_itself_passes_untouched",
-        streams::tls_of_the_app_itself_passes_untouched,
-    ),
+    ("each_side_of_a_connection_ends_on_its_own", streams::each_side_of_a_connection_ends_on_its_own),
+    ("tls_of_the_app_itself_passes_untouched", streams::tls_of_the_app_itself_passes_untouched),
     (
         "server_that_speaks_first_is_heard_and_sees_no_phantom_connection",
         first_words::server_that_speaks_first_is_heard_and_sees_no_phantom_connection,

@@ -146,7 +146,7 @@ const FORGERIES: &[Forgery] = &[
         what: "nothing covered",
         status: 400,
         code: "signature-coverage",
-        forge: |c, w| Ok(vec![sign_own_way(c, w, &[], |params| Ok(params))?]),
+        forge: |c, w| Ok(vec![sign_own_way(c, w, &[], Ok)?]),
     },
     Forgery {
         what: "the signature taken off",
@@ -310,7 +310,7 @@ fn forged_requests_are_refused_before_the_application() -> TestResult {
         for left_out in REQUIRED {
             let mut caller = Caller::open(&world.own, address).await?;
             let covered: Vec<_> = REQUIRED.into_iter().filter(|component| *component != left_out).collect();
-            let signed = sign_own_way(&mut caller, &world, &covered, |params| Ok(params))?;
+            let signed = sign_own_way(&mut caller, &world, &covered, Ok)?;
             let answer = caller.call(&signed).await?;
             assert_eq!(
                 answer.code().as_deref(),

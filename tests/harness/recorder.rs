@@ -14,6 +14,9 @@ const READ: usize = 16 * 1024;
 /// What an HTTP request is answered with.
 pub const ANSWER: &str = "recorded";
 
+/// What of these bytes is answered, and how.
+type Answering = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
+
 /// What came over one connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -91,11 +94,7 @@ impl Recorder {
             .map_err(|error| format!("{error}; the app has seen {:?}", self.connections()).into())
     }
 
-    fn start(
-        container: &Container,
-        port: u16,
-        answer: fn(&[u8]) -> Option<(usize, Vec<u8>)>,
-    ) -> Result<Self, Failure> {
+    fn start(container: &Container, port: u16, answer: Answering) -> Result<Self, Failure> {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener = container.namespace().run(move || TcpListener::bind(any))??;
         let connections = Arc::new(Mutex::new(Vec::new()));
@@ -115,12 +114,7 @@ impl Recorder {
     }
 }
 
-fn record(
-    mut stream: TcpStream,
-    seen: &Mutex<Vec<Connection>>,
-    number: usize,
-    answer: fn(&[u8]) -> Option<(usize, Vec<u8>)>,
-) {
+fn record(mut stream: TcpStream, seen: &Mutex<Vec<Connection>>, number: usize, answer: Answering) {
     let note = |work: &dyn Fn(&mut Connection)| {
         work(&mut seen.lock().unwrap_or_else(PoisonError::into_inner)[number]);
     };

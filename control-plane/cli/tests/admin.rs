@@ -319,7 +319,7 @@ fn workload_that_anybody_behind_a_gateway_could_pass_for_is_noted() {
     fs::write(desk.folder.path().join("manifests/1-mesh.yaml"), gateways).unwrap();
     let ran = desk.run(&["apply", "-f", "manifests"]).exits(0);
     assert!(
-        ran.stdout.contains("note: manifests/2-workloads.yaml:1:1: Workload store lists"),
+        ran.stdout.contains("note: manifests/2-workloads.yaml:3:1: Workload store lists"),
         "{}",
         ran.stdout
     );

@@ -36,7 +36,7 @@ pub(super) struct ControlPlane {
 pub(super) enum ConnectError {
     #[error("the control plane cannot be reached: {0}")]
     Dial(std::io::Error),
-    #[error("the handshake failed: {0}")]
+    #[error("the handshake failed: {}", reason(.0))]
     Handshake(std::io::Error),
     #[error("HTTP/2 could not be started: {0}")]
     Http2(#[from] tonic::transport::Error),
@@ -48,6 +48,17 @@ pub(super) enum ConnectError {
     Timeout,
     #[error("the connection cannot be set up: {0}")]
     Tls(#[from] signet_identity::TlsError),
+}
+
+/// What our own verifier objected to, in its words; anything else in the library's.
+fn reason(error: &std::io::Error) -> String {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(objection))) => {
+            objection.0.to_string()
+        }
+        _ => error.to_string(),
+    }
 }
 
 impl ControlPlane {

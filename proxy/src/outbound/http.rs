@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::Destination;
 use crate::authorize::{Content, Grant};
-use crate::body::{Body, Payload};
+use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
 use crate::headers::MESH_REQUEST_ID;
 use crate::http_client;
@@ -115,6 +115,10 @@ impl Caller {
                     return Ok((response.map(|body| body.holding(hold)), permit));
                 }
                 Err(failed) => {
+                    if let Some(refusal) = BodyError::behind(&failed.source) {
+                        // It was the application's own body that broke off.
+                        return Err(refusal);
+                    }
                     let unsent = failed.unsent.and_then(|request| request.into_body().reclaim());
                     tracing::debug!(error = %failed.source, reused, "request not answered");
                     match unsent {

@@ -36,7 +36,8 @@ pub(super) fn check_names_the_proxy_whose_rules_were_removed_until_they_are_repa
         .filter(|proxy| proxy["ok"] == false)
         .map(|proxy| {
             let checks = proxy["checks"].as_array().into_iter().flatten();
-            let failed = checks.filter(|check| check["ok"] == false).filter_map(|check| check["name"].as_str());
+            let failed =
+                checks.filter(|check| check["ok"] == false).filter_map(|check| check["name"].as_str());
             (proxy["spiffe_id"].as_str().unwrap_or_default(), failed.collect())
         })
         .collect();

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use signet_cli::lab::Namespace;
 use signet_cli::lab::mesh::{Mesh, Setup, Sidecar, app, client, load_report, program, wait_until};
 use signet_cli::lab::runner::TestResult;
-use signet_cli::lab::Namespace;
 
 use crate::protocols::http::get;
-use crate::protocols::stage::{CLIENT_MAY_ALL, Failure, LIMIT, Stage, TRUST_DOMAIN, connect, manifests, policy};
+use crate::protocols::stage::{
+    CLIENT_MAY_ALL, Failure, LIMIT, Stage, TRUST_DOMAIN, connect, manifests, policy,
+};
 
 const PORT: u16 = 8201;
 /// Long enough to live through an outage, short enough that renewals are seen.
@@ -137,7 +139,9 @@ pub(super) fn control_plane_killed_after_each_acknowledgement_loses_nothing() ->
     // The sidecars follow whoever is there in the end, with what was applied last.
     assert_eq!(get(stage.client.namespace(), stage.place(PORT), "/api")?.status(), 200);
     meshed.mesh.apply("closed.yaml", &policy("server-access", "", "[]"))?;
-    let refused = || get(stage.client.namespace(), stage.place(PORT), "/api").ok().filter(|answer| answer.status() == 403);
+    let refused = || {
+        get(stage.client.namespace(), stage.place(PORT), "/api").ok().filter(|answer| answer.status() == 403)
+    };
     assert!(wait_until(RETURN_LIMIT, refused).is_some(), "the newest policy is not in force");
     Ok(())
 }

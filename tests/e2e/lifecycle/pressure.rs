@@ -30,7 +30,12 @@ pub(super) fn sidecar_out_of_file_descriptors_survives_and_recovers() -> TestRes
     fs::write(&token, mesh.token("client")?)?;
     let limited = Program::new("sh")
         .args(["-c", &format!("ulimit -n {DESCRIPTORS} && exec \"$@\""), "sh"])
-        .args([std::env::current_exe()?.as_os_str(), OsStr::new("signet"), OsStr::new("proxy"), OsStr::new("run")])
+        .args([
+            std::env::current_exe()?.as_os_str(),
+            OsStr::new("signet"),
+            OsStr::new("proxy"),
+            OsStr::new("run"),
+        ])
         .args(["--control-plane", &mesh.address().to_string(), "--token-file"])
         .args([token.as_os_str()])
         .capabilities(Capabilities::Only(vec![Capability::CAP_NET_ADMIN]));

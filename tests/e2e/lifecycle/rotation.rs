@@ -15,9 +15,14 @@ const ROTATIONS_MIN: f64 = 3.0;
 
 pub(super) fn certificates_rotate_under_load_and_no_call_or_stream_breaks() -> TestResult {
     let stage = Stage::new()?;
-    let _apps =
-        [app(&stage.server, &["rest"], &[REST])?, app(&stage.server, &["sse"], &[EVENTS])?, app(&stage.server, &["greeter"], &[BYTES])?];
-    let ports = format!("ports: [{{port: {REST}, protocol: http}}, {{port: {EVENTS}, protocol: http}}, {{port: {BYTES}}}]");
+    let _apps = [
+        app(&stage.server, &["rest"], &[REST])?,
+        app(&stage.server, &["sse"], &[EVENTS])?,
+        app(&stage.server, &["greeter"], &[BYTES])?,
+    ];
+    let ports = format!(
+        "ports: [{{port: {REST}, protocol: http}}, {{port: {EVENTS}, protocol: http}}, {{port: {BYTES}}}]"
+    );
     let yaml = manifests("certificates: {app: {lifetime: 2s}}", &ports, CLIENT_MAY_ALL);
     let meshed = stage.mesh(&yaml, &[REST, EVENTS, BYTES])?;
     let sides = [&meshed.server, &meshed.client];
@@ -29,9 +34,24 @@ pub(super) fn certificates_rotate_under_load_and_no_call_or_stream_breaks() -> T
     let (rest, events) = (stage.place(REST).to_string(), stage.place(EVENTS).to_string());
     let load = client(
         from,
-        &["load", "--to", &rest, "--path", "/api", "--seconds", "60", "--rate", "100", "--kept", "4", "--fresh", "2"],
+        &[
+            "load",
+            "--to",
+            &rest,
+            "--path",
+            "/api",
+            "--seconds",
+            "60",
+            "--rate",
+            "100",
+            "--kept",
+            "4",
+            "--fresh",
+            "2",
+        ],
     )?;
-    let stream = client(from, &["sse", "--to", &events, "--events", "70", "--every", "100", "--timeout", "60"])?;
+    let stream =
+        client(from, &["sse", "--to", &events, "--events", "70", "--every", "100", "--timeout", "60"])?;
     let stream = transcript(&stream)?;
     let after = sides.map(rotations);
     echo(&mut bytes, "250 still here\n", "still here\n")?;

@@ -91,10 +91,21 @@ pub(super) fn terminated_sidecar_finishes_what_is_in_flight_and_takes_nothing_ne
         place.go_on.send(())?;
         let answer = in_flight.answer().map_err(|error| format!("in flight at {workload}: {error}"))?;
         assert_eq!(answer.status(), 200);
-        assert_eq!(answer.body.len(), 2 * HALF, "the whole answer, though {workload}'s sidecar was asked to end");
+        assert_eq!(
+            answer.body.len(),
+            2 * HALF,
+            "the whole answer, though {workload}'s sidecar was asked to end"
+        );
         drop(in_flight);
-        assert_eq!(side(&mut place.meshed).terminate(LIMIT)?, Some(0), "exit code of the sidecar of {workload}");
-        assert!(place.call("/canary-after-the-end").map_or(true, |status| status != 404), "the app was reached");
+        assert_eq!(
+            side(&mut place.meshed).terminate(LIMIT)?,
+            Some(0),
+            "exit code of the sidecar of {workload}"
+        );
+        assert!(
+            place.call("/canary-after-the-end").map_or(true, |status| status != 404),
+            "the app was reached"
+        );
         side(&mut place.meshed).restart()?;
         if workload == "client" {
             place.meshed.client.wait_until_known(place.stage.place(REST))?;

@@ -63,7 +63,8 @@ pub(super) fn server_that_speaks_first_is_heard_and_sees_no_phantom_connection()
     let (unknown, declared) = (Arc::new(Connections::default()), Arc::new(Connections::default()));
     serve(&stage.server, PORT, Arc::clone(&unknown), greet)?;
     serve(&stage.server, PORT + 1, Arc::clone(&declared), greet)?;
-    let ports = format!("ports: [{{port: {PORT}}}, {{port: {}, protocol: opaque, speaksFirst: server}}]", PORT + 1);
+    let ports =
+        format!("ports: [{{port: {PORT}}}, {{port: {}, protocol: opaque, speaksFirst: server}}]", PORT + 1);
     let _meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[PORT, PORT + 1])?;
     for (port, connections) in [(PORT, unknown), (PORT + 1, declared)] {
         for to in [stage.place(port), stage.place(port), stage.place_ipv6(port)] {
@@ -96,7 +97,8 @@ pub(super) fn http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_r
     let stage = Stage::new()?;
     let connections = Arc::new(Connections::default());
     serve(&stage.server, PORT, Arc::clone(&connections), answer)?;
-    let _meshed = stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
+    let _meshed =
+        stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
     const CLIENTS: usize = 4;
     for client in 0..CLIENTS {
         let mut caller = Caller::open(stage.client.namespace(), stage.place(PORT))?;
@@ -126,12 +128,14 @@ fn a_late_client_hello_is_waited_for(client: &str) -> TestResult {
     let _app = app(&stage.server, &["greeter"], &[PORT])?;
     let server = format!("mtls: {{mode: permissive}}, ports: [{{port: {PORT}}}]");
     let rules = format!("{CLIENT_MAY_ALL}\n    - from: [{{any: anyone}}]");
-    let client = format!("\
+    let client = format!(
+        "\
 apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Workload
 metadata: {{name: client}}
 spec: {{class: app, device: host, network: lan, {client}}}
-");
+"
+    );
     let mut meshed = stage.mesh(&manifests("", &server, &rules), &[PORT])?;
     meshed.mesh.apply("client.yaml", &client)?;
     if client.contains("ports") {

@@ -23,7 +23,10 @@ pub(crate) struct Message {
 impl Message {
     /// The first field of this name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// A response's status; 0 if it is none.
@@ -69,7 +72,8 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Option<Message>> {
 }
 
 fn read_body(stream: &mut impl BufRead, message: &mut Message, to_the_end: bool) -> io::Result<()> {
-    let is_chunked = message.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+    let is_chunked =
+        message.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
     let length = message.header("content-length").map(str::parse);
     match (is_chunked, length) {
         (true, _) => {

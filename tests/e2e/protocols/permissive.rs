@@ -21,7 +21,11 @@ pub(super) fn plaintext_caller_is_served_exactly_where_anyone_may_call() -> Test
         "mtls: {{mode: permissive}}, ports: [{{port: {OPEN}, protocol: http}}, {{port: {CLOSED}, protocol: http}}, \
          {{port: {OPEN_BYTES}}}, {{port: {CLOSED_BYTES}}}]"
     );
-    let anyone = policy("get-is-for-anyone", &format!("ports: [{OPEN}]"), "- from: [{any: anyone}]\n      to: [{methods: [GET]}]");
+    let anyone = policy(
+        "get-is-for-anyone",
+        &format!("ports: [{OPEN}]"),
+        "- from: [{any: anyone}]\n      to: [{methods: [GET]}]",
+    );
     let bytes = policy("bytes-are-for-anyone", &format!("ports: [{OPEN_BYTES}]"), "- from: [{any: anyone}]");
     let manifests = format!("{}---\n{anyone}---\n{bytes}", manifests("", &server, CLIENT_MAY_ALL));
     let meshed = stage.mesh(&manifests, &[OPEN, CLOSED, OPEN_BYTES, CLOSED_BYTES])?;
@@ -39,7 +43,11 @@ pub(super) fn plaintext_caller_is_served_exactly_where_anyone_may_call() -> Test
 
     // Who has an identity is served at both, and never in clear.
     for port in [OPEN, CLOSED] {
-        assert_eq!(get(stage.client.namespace(), stage.place(port), "/api")?.status(), 200, "the client, at {port}");
+        assert_eq!(
+            get(stage.client.namespace(), stage.place(port), "/api")?.status(),
+            200,
+            "the client, at {port}"
+        );
     }
     assert_eq!(meshed.client.metrics()?.sum("signet_plaintext_connections_total", &["outbound"]), 0.0);
     Ok(())

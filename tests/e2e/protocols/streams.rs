@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use signet_cli::lab::mesh::intruder::{Identity, inside};
 use signet_cli::lab::runner::TestResult;
-use signet_identity::{Authority, Fingerprint, SpiffeId, TrustDomain, client_config, dial_name, server_config};
+use signet_identity::{
+    Authority, Fingerprint, SpiffeId, TrustDomain, client_config, dial_name, server_config,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream as AsyncTcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -24,7 +26,8 @@ pub(super) fn each_side_of_a_connection_ends_on_its_own() -> TestResult {
     let stage = Stage::new()?;
     let (ends, seen) = mpsc::channel();
     serve(&stage.server, PORT, Arc::new(Ends::new(ends)), count_then_talk)?;
-    let _meshed = stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
+    let _meshed =
+        stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
     for to in [stage.place(PORT), stage.place_ipv6(PORT)] {
         // The client ends; the server still has something to say.
         let mut stream = connect(stage.client.namespace(), to)?;
@@ -96,7 +99,8 @@ pub(super) fn tls_of_the_app_itself_passes_untouched() -> TestResult {
     let listener = stage.server.namespace().run(|| std::net::TcpListener::bind(("::", PORT)))??;
     stage.server.namespace().thread("own-tls", move || echo_over_tls(listener, &acceptor))?;
 
-    let _meshed = stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
+    let _meshed =
+        stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
     let to = stage.place(PORT);
     let connector = TlsConnector::from(Arc::new(client_config(&client.tls, &client.bundle, &[b"own/1"])?));
     let (seen, alpn, echoed) = inside(stage.client.namespace(), move || async move {

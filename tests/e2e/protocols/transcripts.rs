@@ -19,7 +19,8 @@ const APPS: [(&[&str], u16); 6] = [
     (&["sse", "--events", "3", "--every", "20"], 8000),
 ];
 /// Bytes of those calls that a listener on the wire would read.
-const CANARIES: [&[u8]; 4] = [b"cloud-entry-point", b"X-CIMI-Request-ID", b"220 greeter ready", b"event: reading"];
+const CANARIES: [&[u8]; 4] =
+    [b"cloud-entry-point", b"X-CIMI-Request-ID", b"220 greeter ready", b"event: reading"];
 
 /// Two machines that use the same container subnet, reached at published ports over IPv4 and IPv6.
 pub(super) fn every_app_answers_its_client_as_without_the_mesh() -> TestResult {
@@ -52,7 +53,10 @@ pub(super) fn every_app_answers_its_client_as_without_the_mesh() -> TestResult {
     }
     let meshed = calls(&client, &addresses)?;
     for (plain, meshed) in plain.iter().zip(&meshed) {
-        assert!(plain.exchanges.iter().all(|exchange| exchange.error.is_none()), "without the mesh: {plain:?}");
+        assert!(
+            plain.exchanges.iter().all(|exchange| exchange.error.is_none()),
+            "without the mesh: {plain:?}"
+        );
         assert_eq!(plain.differences(meshed), Vec::<String>::new(), "{}", plain.client);
     }
     let report = tap.report()?;

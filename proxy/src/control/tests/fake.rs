@@ -21,8 +21,8 @@ use signet_sync::proto::sync::enrolment_server::{Enrolment, EnrolmentServer};
 use signet_sync::proto::sync::identity_server::{Identity, IdentityServer};
 use signet_sync::proto::sync::{control_message, proxy_message};
 use signet_sync::{
-    Anchors, Directory, DirectoryKey, POLICY_KEY_ID, Publisher, Revocations, SectionKey, SectionName, Token, Version,
-    area_key_id,
+    Anchors, Directory, DirectoryKey, POLICY_KEY_ID, Publisher, Revocations, SectionKey, SectionName, Token,
+    Version, area_key_id,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
