@@ -18,7 +18,8 @@ const EXIT_UNAVAILABLE: u8 = 69;
 #[command(
     name = "signet-proxy",
     version,
-    about = "The Signet sidecar: captures a container's TCP, authenticates it with mutual TLS and signs every message"
+    about = "The Signet sidecar: captures a container's TCP, authenticates it with mutual TLS and signs every message",
+    after_help = "Example:\n  signet-proxy capture verify\n  signet-proxy run --help"
 )]
 struct CommandLine {
     #[command(subcommand)]

@@ -1,5 +1,7 @@
 //! `signet-proxy` as a program: settings, messages, exit codes, signals.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain fails and says where")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
