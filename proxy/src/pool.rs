@@ -203,7 +203,7 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
         });
     }
 
-    /// Closes every connection that is idle: on drain, and when trust changed.
+    /// Closes every connection that is idle: on drain.
     pub(crate) fn clear(&self) {
         let mut state = self.state.borrow_mut();
         state.http1.clear();

@@ -151,7 +151,6 @@ fn remember(key: &mut Option<VerifiedKey>, found: Option<VerifiedKey>) -> Option
 fn broken(error: &BodyError) -> Refusal {
     match error {
         BodyError::Length => Refusal::BodyTooLarge,
-        BodyError::Stalled => Refusal::UpstreamTimeout,
         _ => Refusal::StreamTruncated,
     }
 }

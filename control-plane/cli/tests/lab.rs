@@ -530,7 +530,7 @@ fn injected_rule_is_told() -> TestResult {
     let other = Rules { inbound_port: 16006, ..Rules::default() };
     install(&here, &rules)?;
     let told = verify(&here, &other)?.unwrap_err().to_string();
-    assert!(told.contains("chain prerouting, rule 3"), "{told}");
+    assert!(told.contains("chain prerouting, rule 2"), "{told}");
     Ok(())
 }
 

@@ -54,7 +54,7 @@ struct RuleArgs {
     /// What becomes of outbound packets that are not TCP
     #[arg(long, value_enum, default_value_t = OtherTraffic::Pass)]
     other: OtherTraffic,
-    /// Where packets that are not TCP may go with `--other refuse`; without a port any protocol, else UDP
+    /// Where packets that are not TCP may go with `--other refuse`; without a port to every port, else UDP
     #[arg(long, value_delimiter = ',', value_name = "CIDR[:PORT]")]
     egress: Vec<Egress>,
 }

@@ -17,7 +17,7 @@ const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Tran
 
 /// Most pairs of address range and port that UDP may go to: what a sidecar has room for in the kernel's rules. A range
 /// for all ports counts once.
-pub(super) const MAX_UDP_EGRESS: usize = 128;
+pub(super) const MAX_UDP_EGRESS: usize = 96;
 
 /// The model with everything but workloads and policies; `None` when not even the trust domain is known.
 pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyModel> {
