@@ -26,31 +26,28 @@ pub(super) fn check_names_the_proxy_whose_rules_were_removed_until_they_are_repa
         let remove = program(&["proxy", "capture", "remove"]);
         let removed = stage.server.namespace().start(remove).ok()?.wait(LIMIT).ok()?;
         assert!(removed.success(), "{removed}");
-        check(&stage, &mesh).ok().filter(|(code, _)| *code == Some(1))
+        let (code, report) = check(&stage, &mesh).ok()?;
+        // A directory that is on its way is a ✗ too, but not the one that is waited for.
+        (code == Some(1) && !without_rules(&report).is_empty()).then_some(report)
     });
-    let (_, report) = found.ok_or("check did not notice that the rules were removed")?;
-    let wrong: Vec<(&str, Vec<&str>)> = report["proxies"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|proxy| proxy["ok"] == false)
-        .map(|proxy| {
-            let checks = proxy["checks"].as_array().into_iter().flatten();
-            let failed =
-                checks.filter(|check| check["ok"] == false).filter_map(|check| check["name"].as_str());
-            (proxy["spiffe_id"].as_str().unwrap_or_default(), failed.collect())
-        })
-        .collect();
-    assert!(
-        matches!(&wrong[..], [(proxy, failed)] if *proxy == SERVER && failed.contains(&"rules in force")),
-        "{report}"
-    );
+    let report = found.ok_or("check did not notice that the rules were removed")?;
+    assert_eq!(without_rules(&report), [SERVER], "{report}");
 
     wait_until(LIMIT, well).ok_or_else(|| format!("not repaired: {:?}", check(&stage, &mesh)))?;
     assert_eq!(server.process().and_then(|process| process.status()), None);
     let verify = stage.server.namespace().start(program(&["proxy", "capture", "verify"]))?;
     assert!(verify.wait(LIMIT).is_ok(), "{}", verify.output());
     Ok(())
+}
+
+/// The proxies whose capture rules a report calls missing.
+fn without_rules(report: &Value) -> Vec<&str> {
+    let proxies = report["proxies"].as_array().into_iter().flatten();
+    let missing = |proxy: &&Value| {
+        let mut checks = proxy["checks"].as_array().into_iter().flatten();
+        checks.any(|check| check["name"] == "rules in force" && check["ok"] == false)
+    };
+    proxies.filter(missing).filter_map(|proxy| proxy["spiffe_id"].as_str()).collect()
 }
 
 /// Exit code and report.
