@@ -11,8 +11,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use http::{HeaderMap, HeaderName, HeaderValue};
 use signet_signature::record::{Direction, Ed25519Signer, Event, RecordReader, RecordWriter};
 use signet_signature::{
-    ChannelId, MeshSigner, MessageView, ReplayWindow, RequestView, ResponseView, SignedHead, VerifiedKey,
-    parse_signatures, sha256_header, signature_base, strip, verify_request, verify_response,
+    ChannelId, MeshSigner, MessageView, ReplayWindow, RequestView, ResponseView, Rules, SignedHead,
+    VerifiedKey, parse_signatures, sha256_header, signature_base, strip, verify_request, verify_response,
 };
 
 /// The Ed25519 test key of RFC 9421 B.1.4: time must not depend on the key, but a figure should be repeatable.
@@ -111,7 +111,8 @@ fn messages(criterion: &mut Criterion) {
         let verify = |window: &mut ReplayWindow| {
             let view = request(black_box(&sent));
             let resolve = |_: &str| Some(caller_key.clone());
-            let head = verify_request(&view, &CHANNEL, window, resolve, CALLER, NOW, SKEW).expect("verifies");
+            let head = verify_request(&view, &CHANNEL, window, resolve, Rules::new(CALLER, NOW, SKEW))
+                .expect("verifies");
             head.verify_body(&BODY).expect("the digest is right");
         };
         bencher.iter_batched_ref(ReplayWindow::new, verify, BatchSize::SmallInput);
@@ -123,7 +124,8 @@ fn messages(criterion: &mut Criterion) {
         bencher.iter(|| {
             let view = response(black_box(&answered), &request(&sent));
             let resolve = |_: &str| Some(callee_key.clone());
-            let head = verify_response(&view, &signed.nonce, resolve, CALLEE, NOW, SKEW).expect("verifies");
+            let head = verify_response(&view, &signed.nonce, resolve, Rules::new(CALLEE, NOW, SKEW))
+                .expect("verifies");
             head.verify_body(&BODY).expect("the digest is right");
         });
     });

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderValue};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
     Fingerprint, Peer, SigningIdentity, TlsError, VerifyError, channel_id, peer, verify_signing_chain,
@@ -63,6 +64,8 @@ pub(crate) struct Channel {
     keys: RefCell<Vec<Known>>,
     confirmed: Cell<Option<Fingerprint>>,
     introduced: Cell<Option<(Fingerprint, Instant)>>,
+    /// Counted among the open connections as long as anybody holds the channel.
+    open: Gauge,
 }
 
 /// A signing certificate that the peer has shown.
@@ -82,7 +85,11 @@ impl Known {
 
 impl Channel {
     /// The channel of a finished handshake.
-    pub(crate) fn new(credentials: &Credentials, stream: &MeshStream) -> Result<Self, ChannelError> {
+    pub(crate) fn new(
+        credentials: &Credentials,
+        stream: &MeshStream,
+        open: &Gauge,
+    ) -> Result<Self, ChannelError> {
         let (_, state) = stream.get_ref();
         let peer = peer(state)?;
         let id = match stream {
@@ -90,6 +97,7 @@ impl Channel {
             MeshStream::Server(server) => channel_id(server.get_ref().1)?,
         };
         let chain = state.peer_certificates().unwrap_or_default();
+        open.inc();
         Ok(Self {
             id: ChannelId(id),
             own_leaf: credentials.tls.fingerprint,
@@ -102,6 +110,7 @@ impl Channel {
             keys: RefCell::default(),
             confirmed: Cell::default(),
             introduced: Cell::default(),
+            open: open.clone(),
         })
     }
 
@@ -207,6 +216,12 @@ impl Channel {
                 true
             }
         }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.open.dec();
     }
 }
 

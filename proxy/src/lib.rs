@@ -17,6 +17,7 @@
 
 pub mod admin;
 mod authorize;
+mod batcher;
 mod body;
 pub mod capture;
 mod channel;

@@ -16,7 +16,7 @@ use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
-use crate::sign::{self, SentRequest, claimed_nonce};
+use crate::sign::{self, SentRequest, claimed};
 use crate::target;
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
@@ -73,7 +73,7 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id), Err(refusal)),
+            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
         };
         self.worker.record(&Event {
             request_id: &request_id,
@@ -99,18 +99,19 @@ impl Callee {
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
-        let metrics = &worker.shared.metrics;
+        let floor = snapshot.index.protection(&self.reached.own).level;
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
         let _permitted_so_far = grant.decide(&snapshot)?;
-        let verified = verify::request(&self.channel, &snapshot, metrics, received, parts, body).await?;
+        let verified =
+            verify::request(worker, &self.channel, &snapshot, received, parts, body, floor).await?;
         trail.request_id = claimed_id(&received.headers);
         let permit = grant.decide(&worker.shared.snapshot())?;
         let (permit, response, hold) = self.forward(permit, verified, &grant).await?;
         let response = self.sign(received, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
-        metrics.requests.inc(Direction::Inbound);
+        worker.shared.metrics.requests.inc(Direction::Inbound);
         Ok((response, permit))
     }
 
@@ -174,37 +175,42 @@ impl Callee {
         grant: Grant,
         response: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
-        let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
         let (mut parts, body) = response.into_parts();
         if parts.status.is_informational() {
             // Nobody asked for an upgrade: it was stripped.
             return Err(Refusal::UpstreamUnreachable);
         }
-        let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let payload =
+            Payload::take(body, received.form.is_some()).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
-        sign::bind(&mut parts.headers, &payload).map_err(|_| Refusal::UpstreamUnreachable)?;
-        let metrics = &self.worker.shared.metrics;
-        let response = sign::response(&credentials, &self.channel, metrics, received, parts, payload)?;
+        sign::bind(&mut parts.headers, &payload, received.form).map_err(|_| Refusal::UpstreamUnreachable)?;
+        let response = sign::response(&self.worker, &self.channel, received, parts, payload).await?;
         Ok(response.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
     }
 
-    fn refuse(&self, refusal: Refusal, received: Option<SentRequest>, request_id: &str) -> Response<Body> {
+    async fn refuse(
+        &self,
+        refusal: Refusal,
+        received: Option<SentRequest>,
+        request_id: &str,
+    ) -> Response<Body> {
         if refusal.blame() == Blame::Caller {
             self.worker.limits.failed(self.channel.peer.id());
         }
-        let credentials = self.worker.shared.credentials();
-        let metrics = &self.worker.shared.metrics;
         match received {
             // Signing costs as much as verifying; a caller at its limit gets no more of that.
             Some(mut received) if refusal != Refusal::Overloaded => {
-                if received.nonce.is_empty() {
-                    received.nonce = claimed_nonce(&received.headers);
+                if received.nonce.is_empty()
+                    && let Some((form, nonce)) = claimed(&received.headers)
+                {
+                    (received.form, received.nonce) = (Some(form), nonce);
                 }
-                if !received.nonce.starts_with(&format!("{}.", self.channel.id)) {
+                let of_this_channel = received.nonce.starts_with(&format!("{}.", self.channel.id));
+                if received.form.is_some() && !of_this_channel {
                     // A refusal bound to another channel's request would be evidence about somebody else.
                     return crate::problem::response(refusal, request_id);
                 }
-                sign::refusal(credentials.as_ref(), &self.channel, metrics, received, refusal, request_id)
+                sign::refusal(&self.worker, &self.channel, received, refusal, request_id).await
             }
             _ => crate::problem::response(refusal, request_id),
         }
@@ -219,6 +225,7 @@ impl Callee {
             uri: parts.uri.clone(),
             authority: authority.to_owned(),
             headers: parts.headers.clone(),
+            form: None,
             nonce: String::new(),
             signer: self.channel.peer.fingerprint(),
         }

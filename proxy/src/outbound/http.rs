@@ -92,8 +92,9 @@ impl Caller {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
         };
-        let mut payload = Payload::take(body).await.map_err(|_| Refusal::MalformedMessage)?;
-        sign::bind(&mut parts.headers, &payload)?;
+        let form = sign::form(self.worker.shared.snapshot().index.protection(&grant.destination));
+        let mut payload = Payload::take(body, form.is_some()).await.map_err(|_| Refusal::MalformedMessage)?;
+        sign::bind(&mut parts.headers, &payload, form)?;
         parts.headers.insert(
             MESH_REQUEST_ID,
             HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?,
@@ -104,10 +105,8 @@ impl Caller {
             let channel = Rc::clone(lease.context());
             let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
-            let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
-            let metrics = &self.worker.shared.metrics;
             let (request, sent) =
-                sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
+                sign::request(&self.worker, &channel, parts.clone(), &authority, payload, form).await?;
             let request = request.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
             match lease.send(request).await {
                 Ok((response, hold)) => {
@@ -125,7 +124,7 @@ impl Caller {
                         Some(again) if reused && attempt < ATTEMPTS => payload = again,
                         _ => return Err(Refusal::UpstreamUnreachable),
                     }
-                    metrics.retries.inc();
+                    self.worker.shared.metrics.retries.inc();
                 }
             }
         }
@@ -189,10 +188,9 @@ impl Caller {
         if parts.status.is_informational() {
             return Err(Refusal::ResponseUnverified);
         }
-        let metrics = &self.worker.shared.metrics;
         let snapshot = self.worker.shared.snapshots.load_full();
-        let verified = verify::response(channel, &snapshot, metrics, sent, parts, body).await?;
-        metrics.requests.inc(Direction::Outbound);
+        let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body).await?;
+        self.worker.shared.metrics.requests.inc(Direction::Outbound);
         Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
     }
 }

@@ -10,12 +10,18 @@ use http::HeaderMap;
 use super::cover::{self, Covered, UnboundBody};
 use super::head::Input;
 use super::signer::list_tag;
-use super::{ChannelId, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce, tag};
+use super::{
+    ChannelId, Form, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce, tag,
+};
+use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
 use crate::input::{joined, members, parse_inner_list};
 use crate::key::is_small_order;
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::replay::ReplayWindow;
+
+/// Bytes of an Ed25519 signature (RFC 8032 section 5.1.6).
+const ED25519_LEN: usize = 64;
 
 /// A signing key whose certificate chain has been verified by the caller.
 #[derive(Clone, Debug)]
@@ -84,10 +90,29 @@ impl VerifiedHead {
     }
 }
 
-/// Verifies a request on a channel; `now` and `skew` are in seconds.
-///
-/// `resolve` answers the verified key for a key identifier, and `expected_signer` is the SPIFFE ID of
-/// the mTLS peer. On success the sequence number is used up; the body is still to be checked.
+/// Who must have signed, and what time it is.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// The SPIFFE ID of the mTLS peer.
+    pub signer: &'a str,
+    /// The time, in Unix seconds.
+    pub now: u64,
+    /// How far clocks may differ, in seconds.
+    pub skew: u64,
+    /// Roots of batches verified before; without them each message's root is verified.
+    pub roots: Option<&'a mut RootCache>,
+}
+
+impl<'a> Rules<'a> {
+    /// Rules for one message, without a memory of roots.
+    #[must_use]
+    pub fn new(signer: &'a str, now: u64, skew: u64) -> Self {
+        Self { signer, now, skew, roots: None }
+    }
+}
+
+/// Verifies a request on a channel. `resolve` answers the verified key for a key identifier. On success the
+/// sequence number is used up; the body is still to be checked.
 ///
 /// # Errors
 /// The first rule that the message breaks, in the order: one signature of ours, well formed, coverage,
@@ -97,12 +122,10 @@ pub fn verify_request(
     channel: &ChannelId,
     window: &mut ReplayWindow,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Window(channel, window), expected_signer, now, skew };
-    rules.verify(&MessageView::Request(*view), Part::Whole, resolve)
+    let judge = Judge { freshness: Freshness::Window(channel, window), rules };
+    judge.verify(&MessageView::Request(*view), Part::Whole, resolve)
 }
 
 /// Verifies the response to the request that was sent with `expected_nonce`. The view must hold that
@@ -114,12 +137,10 @@ pub fn verify_response(
     view: &ResponseView<'_>,
     expected_nonce: &str,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Nonce(expected_nonce), expected_signer, now, skew };
-    rules.verify(&MessageView::Response(*view), Part::Whole, resolve)
+    let judge = Judge { freshness: Freshness::Nonce(expected_nonce), rules };
+    judge.verify(&MessageView::Response(*view), Part::Whole, resolve)
 }
 
 /// Verifies the head of a message whose digest follows in the trailers.
@@ -130,14 +151,12 @@ pub fn verify_head(
     message: &MessageView<'_>,
     freshness: Freshness<'_>,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
     if !cover::announces_tail(message.headers()) {
         return Err(SignatureError::Coverage("trailer".to_owned()));
     }
-    Rules { freshness, expected_signer, now, skew }.verify(message, Part::Head, resolve)
+    Judge { freshness, rules }.verify(message, Part::Head, resolve)
 }
 
 /// Verifies the tail of a message by the signature in its trailers. It must come from the key and carry
@@ -149,12 +168,10 @@ pub fn verify_tail(
     message: &MessageView<'_>,
     head: &VerifiedHead,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Nonce(&head.nonce), expected_signer, now, skew };
-    let tail = rules.verify(message, Part::Tail, resolve)?;
+    let judge = Judge { freshness: Freshness::Nonce(&head.nonce), rules };
+    let tail = judge.verify(message, Part::Tail, resolve)?;
     if tail.keyid == head.keyid { Ok(tail) } else { Err(SignatureError::WrongSigner) }
 }
 
@@ -171,15 +188,13 @@ pub fn verify_ed25519(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -
     key.verify(message, signature).map_err(|_| SignatureError::BadSignature)
 }
 
-/// The circumstances a signature is judged under.
-struct Rules<'a> {
+/// Judges one signature.
+struct Judge<'a> {
     freshness: Freshness<'a>,
-    expected_signer: &'a str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'a>,
 }
 
-impl Rules<'_> {
+impl Judge<'_> {
     fn verify(
         mut self,
         message: &MessageView<'_>,
@@ -190,16 +205,16 @@ impl Rules<'_> {
         let fields = fields.ok_or(SignatureError::Missing)?;
         let inputs =
             joined(fields, "signature-input", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
-        let (label, received) = only_with_tag(&inputs, tag(message, part))?;
+        let (label, form, received) = only_of_ours(&inputs, message, part)?;
         let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
-        let signature = signature_bytes(fields, label)?;
+        let signature = signature_bytes(fields, label, form)?;
 
         check_coverage(message, part, &input)?;
         let base = rebuild_base(message, &input, received)?;
-        let key = self.check_key(&input, resolve)?;
+        let key = self.check_key(&input, form, resolve)?;
         self.check_time(&input)?;
         let seq = self.check_fresh(input.nonce)?;
-        verify_ed25519(&key.public_key, base.as_bytes(), &signature)?;
+        self.check_signature(form, &key.public_key, base.as_bytes(), &signature)?;
         self.commit(seq)?;
 
         Ok(VerifiedHead {
@@ -213,27 +228,50 @@ impl Rules<'_> {
         })
     }
 
-    /// The key must be known, belong to the SPIFFE ID in its identifier and to the peer, and be Ed25519.
+    /// The key must be known and belong to the SPIFFE ID in its identifier and to the peer; the algorithm must
+    /// be named as the form of the signature asks for.
     fn check_key(
         &self,
         input: &Input<'_>,
+        form: Form,
         resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
     ) -> Result<VerifiedKey, SignatureError> {
         let key = resolve(input.keyid).ok_or(SignatureError::UnknownKey)?;
         let claimed = input.keyid.split_once('#').map(|(id, _)| id);
-        if claimed != Some(&key.spiffe_id) || *key.spiffe_id != *self.expected_signer {
+        if claimed != Some(&key.spiffe_id) || *key.spiffe_id != *self.rules.signer {
             return Err(SignatureError::WrongSigner);
         }
-        if input.alg == Some("ed25519") { Ok(key) } else { Err(SignatureError::Algorithm) }
+        let algorithm = match form {
+            Form::Batch => None,
+            Form::Single => Some("ed25519"),
+        };
+        if input.alg == algorithm { Ok(key) } else { Err(SignatureError::Algorithm) }
+    }
+
+    fn check_signature(
+        &mut self,
+        form: Form,
+        public_key: &[u8; 32],
+        base: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureError> {
+        match form {
+            Form::Batch => {
+                let mut none = RootCache::default();
+                let roots = self.rules.roots.as_deref_mut().unwrap_or(&mut none);
+                Ok(BatchSignature::parse(signature)?.verify(public_key, base, roots)?)
+            }
+            Form::Single => verify_ed25519(public_key, base, signature),
+        }
     }
 
     fn check_time(&self, input: &Input<'_>) -> Result<(), SignatureError> {
         let validity = input.expires.checked_sub(input.created).ok_or(SignatureError::Malformed)?;
         if validity == 0 || validity > VALIDITY_SECONDS {
             Err(SignatureError::Malformed)
-        } else if input.created > self.now.saturating_add(self.skew) {
+        } else if input.created > self.rules.now.saturating_add(self.rules.skew) {
             Err(SignatureError::Clock)
-        } else if self.now >= input.expires.saturating_add(self.skew) {
+        } else if self.rules.now >= input.expires.saturating_add(self.rules.skew) {
             Err(SignatureError::Expired)
         } else {
             Ok(())
@@ -262,32 +300,52 @@ impl Rules<'_> {
     }
 }
 
-/// The one member whose tag is ours. Members are chosen by tag, because a label proves nothing.
-fn only_with_tag<'a>(inputs: &'a str, tag: &str) -> Result<(&'a str, &'a str), SignatureError> {
+/// The one member whose tag is ours, in either form. Members are chosen by tag, because a label proves nothing.
+fn only_of_ours<'a>(
+    inputs: &'a str,
+    message: &MessageView<'_>,
+    part: Part,
+) -> Result<(&'a str, Form, &'a str), SignatureError> {
+    let form_of = |found: &str| {
+        let forms: &[Form] = if part == Part::Whole { &[Form::Batch, Form::Single] } else { &[Form::Single] };
+        forms.iter().copied().find(|form| tag(message, part, *form) == found)
+    };
     let mut ours = None;
     for member in members(inputs, MAX_LABELS).map_err(|_| SignatureError::Malformed)? {
-        let tagged = match Input::parse(member.value) {
-            Some(input) => input.tag == tag,
+        let form = match Input::parse(member.value) {
+            Some(input) => form_of(input.tag),
             // A signature of somebody else, or one of ours in a spelling that is refused below.
             None => {
                 let list = parse_inner_list(member.value).map_err(|_| SignatureError::Malformed)?;
-                list_tag(&list) == Some(tag)
+                list_tag(&list).and_then(form_of)
             }
         };
-        if tagged && ours.replace((member.label, member.value)).is_some() {
+        if let Some(form) = form
+            && ours.replace((member.label, form, member.value)).is_some()
+        {
             return Err(SignatureError::Multiple);
         }
     }
     ours.ok_or(SignatureError::Missing)
 }
 
-fn signature_bytes(fields: &HeaderMap, label: &str) -> Result<[u8; 64], SignatureError> {
+fn signature_bytes(fields: &HeaderMap, label: &str, form: Form) -> Result<Vec<u8>, SignatureError> {
     let text = joined(fields, "signature", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
     let members = members(&text, MAX_LABELS).map_err(|_| SignatureError::Malformed)?;
     let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
     let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
     let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
-    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or(SignatureError::Malformed)
+    let fits = |bytes: &Vec<u8>| form == Form::Batch || bytes.len() == ED25519_LEN;
+    bytes.ok().filter(fits).ok_or(SignatureError::Malformed)
+}
+
+impl From<BatchError> for SignatureError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::BadSignature => Self::BadSignature,
+            BatchError::Malformed => Self::Malformed,
+        }
+    }
 }
 
 impl From<UnboundBody> for SignatureError {
