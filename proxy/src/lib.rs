@@ -27,6 +27,7 @@ pub mod control;
 pub mod detect;
 pub mod guard;
 pub mod habit;
+mod head;
 mod headers;
 mod http_client;
 mod http_server;

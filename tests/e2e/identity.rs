@@ -227,7 +227,26 @@ const IMPOSTURES: &[Imposture] = &[
         answering: |cast| signing(&cast.other, |_| {}),
         expected: (502, Some("response-unverified")),
     },
+    Imposture {
+        what: "a head that is larger than a sidecar makes it",
+        certificate: |cast| Ok(cast.server.clone()),
+        answering: |cast| signing(&cast.server, |answer| lengthen(answer, 100 * 1024)),
+        expected: (502, Some("response-unverified")),
+    },
+    Imposture {
+        what: "a head that is larger than what is read",
+        certificate: |cast| Ok(cast.server.clone()),
+        answering: |cast| signing(&cast.server, |answer| lengthen(answer, 200 * 1024)),
+        expected: (502, Some("response-unverified")),
+    },
 ];
+
+/// Adds a long field, which no signature covers.
+fn lengthen(answer: &mut Vec<u8>, length: usize) {
+    let line_end = answer.windows(2).position(|window| window == b"\r\n").unwrap_or_default();
+    let field = format!("\r\nX-Long: {}", "v".repeat(length));
+    answer.splice(line_end..line_end, field.into_bytes());
+}
 
 fn answers_of_an_impostor_are_not_believed() -> TestResult {
     // One port for each, one that answers twice the same, and one where nobody speaks TLS.

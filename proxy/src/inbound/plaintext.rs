@@ -15,6 +15,7 @@ use super::{Reached, app, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
 use crate::detect::Protocol;
+use crate::head::{self, Origin};
 use crate::headers;
 use crate::http_server::{self, Version};
 use crate::limits::Stranger;
@@ -136,7 +137,7 @@ fn caller(detected: io::Result<Option<Protocol>>, app: Option<TcpStream>) -> Cal
 async fn carry(worker: &Rc<Worker>, client: Prefixed, app: Option<TcpStream>, reached: &Reached) {
     let grant = grant(reached, Content::Opaque);
     let decided = grant.decide(&worker.shared.snapshot());
-    record(worker, &worker.request_id(), reached, &grant, &decided);
+    record(worker, &worker.request_id(), reached, Some(&grant), &decided);
     if decided.is_err() {
         return reset_on_close(client.get_ref());
     }
@@ -187,9 +188,7 @@ async fn respond(
         Ok((response, permit)) => (response, Ok(permit)),
         Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
     };
-    if let Some(grant) = &granted {
-        record(worker, &request_id, reached, grant, &decided);
-    }
+    record(worker, &request_id, reached, granted.as_ref(), &decided);
     response
 }
 
@@ -197,10 +196,12 @@ async fn exchange(
     worker: &Rc<Worker>,
     reached: &Reached,
     version: Version,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     granted: &mut Option<Grant>,
 ) -> Result<(Response<Body>, Permit), Refusal> {
-    let content = target::content(request.method(), request.uri(), request.headers())?;
+    let (mut parts, body) = request.into_parts();
+    head::check_request(&parts, Origin::App)?;
+    let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
     let grant = granted.insert(grant(reached, content)).clone();
     let snapshot = worker.shared.snapshots.load_full();
     if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
@@ -208,20 +209,22 @@ async fn exchange(
     }
     let permit = grant.decide(&snapshot)?;
     // Nobody vouches for what an unmeshed caller says about itself.
-    headers::check_framing(request.headers())?;
-    headers::strip_hop(request.headers_mut());
-    headers::strip_protected(request.headers_mut());
-    let mut request =
-        request.map(|body| Body::plain(body).rechecked(|| still_permissive(worker, grant.clone())));
+    headers::check_framing(&parts.headers)?;
+    headers::strip_hop(&mut parts.headers);
+    headers::strip_protected(&mut parts.headers);
+    let body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    let mut request = Request::from_parts(parts, body);
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
     }
     let lease = app::checkout(worker, &AppKey { caller: None, address: reached.address, version }).await?;
     let sent = lease.send(request).await;
-    let (mut response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
-    headers::strip_hop(response.headers_mut());
-    let recheck = || still_permissive(worker, grant.clone());
-    Ok((response.map(|body| Body::plain(body).holding(hold).rechecked(recheck)), permit))
+    let (response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
+    let (mut parts, body) = response.into_parts();
+    head::check_response(&parts, Origin::App, Refusal::UpstreamUnreachable)?;
+    headers::strip_hop(&mut parts.headers);
+    let body = Body::plain(body).holding(hold).rechecked(|| still_permissive(worker, grant.clone()));
+    Ok((Response::from_parts(parts, body), permit))
 }
 
 fn grant(reached: &Reached, content: Content) -> Grant {
@@ -239,7 +242,7 @@ fn record(
     worker: &Worker,
     request_id: &str,
     reached: &Reached,
-    grant: &Grant,
+    grant: Option<&Grant>,
     outcome: &Result<Permit, Refusal>,
 ) {
     worker.record(&Event {
@@ -247,7 +250,7 @@ fn record(
         direction: Direction::Inbound,
         peer: "",
         address: reached.caller,
-        grant: Some(grant),
+        grant,
         outcome,
     });
 }
