@@ -44,6 +44,7 @@ pub mod proxy;
 mod recheck;
 mod records;
 pub mod ring;
+mod round_trip;
 mod sign;
 pub mod snapshot;
 pub mod sockets;

@@ -10,6 +10,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use signet_policy::{MtlsMode, Permit, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Reached, app, refuse};
 use crate::authorize::{Content, Grant};
@@ -24,13 +26,20 @@ use crate::prefixed::Prefixed;
 use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::Direction;
+use crate::round_trip;
 use crate::sockets::reset_on_close;
 use crate::target;
 use crate::worker::{AppKey, Event, Worker};
 
-/// How long an application's greeting is held back for a caller that might still turn out to be a
-/// sidecar unknown to us: its ClientHello follows its handshake at once.
+/// How long an application's greeting is held back at least for a caller that might still turn out to
+/// be a sidecar unknown to us: its ClientHello follows its handshake at once.
 const GREETING_HOLD: Duration = Duration::from_millis(50);
+/// The same in round trips of its connection: one for the handshake's end and the ClientHello behind
+/// it, and as much again for a path that is slower than measured.
+const GREETING_ROUND_TRIPS: u32 = 2;
+/// And at most: slower than a satellite's round trip of 600 ms the caller is more likely a plain one
+/// behind a bad link, which waits in vain.
+const GREETING_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a caller may stay silent where its own bytes are needed to go on.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a caller that is known to have a sidecar may take for its ClientHello.
@@ -90,21 +99,38 @@ async fn identify(worker: &Worker, client: &mut Prefixed, reached: &Reached) -> 
         snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
     let opaque_passes = grant(reached, Content::Opaque).decide(&snapshot).is_ok();
     drop(snapshot);
-    let patience = match (meshed, server_first) {
-        (true, _) => MESHED_HELLO,
-        (false, true) => Duration::ZERO,
-        (false, false) => GREETING_HOLD,
+    let detected = match (meshed, server_first) {
+        (true, _) => timeout(MESHED_HELLO, client.detect()).await,
+        (false, true) => timeout(Duration::ZERO, client.detect()).await,
+        (false, false) => first_words(client).await,
     };
-    match tokio::time::timeout(patience, client.detect()).await {
+    match detected {
         Ok(detected) => caller(detected, None),
         Err(_) if meshed => Caller::Silent,
         Err(_) if opaque_passes => first_to_speak(worker, client, reached).await,
         // Opaque bytes will not pass, but a slow HTTP client may.
-        Err(_) => match tokio::time::timeout(SILENCE, client.detect()).await {
+        Err(_) => match timeout(SILENCE, client.detect()).await {
             Ok(detected) => caller(detected, None),
             Err(_) => Caller::Gone,
         },
     }
+}
+
+/// What the caller says while its greeting is held back.
+async fn first_words(client: &mut Prefixed) -> Result<io::Result<Option<Protocol>>, Elapsed> {
+    let accepted = Instant::now();
+    // Who speaks at once, as nearly everybody does, costs the kernel no question.
+    if let Ok(detected) = timeout(GREETING_HOLD, client.detect()).await {
+        return Ok(detected);
+    }
+    let hold = greeting_hold(round_trip::measured(client.get_ref()).await);
+    timeout_at(accepted + hold, client.detect()).await
+}
+
+/// How long a greeting is held back; the shortest time where the kernel does not tell the round trip.
+fn greeting_hold(round_trip: Option<Duration>) -> Duration {
+    let needed = round_trip.unwrap_or_default().saturating_mul(GREETING_ROUND_TRIPS);
+    needed.clamp(GREETING_HOLD, GREETING_HOLD_MAX)
 }
 
 /// Nobody spoke in time: the application is dialled, and whoever speaks now speaks first.
@@ -253,4 +279,21 @@ fn record(
         grant,
         outcome,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greeting_is_held_for_two_round_trips_within_its_bounds() {
+        let held = |round_trip| greeting_hold(Some(Duration::from_millis(round_trip)));
+        assert_eq!(greeting_hold(None), GREETING_HOLD);
+        assert_eq!(held(0), GREETING_HOLD);
+        assert_eq!(held(25), GREETING_HOLD);
+        assert_eq!(held(26), Duration::from_millis(52));
+        assert_eq!(held(300), Duration::from_millis(600));
+        assert_eq!(held(501), GREETING_HOLD_MAX);
+        assert_eq!(greeting_hold(Some(Duration::MAX)), GREETING_HOLD_MAX);
+    }
 }
