@@ -2,6 +2,7 @@
 //! is not installed is a failure.
 
 mod databases;
+mod iptables;
 mod nginx;
 mod openssl;
 mod pair;
@@ -23,6 +24,11 @@ const TESTS: &[Test] = &[
     ("redis_keeps_what_it_is_given", databases::redis_keeps_what_it_is_given),
     ("mosquitto_delivers_to_subscribers", databases::mosquitto_delivers_to_subscribers),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
+    (
+        "iptables_over_nf_tables_captures_for_a_whole_mesh",
+        iptables::iptables_over_nf_tables_captures_for_a_whole_mesh,
+    ),
+    ("legacy_iptables_captures_for_a_whole_mesh", iptables::legacy_iptables_captures_for_a_whole_mesh),
     (
         "http_message_signatures_verifies_what_message_sign_signed",
         signatures::peer_verifies_what_message_sign_signed,
