@@ -9,6 +9,7 @@ mod pair;
 mod programs;
 mod python;
 mod signatures;
+mod slow_path;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,10 @@ const TESTS: &[Test] = &[
         iptables::iptables_over_nf_tables_captures_for_a_whole_mesh,
     ),
     ("legacy_iptables_captures_for_a_whole_mesh", iptables::legacy_iptables_captures_for_a_whole_mesh),
+    (
+        "late_client_hello_is_waited_for_on_a_slow_path",
+        slow_path::late_client_hello_is_waited_for_on_a_slow_path,
+    ),
     (
         "http_message_signatures_verifies_what_message_sign_signed",
         signatures::peer_verifies_what_message_sign_signed,
