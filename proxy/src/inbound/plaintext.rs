@@ -37,8 +37,8 @@ const GREETING_HOLD: Duration = Duration::from_millis(50);
 /// The same in round trips of its connection: one for the handshake's end and the ClientHello behind
 /// it, and as much again for a path that is slower than measured.
 const GREETING_ROUND_TRIPS: u32 = 2;
-/// And at most: slower than a satellite's round trip of 600 ms the caller is more likely a plain one
-/// behind a bad link, which waits in vain.
+/// And at most: one round trip by satellite (600 ms) fits, and a plain client, for whom this is waiting
+/// in vain, still takes the server for a slow one.
 const GREETING_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a caller may stay silent where its own bytes are needed to go on.
 const SILENCE: Duration = Duration::from_secs(30);
