@@ -4,7 +4,7 @@ use signet_cli::lab::runner::Test;
 
 mod bodies;
 mod first_words;
-mod heads;
+pub(crate) mod heads;
 pub(crate) mod http;
 mod manners;
 mod permissive;
