@@ -204,7 +204,7 @@ pub(super) fn bad_http_is_refused_and_harms_nobody_else() -> TestResult {
     assert!(wrong.is_empty(), "{wrong:?}");
     // A request that is refused for its framing leaves nothing to read after it: the connection ends.
     let mut caller = place.caller()?;
-    let _ = caller.send(&bad[0].1);
+    let _ = caller.send(&bad[1].1);
     caller.answer()?;
     assert_eq!(caller.rest()?, b"");
     place.sees_nothing_before("/after-bad-heads")?;
