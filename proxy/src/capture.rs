@@ -2,7 +2,8 @@
 //!
 //! One nf_tables table, `inet signet`, put in force by one atomic netlink transaction for IPv4 and IPv6; no `nft` or
 //! `iptables` program is needed. Where the kernel cannot do that, `iptables-restore` is tried and the caller is
-//! told; an operator may also choose that way ([`Way`]). The rules stay in force when the proxy dies: traffic is then refused, never sent in clear.
+//! told; an operator may also choose that way ([`Way`]). The rules stay in force when the proxy dies: traffic is then
+//! refused, never sent in clear.
 //!
 //! - TCP that leaves is redirected to the outbound port, TCP that arrives to the inbound port. The accepted socket
 //!   tells the original destination ([`socket2::Socket::original_dst_v4`] and its IPv6 sister); when that is the

@@ -1,8 +1,8 @@
 //! Netlink by hand: attributes, messages, and a connection that sends a batch and reads the kernel's answers.
 //!
 //! Only what three users need: the nf_tables transaction of [`super::nftables`], the links, addresses and routes
-//! of the network lab, and one question about one socket. Attribute and message headers are in host order and padded to four bytes; what stands
-//! inside an attribute is in the order its own subsystem wants, so both orders are offered by name.
+//! of the network lab, and one question about one socket. Attribute and message headers are in host order and padded to
+//! four bytes; what stands inside an attribute is in the order its own subsystem wants, so both orders are offered by name.
 //!
 //! The kernel answers while `send` runs, so every answer is queued before the first read: reading never waits,
 //! and a missing answer is an error, not a hang.
