@@ -12,6 +12,7 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
+use crate::head::{self, Origin};
 use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
 use crate::recheck::Recheck;
@@ -96,6 +97,7 @@ impl Callee {
         let (parts, body) = request.into_parts();
         let received = trail.received.insert(self.as_claimed(&parts));
         let slot = worker.limits.enter(self.channel.peer.id())?;
+        head::check_request(&parts, Origin::Mesh)?;
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
@@ -176,6 +178,7 @@ impl Callee {
         response: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = response.into_parts();
+        head::check_response(&parts, Origin::App, Refusal::UpstreamUnreachable)?;
         if parts.status.is_informational() {
             // Nobody asked for an upgrade: it was stripped.
             return Err(Refusal::UpstreamUnreachable);

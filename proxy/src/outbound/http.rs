@@ -12,6 +12,7 @@ use super::Destination;
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
+use crate::head::{self, Origin};
 use crate::headers::MESH_REQUEST_ID;
 use crate::http_client;
 use crate::http_server::{self, Version};
@@ -86,6 +87,7 @@ impl Caller {
         granted: &mut Option<Grant>,
     ) -> Result<(Response<Body>, Permit), Refusal> {
         let (mut parts, body) = request.into_parts();
+        head::check_request(&parts, Origin::App)?;
         let grant = granted.insert(self.judge(&parts)?);
         let permit = grant.decide(&self.worker.shared.snapshot())?;
         let authority = match &grant.content {
@@ -122,6 +124,8 @@ impl Caller {
                     tracing::debug!(error = %failed.source, reused, "request not answered");
                     match unsent {
                         Some(again) if reused && attempt < ATTEMPTS => payload = again,
+                        // An answer came, and nobody could have signed it: its head cannot be read.
+                        _ if failed.source.is_parse() => return Err(Refusal::ResponseUnverified),
                         _ => return Err(Refusal::UpstreamUnreachable),
                     }
                     self.worker.shared.metrics.retries.inc();
@@ -185,6 +189,7 @@ impl Caller {
         grant: Grant,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = response.into_parts();
+        head::check_response(&parts, Origin::Mesh, Refusal::ResponseUnverified)?;
         if parts.status.is_informational() {
             return Err(Refusal::ResponseUnverified);
         }
