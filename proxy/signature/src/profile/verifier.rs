@@ -8,10 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 
 use super::cover::{self, Covered, UnboundBody};
-use super::head::Input;
+use super::head::{Input, InputParams, tag_at_end};
 use super::signer::list_tag;
 use super::{
-    ChannelId, Form, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce, tag,
+    ChannelId, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce,
+    tag,
 };
 use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
@@ -22,6 +23,9 @@ use crate::replay::ReplayWindow;
 
 /// Bytes of an Ed25519 signature (RFC 8032 section 5.1.6).
 const ED25519_LEN: usize = 64;
+
+/// Room for the base of a usual message: a response with its request takes some 900 bytes.
+const BASE_USUAL: usize = 1024;
 
 /// A signing key whose certificate chain has been verified by the caller.
 #[derive(Clone, Debug)]
@@ -206,11 +210,11 @@ impl Judge<'_> {
         let inputs =
             joined(fields, "signature-input", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
         let (label, form, received) = only_of_ours(&inputs, message, part)?;
-        let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
         let signature = signature_bytes(fields, label, form)?;
-
-        check_coverage(message, part, &input)?;
-        let base = rebuild_base(message, &input, received)?;
+        let (base, input) = match usual_base(message, part, received) {
+            Some(usual) => usual,
+            None => rebuilt_base(message, part, received)?,
+        };
         let key = self.check_key(&input, form, resolve)?;
         self.check_time(&input)?;
         let seq = self.check_fresh(input.nonce)?;
@@ -232,7 +236,7 @@ impl Judge<'_> {
     /// be named as the form of the signature asks for.
     fn check_key(
         &self,
-        input: &Input<'_>,
+        input: &InputParams<'_>,
         form: Form,
         resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
     ) -> Result<VerifiedKey, SignatureError> {
@@ -265,7 +269,7 @@ impl Judge<'_> {
         }
     }
 
-    fn check_time(&self, input: &Input<'_>) -> Result<(), SignatureError> {
+    fn check_time(&self, input: &InputParams<'_>) -> Result<(), SignatureError> {
         let validity = input.expires.checked_sub(input.created).ok_or(SignatureError::Malformed)?;
         if validity == 0 || validity > VALIDITY_SECONDS {
             Err(SignatureError::Malformed)
@@ -312,9 +316,9 @@ fn only_of_ours<'a>(
     };
     let mut ours = None;
     for member in members(inputs, MAX_LABELS).map_err(|_| SignatureError::Malformed)? {
-        let form = match Input::parse(member.value) {
-            Some(input) => form_of(input.tag),
-            // A signature of somebody else, or one of ours in a spelling that is refused below.
+        let form = match tag_at_end(member.value).and_then(form_of) {
+            Some(form) => Some(form),
+            // A signature of somebody else, or one of ours in an unusual spelling.
             None => {
                 let list = parse_inner_list(member.value).map_err(|_| SignatureError::Malformed)?;
                 list_tag(&list).and_then(form_of)
@@ -367,14 +371,51 @@ fn check_coverage(message: &MessageView<'_>, part: Part, input: &Input<'_>) -> R
     })
 }
 
+/// The base of a signature that covers what our own signer covers, in its order: nearly every one. Then what
+/// was received is compared as a whole instead of being taken apart.
+fn usual_base<'a>(
+    message: &MessageView<'_>,
+    part: Part,
+    received: &'a str,
+) -> Option<(String, InputParams<'a>)> {
+    if matches!(message, MessageView::Response(response) if response.request.is_none()) {
+        return None;
+    }
+    let mut base = String::with_capacity(BASE_USUAL);
+    let mut expected = String::with_capacity(received.len());
+    let (mut separator, mut count) = ('(', 0);
+    cover::required(message, part, &mut |component: Covered<'_>| {
+        count += 1;
+        expected.push(separator);
+        separator = ' ';
+        component.write(&mut expected);
+        component.write(&mut base);
+        base.push_str(": ");
+        let value = component.push_value(&mut base, message);
+        base.push('\n');
+        value.map_err(|_| SignatureError::Coverage(String::new()))
+    })
+    .ok()?;
+    let params = received.strip_prefix(&expected)?.strip_prefix(')')?;
+    if count > MAX_COVERED {
+        return None;
+    }
+    let input = InputParams::parse(params)?;
+    base.push_str("\"@signature-params\": ");
+    base.push_str(received);
+    Some((base, input))
+}
+
 /// The base over what was received: identifiers and parameters as they were spelled, values as this
 /// message has them.
-fn rebuild_base(
+fn rebuilt_base<'a>(
     message: &MessageView<'_>,
-    input: &Input<'_>,
-    received: &str,
-) -> Result<String, SignatureError> {
-    let mut base = String::with_capacity(1024);
+    part: Part,
+    received: &'a str,
+) -> Result<(String, InputParams<'a>), SignatureError> {
+    let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
+    check_coverage(message, part, &input)?;
+    let mut base = String::with_capacity(BASE_USUAL);
     for component in &input.covered {
         component.write(&mut base);
         base.push_str(": ");
@@ -384,7 +425,7 @@ fn rebuild_base(
     }
     base.push_str("\"@signature-params\": ");
     base.push_str(received);
-    Ok(base)
+    Ok((base, input.params))
 }
 
 fn body_binding(message: &MessageView<'_>, part: Part) -> Result<BodyBinding, SignatureError> {
