@@ -14,6 +14,10 @@ use tokio::sync::oneshot;
 
 use crate::telemetry::metrics::Metrics;
 
+/// Bytes of messages that wait at most: one alone can be 200 KiB, with cookies on both of its sides. Usual ones are
+/// 1 KiB, so that a full batch stays below.
+const BYTES_MAX: usize = 1024 * 1024;
+
 /// The messages of one worker that wait for their signature.
 #[derive(Default)]
 pub(crate) struct Batcher {
@@ -27,6 +31,7 @@ struct Waiting {
     /// At most [`MAX_BATCH`]: a full batch is signed at once.
     messages: Vec<Unsigned>,
     answers: Vec<oneshot::Sender<Result<SignedHead, SignError>>>,
+    bytes: usize,
 }
 
 impl Batcher {
@@ -56,9 +61,11 @@ impl Batcher {
         }
         let (sender, answer) = oneshot::channel();
         let mut waiting = self.waiting.borrow_mut();
+        waiting.bytes += message.base().len();
         waiting.messages.push(message);
         waiting.answers.push(sender);
-        let (first, full) = (waiting.messages.len() == 1, waiting.messages.len() == MAX_BATCH);
+        let first = waiting.messages.len() == 1;
+        let full = waiting.messages.len() == MAX_BATCH || waiting.bytes > BYTES_MAX;
         drop(waiting);
         if first {
             metrics.signature_batches.inc();
@@ -80,6 +87,7 @@ impl Batcher {
         let (signer, messages, answers) = {
             let mut waiting = self.waiting.borrow_mut();
             let Some(signer) = waiting.signer.clone() else { return };
+            waiting.bytes = 0;
             (signer, std::mem::take(&mut waiting.messages), std::mem::take(&mut waiting.answers))
         };
         if messages.is_empty() {

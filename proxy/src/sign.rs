@@ -2,7 +2,7 @@
 //! `public`, prepares it to travel on the authenticated connection unsigned.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, request, response};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, request, response};
 use signet_identity::Fingerprint;
 use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode};
 use signet_signature::record::Direction;
@@ -44,9 +44,10 @@ impl SentRequest {
     }
 }
 
-/// How a message is signed under this protection; none where it is not.
-pub(crate) fn form(protection: Protection) -> Option<Form> {
-    match (protection.level, protection.mode) {
+/// How a message is signed that may go to any of these workloads; none where none of them asks for it.
+pub(crate) fn form(protections: impl Iterator<Item = Protection>) -> Option<Form> {
+    let strictest = protections.max_by_key(|protection| protection.level).unwrap_or_default();
+    match (strictest.level, strictest.mode) {
         (ProtectionLevel::Public, _) => None,
         (ProtectionLevel::Protected, SignatureMode::Ed25519) => Some(Form::Single),
         (ProtectionLevel::Protected, SignatureMode::Ed25519Batch) => Some(Form::Batch),
@@ -57,13 +58,19 @@ pub(crate) fn form(protection: Protection) -> Option<Form> {
 /// the payload is bound to what will be signed, if anything is.
 pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form>) -> Result<(), Refusal> {
     headers::check_framing(headers)?;
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // Both at once is the application's mistake; chunked is what was read (RFC 9112 section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     headers::strip_hop(headers);
     headers::strip_protected(headers);
     if headers::has_records(headers) {
         return Err(Refusal::MalformedMessage);
     }
     if form.is_none() {
-        return Ok(());
+        // Nobody would verify what looks like a signature of ours.
+        let claims = signet_signature::claims_signature(headers);
+        return if claims { Err(Refusal::MalformedMessage) } else { Ok(()) };
     }
     if let Payload::Whole(bytes) = payload
         && headers.contains_key(CONTENT_DIGEST)
@@ -104,7 +111,7 @@ pub(crate) async fn request(
     let mut request = Request::from_parts(parts, Body::empty());
     // Framing is the hop's own and is not signed.
     if matches!(payload, Payload::Stream { .. }) && request.version() == http::Version::HTTP_11 {
-        let declared = form.is_none() && request.headers().contains_key(http::header::CONTENT_LENGTH);
+        let declared = form.is_none() && request.headers().contains_key(header::CONTENT_LENGTH);
         if !declared {
             headers::frame_as_chunked(request.headers_mut());
         }

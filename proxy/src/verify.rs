@@ -15,7 +15,7 @@ use crate::body::{Body, BodyError, UnsignedBody, VerifiedBody, read_whole};
 use crate::channel::Channel;
 use crate::clock;
 use crate::headers;
-use crate::sign::{self, SentRequest};
+use crate::sign::SentRequest;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
@@ -48,13 +48,13 @@ pub(crate) async fn request(
     floor: ProtectionLevel,
 ) -> Result<Verified<Request<Body>>, Refusal> {
     let now = SystemTime::now();
-    headers::check_framing(&parts.headers)?;
-    let claimed = sign::claimed(&received.headers);
-    if claimed.is_none() && floor == ProtectionLevel::Public {
+    headers::check_peer_framing(&parts.headers)?;
+    let signed = signet_signature::claims_signature(&received.headers);
+    if !signed && floor == ProtectionLevel::Public {
+        worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Inbound);
         let body = unsigned(&mut parts.headers, body)?;
         return Ok(Verified(Request::from_parts(parts, body)));
     }
-    received.form = claimed.map(|(form, _)| form);
     channel.learn(&received.headers, snapshot, now)?;
     let mut key = None;
     let known_roots = worker.roots.borrow().counts();
@@ -67,9 +67,10 @@ pub(crate) async fn request(
             roots: Some(&mut worker.roots.borrow_mut()),
             ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
         },
-    )
-    .map_err(refusal)?;
-    count(worker, known_roots);
+    );
+    count(worker, known_roots, head.is_ok());
+    let head = head.map_err(refusal)?;
+    received.form = Some(head.form);
     received.nonce.clone_from(&head.nonce);
     let body = payload(&head, key.as_ref(), Direction::ClientToServer, &mut parts.headers, body).await?;
     clean(&mut parts.headers);
@@ -87,8 +88,9 @@ pub(crate) async fn response(
     body: Incoming,
 ) -> Result<Verified<Response<Body>>, Refusal> {
     let now = SystemTime::now();
-    headers::check_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
+    headers::check_peer_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
     if sent.form.is_none() {
+        worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Outbound);
         let body = unsigned(&mut parts.headers, body).map_err(|_| Refusal::ResponseUnverified)?;
         return Ok(Verified(Response::from_parts(parts, body)));
     }
@@ -109,12 +111,12 @@ pub(crate) async fn response(
             roots: Some(&mut worker.roots.borrow_mut()),
             ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
         },
-    )
-    .map_err(|error| {
+    );
+    count(worker, known_roots, head.is_ok());
+    let head = head.map_err(|error| {
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
     })?;
-    count(worker, known_roots);
     channel.confirm(sent.signer);
     let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
         .await
@@ -131,6 +133,7 @@ fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
     }
     headers::strip_known_hop(headers);
     headers::strip_protected(headers);
+    signet_signature::strip(headers);
     Ok(if body.is_end_stream() { Body::empty() } else { UnsignedBody::new(body).into() })
 }
 
@@ -172,10 +175,10 @@ fn clean(headers: &mut HeaderMap) {
     signet_signature::strip(headers);
 }
 
-fn count(worker: &Worker, known_roots: (u64, u64)) {
+fn count(worker: &Worker, known_roots: (u64, u64), verified: bool) {
     let metrics = &worker.shared.metrics;
     let (hits, misses) = worker.roots.borrow().counts();
-    metrics.verifications.inc();
+    metrics.verifications.inc_by(verified.into());
     metrics.root_cache_hits.inc_by(hits - known_roots.0);
     metrics.root_cache_misses.inc_by(misses - known_roots.1);
 }

@@ -26,6 +26,9 @@ use crate::profile::verify_ed25519;
 /// moment on one worker is rarely more, and a larger tree would save less than its longer paths cost.
 pub const MAX_BATCH: usize = 256;
 
+/// Bytes of the longest value.
+pub(crate) const MAX_VALUE: usize = FIXED + BLINDER + MAX_DEPTH * HASH + SIGNATURE;
+
 /// The levels of a tree of [`MAX_BATCH`] leaves.
 const MAX_DEPTH: usize = 8;
 

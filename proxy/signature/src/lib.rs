@@ -37,6 +37,6 @@ pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use message::{MessageView, RequestView, ResponseView};
 pub use profile::{
     BodyBinding, ChannelId, Form, Freshness, MeshSigner, Rules, SignError, SignatureError, SignedHead,
-    Unsigned, VerifiedHead, VerifiedKey, strip, verify_request, verify_response,
+    Unsigned, VerifiedHead, VerifiedKey, claims_signature, strip, verify_request, verify_response,
 };
 pub use replay::ReplayWindow;

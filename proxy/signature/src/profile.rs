@@ -26,7 +26,7 @@ mod verifier;
 pub use error::{SignError, SignatureError};
 pub use nonce::ChannelId;
 pub use signer::{MeshSigner, keyid};
-pub use strip::strip;
+pub use strip::{claims_signature, strip};
 pub use unsigned::{SignedHead, Unsigned};
 pub use verifier::{
     BodyBinding, Freshness, Rules, VerifiedHead, VerifiedKey, verify_ed25519, verify_head, verify_request,
@@ -51,6 +51,9 @@ pub const RECORD_CODING: &str = "mesh-rec";
 /// The header that carries certificates. It is the one `mesh-` field that is not covered, because the
 /// chain in it proves itself.
 pub const CERTIFICATE_FIELD: &str = "mesh-cert";
+
+/// Bytes of an Ed25519 signature (RFC 8032 section 5.1.6).
+const ED25519_LEN: usize = 64;
 
 /// Which of the signatures of a message is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

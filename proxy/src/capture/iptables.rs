@@ -102,9 +102,13 @@ pub(super) fn differences(rules: &Rules) -> Result<Vec<String>, IptablesError> {
     Ok(list)
 }
 
-/// Whether chains of ours are there. Without iptables there are none.
+/// Whether chains of ours are there. Without iptables there are none; where it only fails there may be.
 pub(super) fn is_installed() -> bool {
-    let ours = |family, table| save(family, table).is_ok_and(|saved| saved.contains(CHAIN_PREFIX));
+    let ours = |family, table| match save(family, table) {
+        Ok(saved) => saved.contains(CHAIN_PREFIX),
+        Err(IptablesError::NotRun { .. }) => false,
+        Err(_) => true,
+    };
     Family::present().into_iter().any(|family| TABLES.iter().any(|table| ours(family, table)))
 }
 

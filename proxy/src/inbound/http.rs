@@ -109,7 +109,8 @@ impl Callee {
             verify::request(worker, &self.channel, &snapshot, received, parts, body, floor).await?;
         trail.request_id = claimed_id(&received.headers);
         let permit = grant.decide(&worker.shared.snapshot())?;
-        let (permit, response, hold) = self.forward(permit, verified, &grant).await?;
+        let (permit, response, hold) =
+            self.forward(permit, verified, &grant, received.form.is_some()).await?;
         let response = self.sign(received, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
@@ -134,6 +135,7 @@ impl Callee {
         permit: Permit,
         mut request: Verified<Request<Body>>,
         grant: &Grant,
+        signed: bool,
     ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
         identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
         let key = AppKey {
@@ -141,8 +143,8 @@ impl Callee {
             version: self.version,
             caller: Some(self.channel.peer.id().clone()),
         };
-        let mut request =
-            request.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
+        let recheck = || Recheck::of(&self.worker, grant.clone(), signed);
+        let mut request = request.into_inner().map(|body| body.rechecked(recheck));
         if self.version == Version::Http1 && !request.body().has_length() {
             frame_as_chunked(request.headers_mut());
         }
@@ -187,8 +189,10 @@ impl Callee {
             Payload::take(body, received.form.is_some()).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
         sign::bind(&mut parts.headers, &payload, received.form).map_err(|_| Refusal::UpstreamUnreachable)?;
-        let response = sign::response(&self.worker, &self.channel, received, parts, payload).await?;
-        Ok(response.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
+        let response = sign::response(&self.worker, &self.channel, received, parts, payload).await;
+        let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let signed = received.form.is_some();
+        Ok(response.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
     }
 
     async fn refuse(
@@ -197,7 +201,8 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        if refusal.blame() == Blame::Caller {
+        // A message without a signature costs nothing to refuse, and may come of a policy that is on its way.
+        if refusal.blame() == Blame::Caller && refusal != Refusal::SignatureMissing {
             self.worker.limits.failed(self.channel.peer.id());
         }
         match received {
@@ -208,8 +213,7 @@ impl Callee {
                 {
                     (received.form, received.nonce) = (Some(form), nonce);
                 }
-                let of_this_channel = received.nonce.starts_with(&format!("{}.", self.channel.id));
-                if received.form.is_some() && !of_this_channel {
+                if received.form.is_some() && !self.channel.id.made(&received.nonce) {
                     // A refusal bound to another channel's request would be evidence about somebody else.
                     return crate::problem::response(refusal, request_id);
                 }

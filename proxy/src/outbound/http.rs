@@ -6,6 +6,7 @@ use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal};
+use signet_signature::Form;
 use tracing::Instrument;
 
 use super::Destination;
@@ -94,7 +95,7 @@ impl Caller {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
         };
-        let form = sign::form(self.worker.shared.snapshot().index.protection(&grant.destination));
+        let form = self.form();
         let mut payload = Payload::take(body, form.is_some()).await.map_err(|_| Refusal::MalformedMessage)?;
         sign::bind(&mut parts.headers, &payload, form)?;
         parts.headers.insert(
@@ -109,7 +110,9 @@ impl Caller {
             let reused = lease.reused;
             let (request, sent) =
                 sign::request(&self.worker, &channel, parts.clone(), &authority, payload, form).await?;
-            let request = request.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
+            let signed = form.is_some();
+            let request =
+                request.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant.clone(), signed)));
             match lease.send(request).await {
                 Ok((response, hold)) => {
                     let response = self.deliver(response, &channel, &sent, grant).await?;
@@ -158,6 +161,12 @@ impl Caller {
         Ok(grant)
     }
 
+    /// How requests are signed, whoever of those that may answer does.
+    fn form(&self) -> Option<Form> {
+        let snapshot = self.worker.shared.snapshot();
+        sign::form(self.destination.identities.iter().map(|id| snapshot.index.protection(id)))
+    }
+
     fn wire_version(&self) -> http::Version {
         match self.version {
             Version::Http1 => http::Version::HTTP_11,
@@ -196,7 +205,8 @@ impl Caller {
         let snapshot = self.worker.shared.snapshots.load_full();
         let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body).await?;
         self.worker.shared.metrics.requests.inc(Direction::Outbound);
-        Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
+        let signed = sent.form.is_some();
+        Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
     }
 }
 

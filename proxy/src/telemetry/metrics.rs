@@ -54,6 +54,8 @@ pub struct Metrics {
     pub streams: ByDirection,
     /// Connections passed on outside the mesh.
     pub plaintext: ByDirection,
+    /// Messages received without a signature, where policy asks for none.
+    pub unsigned_messages: ByDirection,
     /// Messages signed.
     pub signatures: Counter,
     /// Signatures made for batches of messages.
@@ -92,6 +94,7 @@ impl Default for Metrics {
             requests: ByDirection::default(),
             streams: ByDirection::default(),
             plaintext: ByDirection::default(),
+            unsigned_messages: ByDirection::default(),
             signatures: Counter::default(),
             signature_batches: Counter::default(),
             verifications: Counter::default(),
@@ -121,6 +124,11 @@ impl Metrics {
             ("streams", "Connections carried as signed records", &self.streams),
             ("plaintext_connections", "Connections passed on outside the mesh", &self.plaintext),
             ("handshakes", "TLS handshakes with other sidecars", &self.handshakes),
+            (
+                "unsigned_messages",
+                "Messages received without a signature, where policy asks for none",
+                &self.unsigned_messages,
+            ),
         ] {
             for (direction, counter) in [("inbound", &counters.inbound), ("outbound", &counters.outbound)] {
                 root.sub_registry_with_label(("direction".into(), direction.into())).register(

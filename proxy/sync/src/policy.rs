@@ -205,8 +205,10 @@ fn protection_from(
     field: &'static str,
     protection: Option<wire::Protection>,
 ) -> Result<Protection, DecodeError> {
-    // Written before this could be said: what was meant is what is the default.
-    let Some(protection) = protection else { return Ok(Protection::default()) };
+    // Written before this could be said, when every message had a signature of its own.
+    let Some(protection) = protection else {
+        return Ok(Protection { mode: SignatureMode::Ed25519, ..Protection::default() });
+    };
     let refused = |value| DecodeError::Enum { field, value };
     Ok(Protection {
         level: match wire::ProtectionLevel::try_from(protection.level) {

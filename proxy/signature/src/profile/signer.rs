@@ -9,10 +9,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::cover::{self, Covered, UnboundBody};
 use super::{
-    ChannelId, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignError, SignedHead, Unsigned,
-    VALIDITY_SECONDS, tag,
+    ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignError, SignedHead,
+    Unsigned, VALIDITY_SECONDS, tag,
 };
-use crate::batch::{NotSigned, sign_batch};
+use crate::batch::{MAX_VALUE, NotSigned, sign_batch};
 use crate::input::{self, joined, members};
 use crate::key::KeyError;
 use crate::message::{MessageView, RequestView, ResponseView};
@@ -223,6 +223,7 @@ impl MeshSigner {
         self.push_params(&mut input, tag(message, part, form), form, nonce, now);
         base.push_str("\"@signature-params\": ");
         base.push_str(input.get(label.len() + 1..).unwrap_or_default());
+        check_room(message, part, form, &input)?;
         Unsigned::new(form, label, input, base, nonce)
     }
 
@@ -254,6 +255,28 @@ impl From<UnboundBody> for SignError {
     fn from(_: UnboundBody) -> Self {
         Self::Body
     }
+}
+
+/// Refuses fields that would be longer than a verifier reads, together with what is there already.
+fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) -> Result<(), SignError> {
+    let fields = match part {
+        Part::Whole | Part::Head => message.headers(),
+        Part::Tail => message.trailers().ok_or(SignError::Body)?,
+    };
+    let signature = match form {
+        Form::Batch => MAX_VALUE,
+        Form::Single => ED25519_LEN,
+    };
+    // Four characters for three bytes, two colons, an equals sign and the longest label that is ever made.
+    let signature = signature.div_ceil(3) * 4 + 3 + "mesht".len() + 2;
+    for (name, own) in [("signature-input", input.len()), ("signature", signature)] {
+        // Lines are joined by a comma and a space.
+        let there: usize = fields.get_all(name).iter().map(|line| line.len() + 2).sum();
+        if there + own > MAX_FIELD_BYTES {
+            return Err(SignError::TooLong);
+        }
+    }
+    Ok(())
 }
 
 /// A label that no signature of the message has yet. The application may have used ours; a label means

@@ -18,6 +18,15 @@ pub fn strip(fields: &mut HeaderMap) {
     }
 }
 
+/// Whether anything in `Signature-Input` claims to be a signature of the mesh, readable or not. What does has
+/// to be verified, and an application may not say so itself.
+#[must_use]
+pub fn claims_signature(fields: &HeaderMap) -> bool {
+    const CLAIM: &[u8] = b"tag=\"mesh-";
+    let claims = |value: &HeaderValue| value.as_bytes().windows(CLAIM.len()).any(|found| found == CLAIM);
+    fields.get_all("signature-input").iter().any(claims)
+}
+
 fn own_labels(fields: &HeaderMap) -> Vec<String> {
     let Ok(text) = joined(fields, "signature-input", MAX_FIELD_BYTES) else { return Vec::new() };
     let Ok(members) = members(&text, MAX_SIGNATURES) else { return Vec::new() };

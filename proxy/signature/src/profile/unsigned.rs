@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
 
-use super::{Form, MAX_FIELD_BYTES, SignError};
+use super::{Form, SignError};
 
 /// A prepared message, waiting to be signed alone or together with others.
 pub struct Unsigned {
@@ -46,9 +46,6 @@ impl Unsigned {
         base: String,
         nonce: &str,
     ) -> Result<Self, SignError> {
-        if input.len() > MAX_FIELD_BYTES {
-            return Err(SignError::TooLong);
-        }
         Ok(Self {
             form,
             label,

@@ -11,8 +11,8 @@ use super::cover::{self, Covered, UnboundBody};
 use super::head::{Input, InputParams, tag_at_end};
 use super::signer::list_tag;
 use super::{
-    ChannelId, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce,
-    tag,
+    ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError,
+    VALIDITY_SECONDS, nonce, tag,
 };
 use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
@@ -20,9 +20,6 @@ use crate::input::{joined, members, parse_inner_list};
 use crate::key::is_small_order;
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::replay::ReplayWindow;
-
-/// Bytes of an Ed25519 signature (RFC 8032 section 5.1.6).
-const ED25519_LEN: usize = 64;
 
 /// Room for the base of a usual message: a response with its request takes some 900 bytes.
 const BASE_USUAL: usize = 1024;
@@ -62,6 +59,8 @@ pub enum BodyBinding {
 pub struct VerifiedHead {
     /// The label the signature had.
     pub label: String,
+    /// How it was signed.
+    pub form: Form,
     /// The key that signed.
     pub keyid: String,
     /// The nonce, which the response has to repeat.
@@ -215,6 +214,10 @@ impl Judge<'_> {
             Some(usual) => usual,
             None => rebuilt_base(message, part, received)?,
         };
+        // It was chosen by how it ends.
+        if input.tag != tag(message, part, form) {
+            return Err(SignatureError::Malformed);
+        }
         let key = self.check_key(&input, form, resolve)?;
         self.check_time(&input)?;
         let seq = self.check_fresh(input.nonce)?;
@@ -223,6 +226,7 @@ impl Judge<'_> {
 
         Ok(VerifiedHead {
             label: label.to_owned(),
+            form,
             keyid: input.keyid.to_owned(),
             nonce: input.nonce.to_owned(),
             seq,
