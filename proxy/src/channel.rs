@@ -71,12 +71,15 @@ pub(crate) struct Channel {
 /// A signing certificate that the peer has shown.
 struct Known {
     identity: SigningIdentity,
+    /// Its name in signatures, and what a verifier needs of it: asked for with every message.
+    keyid: String,
+    key: VerifiedKey,
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl Known {
     fn is_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        let Self { identity, chain } = self;
+        let Self { identity, chain, .. } = self;
         let then = now.clamp(identity.not_before(), identity.not_after());
         !snapshot.revoked(identity.id(), &identity.fingerprint())
             && verify_signing_chain(&snapshot.bundle, chain, then).is_ok()
@@ -181,17 +184,18 @@ impl Channel {
             keys.remove(0);
         }
         let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        keys.push(Known { identity: identity.clone(), chain });
+        let key =
+            VerifiedKey { spiffe_id: identity.id().as_str().into(), public_key: *identity.public_key() };
+        keys.push(Known { keyid: identity.keyid(), key, identity: identity.clone(), chain });
         Ok(identity)
     }
 
     /// The key behind a key id, if its certificate was shown here and has not ended.
     pub(crate) fn resolve(&self, keyid: &str, now: SystemTime) -> Option<VerifiedKey> {
         let keys = self.keys.borrow();
-        let known = keys.iter().map(|known| &known.identity);
-        let key =
-            known.into_iter().find(|key| key.keyid() == keyid && now <= key.not_after() + EXPIRY_GRACE)?;
-        Some(VerifiedKey { spiffe_id: key.id().as_str().into(), public_key: *key.public_key() })
+        let ended = |known: &&Known| now > known.identity.not_after() + EXPIRY_GRACE;
+        let known = keys.iter().find(|known| known.keyid == keyid).filter(|known| !ended(known))?;
+        Some(known.key.clone())
     }
 
     /// Whether a request must carry our signing chain: until a response proves that the peer has it.

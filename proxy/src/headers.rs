@@ -123,8 +123,9 @@ pub(crate) fn strip_protected(headers: &mut HeaderMap) {
 }
 
 fn is_protected(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name.as_str())
+    let is = |name: &str| name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name);
+    let name = name.as_str();
+    if name.contains('_') { is(&name.replace('_', "-")) } else { is(name) }
 }
 
 /// Whether every trailer field may stand there.

@@ -39,6 +39,13 @@ pub(crate) struct SentRequest {
 }
 
 impl SentRequest {
+    /// The request as it was before it was signed, when nothing of it was sent: for another connection.
+    pub(crate) fn unsent(self, request: Request<Body>) -> Option<(request::Parts, Payload)> {
+        let (mut parts, body) = request.into_parts();
+        parts.headers = self.headers;
+        Some((parts, body.reclaim()?))
+    }
+
     pub(crate) fn view(&self) -> RequestView<'_> {
         RequestView::new(&self.method, &self.uri, SCHEME, &self.authority, &self.headers)
     }

@@ -209,17 +209,12 @@ impl Worker {
                 unix_ms: clock::unix_ms(),
                 direction: event.direction,
                 peer: event.peer.to_owned(),
-                address: event.address.to_string(),
+                address: event.address,
                 method: clip(method),
                 authority: clip(authority),
                 path: clip(path),
-                allowed_by: event
-                    .outcome
-                    .as_ref()
-                    .map_or_else(|_| String::new(), |p| format!("{}/{}", p.policy(), p.rule())),
-                refused: event.outcome.as_ref().err().map_or("", |refusal| refusal.code()).to_owned(),
-                detail: event.outcome.as_ref().err().map_or("", |refusal| refusal.detail()).to_owned(),
-                policy: self.shared.snapshot().policy_version.clone(),
+                outcome: event.outcome.clone(),
+                policy: Arc::clone(&self.shared.snapshot().policy_version),
             });
         }
     }

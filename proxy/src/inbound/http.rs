@@ -151,9 +151,7 @@ impl Callee {
         for attempt in 0.. {
             let lease = app::checkout(&self.worker, &key).await?;
             let reused = lease.reused;
-            let (parts, body) = request.into_parts();
-            let again = parts.clone();
-            match lease.send(Request::from_parts(parts, body)).await {
+            match lease.send(request).await {
                 Ok((response, hold)) => {
                     return Ok((permit, response, hold));
                 }
@@ -165,7 +163,7 @@ impl Callee {
                     tracing::info!(error = %failed.source, reused, "application did not answer");
                     let unsent = failed.unsent.filter(|_| reused && attempt == 0);
                     let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };
-                    request = Request::from_parts(again, unsent.into_body());
+                    request = unsent;
                 }
             }
         }

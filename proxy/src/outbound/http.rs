@@ -109,7 +109,7 @@ impl Caller {
             let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
             let (request, sent) =
-                sign::request(&self.worker, &channel, parts.clone(), &authority, payload, form).await?;
+                sign::request(&self.worker, &channel, parts, &authority, payload, form).await?;
             let signed = form.is_some();
             let request =
                 request.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant.clone(), signed)));
@@ -123,14 +123,14 @@ impl Caller {
                         // It was the application's own body that broke off.
                         return Err(refusal);
                     }
-                    let unsent = failed.unsent.and_then(|request| request.into_body().reclaim());
                     tracing::debug!(error = %failed.source, reused, "request not answered");
-                    match unsent {
-                        Some(again) if reused && attempt < ATTEMPTS => payload = again,
+                    let unsent = failed.unsent.filter(|_| reused && attempt < ATTEMPTS);
+                    (parts, payload) = match unsent.and_then(|request| sent.unsent(request)) {
+                        Some(again) => again,
                         // An answer came, and nobody could have signed it: its head cannot be read.
-                        _ if failed.source.is_parse() => return Err(Refusal::ResponseUnverified),
-                        _ => return Err(Refusal::UpstreamUnreachable),
-                    }
+                        None if failed.source.is_parse() => return Err(Refusal::ResponseUnverified),
+                        None => return Err(Refusal::UpstreamUnreachable),
+                    };
                     self.worker.shared.metrics.retries.inc();
                 }
             }
