@@ -73,8 +73,12 @@ impl Reset for MeshStream {
     }
 }
 
+/// The answer to one request. Boxed where it begins: it is large, and every move of it would be a copy. Taking a
+/// connection apart after a failure wants futures that can be moved, too.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
+
 /// Serves one connection until it ends or, on drain, until what was begun is answered.
-pub(crate) async fn serve<I, F, R>(
+pub(crate) async fn serve<I, F>(
     io: I,
     version: Version,
     mut drain: watch::Receiver<bool>,
@@ -82,14 +86,9 @@ pub(crate) async fn serve<I, F, R>(
 ) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
-    F: Fn(Request<Incoming>) -> R + Unpin + 'static,
-    R: Future<Output = Response<Body>> + 'static,
+    F: Fn(Request<Incoming>) -> Answer + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let response = respond(request);
-        // Boxed, since taking the connection apart after a failure wants futures that can be moved.
-        Box::pin(async move { Ok::<_, Infallible>(response.await) })
-    });
+    let service = service_fn(respond);
     let draining = async move {
         // The sender lives as long as the worker; if it is gone, the process is ending too.
         let _ = drain.wait_for(|draining| *draining).await;

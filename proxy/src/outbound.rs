@@ -176,7 +176,8 @@ async fn explain(worker: &Rc<Worker>, client: TcpStream, address: SocketAddr, re
     let respond = move |_| {
         let request_id = refused.request_id();
         refused.record(&unmeshed(&request_id, address, &Err(refusal)));
-        std::future::ready(problem::response(refusal, &request_id))
+        let response = problem::response(refusal, &request_id);
+        Box::pin(std::future::ready(Ok(response))) as http_server::Answer
     };
     // The client may break off; it has its answer or does not want it.
     let _ = http_server::serve(client, version, worker.drain.clone(), respond).await;

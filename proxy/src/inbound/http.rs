@@ -1,5 +1,6 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, request};
@@ -40,7 +41,7 @@ pub(crate) async fn serve(
     let callee = Rc::new(Callee { worker, channel, reached, version });
     let served = http_server::serve(stream, version, drain, move |request| {
         let callee = Rc::clone(&callee);
-        async move { callee.respond(request).await }
+        Box::pin(async move { Ok(callee.respond(request).await) })
     });
     if let Err(error) = served.await {
         tracing::debug!(%peer, %error, "mesh connection ended");
@@ -69,7 +70,11 @@ impl Callee {
         let own_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Inbound, request.method(), request.headers());
-        let outcome = self.exchange(request, &mut trail).instrument(span).await;
+        let outcome = {
+            // Pinned here, not moved into the span.
+            let exchange = pin!(self.exchange(request, &mut trail));
+            exchange.instrument(span).await
+        };
         // Both ends speak of a verified request by its caller's id; until then anybody could say anything.
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {

@@ -194,7 +194,7 @@ async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, vers
     let drain = worker.drain.clone();
     let served = http_server::serve(client, version, drain, move |request| {
         let (worker, reached) = (Rc::clone(&worker), reached.clone());
-        async move { respond(&worker, &reached, version, request).await }
+        Box::pin(async move { Ok(respond(&worker, &reached, version, request).await) })
     });
     if let Err(error) = served.await {
         tracing::debug!(%error, "plaintext connection ended");

@@ -1,5 +1,6 @@
 //! HTTP requests to another workload, one by one.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::{HeaderValue, Request, Response, header, request};
@@ -45,7 +46,7 @@ pub(crate) async fn serve(
     let caller = Rc::new(Caller { worker, own, destination, version });
     let served = http_server::serve(client, version, drain, move |request| {
         let caller = Rc::clone(&caller);
-        async move { caller.respond(request).await }
+        Box::pin(async move { Ok(caller.respond(request).await) })
     });
     if let Err(error) = served.await {
         tracing::debug!(%address, %error, "application connection ended");
@@ -65,7 +66,11 @@ impl Caller {
         let request_id = self.worker.request_id();
         let mut grant = None;
         let span = request_span(Direction::Outbound, request.method(), request.headers());
-        let outcome = self.exchange(request, &request_id, &mut grant).instrument(span).await;
+        let outcome = {
+            // Pinned here, not moved into the span.
+            let exchange = pin!(self.exchange(request, &request_id, &mut grant));
+            exchange.instrument(span).await
+        };
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
