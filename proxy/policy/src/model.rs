@@ -110,6 +110,9 @@ pub struct Protection {
     pub mode: SignatureMode,
     /// When what was received is handed on.
     pub verify: Verification,
+    /// What the signed records of bytes that are not HTTP are hashed with.
+    #[serde(default)]
+    pub record_hash: RecordHash,
 }
 
 /// What a message must have; a receiver refuses what has less.
@@ -132,6 +135,18 @@ pub enum SignatureMode {
     /// One Ed25519 signature for all that are ready at the same moment, and a path to it in each.
     #[default]
     Ed25519Batch,
+}
+
+/// What signed records are hashed with. Either side may insist on SHA-256.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordHash {
+    /// BLAKE3: the faster one.
+    #[default]
+    Blake3,
+    /// SHA-256, for those who may use nothing else (FIPS 140).
+    #[serde(rename = "sha-256")]
+    Sha256,
 }
 
 /// When a receiver hands on what it received.

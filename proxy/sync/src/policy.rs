@@ -11,7 +11,7 @@ use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Protection,
-    ProtectionLevel, SignatureMode, Transport, Verification, WorkloadModel,
+    ProtectionLevel, RecordHash, SignatureMode, Transport, Verification, WorkloadModel,
 };
 
 use crate::DecodeError;
@@ -226,6 +226,13 @@ fn protection_from(
             Ok(wire::Verification::Gate) => Verification::Gate,
             Ok(wire::Verification::Unspecified) | Err(_) => return Err(refused(protection.verify)),
         },
+        record_hash: match wire::RecordHash::try_from(protection.record_hash) {
+            Ok(wire::RecordHash::Blake3) => RecordHash::Blake3,
+            Ok(wire::RecordHash::Sha256) => RecordHash::Sha256,
+            // Younger than its neighbours: a sender that does not know it means the default.
+            Ok(wire::RecordHash::Unspecified) => RecordHash::default(),
+            Err(_) => return Err(refused(protection.record_hash)),
+        },
     })
 }
 
@@ -244,6 +251,11 @@ fn protection_to(protection: Protection) -> wire::Protection {
         verify: match protection.verify {
             Verification::Async => wire::Verification::Async,
             Verification::Gate => wire::Verification::Gate,
+        }
+        .into(),
+        record_hash: match protection.record_hash {
+            RecordHash::Blake3 => wire::RecordHash::Blake3,
+            RecordHash::Sha256 => wire::RecordHash::Sha256,
         }
         .into(),
     }

@@ -9,7 +9,7 @@ use signet_identity::Class;
 use crate::compile::{MAX_LIST_ENTRIES, Scope};
 use crate::diagnostic::{Place, quoted, suggestion};
 use crate::manifest::{List, MtlsSpec, ProtectionSpec};
-use crate::model::{MtlsMode, Protection, ProtectionLevel, SignatureMode, Verification};
+use crate::model::{MtlsMode, Protection, ProtectionLevel, RecordHash, SignatureMode, Verification};
 
 const CLASSES: &[(&str, Class)] = &[
     ("agent", Class::Agent),
@@ -28,6 +28,9 @@ const SIGNATURE_MODES: &[(&str, SignatureMode)] =
 
 const VERIFICATIONS: &[(&str, Verification)] =
     &[("async", Verification::Async), ("gate", Verification::Gate)];
+
+const RECORD_HASHES: &[(&str, RecordHash)] =
+    &[("blake3", RecordHash::Blake3), ("sha-256", RecordHash::Sha256)];
 
 /// Longest manifest name, as in Kubernetes.
 const MAX_NAME_BYTES: usize = 253;
@@ -96,6 +99,9 @@ pub(super) fn protection(scope: &mut Scope<'_>, spec: &ProtectionSpec, inherited
     }
     if let Some(verify) = &spec.verify {
         read.verify = word(scope, verify, "verification", VERIFICATIONS).unwrap_or(inherited.verify);
+    }
+    if let Some(hash) = &spec.record_hash {
+        read.record_hash = word(scope, hash, "record hash", RECORD_HASHES).unwrap_or(inherited.record_hash);
     }
     read
 }

@@ -76,7 +76,7 @@ pub(crate) struct MtlsSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProtectionSpec {
     #[serde(default, deserialize_with = "given")]
     pub(crate) level: Option<Spanned<String>>,
@@ -84,6 +84,8 @@ pub(crate) struct ProtectionSpec {
     pub(crate) mode: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) verify: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) record_hash: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

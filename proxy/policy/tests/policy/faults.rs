@@ -159,6 +159,10 @@ fn mesh_values_are_checked() {
             "trustDomain: td\nprotection: {verify: never}",
             "6:24: `never` is no verification; fix: use one of `async`, `gate`",
         ),
+        (
+            "trustDomain: td\nprotection: {recordHash: sha256}",
+            "6:28: `sha256` is no record hash; fix: write `sha-256`",
+        ),
         ("trustDomain: td\nclockSkew: 300", "6:14: `300` is no duration; fix: add the unit: `300s`"),
         ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 60m"),
         (

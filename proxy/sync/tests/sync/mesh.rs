@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
-    PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RuleModel,
-    SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
+    PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -189,6 +189,7 @@ fn workload() -> WorkloadModel {
             level: ProtectionLevel::Public,
             mode: SignatureMode::Ed25519,
             verify: Verification::Async,
+            record_hash: RecordHash::Sha256,
         },
         addresses: vec!["172.18.0.2".parse().unwrap()],
         advertise: vec![Advertised {
