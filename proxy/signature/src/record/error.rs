@@ -59,10 +59,13 @@ pub enum RecordError {
     /// The record type does not exist.
     #[error("unknown record type")]
     UnknownType,
+    /// HELLO asks for a stream without signatures where they are required, or answers with one that was not offered.
+    #[error("hello asks for a stream without signatures")]
+    Unsigned,
     /// More payload arrived without a signature than may be held.
     #[error("too much payload without a signature")]
     UnsignedDebt,
-    /// HELLO asks for a hash other than SHA-256.
+    /// HELLO names a hash that does not exist, or answers with one that was not offered.
     #[error("hello asks for an unsupported hash")]
     UnsupportedHash,
     /// HELLO is of another version.
@@ -92,6 +95,7 @@ impl RecordError {
             Self::UnexpectedRecord(_) => "record-unexpected",
             Self::UnknownFlags => "record-unknown-flags",
             Self::UnknownType => "record-unknown-type",
+            Self::Unsigned => "record-unsigned",
             Self::UnsignedDebt => "record-unsigned-debt",
             Self::UnsupportedHash => "record-unsupported-hash",
             Self::UnsupportedVersion => "record-unsupported-version",
@@ -117,12 +121,18 @@ pub enum WriteError {
     /// The private key is not a PKCS#8 Ed25519 key.
     #[error("signing key is not a PKCS#8 Ed25519 key")]
     KeyInvalid,
+    /// RAW in a half that is signed.
+    #[error("a signed record stream has no raw bytes")]
+    NotRaw,
     /// Only an HTTP body has trailers.
     #[error("trailers belong to bodies only")]
     NotABody,
     /// RELEASE outside an auto stream, from the server, or after data.
     #[error("this stream cannot be released")]
     NotReleasable,
+    /// DATA in a half that is not signed.
+    #[error("an unsigned record stream has no data records")]
+    NotSigned,
     /// The payload of a single DATA record is empty or longer than the maximum.
     #[error("payload does not fit one data record")]
     PayloadLength,

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use super::{ALERT_MAX, CHAIN_MAX, RecordError, TRAILERS_MAX, hello, transcript::SignatureRecord};
+use super::{
+    ALERT_MAX, CHAIN_MAX, MAX_UNSIGNED, RecordError, TRAILERS_MAX, hello, transcript::SignatureRecord,
+};
 
 /// Bytes of a record header: type and length.
 pub const HEADER_LEN: usize = 4;
 
-/// Payload bytes of one DATA record: with its header it leaves room in one TLS record of 16,384 bytes.
-pub const DATA_MAX: usize = 16_368;
+/// Payload bytes of one DATA record: all that one signature may cover. BLAKE3 is fast over long pieces only.
+pub const DATA_MAX: usize = MAX_UNSIGNED;
 
 /// The record types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum RecordType {
     Fin,
     /// What the stream is bound to.
     Hello,
+    /// The end of the records of a half that is not signed: what follows is application bytes as they are.
+    Raw,
     /// The end of an `auto` half-stream that turned out to be HTTP.
     Release,
     /// The signature over everything before it.
@@ -32,6 +36,11 @@ pub enum RecordType {
 }
 
 impl RecordType {
+    /// What kind of record `wire` begins with, if that much is there; the record itself is judged when it is read.
+    pub fn of_first(wire: &[u8]) -> Option<Self> {
+        wire.first().and_then(|byte| Self::from_byte(*byte))
+    }
+
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             0x00 => Self::Hello,
@@ -42,6 +51,7 @@ impl RecordType {
             0x05 => Self::Chain,
             0x06 => Self::Release,
             0x07 => Self::Trailers,
+            0x08 => Self::Raw,
             _ => return None,
         })
     }
@@ -56,6 +66,7 @@ impl RecordType {
             Self::Chain => 0x05,
             Self::Release => 0x06,
             Self::Trailers => 0x07,
+            Self::Raw => 0x08,
         }
     }
 
@@ -64,7 +75,7 @@ impl RecordType {
             Self::Alert => ALERT_MAX,
             Self::Chain => CHAIN_MAX,
             Self::Data => DATA_MAX,
-            Self::Fin | Self::Release => 0,
+            Self::Fin | Self::Raw | Self::Release => 0,
             Self::Hello => hello::PAYLOAD_MAX,
             Self::Signature => SignatureRecord::LEN,
             Self::Trailers => TRAILERS_MAX,
@@ -80,6 +91,7 @@ impl fmt::Display for RecordType {
             Self::Data => "data",
             Self::Fin => "fin",
             Self::Hello => "hello",
+            Self::Raw => "raw",
             Self::Release => "release",
             Self::Signature => "signature",
             Self::Trailers => "trailers",

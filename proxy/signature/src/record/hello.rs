@@ -4,9 +4,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 
 use super::{
-    Direction, RecordError, RecordReader, RecordSigner, RecordType, RecordWriter, WriteError, chain,
+    Direction, Purpose, RecordError, RecordHash, RecordReader, RecordSigner, RecordType, RecordWriter,
+    WriteError, chain,
     frame::{Fields, Header},
-    transcript::{Transcript, sha256},
+    hash::sha256,
+    transcript::Transcript,
 };
 
 /// Bytes of a destination: a SPIFFE ID of 2,048 (the SPIFFE bound), a colon and a port, rounded up.
@@ -21,7 +23,9 @@ const FIXED_LEN: usize = 3 + 2 * 32 + 2 * 16 + 8 + 2;
 pub(super) const PAYLOAD_MAX: usize = FIXED_LEN + DESTINATION_MAX;
 
 const VERSION: u8 = 1;
+const HASH_NONE: u8 = 0;
 const HASH_SHA256: u8 = 1;
+const HASH_BLAKE3: u8 = 2;
 const FLAG_AUTO: u8 = 1;
 
 /// What one side says about a stream before it carries anything.
@@ -29,6 +33,9 @@ const FLAG_AUTO: u8 = 1;
 pub struct Hello {
     /// The protocol is not known yet: whoever speaks first decides, and the client may RELEASE the stream.
     pub auto: bool,
+    /// What the records are hashed with: from the client the best it offers, from the server what is used. None:
+    /// nothing is signed, and after the opening the bytes flow as they are.
+    pub hash: Option<RecordHash>,
     /// SHA-256 of the sender's own signing leaf (`fp_self`).
     pub signer: [u8; 32],
     /// SHA-256 of the TLS leaf of the sender's peer (`fp_peer`).
@@ -53,17 +60,20 @@ impl Hello {
         if fields.u8().ok_or(malformed)? != VERSION {
             return Err(RecordError::UnsupportedVersion);
         }
-        if fields.u8().ok_or(malformed)? != HASH_SHA256 {
-            return Err(RecordError::UnsupportedHash);
-        }
+        let hash = match fields.u8().ok_or(malformed)? {
+            HASH_NONE => None,
+            HASH_SHA256 => Some(RecordHash::Sha256),
+            HASH_BLAKE3 => Some(RecordHash::Blake3),
+            _ => return Err(RecordError::UnsupportedHash),
+        };
         let flags = fields.u8().ok_or(malformed)?;
         if flags & !FLAG_AUTO != 0 {
             return Err(RecordError::UnknownFlags);
         }
-        Self::parse_rest(flags & FLAG_AUTO != 0, fields).ok_or(malformed)
+        Self::parse_rest(flags & FLAG_AUTO != 0, hash, fields).ok_or(malformed)
     }
 
-    fn parse_rest(auto: bool, mut fields: Fields<'_>) -> Option<Self> {
+    fn parse_rest(auto: bool, hash: Option<RecordHash>, mut fields: Fields<'_>) -> Option<Self> {
         let signer = fields.array()?;
         let peer_tls = fields.array()?;
         let channel = fields.array()?;
@@ -72,7 +82,7 @@ impl Hello {
         let length = fields.u16()?;
         let (destination, port) = parse_destination(fields.bytes(length.into())?)?;
         fields.end()?;
-        Some(Self { auto, signer, peer_tls, channel, stream, unix_ms, destination, port })
+        Some(Self { auto, hash, signer, peer_tls, channel, stream, unix_ms, destination, port })
     }
 
     /// The payload. There is exactly one for each value, so that encoding a parsed HELLO gives what arrived.
@@ -80,7 +90,11 @@ impl Hello {
         let destination = format!("{}:{}", self.destination, self.port);
         let mut payload = BytesMut::with_capacity(FIXED_LEN + destination.len());
         payload.put_u8(VERSION);
-        payload.put_u8(HASH_SHA256);
+        payload.put_u8(match self.hash {
+            None => HASH_NONE,
+            Some(RecordHash::Sha256) => HASH_SHA256,
+            Some(RecordHash::Blake3) => HASH_BLAKE3,
+        });
         payload.put_u8(if self.auto { FLAG_AUTO } else { 0 });
         payload.put_slice(&self.signer);
         payload.put_slice(&self.peer_tls);
@@ -113,6 +127,11 @@ fn is_destination(id: &str, port: u16) -> bool {
 pub struct StreamParams {
     /// See [`Hello::auto`].
     pub auto: bool,
+    /// The hash this side wants; SHA-256 is what is used unless both want BLAKE3.
+    pub hash: RecordHash,
+    /// A client asks for a stream on which nothing is signed; a server takes one, and signs whatever the client wants
+    /// signed.
+    pub unsigned: bool,
     /// SHA-256 of the TLS leaf this side presented on the connection.
     pub own_tls: [u8; 32],
     /// SHA-256 of the TLS leaf the peer presented on the connection.
@@ -136,6 +155,8 @@ pub struct StreamParams {
 pub struct Opening {
     direction: Direction,
     own_tls: [u8; 32],
+    wanted: RecordHash,
+    unsigned: bool,
     hello: Hello,
     hello_payload: Bytes,
     chain_payload: Bytes,
@@ -157,6 +178,7 @@ impl Opening {
         }
         let hello = Hello {
             auto: params.auto,
+            hash: (!params.unsigned).then_some(params.hash),
             signer: sha256(&[leaf.as_ref()]),
             peer_tls: params.peer_tls,
             channel: params.channel,
@@ -168,20 +190,42 @@ impl Opening {
         Ok(Self {
             direction,
             own_tls: params.own_tls,
+            wanted: params.hash,
+            unsigned: params.unsigned,
             hello_payload: hello.encode().freeze(),
             hello,
             chain_payload: chain::encode(chain)?.freeze(),
         })
     }
 
-    /// HELLO and CHAIN: the first bytes of this side's half.
+    /// What a server answers to this HELLO of its client: the better hash that both want, or no signatures if the
+    /// client asks for none and this side does without. The client's HELLO was reported by the reader, so that
+    /// everything else in it is right.
+    ///
+    /// # Errors
+    /// [`RecordError::Unsigned`] if the client wants to do without signatures and may not.
+    pub fn answering(self, client: &Hello) -> Result<Self, RecordError> {
+        let mut hello = self.hello;
+        hello.hash = match client.hash {
+            None if self.unsigned => None,
+            None => return Err(RecordError::Unsigned),
+            Some(RecordHash::Blake3) => Some(self.wanted),
+            Some(RecordHash::Sha256) => Some(RecordHash::Sha256),
+        };
+        Ok(Self { hello_payload: hello.encode().freeze(), hello, ..self })
+    }
+
+    /// HELLO, and CHAIN if anything is signed: the first bytes of this side's half. A server's are those of
+    /// [`Opening::answering`].
     pub fn records(&self) -> Bytes {
         let mut out = BytesMut::new();
-        for (record, payload) in
-            [(RecordType::Hello, &self.hello_payload), (RecordType::Chain, &self.chain_payload)]
-        {
+        let mut put = |record, payload: &Bytes| {
             out.put_slice(&Header::of(record, payload.len()));
             out.put_slice(payload);
+        };
+        put(RecordType::Hello, &self.hello_payload);
+        if self.hello.hash.is_some() {
+            put(RecordType::Chain, &self.chain_payload);
         }
         out.freeze()
     }
@@ -197,12 +241,18 @@ impl Opening {
     }
 
     /// The writer of this side's half, which goes on after [`Opening::records`]. `peer` is the HELLO that the
-    /// reader reported.
+    /// reader reported; a server's opening is the one that answers it.
     pub fn writer(&self, signer: Arc<dyn RecordSigner>, peer: &Hello) -> RecordWriter {
-        let mut transcript = self.transcript(self.direction, &peer.encode());
-        transcript.append(RecordType::Chain, &self.chain_payload);
         let releasable = self.hello.auto && self.direction == Direction::ClientToServer;
-        RecordWriter::stream(signer, transcript, releasable)
+        let mut transcript = self.transcript(self.direction, peer, &peer.encode());
+        let purpose = match self.agreed(peer) {
+            None => Purpose::Unsigned { releasable },
+            Some(_) => {
+                transcript.append(RecordType::Chain, &self.chain_payload);
+                Purpose::Stream { releasable }
+            }
+        };
+        RecordWriter::stream(signer, transcript, purpose)
     }
 
     /// The direction of the peer's half.
@@ -210,22 +260,48 @@ impl Opening {
         self.direction.reverse()
     }
 
-    /// Refuses a peer's HELLO that was made for another connection.
-    pub(super) fn check(&self, peer: &Hello) -> Result<(), RecordError> {
+    /// Refuses a peer's HELLO that was made for another connection, and a server's that is no answer to ours;
+    /// returns the opening as it stands now.
+    pub(super) fn met(self, peer: &Hello) -> Result<Self, RecordError> {
         if peer.channel != self.hello.channel {
             return Err(RecordError::ChannelMismatch);
         }
         if peer.peer_tls != self.own_tls {
             return Err(RecordError::PeerMismatch);
         }
-        Ok(())
+        match (self.direction, self.hello.hash, peer.hash) {
+            (Direction::ServerToClient, ..) => self.answering(peer),
+            (_, None, None) | (_, Some(_), Some(RecordHash::Sha256)) => Ok(self),
+            (_, Some(RecordHash::Blake3), Some(RecordHash::Blake3)) => Ok(self),
+            (_, Some(_), None) => Err(RecordError::Unsigned),
+            (_, None | Some(RecordHash::Sha256), Some(_)) => Err(RecordError::UnsupportedHash),
+        }
     }
 
-    /// The beginning of the half that goes in `direction`, now that both HELLO payloads are known.
-    pub(super) fn transcript(&self, direction: Direction, peer_payload: &[u8]) -> Transcript {
+    /// What both HELLOs together say: the server's choice.
+    pub(super) fn agreed(&self, peer: &Hello) -> Option<RecordHash> {
         match self.direction {
-            Direction::ClientToServer => Transcript::stream(direction, &self.hello_payload, peer_payload),
-            Direction::ServerToClient => Transcript::stream(direction, peer_payload, &self.hello_payload),
+            Direction::ClientToServer => peer.hash,
+            Direction::ServerToClient => self.hello.hash,
         }
+    }
+
+    /// The beginning of the half that goes in `direction`, now that both HELLOs are known.
+    pub(super) fn transcript(&self, direction: Direction, peer: &Hello, peer_payload: &[u8]) -> Transcript {
+        // Without signatures nobody looks at it.
+        let hash = self.agreed(peer).unwrap_or(RecordHash::Sha256);
+        match self.direction {
+            Direction::ClientToServer => {
+                Transcript::stream(direction, hash, &self.hello_payload, peer_payload)
+            }
+            Direction::ServerToClient => {
+                Transcript::stream(direction, hash, peer_payload, &self.hello_payload)
+            }
+        }
+    }
+
+    /// A transcript that stands in its place before.
+    pub(super) fn no_transcript(&self) -> Transcript {
+        Transcript::stream(self.peer_direction(), RecordHash::Sha256, &[], &[])
     }
 }

@@ -2,21 +2,14 @@
 
 use std::{collections::VecDeque, fmt, mem};
 
-use aws_lc_rs::digest::Context;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 
 use super::{
-    AlertCode, DATA_MAX, Direction, HEADER_LEN, Hello, MAX_UNSIGNED, Opening, Purpose, RecordError,
-    RecordType, SignatureRecord, chain,
-    frame::Header,
-    key::RecordVerifier,
-    trailers,
-    transcript::{Transcript, sha256},
+    AlertCode, Direction, HEADER_LEN, Hello, MAX_UNSIGNED, Opening, Purpose, RecordError, RecordType,
+    SignatureRecord, chain, frame::Header, hash::sha256, key::RecordVerifier, trailers,
+    transcript::Transcript,
 };
-
-/// Unverified payload a reader holds: one signed segment and the record that completes it.
-const HELD_MAX: usize = MAX_UNSIGNED + DATA_MAX;
 
 /// What a half-stream brought.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,6 +28,8 @@ pub enum Event {
     },
     /// The peer's HELLO, made for this connection.
     Hello(Hello),
+    /// The half is not signed: everything after this is payload, and stays in the input.
+    Raw,
     /// The verified end of the half: the client turned out to speak HTTP.
     Release,
 }
@@ -50,6 +45,7 @@ impl fmt::Debug for Event {
                 write!(f, "Fin({} trailers)", trailers.as_ref().map_or(0, HeaderMap::len))
             }
             Self::Hello(hello) => f.debug_tuple("Hello").field(hello).finish(),
+            Self::Raw => f.write_str("Raw"),
             Self::Release => f.write_str("Release"),
         }
     }
@@ -61,8 +57,10 @@ pub struct RecordReader {
     stage: Stage,
     progress: Progress,
     verifier: Option<RecordVerifier>,
-    /// DATA payload no SIG covers yet; at most [`HELD_MAX`].
+    /// DATA payload no SIG covers yet; at most [`MAX_UNSIGNED`].
     held: Vec<u8>,
+    /// Bytes of the last segment, which the next one will probably have too.
+    expected: usize,
     /// Events of the last record, oldest first; at most two.
     ready: VecDeque<Event>,
     last_signature: Option<SignatureRecord>,
@@ -91,7 +89,7 @@ enum Stage {
 /// How much of the current record has arrived.
 enum Progress {
     Header { bytes: [u8; HEADER_LEN], filled: usize },
-    Payload { header: Header, missing: usize, hash: Option<Context>, control: Vec<u8> },
+    Payload { header: Header, missing: usize, control: Vec<u8> },
 }
 
 impl Progress {
@@ -111,9 +109,8 @@ impl RecordReader {
 
     /// For the peer's half of the stream that `opening` opens.
     pub(super) fn stream(opening: Opening) -> Self {
-        // A stand-in: no hashed record is admitted before HELLO, which puts the true one in its place.
-        let transcript = opening.transcript(opening.peer_direction(), &[]);
-        Self::new(transcript, Stage::Hello(Box::new(opening)))
+        // No hashed record is admitted before HELLO, which puts the true transcript in its place.
+        Self::new(opening.no_transcript(), Stage::Hello(Box::new(opening)))
     }
 
     fn new(transcript: Transcript, stage: Stage) -> Self {
@@ -123,6 +120,7 @@ impl RecordReader {
             progress: Progress::START,
             verifier: None,
             held: Vec::new(),
+            expected: 0,
             ready: VecDeque::new(),
             last_signature: None,
             failed: None,
@@ -130,7 +128,7 @@ impl RecordReader {
     }
 
     /// Takes bytes from `input` up to the next event, or all of them. Once the half has ended, `input` keeps
-    /// what follows: it belongs to the next stream on the connection, and passing it here is an error.
+    /// what follows: raw payload, or the next stream on the connection; passing it here is an error.
     ///
     /// # Errors
     /// Why the half is refused; every later call repeats it.
@@ -169,7 +167,7 @@ impl RecordReader {
         }
     }
 
-    /// Whether the half has ended, by a signed end or an ALERT.
+    /// Whether the half has ended: by its clean end, by RAW or by an ALERT.
     pub fn is_ended(&self) -> bool {
         self.failed.is_none() && matches!(self.stage, Stage::Ended | Stage::Alerted)
     }
@@ -201,12 +199,9 @@ impl RecordReader {
                 let taken = fill(bytes, filled, input.chunk());
                 (taken, *filled == HEADER_LEN)
             }
-            Progress::Payload { header, missing, hash, control } => {
+            Progress::Payload { header, missing, control } => {
                 let chunk = input.chunk();
                 let chunk = &chunk[..chunk.len().min(*missing)];
-                if let Some(hash) = hash {
-                    hash.update(chunk);
-                }
                 let into = if header.record == RecordType::Data { &mut self.held } else { control };
                 into.extend_from_slice(chunk);
                 *missing -= chunk.len();
@@ -221,9 +216,15 @@ impl RecordReader {
     fn step(&mut self) -> Result<(), RecordError> {
         match mem::replace(&mut self.progress, Progress::START) {
             Progress::Header { bytes, .. } => self.begin(bytes),
-            Progress::Payload { header, hash, control, .. } => {
-                if let Some(hash) = hash {
-                    self.transcript.close(hash, header);
+            Progress::Payload { header, control, .. } => {
+                let payload = match header.record {
+                    RecordType::Alert | RecordType::Hello | RecordType::Signature => None,
+                    // The whole record is there: it is the end of what is held.
+                    RecordType::Data => self.held.len().checked_sub(header.length).map(|at| &self.held[at..]),
+                    _ => Some(&control[..]),
+                };
+                if let Some(payload) = payload {
+                    self.transcript.append(header.record, payload);
                 }
                 self.complete(header.record, control)
             }
@@ -238,14 +239,12 @@ impl RecordReader {
             if header.length == 0 {
                 return Err(RecordError::Malformed(RecordType::Data));
             }
-            if self.held.len() >= MAX_UNSIGNED {
+            if self.held.len() + header.length > MAX_UNSIGNED {
                 return Err(RecordError::UnsignedDebt);
             }
             self.reserve(header.length);
         }
-        let hashed = !matches!(header.record, RecordType::Alert | RecordType::Hello | RecordType::Signature);
-        let hash = hashed.then(|| self.transcript.open(&bytes));
-        self.progress = Progress::Payload { header, missing: header.length, hash, control: Vec::new() };
+        self.progress = Progress::Payload { header, missing: header.length, control: Vec::new() };
         if header.length == 0 { self.step() } else { Ok(()) }
     }
 
@@ -254,22 +253,27 @@ impl RecordReader {
             (Stage::Ended | Stage::Alerted, _) => false,
             (_, RecordType::Alert) => true,
             (Stage::Hello(_), RecordType::Hello) | (Stage::Chain { .. }, RecordType::Chain) => true,
-            (Stage::Open(_), RecordType::Data | RecordType::Signature | RecordType::Fin) => true,
+            (
+                Stage::Open(Purpose::Body | Purpose::Stream { .. }),
+                RecordType::Data | RecordType::Signature | RecordType::Fin,
+            ) => true,
             (Stage::Open(Purpose::Body), RecordType::Trailers) => true,
             (Stage::Open(Purpose::Stream { releasable }), RecordType::Release) => {
                 *releasable && self.transcript.bytes() == 0
             }
+            (Stage::Open(Purpose::Unsigned { releasable }), RecordType::Release) => *releasable,
+            (Stage::Open(Purpose::Unsigned { .. }), RecordType::Fin | RecordType::Raw) => true,
             (Stage::Trailers(_), RecordType::Fin) | (Stage::Closing(_), RecordType::Signature) => true,
             _ => false,
         };
         if admitted { Ok(()) } else { Err(RecordError::UnexpectedRecord(record)) }
     }
 
-    /// Grows `held` as a vector does, but never beyond [`HELD_MAX`].
+    /// Grows `held` as a vector does, but never beyond [`MAX_UNSIGNED`]; at once to what the last segment had.
     fn reserve(&mut self, length: usize) {
         let needed = self.held.len() + length;
         if needed > self.held.capacity() {
-            let target = needed.max(2 * self.held.capacity()).min(HELD_MAX);
+            let target = needed.max(2 * self.held.capacity()).max(self.expected).min(MAX_UNSIGNED);
             self.held.reserve_exact(target - self.held.len());
         }
     }
@@ -284,7 +288,7 @@ impl RecordReader {
                 self.ready.push_back(Event::Alert(code));
                 Stage::Alerted
             }
-            (RecordType::Hello, Stage::Hello(opening)) => self.complete_hello(&opening, &payload)?,
+            (RecordType::Hello, Stage::Hello(opening)) => self.complete_hello(*opening, &payload)?,
             (RecordType::Chain, Stage::Chain { signer, releasable }) => {
                 let certificates = chain::parse(&payload.into())?;
                 if certificates.first().is_none_or(|leaf| sha256(&[leaf]) != signer) {
@@ -292,6 +296,11 @@ impl RecordReader {
                 }
                 self.ready.push_back(Event::Chain(certificates));
                 Stage::Open(Purpose::Stream { releasable })
+            }
+            (RecordType::Raw, _) => self.end(Event::Raw),
+            (RecordType::Release, Stage::Open(Purpose::Unsigned { .. })) => self.end(Event::Release),
+            (RecordType::Fin, Stage::Open(Purpose::Unsigned { .. })) => {
+                self.end(Event::Fin { trailers: None })
             }
             (RecordType::Trailers, Stage::Open(_)) => Stage::Trailers(trailers::parse(&payload)?),
             (RecordType::Fin, Stage::Trailers(trailers)) => {
@@ -302,10 +311,7 @@ impl RecordReader {
             (RecordType::Signature, stage) => {
                 self.verify(&payload)?;
                 match stage {
-                    Stage::Closing(event) => {
-                        self.ready.push_back(event);
-                        Stage::Ended
-                    }
+                    Stage::Closing(event) => self.end(event),
                     stage => stage,
                 }
             }
@@ -314,14 +320,20 @@ impl RecordReader {
         Ok(())
     }
 
-    fn complete_hello(&mut self, opening: &Opening, payload: &[u8]) -> Result<Stage, RecordError> {
+    fn end(&mut self, event: Event) -> Stage {
+        self.ready.push_back(event);
+        Stage::Ended
+    }
+
+    fn complete_hello(&mut self, opening: Opening, payload: &[u8]) -> Result<Stage, RecordError> {
         let hello = Hello::parse(payload)?;
-        opening.check(&hello)?;
+        let opening = opening.met(&hello)?;
         let direction = opening.peer_direction();
-        self.transcript = opening.transcript(direction, payload);
-        let stage = Stage::Chain {
-            signer: hello.signer,
-            releasable: hello.auto && direction == Direction::ClientToServer,
+        self.transcript = opening.transcript(direction, &hello, payload);
+        let releasable = hello.auto && direction == Direction::ClientToServer;
+        let stage = match opening.agreed(&hello) {
+            None => Stage::Open(Purpose::Unsigned { releasable }),
+            Some(_) => Stage::Chain { signer: hello.signer, releasable },
         };
         self.ready.push_back(Event::Hello(hello));
         Ok(stage)
@@ -338,6 +350,7 @@ impl RecordReader {
         let verifier = self.verifier.as_ref().ok_or(RecordError::KeyMissing)?;
         verifier.verify(&message, &record.signature)?;
         self.last_signature = Some(record);
+        self.expected = self.held.len();
         if !self.held.is_empty() {
             // Given away whole, so that an idle stream keeps no buffer.
             self.ready.push_back(Event::Data(mem::take(&mut self.held).into()));

@@ -1,11 +1,11 @@
 //! The running hash of a half-stream and the signature over it.
 
-use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    HEADER_LEN, RecordError, RecordType,
+    HEADER_LEN, RecordError, RecordHash, RecordType,
     frame::{Fields, Header},
+    hash::sha256,
 };
 
 /// The way a half-stream goes. It is part of the hash and of each signature, so that nothing can be reflected.
@@ -32,6 +32,7 @@ impl Direction {
 #[derive(Clone)]
 pub(super) struct Transcript {
     domain: Domain,
+    algorithm: RecordHash,
     /// Number of the last record.
     seq: u64,
     /// DATA payload bytes so far.
@@ -40,17 +41,22 @@ pub(super) struct Transcript {
 }
 
 impl Transcript {
-    /// Of one half of an opaque stream, from the payloads of both HELLO records.
-    pub(super) fn stream(direction: Direction, hello_c2s: &[u8], hello_s2c: &[u8]) -> Self {
+    /// Of one half of an opaque stream, from the hash and the payloads of both HELLO records.
+    pub(super) fn stream(
+        direction: Direction,
+        algorithm: RecordHash,
+        hello_c2s: &[u8],
+        hello_s2c: &[u8],
+    ) -> Self {
         let domain = Domain::stream(direction);
-        let hash = sha256(&[b"mesh-opq-v1\0", domain.direction, hello_c2s, hello_s2c]);
-        Self { domain, seq: 0, bytes: 0, hash }
+        let hash = algorithm.of(&[b"mesh-opq-v1\0", domain.direction, hello_c2s, hello_s2c]);
+        Self { domain, algorithm, seq: 0, bytes: 0, hash }
     }
 
     /// Of the body that belongs to the head with this signature base.
     pub(super) fn body(direction: Direction, head_base: &[u8]) -> Self {
         let hash = sha256(&[b"mesh-rec-v1\0", &sha256(&[head_base])]);
-        Self { domain: Domain::body(direction), seq: 0, bytes: 0, hash }
+        Self { domain: Domain::body(direction), algorithm: RecordHash::Sha256, seq: 0, bytes: 0, hash }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -61,31 +67,17 @@ impl Transcript {
         self.seq
     }
 
-    /// Begins the hash of the next record, whose payload follows.
-    pub(super) fn open(&self, header: &[u8; HEADER_LEN]) -> Context {
-        let mut context = Context::new(&SHA256);
-        context.update(&self.hash);
-        context.update(&(self.seq + 1).to_be_bytes());
-        context.update(header);
-        context
-    }
-
-    /// Counts the record whose header and payload are in `context`. Neither counter can overflow: each record
-    /// and each byte was carried over a network.
-    pub(super) fn close(&mut self, context: Context, header: Header) {
-        self.seq += 1;
-        if header.record == RecordType::Data {
-            self.bytes += header.length as u64;
-        }
-        self.hash = finish(context);
-    }
-
-    /// Both of the above for a whole payload; returns the header to send before it.
+    /// Counts a record and moves the hash on; returns the header that stands before the payload. Neither counter
+    /// can overflow: each record and each byte was carried over a network.
+    ///
+    /// The payload is hashed in one piece: BLAKE3 is fast only over many of its chunks at once.
     pub(super) fn append(&mut self, record: RecordType, payload: &[u8]) -> [u8; HEADER_LEN] {
         let header = Header::of(record, payload.len());
-        let mut context = self.open(&header);
-        context.update(payload);
-        self.close(context, Header { record, length: payload.len() });
+        self.seq += 1;
+        if record == RecordType::Data {
+            self.bytes += payload.len() as u64;
+        }
+        self.hash = self.algorithm.of(&[&self.hash, &self.seq.to_be_bytes(), &header, payload]);
         header
     }
 
@@ -198,19 +190,4 @@ impl Domain {
         rest.put_slice(&record.hash);
         message
     }
-}
-
-pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    finish(context)
-}
-
-fn finish(context: Context) -> [u8; 32] {
-    let mut hash = [0; 32];
-    // Cannot panic: a SHA-256 digest has 32 bytes.
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
 }

@@ -29,9 +29,9 @@ impl RecordWriter {
         Self::new(signer, Transcript::body(direction, head_base), Purpose::Body)
     }
 
-    /// For a half whose HELLO and CHAIN are already in `transcript`.
-    pub(super) fn stream(signer: Arc<dyn RecordSigner>, transcript: Transcript, releasable: bool) -> Self {
-        Self::new(signer, transcript, Purpose::Stream { releasable })
+    /// For a half whose opening is already in `transcript`.
+    pub(super) fn stream(signer: Arc<dyn RecordSigner>, transcript: Transcript, purpose: Purpose) -> Self {
+        Self::new(signer, transcript, purpose)
     }
 
     fn new(signer: Arc<dyn RecordSigner>, transcript: Transcript, purpose: Purpose) -> Self {
@@ -42,13 +42,19 @@ impl RecordWriter {
     /// reached. What is left uncovered waits for [`RecordWriter::sign`].
     ///
     /// # Errors
-    /// [`WriteError::Ended`] after the end of the half.
+    /// [`WriteError::Ended`] after the end of the half; [`WriteError::NotSigned`].
     pub fn data(&mut self, payload: &[u8], now_ms: u64, out: &mut BytesMut) -> Result<(), WriteError> {
-        self.check_open()?;
+        self.check_signed()?;
         out.reserve(payload.len() + HEADER_LEN * payload.len().div_ceil(DATA_MAX));
-        for part in payload.chunks(DATA_MAX) {
-            self.put(RecordType::Data, part, out);
-            self.unsigned_bytes += part.len();
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let room = MAX_UNSIGNED.saturating_sub(self.unsigned_bytes);
+            let (part, after) = rest.split_at(rest.len().min(room).min(DATA_MAX));
+            rest = after;
+            if !part.is_empty() {
+                self.put(RecordType::Data, part, out);
+                self.unsigned_bytes += part.len();
+            }
             if self.needs_signature() {
                 self.sign(now_ms, out);
             }
@@ -60,14 +66,14 @@ impl RecordWriter {
     /// send both, and then [`RecordWriter::sign`] when [`RecordWriter::needs_signature`] says so.
     ///
     /// # Errors
-    /// [`WriteError::Ended`]; [`WriteError::PayloadLength`] unless there are 1 to [`DATA_MAX`] bytes;
-    /// [`WriteError::SignatureDue`] if the caller did not sign when it had to.
+    /// [`WriteError::Ended`]; [`WriteError::NotSigned`]; [`WriteError::PayloadLength`] unless there are 1 to
+    /// [`DATA_MAX`] bytes; [`WriteError::SignatureDue`] if the caller did not sign when it had to.
     pub fn data_header(&mut self, payload: &[u8]) -> Result<[u8; HEADER_LEN], WriteError> {
-        self.check_open()?;
+        self.check_signed()?;
         if payload.is_empty() || payload.len() > DATA_MAX {
             return Err(WriteError::PayloadLength);
         }
-        if self.needs_signature() {
+        if self.unsigned_bytes + payload.len() > MAX_UNSIGNED {
             return Err(WriteError::SignatureDue);
         }
         self.unsigned_bytes += payload.len();
@@ -86,7 +92,7 @@ impl RecordWriter {
         new
     }
 
-    /// Ends the half: FIN and SIG.
+    /// Ends the half: FIN and SIG; FIN alone where nothing is signed.
     ///
     /// # Errors
     /// [`WriteError::Ended`] if it has already ended.
@@ -119,16 +125,33 @@ impl RecordWriter {
     }
 
     /// Ends the client's half of an `auto` stream before any DATA, because the client speaks HTTP: RELEASE and
-    /// SIG. No FIN follows.
+    /// SIG (RELEASE alone where nothing is signed). No FIN follows.
     ///
     /// # Errors
     /// [`WriteError::Ended`]; [`WriteError::NotReleasable`] if the above does not hold.
     pub fn release(&mut self, now_ms: u64, out: &mut BytesMut) -> Result<(), WriteError> {
         self.check_open()?;
-        if self.purpose != (Purpose::Stream { releasable: true }) || self.transcript.bytes() > 0 {
+        let releasable = matches!(
+            self.purpose,
+            Purpose::Stream { releasable: true } | Purpose::Unsigned { releasable: true }
+        );
+        if !releasable || self.transcript.bytes() > 0 {
             return Err(WriteError::NotReleasable);
         }
         self.end(RecordType::Release, now_ms, out);
+        Ok(())
+    }
+
+    /// Ends the records of a half that is not signed: RAW, and whatever follows is the application's.
+    ///
+    /// # Errors
+    /// [`WriteError::Ended`]; [`WriteError::NotRaw`] if the half is signed.
+    pub fn raw(&mut self, out: &mut BytesMut) -> Result<(), WriteError> {
+        self.check_open()?;
+        if self.is_signed() {
+            return Err(WriteError::NotRaw);
+        }
+        self.end(RecordType::Raw, 0, out);
         Ok(())
     }
 
@@ -147,7 +170,13 @@ impl RecordWriter {
 
     /// Whether a record has been written that no SIG covers; the peer delivers nothing of it until one does.
     pub fn has_unsigned(&self) -> bool {
-        self.transcript.seq() > self.signed_seq
+        self.is_signed() && self.transcript.seq() > self.signed_seq
+    }
+
+    /// Whether this half is signed; if not, it has no DATA and ends with [`RecordWriter::raw`] or
+    /// [`RecordWriter::fin`].
+    pub fn is_signed(&self) -> bool {
+        !matches!(self.purpose, Purpose::Unsigned { .. })
     }
 
     /// Whether [`MAX_UNSIGNED`] is reached: the next record must be a SIG.
@@ -167,6 +196,11 @@ impl RecordWriter {
 
     fn check_open(&self) -> Result<(), WriteError> {
         if self.ended { Err(WriteError::Ended) } else { Ok(()) }
+    }
+
+    fn check_signed(&self) -> Result<(), WriteError> {
+        self.check_open()?;
+        if self.is_signed() { Ok(()) } else { Err(WriteError::NotSigned) }
     }
 
     fn end(&mut self, record: RecordType, now_ms: u64, out: &mut BytesMut) {

@@ -3,7 +3,9 @@
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue};
-use signet_signature::record::{Direction, Event, Opening, RecordReader, RecordWriter, StreamParams};
+use signet_signature::record::{
+    Direction, Event, Opening, RecordHash, RecordReader, RecordWriter, StreamParams,
+};
 
 use crate::support::*;
 
@@ -55,6 +57,39 @@ fn server_half_has_its_golden_bytes() {
     assert_eq!(wire, unhex(include_str!("golden/server.hex")));
     let outcome = read(&mut client.reader(), &wire);
     assert_eq!((outcome.events.last(), outcome.end), (Some(&Event::Fin { trailers: None }), Ok(())));
+}
+
+/// Both halves of a stream whose client offers BLAKE3, from a server that wants `hash`.
+fn negotiated(hash: RecordHash) -> (BytesMut, BytesMut) {
+    let client = client_opening(StreamParams { auto: true, hash: RecordHash::Blake3, ..client_params() });
+    let server =
+        Opening::new(Direction::ServerToClient, StreamParams { hash, ..server_params() }, &SERVER_CHAIN);
+    let server = server.unwrap().answering(client.hello()).unwrap();
+    let mut c2s = BytesMut::from(&client.records()[..]);
+    let mut writer = client.writer(signer(), server.hello());
+    writer.data(b"ping", NOW, &mut c2s).unwrap();
+    writer.sign(NOW + 2, &mut c2s);
+    writer.data(b"pong", NOW, &mut c2s).unwrap();
+    writer.fin(NOW + 3, &mut c2s).unwrap();
+    let mut s2c = BytesMut::from(&server.records()[..]);
+    server.writer(signer(), client.hello()).fin(NOW + 4, &mut s2c).unwrap();
+    let outcome = read(&mut server.reader(), &c2s);
+    assert_eq!((outcome.payload(), outcome.end), (b"pingpong".to_vec(), Ok(())));
+    assert_eq!(read(&mut client.reader(), &s2c).end, Ok(()));
+    (c2s, s2c)
+}
+
+#[test]
+fn stream_with_blake3_has_its_golden_bytes() {
+    let (c2s, s2c) = negotiated(RecordHash::Blake3);
+    assert_eq!(c2s, unhex(include_str!("golden/client-blake3.hex")));
+    assert_eq!(s2c, unhex(include_str!("golden/server-blake3.hex")));
+}
+
+#[test]
+fn offer_that_the_server_answers_with_sha_256_has_its_golden_bytes() {
+    let (c2s, _) = negotiated(RecordHash::Sha256);
+    assert_eq!(c2s, unhex(include_str!("golden/client-downgraded.hex")));
 }
 
 #[test]

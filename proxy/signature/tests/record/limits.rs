@@ -12,7 +12,7 @@ fn long_payload_is_cut_and_signed_on_the_way() {
     let half = Half::from_client().data(&payload);
     let sizes: Vec<usize> = records(&half.wire).iter().map(Vec::len).collect();
     assert!(sizes[2..].iter().all(|size| *size <= HEADER_LEN + DATA_MAX));
-    assert_eq!(types(&half.wire).iter().filter(|kind| **kind == SIG).count(), 2);
+    assert_eq!(types(&half.wire).iter().filter(|kind| **kind == SIG).count(), 3);
     let outcome = half.fin().read();
     assert!(outcome.payload() == payload);
     assert_eq!(outcome.end, Ok(()));
@@ -40,11 +40,11 @@ fn header_is_refused_for_what_one_record_cannot_carry() {
     let mut half = Half::from_client();
     assert_eq!(half.writer.data_header(b""), Err(WriteError::PayloadLength));
     assert_eq!(half.writer.data_header(&[0; DATA_MAX + 1]), Err(WriteError::PayloadLength));
-    for _ in 0..17 {
-        half.writer.data_header(&[0; DATA_MAX]).unwrap();
-    }
+    half.writer.data_header(&[0; 1000]).unwrap();
+    assert_eq!(half.writer.data_header(&[0; MAX_UNSIGNED - 999]), Err(WriteError::SignatureDue));
+    half.writer.data_header(&[0; MAX_UNSIGNED - 1000]).unwrap();
     assert!(half.writer.needs_signature());
-    assert_eq!(half.writer.unsigned_bytes(), 17 * DATA_MAX);
+    assert_eq!(half.writer.unsigned_bytes(), MAX_UNSIGNED);
     assert_eq!(half.writer.data_header(b"x"), Err(WriteError::SignatureDue));
     assert!(half.writer.sign(NOW, &mut half.wire));
     assert!(half.writer.data_header(b"x").is_ok());
@@ -62,9 +62,8 @@ fn signature_is_made_only_if_it_covers_something() {
 #[test]
 fn payload_without_a_signature_is_refused_at_the_bound() {
     let mut half = Half::from_client();
-    for _ in 0..17 {
-        half.wire.extend_from_slice(&record(DATA, &[0; DATA_MAX]));
-    }
+    half.wire.extend_from_slice(&record(DATA, &[0; 1000]));
+    half.wire.extend_from_slice(&record(DATA, &[0; MAX_UNSIGNED - 1000]));
     assert_eq!(read(&mut half.reader, &half.wire).end, Err(RecordError::Truncated));
     assert_eq!(half.reader.decode(&mut &record(DATA, b"x")[..HEADER_LEN]), Err(RecordError::UnsignedDebt));
     assert!(format!("{:?}", half.reader).contains("held: 0"), "what it held is dropped");
@@ -73,13 +72,14 @@ fn payload_without_a_signature_is_refused_at_the_bound() {
 #[test]
 fn length_beyond_the_type_is_refused_at_the_header() {
     let limits = [
-        (DATA, 16_368, RecordType::Data),
+        (DATA, 262_144, RecordType::Data),
         (SIG, 120, RecordType::Signature),
         (FIN, 0, RecordType::Fin),
         (ALERT, 64, RecordType::Alert),
         (CHAIN, 16_384, RecordType::Chain),
         (RELEASE, 0, RecordType::Release),
         (TRAILERS, 16_384, RecordType::Trailers),
+        (RAW, 0, RecordType::Raw),
         (0, 109 + 2_056, RecordType::Hello),
     ];
     for (kind, limit, name) in limits {
@@ -94,7 +94,7 @@ fn length_beyond_the_type_is_refused_at_the_header() {
 
 #[test]
 fn unknown_type_is_refused_at_the_header() {
-    for kind in 8..=255 {
+    for kind in 9..=255 {
         let refused = Half::from_client().reader.decode(&mut &[kind, 0, 0, 0][..]);
         assert_eq!(refused, Err(RecordError::UnknownType));
     }

@@ -4,6 +4,7 @@
 mod body;
 mod golden;
 mod limits;
+mod negotiation;
 mod opening;
 mod properties;
 mod stream;

@@ -64,7 +64,7 @@ fn hello_for_another_peer_is_refused() {
 #[test]
 fn hello_of_a_later_version_is_refused() {
     assert_eq!(hello_changed(|hello| hello[0] = 2), RecordError::UnsupportedVersion);
-    assert_eq!(hello_changed(|hello| hello[1] = 2), RecordError::UnsupportedHash);
+    assert_eq!(hello_changed(|hello| hello[1] = 3), RecordError::UnsupportedHash);
     assert_eq!(hello_changed(|hello| hello[2] |= 2), RecordError::UnknownFlags);
 }
 

@@ -35,7 +35,7 @@ fn cut<'a>(mut wire: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
 
 /// Records with a plausible header and any payload, so that more than headers is reached.
 fn plausible() -> impl Strategy<Value = Vec<u8>> {
-    vec((0_u8..9, vec(any::<u8>(), 0..200)), 0..20)
+    vec((0_u8..10, vec(any::<u8>(), 0..200)), 0..20)
         .prop_map(|parts| parts.iter().flat_map(|(kind, payload)| record(*kind, payload)).collect())
 }
 

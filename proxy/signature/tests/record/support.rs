@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use signet_signature::record::{
-    Direction, Ed25519Signer, Event, HEADER_LEN, Hello, Opening, RecordError, RecordReader, RecordWriter,
-    StreamParams,
+    Direction, Ed25519Signer, Event, HEADER_LEN, Hello, Opening, RecordError, RecordHash, RecordReader,
+    RecordWriter, StreamParams,
 };
 
 pub(crate) const DESTINATION: &str = "spiffe://mesh.example/app/edge/db";
@@ -23,6 +23,7 @@ pub(crate) const ALERT: u8 = 4;
 pub(crate) const CHAIN: u8 = 5;
 pub(crate) const RELEASE: u8 = 6;
 pub(crate) const TRAILERS: u8 = 7;
+pub(crate) const RAW: u8 = 8;
 
 /// The key with this one byte as its whole seed.
 pub(crate) fn key(seed: u8) -> Arc<Ed25519Signer> {
@@ -38,6 +39,8 @@ pub(crate) fn signer() -> Arc<Ed25519Signer> {
 pub(crate) fn client_params() -> StreamParams {
     StreamParams {
         auto: false,
+        hash: RecordHash::Sha256,
+        unsigned: false,
         own_tls: CLIENT_TLS,
         peer_tls: SERVER_TLS,
         channel: CHANNEL,
