@@ -1,26 +1,30 @@
-//! Bytes that are not HTTP: carried as signed records inside the mesh, copied outside of it.
+//! Bytes that are not HTTP: carried as signed records inside the mesh, as they are to a `public` workload, and copied
+//! outside of the mesh.
 //!
-//! Inside the mesh the application sees an end only when the other sidecar signed one. Whatever
-//! else happens, it sees a reset.
+//! Inside the mesh the application sees an end only when the other sidecar signed one, or said it on the authenticated
+//! connection where nothing is signed. Whatever else happens, it sees a reset.
+
+mod mesh;
+mod pace;
+mod signed;
+mod unsigned;
 
 use std::io;
+use std::rc::Rc;
 
 use bytes::BytesMut;
-use signet_signature::record::{Event, RecordError, RecordReader, RecordWriter};
+use signet_policy::ProtectionLevel;
+use signet_signature::record::{RecordError, RecordReader, RecordWriter};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf as TcpReadHalf, WriteHalf as TcpWriteHalf};
 
-use crate::clock;
+use self::mesh::Mesh;
+use crate::authorize::Grant;
 use crate::recheck::Recheck;
 use crate::sockets::reset_on_close;
 use crate::tls::MeshStream;
-
-/// Read at a time from the application, and gathered under one signature while it has more.
-const READ: usize = 64 * 1024;
-/// Bytes under one signature at most; the record layer's own bound.
-const GATHER: usize = signet_signature::record::MAX_UNSIGNED;
+use crate::worker::Worker;
 
 /// Why opaque traffic ended other than by both sides' signed end.
 #[derive(Debug, Error)]
@@ -56,7 +60,7 @@ impl Broken {
     }
 }
 
-/// An open record stream: both HELLOs exchanged, the peer's signing key known.
+/// An open record stream: both HELLOs exchanged, the peer's signing key known if anything is signed.
 pub(crate) struct Records {
     pub(crate) mesh: MeshStream,
     pub(crate) reader: RecordReader,
@@ -65,8 +69,18 @@ pub(crate) struct Records {
     pub(crate) input: BytesMut,
 }
 
-/// Carries bytes both ways until both ends are signed. `first` was already read from the
-/// application. On failure both legs are reset.
+/// Watches over a stream that `grant` allowed. One without signatures ends as soon as its receiver's policy asks for
+/// them.
+pub(crate) fn watch(worker: &Rc<Worker>, grant: Grant, records: &Records) -> Recheck {
+    let signed = records.writer.is_signed();
+    Recheck::by(worker, move |snapshot| {
+        let level = snapshot.index.protection(&grant.destination).level;
+        (signed || level == ProtectionLevel::Public) && grant.stands(snapshot)
+    })
+}
+
+/// Carries bytes both ways until both ends are there. `first` was already read from the application. On failure
+/// both legs are reset.
 pub(crate) async fn carry(
     records: Records,
     mut app: TcpStream,
@@ -74,30 +88,42 @@ pub(crate) async fn carry(
     mut recheck: Recheck,
 ) -> Result<(), Broken> {
     let Records { mesh, mut reader, mut writer, mut input } = records;
-    let (mut mesh_read, mut mesh_write) = tokio::io::split(mesh);
-    let outcome = {
+    let mesh = Mesh::new(mesh);
+    // What was decided when the stream was opened may have changed while it was.
+    let outcome = if recheck.stands_now() {
         let (mut app_read, mut app_write) = app.split();
         let both = async {
-            tokio::try_join!(
-                sign_upstream(&mut app_read, &mut mesh_write, &mut writer, first),
-                verify_downstream(&mut mesh_read, &mut app_write, &mut reader, &mut input),
-            )
+            if writer.is_signed() {
+                tokio::try_join!(
+                    signed::send(&mut app_read, &mesh, &mut writer, first),
+                    signed::receive(&mesh, &mut app_write, &mut reader, &mut input),
+                )
+            } else {
+                tokio::try_join!(
+                    unsigned::send(&mut app_read, &mesh, &mut writer, first),
+                    unsigned::receive(&mesh, &mut app_write, &mut reader, &mut input),
+                )
+            }
         };
         tokio::select! {
             both = both => both.map(|_| ()),
             () = recheck.withdrawn() => Err(Broken::NoLongerPermitted),
         }
+    } else {
+        Err(Broken::NoLongerPermitted)
     };
+    let mut mesh = mesh.into_inner();
     if let Err(broken) = &outcome {
         let mut alert = BytesMut::new();
+        // Among raw bytes there is no place for a word: the reset alone tells.
         if writer.alert(broken.code(), &mut alert).is_ok() {
-            say_last(&mut mesh_write, &alert).await;
+            say_last(&mut mesh, &alert).await;
         }
         reset_on_close(&app);
-        reset_on_close(mesh_read.unsplit(mesh_write).get_ref().0.get_ref());
+        reset_on_close(mesh.get_ref().0.get_ref());
     } else {
         // close_notify; the peer has everything already.
-        let _ = mesh_write.shutdown().await;
+        let _ = mesh.shutdown().await;
     }
     outcome
 }
@@ -109,77 +135,6 @@ pub(crate) async fn say_last(mesh: &mut (impl AsyncWriteExt + Unpin), bytes: &[u
         mesh.flush().await
     };
     let _ = tokio::time::timeout(std::time::Duration::from_millis(200), telling).await;
-}
-
-async fn sign_upstream(
-    app: &mut TcpReadHalf<'_>,
-    mesh: &mut WriteHalf<MeshStream>,
-    writer: &mut RecordWriter,
-    first: BytesMut,
-) -> Result<(), Broken> {
-    let mut out = BytesMut::new();
-    let mut buffer = first;
-    loop {
-        if buffer.is_empty() {
-            buffer.reserve(READ);
-            if app.read_buf(&mut buffer).await.map_err(Broken::App)? == 0 {
-                writer.fin(clock::unix_ms(), &mut out)?;
-                return send(mesh, &mut out).await;
-            }
-        }
-        let ended = gather(app, &mut buffer)?;
-        writer.data(&buffer, clock::unix_ms(), &mut out)?;
-        buffer.clear();
-        if ended {
-            writer.fin(clock::unix_ms(), &mut out)?;
-            return send(mesh, &mut out).await;
-        }
-        writer.sign(clock::unix_ms(), &mut out);
-        send(mesh, &mut out).await?;
-    }
-}
-
-/// Takes what the application has ready, so that bulk data shares signatures; true at its end.
-fn gather(app: &mut TcpReadHalf<'_>, buffer: &mut BytesMut) -> Result<bool, Broken> {
-    while buffer.len() + READ <= GATHER {
-        buffer.reserve(READ);
-        match app.try_read_buf(buffer) {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(Broken::App(error)),
-        }
-    }
-    Ok(false)
-}
-
-async fn send(mesh: &mut WriteHalf<MeshStream>, out: &mut BytesMut) -> Result<(), Broken> {
-    mesh.write_all(out).await.map_err(Broken::Mesh)?;
-    mesh.flush().await.map_err(Broken::Mesh)?;
-    out.clear();
-    Ok(())
-}
-
-async fn verify_downstream(
-    mesh: &mut ReadHalf<MeshStream>,
-    app: &mut TcpWriteHalf<'_>,
-    reader: &mut RecordReader,
-    input: &mut BytesMut,
-) -> Result<(), Broken> {
-    loop {
-        while let Some(event) = reader.decode(input)? {
-            match event {
-                Event::Data(data) => app.write_all(&data).await.map_err(Broken::App)?,
-                Event::Fin { .. } => return app.shutdown().await.map_err(Broken::App),
-                Event::Alert(code) => return Err(Broken::Alert(code.as_str().to_owned())),
-                Event::Hello(_) | Event::Chain(_) | Event::Release => return Err(Broken::Release),
-            }
-        }
-        input.reserve(READ);
-        if mesh.read_buf(input).await.map_err(Broken::Mesh)? == 0 {
-            reader.finish()?;
-        }
-    }
 }
 
 /// Copies bytes both ways with half-close intact: traffic outside the mesh, as long as it is

@@ -17,17 +17,24 @@ pub const HALF_SAID: Duration = Duration::from_secs(1);
 /// The same where only HTTP is spoken: a person at a keyboard, within the time for a header section.
 pub const HALF_SAID_HTTP: Duration = Duration::from_secs(30);
 
-/// A stream that first gives back what was read to detect its protocol.
+/// What is read ahead at first, and at most: eight TLS records. TLS itself asks for 4 KiB at a time.
+const AHEAD_FIRST: usize = 16 * 1024;
+const AHEAD_MAX: usize = 128 * 1024;
+
+/// A stream that first gives back what was read to detect its protocol. While more is waiting than its reader asks
+/// for it reads ahead; it holds nothing of that while nothing comes.
 #[derive(Debug)]
 pub struct Prefixed {
     stream: TcpStream,
     prefix: BytesMut,
+    /// Bytes to read ahead; 0 as long as readers get all there is.
+    ahead: usize,
 }
 
 impl Prefixed {
     /// A stream of which nothing was read.
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, prefix: BytesMut::new() }
+        Self { stream, prefix: BytesMut::new(), ahead: 0 }
     }
 
     /// The stream below.
@@ -78,6 +85,36 @@ impl Prefixed {
         }
     }
 
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let given = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..given]);
+        self.prefix.advance(given);
+        if self.prefix.is_empty() && self.ahead == 0 {
+            // The allocation is not needed again; connections live long.
+            self.prefix = BytesMut::new();
+        }
+    }
+
+    /// Fills the empty prefix with what is there.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.stream.poll_read_ready(cx)?.is_pending() {
+                self.prefix = BytesMut::new();
+                return Poll::Pending;
+            }
+            self.prefix.reserve(self.ahead);
+            match self.stream.try_read_buf(&mut self.prefix) {
+                Ok(read) if read >= self.ahead => self.ahead = (2 * self.ahead).min(AHEAD_MAX),
+                Ok(read) if read < AHEAD_FIRST / 4 => self.ahead = 0,
+                Ok(read) if read < self.ahead / 4 => self.ahead = (self.ahead / 2).max(AHEAD_FIRST),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            return Poll::Ready(Ok(()));
+        }
+    }
+
     /// Reads once into the prefix; false at the end of the stream.
     async fn fill(&mut self) -> io::Result<bool> {
         self.prefix.reserve(SNIFF_MAX / 4);
@@ -91,17 +128,21 @@ impl AsyncRead for Prefixed {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.prefix.is_empty() {
-            let given = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix[..given]);
-            self.prefix.advance(given);
-            if self.prefix.is_empty() {
-                // The allocation is not needed again; connections live long.
-                self.prefix = BytesMut::new();
-            }
+        if self.prefix.is_empty() && self.ahead > buf.remaining() {
+            ready!(self.poll_ahead(cx))?;
+            self.give(buf);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if !self.prefix.is_empty() {
+            self.give(buf);
+            return Poll::Ready(Ok(()));
+        }
+        let asked = buf.remaining();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.remaining() == 0 && asked >= AHEAD_FIRST / 4 {
+            self.ahead = AHEAD_FIRST;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

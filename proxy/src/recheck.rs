@@ -38,11 +38,16 @@ impl Recheck {
         Self { worker: Rc::clone(worker), stands: Box::new(stands), changes }
     }
 
+    /// Whether it would be permitted at this moment.
+    pub(crate) fn stands_now(&self) -> bool {
+        (self.stands)(&self.worker.shared.snapshot())
+    }
+
     /// Whether the exchange may go on; wakes the task when that has to be asked again.
     pub(crate) fn poll_permitted(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             match Pin::new(&mut self.changes).poll_next(cx) {
-                Poll::Ready(Some(_)) if (self.stands)(&self.worker.shared.snapshot()) => {}
+                Poll::Ready(Some(_)) if self.stands_now() => {}
                 Poll::Ready(Some(_)) => return false,
                 // The control thread ends only with the process.
                 Poll::Ready(None) | Poll::Pending => return true,

@@ -1,4 +1,4 @@
-//! Opening a record stream with the other sidecar: HELLO and signing chain, both ways.
+//! Opening a record stream with the other sidecar: HELLO and, if anything is signed, the signing chain, both ways.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::rand;
 use bytes::BytesMut;
 use rustls_pki_types::CertificateDer;
-use signet_policy::Refusal;
+use signet_policy::{Protection, ProtectionLevel, Refusal};
 use signet_signature::record::{
-    Direction, Event, Hello, Opening, RecordReader, RecordSigner, RecordWriter, StreamParams, alert_record,
+    Direction, Event, Hello, Opening, RecordError, RecordHash, RecordReader, RecordSigner, RecordWriter,
+    StreamParams, alert_record,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -28,6 +29,8 @@ const READ: usize = 4 * 1024;
 pub(crate) struct Destination<'a> {
     pub(crate) workload: &'a str,
     pub(crate) port: u16,
+    /// What its policy asks for.
+    pub(crate) protection: Protection,
 }
 
 /// Opens a stream as its client. `auto` asks the other side to let the application speak first.
@@ -44,8 +47,10 @@ pub(crate) async fn open(
         say(&mut mesh, &opening.records()).await?;
         let mut incoming = Incoming::new(opening.reader());
         let hello = incoming.hello(&mut mesh).await?;
-        let chain = incoming.chain(&mut mesh).await?;
-        incoming.trust(worker, channel, &chain)?;
+        if hello.hash.is_some() {
+            let chain = incoming.chain(&mut mesh).await?;
+            incoming.trust(worker, channel, &chain)?;
+        }
         let writer = opening.writer(credentials.signer.clone(), &hello);
         Ok((writer, incoming))
     };
@@ -80,12 +85,17 @@ pub(crate) async fn accept(
         if hello.destination != reached.workload || hello.port != reached.port {
             return Err(Refusal::PeerIdentityMismatch);
         }
-        let chain = incoming.chain(&mut mesh).await?;
-        incoming.trust(worker, channel, &chain)?;
-        Ok(hello)
+        if hello.hash.is_some() {
+            let chain = incoming.chain(&mut mesh).await?;
+            incoming.trust(worker, channel, &chain)?;
+        }
+        let opening = opening.answering(&hello).map_err(refusal)?;
+        Ok((hello, opening))
     };
     match within(read).await {
-        Ok(hello) => Ok(Opened { mesh, incoming, opening, signer: credentials.signer.clone(), hello }),
+        Ok((hello, opening)) => {
+            Ok(Opened { mesh, incoming, opening, signer: credentials.signer.clone(), hello })
+        }
         Err(refusal) => {
             refuse(&mut mesh, refusal).await;
             Err(refusal)
@@ -124,6 +134,11 @@ fn opening(
     rand::fill(&mut stream).map_err(|_| Refusal::NotReady)?;
     let params = StreamParams {
         auto,
+        hash: match to.protection.record_hash {
+            signet_policy::RecordHash::Blake3 => RecordHash::Blake3,
+            signet_policy::RecordHash::Sha256 => RecordHash::Sha256,
+        },
+        unsigned: to.protection.level == ProtectionLevel::Public,
         own_tls: channel.own_leaf.0,
         peer_tls: channel.peer.fingerprint().0,
         channel: channel.id.0,
@@ -179,7 +194,7 @@ impl Incoming {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::info!(code = error.code(), "record stream refused while opening");
-                    return Err(Refusal::RecordMalformed);
+                    return Err(refusal(error));
                 }
             }
             self.input.reserve(READ);
@@ -192,6 +207,14 @@ impl Incoming {
 
     fn into_records(self, mesh: MeshStream, writer: RecordWriter) -> Records {
         Records { mesh, reader: self.reader, writer, input: self.input }
+    }
+}
+
+/// Asking for a stream without signatures is no malformed record, it is one that lacks them.
+fn refusal(error: RecordError) -> Refusal {
+    match error {
+        RecordError::Unsigned => Refusal::SignatureMissing,
+        _ => Refusal::RecordMalformed,
     }
 }
 

@@ -16,7 +16,9 @@ use signet_cli::lab::mesh::intruder::{
 use signet_cli::lab::runner::{Test, TestResult};
 use signet_identity::{ALPN_RECORDS, Authority, KeyRequest, channel_id, peer, verify_signing_chain};
 use signet_signature::profile::VALIDITY_SECONDS;
-use signet_signature::record::{Direction, Ed25519Signer, Event, Opening, RecordWriter, StreamParams};
+use signet_signature::record::{
+    Direction, Ed25519Signer, Event, Opening, RecordHash, RecordWriter, StreamParams,
+};
 use signet_signature::{
     Algorithm, ChannelId, Component, MeshSigner, MessageView, Params, ParseError, RequestView, ResponseView,
     Rules, SigningKey, VerifiedKey, parse_signatures, signature_base, verify_response,
@@ -628,6 +630,8 @@ async fn open_stream(
     let state = stream.get_ref().1;
     let mut params = StreamParams {
         auto: false,
+        hash: RecordHash::Sha256,
+        unsigned: false,
         own_tls: own.tls.fingerprint.0,
         peer_tls: peer(state)?.fingerprint().0,
         channel: channel_id(state)?,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use signet_policy::{Permit, Refusal, SpeaksFirst};
-use signet_signature::record::Event as RecordEvent;
+use signet_signature::record::{Event as RecordEvent, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,7 +14,6 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::habit::Observation;
 use crate::opaque::{self, Broken, Records};
-use crate::recheck::Recheck;
 use crate::records::{self, Destination};
 use crate::ring::Direction;
 use crate::tls::MeshStream;
@@ -49,7 +48,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
     let carried = if auto {
         carry_auto(worker, records, app, &reached, grant).await
     } else {
-        opaque::carry(records, app, BytesMut::new(), Recheck::new(worker, grant)).await
+        let recheck = opaque::watch(worker, grant, &records);
+        opaque::carry(records, app, BytesMut::new(), recheck).await
     };
     if let Err(broken) = carried {
         tracing::info!(%request_id, code = broken.code(), error = %broken, "inbound stream broke off");
@@ -63,7 +63,9 @@ async fn open(
     reached: &Reached,
     grant: &Grant,
 ) -> Result<(Records, TcpStream, bool, Permit), Refusal> {
-    let destination = Destination { workload: reached.own.as_str(), port: reached.address.port() };
+    let protection = worker.shared.snapshot().index.protection(&reached.own);
+    let destination =
+        Destination { workload: reached.own.as_str(), port: reached.address.port(), protection };
     let opened = records::accept(worker, stream, channel, destination).await?;
     let auto = opened.hello.auto;
     let permitted = grant.decide(&worker.shared.snapshot());
@@ -89,7 +91,7 @@ async fn carry_auto(
     grant: Grant,
 ) -> Result<(), Broken> {
     let mut first = [0; 1];
-    let mut recheck = Recheck::new(worker, grant.clone());
+    let mut recheck = opaque::watch(worker, grant.clone(), &records);
     let speaks_first = tokio::select! {
         biased;
         event = next_record(&mut records) => match event? {
@@ -121,14 +123,11 @@ async fn next_record(records: &mut Records) -> Result<FirstRecord, Broken> {
         records.input.reserve(4096);
         records.mesh.read_buf(&mut records.input).await.map_err(Broken::Mesh)?;
     }
-    Ok(match records.input.first() {
-        Some(&RECORD_RELEASE) => FirstRecord::Release,
+    Ok(match RecordType::of_first(&records.input) {
+        Some(RecordType::Release) => FirstRecord::Release,
         _ => FirstRecord::Other,
     })
 }
-
-/// The type byte of RELEASE (see `signet_signature::record`).
-const RECORD_RELEASE: u8 = 0x06;
 
 /// The caller turned out to speak HTTP: the connection waits for its request.
 async fn park(

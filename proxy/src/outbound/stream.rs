@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use signet_identity::SpiffeId;
 use signet_policy::{Refusal, SpeaksFirst};
-use signet_signature::record::Event as RecordEvent;
+use signet_signature::record::{Event as RecordEvent, RecordType};
 use tokio::io::AsyncReadExt;
 
 use super::Destination;
@@ -16,7 +16,6 @@ use crate::clock;
 use crate::detect::Protocol;
 use crate::opaque::{self, Broken, Records, say_last};
 use crate::prefixed::Prefixed;
-use crate::recheck::Recheck;
 use crate::records;
 use crate::ring::Direction;
 use crate::sockets::reset_on_close;
@@ -25,9 +24,6 @@ use crate::worker::{Event, Worker};
 
 /// How long the other side may take to give its application connection back.
 const RELEASE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// The first byte of a record that carries application bytes (see `signet_signature::record`).
-const RECORD_DATA: u8 = 0x01;
 
 /// A stream that is open, and the connection it is on.
 struct Stream {
@@ -172,7 +168,9 @@ async fn begin(
 async fn open(worker: &Worker, destination: &Destination, auto: bool) -> Result<Stream, Refusal> {
     let (mesh, channel) =
         tls::dial(worker, destination.address, &destination.identities, Alpn::Records).await?;
-    let to = records::Destination { workload: channel.peer.id().as_str(), port: destination.port };
+    let protection = worker.shared.snapshot().index.protection(channel.peer.id());
+    let to =
+        records::Destination { workload: channel.peer.id().as_str(), port: destination.port, protection };
     let records = records::open(worker, mesh, &channel, to, auto).await?;
     Ok(Stream { records, channel })
 }
@@ -186,14 +184,14 @@ async fn wait_readable(records: &mut Records) -> bool {
             return false;
         }
     }
-    records.input.first() == Some(&RECORD_DATA)
+    matches!(RecordType::of_first(&records.input), Some(RecordType::Data | RecordType::Raw))
 }
 
 async fn run(worker: &Rc<Worker>, stream: Stream, client: Prefixed, mut grant: Grant) {
     grant.channel = Some(stream.channel);
     worker.shared.metrics.streams.inc(Direction::Outbound);
     let (client, first) = client.into_parts();
-    let recheck = Recheck::new(worker, grant);
+    let recheck = opaque::watch(worker, grant, &stream.records);
     if let Err(broken) = opaque::carry(stream.records, client, first, recheck).await {
         tracing::info!(code = broken.code(), error = %broken, "outbound stream broke off");
     }

@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{ALPN_RECORDS, SpiffeId, channel_id, peer, verify_signing_chain};
 use signet_signature::record::{
-    Direction, Ed25519Signer, Event, Opening, RecordReader, RecordSigner, RecordWriter, StreamParams,
+    Direction, Ed25519Signer, Event, Opening, RecordHash, RecordReader, RecordSigner, RecordWriter,
+    StreamParams,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +23,8 @@ pub struct Stream {
     stream: TlsStream<TcpStream>,
     /// Signs what is sent.
     pub writer: RecordWriter,
+    /// What the other side chose.
+    pub hash: Option<RecordHash>,
     reader: RecordReader,
     input: BytesMut,
 }
@@ -37,14 +40,29 @@ impl Stream {
         destination: (&SpiffeId, u16),
         auto: bool,
     ) -> Result<Self, IntruderError> {
+        Self::open_as(identity, address, destination, |params| params.auto = auto).await
+    }
+
+    /// The same on other terms than a sidecar's usual ones, which are BLAKE3 and a known protocol.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_as(
+        identity: &Identity,
+        address: SocketAddr,
+        destination: (&SpiffeId, u16),
+        terms: impl FnOnce(&mut StreamParams),
+    ) -> Result<Self, IntruderError> {
         let mut stream = identity.connect(address, ALPN_RECORDS).await?;
         let state = stream.get_ref().1;
         let server = peer(state)?;
         let channel = channel_id(state)?;
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| io::Error::other("no random numbers"))?;
-        let params = StreamParams {
-            auto,
+        let mut params = StreamParams {
+            auto: false,
+            hash: RecordHash::Blake3,
+            unsigned: false,
             own_tls: identity.tls.fingerprint.0,
             peer_tls: server.fingerprint().0,
             channel,
@@ -53,6 +71,7 @@ impl Stream {
             destination: destination.0.as_str().to_owned(),
             port: destination.1,
         };
+        terms(&mut params);
         let opening = Opening::new(Direction::ClientToServer, params, &identity.signing.chain)?;
         within(stream.write_all(&opening.records())).await?;
         let (mut reader, mut input) = (opening.reader(), BytesMut::new());
@@ -60,16 +79,18 @@ impl Stream {
             Event::Hello(hello) => hello,
             event => return Err(refused(&event)),
         };
-        let chain = match next(&mut stream, &mut reader, &mut input).await? {
-            Event::Chain(chain) => chain,
-            event => return Err(refused(&event)),
-        };
-        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let signer = verify_signing_chain(&identity.bundle, &chain, SystemTime::now())?;
-        reader.set_key(signer.public_key())?;
+        if hello.hash.is_some() {
+            let chain = match next(&mut stream, &mut reader, &mut input).await? {
+                Event::Chain(chain) => chain,
+                event => return Err(refused(&event)),
+            };
+            let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+            let signer = verify_signing_chain(&identity.bundle, &chain, SystemTime::now())?;
+            reader.set_key(signer.public_key())?;
+        }
         let own: Arc<dyn RecordSigner> =
             Arc::new(Ed25519Signer::from_pkcs8(identity.signing.key.secret_der())?);
-        Ok(Self { writer: opening.writer(own, &hello), stream, reader, input })
+        Ok(Self { writer: opening.writer(own, &hello), hash: hello.hash, stream, reader, input })
     }
 
     /// Sends signed bytes.
@@ -99,6 +120,30 @@ impl Stream {
     /// [`IntruderError::Broken`].
     pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), IntruderError> {
         within(self.stream.write_all(bytes)).await
+    }
+
+    /// Ends the connection's sending side as TLS does, whatever was said before.
+    ///
+    /// # Errors
+    /// [`IntruderError::Broken`].
+    pub async fn close(&mut self) -> Result<(), IntruderError> {
+        within(self.stream.shutdown()).await
+    }
+
+    /// The bytes that follow RAW, up to the end.
+    ///
+    /// # Errors
+    /// [`IntruderError::Broken`], also when the end is none that TLS vouches for.
+    pub async fn rest(&mut self) -> Result<Vec<u8>, IntruderError> {
+        let mut bytes = self.input.split().to_vec();
+        within(self.stream.read_to_end(&mut bytes)).await?;
+        Ok(bytes)
+    }
+
+    /// Breaks off without a word.
+    pub fn cut(self) {
+        // What the kernel still holds is sent; what is missing is the end.
+        drop(self.stream);
     }
 
     /// The next verified thing.
