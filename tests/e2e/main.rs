@@ -8,6 +8,7 @@ mod lifecycle;
 mod policy;
 mod protocols;
 mod signatures;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     runner::main(
         &[
             signatures::TESTS,
+            streams::TESTS,
             bypass::TESTS,
             identity::TESTS,
             claims::TESTS,

@@ -34,10 +34,26 @@ pub(crate) const TESTS: &[Test] = &[
         manners::body_that_breaks_off_never_looks_complete_to_the_app,
     ),
     ("each_side_of_a_connection_ends_on_its_own", streams::each_side_of_a_connection_ends_on_its_own),
+    (
+        "each_side_of_an_unsigned_connection_ends_on_its_own",
+        streams::each_side_of_an_unsigned_connection_ends_on_its_own,
+    ),
+    (
+        "each_side_of_an_unsigned_connection_to_a_declared_port_ends_on_its_own",
+        streams::each_side_of_an_unsigned_connection_to_a_declared_port_ends_on_its_own,
+    ),
     ("tls_of_the_app_itself_passes_untouched", streams::tls_of_the_app_itself_passes_untouched),
     (
         "server_that_speaks_first_is_heard_and_sees_no_phantom_connection",
         first_words::server_that_speaks_first_is_heard_and_sees_no_phantom_connection,
+    ),
+    (
+        "server_that_speaks_first_is_heard_on_unsigned_streams_too",
+        first_words::server_that_speaks_first_is_heard_on_unsigned_streams_too,
+    ),
+    (
+        "http_app_is_reached_through_the_release_of_an_unsigned_stream_too",
+        first_words::http_app_is_reached_through_the_release_of_an_unsigned_stream_too,
     ),
     (
         "http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_request",

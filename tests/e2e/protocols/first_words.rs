@@ -59,12 +59,22 @@ fn greet(stream: TcpStream, connections: &Connections) -> io::Result<()> {
 
 /// The client says nothing until it is greeted: that the greeting arrives at all proves that nobody waits for it to speak.
 pub(super) fn server_that_speaks_first_is_heard_and_sees_no_phantom_connection() -> TestResult {
+    server_speaks_first("")
+}
+
+pub(super) fn server_that_speaks_first_is_heard_on_unsigned_streams_too() -> TestResult {
+    server_speaks_first("protection: {level: public}, ")
+}
+
+fn server_speaks_first(settings: &str) -> TestResult {
     let stage = Stage::new()?;
     let (unknown, declared) = (Arc::new(Connections::default()), Arc::new(Connections::default()));
     serve(&stage.server, PORT, Arc::clone(&unknown), greet)?;
     serve(&stage.server, PORT + 1, Arc::clone(&declared), greet)?;
-    let ports =
-        format!("ports: [{{port: {PORT}}}, {{port: {}, protocol: opaque, speaksFirst: server}}]", PORT + 1);
+    let ports = format!(
+        "{settings}ports: [{{port: {PORT}}}, {{port: {}, protocol: opaque, speaksFirst: server}}]",
+        PORT + 1
+    );
     let _meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[PORT, PORT + 1])?;
     for (port, connections) in [(PORT, unknown), (PORT + 1, declared)] {
         for to in [stage.place(port), stage.place(port), stage.place_ipv6(port)] {
@@ -94,11 +104,19 @@ fn answer(stream: TcpStream, connections: &Connections) -> io::Result<()> {
 }
 
 pub(super) fn http_app_on_a_port_of_unknown_habit_sees_no_connection_without_a_request() -> TestResult {
+    http_on_a_port_of_unknown_habit("")
+}
+
+pub(super) fn http_app_is_reached_through_the_release_of_an_unsigned_stream_too() -> TestResult {
+    http_on_a_port_of_unknown_habit("protection: {level: public}, ")
+}
+
+fn http_on_a_port_of_unknown_habit(settings: &str) -> TestResult {
     let stage = Stage::new()?;
     let connections = Arc::new(Connections::default());
     serve(&stage.server, PORT, Arc::clone(&connections), answer)?;
-    let _meshed =
-        stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
+    let server = format!("{settings}ports: [{{port: {PORT}}}]");
+    let _meshed = stage.mesh(&manifests("", &server, CLIENT_MAY_ALL), &[PORT])?;
     const CLIENTS: usize = 4;
     for client in 0..CLIENTS {
         let mut caller = Caller::open(stage.client.namespace(), stage.place(PORT))?;

@@ -23,11 +23,23 @@ type Ends = Mutex<mpsc::Sender<Result<usize, io::ErrorKind>>>;
 
 /// The client ends first, the server ends first, the client breaks off: each end arrives as what it is.
 pub(super) fn each_side_of_a_connection_ends_on_its_own() -> TestResult {
+    each_side_ends(&format!("ports: [{{port: {PORT}}}]"))
+}
+
+/// The same where nothing is signed, on a port of unknown habit and on one that is known to carry bytes.
+pub(super) fn each_side_of_an_unsigned_connection_ends_on_its_own() -> TestResult {
+    each_side_ends(&format!("protection: {{level: public}}, ports: [{{port: {PORT}}}]"))
+}
+
+pub(super) fn each_side_of_an_unsigned_connection_to_a_declared_port_ends_on_its_own() -> TestResult {
+    each_side_ends(&format!("protection: {{level: public}}, ports: [{{port: {PORT}, protocol: opaque}}]"))
+}
+
+fn each_side_ends(server: &str) -> TestResult {
     let stage = Stage::new()?;
     let (ends, seen) = mpsc::channel();
     serve(&stage.server, PORT, Arc::new(Ends::new(ends)), count_then_talk)?;
-    let _meshed =
-        stage.mesh(&manifests("", &format!("ports: [{{port: {PORT}}}]"), CLIENT_MAY_ALL), &[PORT])?;
+    let _meshed = stage.mesh(&manifests("", server, CLIENT_MAY_ALL), &[PORT])?;
     for to in [stage.place(PORT), stage.place_ipv6(PORT)] {
         // The client ends; the server still has something to say.
         let mut stream = connect(stage.client.namespace(), to)?;
