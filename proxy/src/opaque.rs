@@ -10,21 +10,17 @@ mod signed;
 mod unsigned;
 
 use std::io;
-use std::rc::Rc;
 
 use bytes::BytesMut;
-use signet_policy::ProtectionLevel;
 use signet_signature::record::{RecordError, RecordReader, RecordWriter};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use self::mesh::Mesh;
-use crate::authorize::Grant;
 use crate::recheck::Recheck;
 use crate::sockets::reset_on_close;
 use crate::tls::MeshStream;
-use crate::worker::Worker;
 
 /// Why opaque traffic ended other than by both sides' signed end.
 #[derive(Debug, Error)]
@@ -67,16 +63,6 @@ pub(crate) struct Records {
     pub(crate) writer: RecordWriter,
     /// Read from the connection and not yet decoded.
     pub(crate) input: BytesMut,
-}
-
-/// Watches over a stream that `grant` allowed. One without signatures ends as soon as its receiver's policy asks for
-/// them.
-pub(crate) fn watch(worker: &Rc<Worker>, grant: Grant, records: &Records) -> Recheck {
-    let signed = records.writer.is_signed();
-    Recheck::by(worker, move |snapshot| {
-        let level = snapshot.index.protection(&grant.destination).level;
-        (signed || level == ProtectionLevel::Public) && grant.stands(snapshot)
-    })
 }
 
 /// Carries bytes both ways until both ends are there. `first` was already read from the application. On failure

@@ -1,11 +1,13 @@
 //! What two sides of a record stream agree on: which hash, and whether anything is signed at all.
 
 use bytes::BytesMut;
+use signet_cli::lab::Container;
+use signet_cli::lab::mesh::Sidecar;
 use signet_cli::lab::mesh::intruder::{Identity, IntruderError, Stream, inside, now};
 use signet_cli::lab::runner::{Test, TestResult};
-use signet_cli::lab::{Container, Namespace};
 use signet_signature::record::{Event, RecordHash, StreamParams};
 use signet_tests::manifest::{allow, mesh, policy, workload};
+use signet_tests::recorder::Connection;
 use signet_tests::{Ended, Failure, Plain, Recorder, Site, id, place};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -37,14 +39,17 @@ fn manifests(server: &[&str]) -> [String; 4] {
     ]
 }
 
+/// What a caller asks for.
+type Terms = fn(&mut StreamParams);
+
 /// A server with a sidecar and a caller without one.
 struct Pair {
-    site: Site,
     app: Recorder,
     server: Container,
     caller: Container,
     own: Identity,
-    _sidecar: signet_cli::lab::mesh::Sidecar,
+    _sidecar: Sidecar,
+    _site: Site,
 }
 
 impl Pair {
@@ -54,13 +59,13 @@ impl Pair {
         let app = Recorder::silent(&server, PORT)?;
         let [sidecar] = site.sidecars([(&server, "server")])?;
         let own = site.intruder(&caller, "caller")?;
-        Ok(Self { site, app, server, caller, own, _sidecar: sidecar })
+        Ok(Self { app, server, caller, own, _sidecar: sidecar, _site: site })
     }
 
     /// Opens a stream on these terms and does something with it.
     fn open<R, F>(
         &self,
-        terms: fn(&mut StreamParams),
+        terms: Terms,
         work: impl FnOnce(Stream) -> F + Send + 'static,
     ) -> Result<R, IntruderError>
     where
@@ -68,17 +73,14 @@ impl Pair {
         F: Future<Output = Result<R, IntruderError>>,
     {
         let (own, to) = (self.own.clone(), place(&self.server, PORT));
-        let from: &Namespace = self.caller.namespace();
-        inside(from, move || async move {
+        inside(self.caller.namespace(), move || async move {
             work(Stream::open_as(&own, to, (&id("server"), PORT), terms).await?).await
         })
     }
 
     /// Waits for the end of the connection with this number; what it brought, and how it ended.
     fn ended(&self, number: usize) -> Result<(Vec<u8>, Ended), Failure> {
-        let over = |all: &[signet_tests::recorder::Connection]| {
-            all.get(number).is_some_and(|one| one.ended != Ended::Open)
-        };
+        let over = |all: &[Connection]| all.get(number).is_some_and(|one| one.ended != Ended::Open);
         let connection = self.app.wait_for("the end of a connection", over)?.swap_remove(number);
         Ok((connection.bytes, connection.ended))
     }
@@ -101,7 +103,7 @@ fn each_hash_carries_bytes_and_shows_tampering() -> TestResult {
     // The server's policy, and what becomes of a caller's offer.
     for (policy, becomes) in [(&[][..], Blake3), (&["protection: {recordHash: sha-256}"], Sha256)] {
         let pair = Pair::new(policy)?;
-        let offers: [(fn(&mut StreamParams), RecordHash); 2] = [(blake3, becomes), (sha256, Sha256)];
+        let offers: [(Terms, RecordHash); 2] = [(blake3, becomes), (sha256, Sha256)];
         for (number, (offer, used)) in offers.into_iter().enumerate() {
             let hash = pair.open(offer, |mut stream| async move {
                 stream.send(b"first\n").await?;
@@ -191,8 +193,7 @@ fn open_unsigned_stream_ends_when_its_workload_becomes_protected() -> TestResult
     app.wait_for("the bytes", |all| all.first().is_some_and(|one| one.bytes == b"in the open"))?;
 
     site.mesh.apply("server.yaml", &workload("server", &[PORTS, "protection: {level: protected}"]))?;
-    let over =
-        |all: &[signet_tests::recorder::Connection]| all.first().is_some_and(|one| one.ended != Ended::Open);
+    let over = |all: &[Connection]| all.first().is_some_and(|one| one.ended != Ended::Open);
     assert_eq!(app.wait_for("the end of the stream", over)?.swap_remove(0).ended, Ended::Reset);
     assert_eq!(stream.rest(), (Vec::new(), Ended::Reset));
 

@@ -14,6 +14,7 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::habit::Observation;
 use crate::opaque::{self, Broken, Records};
+use crate::recheck::Recheck;
 use crate::records::{self, Destination};
 use crate::ring::Direction;
 use crate::tls::MeshStream;
@@ -48,7 +49,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
     let carried = if auto {
         carry_auto(worker, records, app, &reached, grant).await
     } else {
-        let recheck = opaque::watch(worker, grant, &records);
+        let recheck = Recheck::of(worker, grant, records.writer.is_signed());
         opaque::carry(records, app, BytesMut::new(), recheck).await
     };
     if let Err(broken) = carried {
@@ -91,7 +92,7 @@ async fn carry_auto(
     grant: Grant,
 ) -> Result<(), Broken> {
     let mut first = [0; 1];
-    let mut recheck = opaque::watch(worker, grant.clone(), &records);
+    let mut recheck = Recheck::of(worker, grant.clone(), records.writer.is_signed());
     let speaks_first = tokio::select! {
         biased;
         event = next_record(&mut records) => match event? {

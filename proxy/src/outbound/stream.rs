@@ -16,6 +16,7 @@ use crate::clock;
 use crate::detect::Protocol;
 use crate::opaque::{self, Broken, Records, say_last};
 use crate::prefixed::Prefixed;
+use crate::recheck::Recheck;
 use crate::records;
 use crate::ring::Direction;
 use crate::sockets::reset_on_close;
@@ -191,7 +192,7 @@ async fn run(worker: &Rc<Worker>, stream: Stream, client: Prefixed, mut grant: G
     grant.channel = Some(stream.channel);
     worker.shared.metrics.streams.inc(Direction::Outbound);
     let (client, first) = client.into_parts();
-    let recheck = opaque::watch(worker, grant, &stream.records);
+    let recheck = Recheck::of(worker, grant, stream.records.writer.is_signed());
     if let Err(broken) = opaque::carry(stream.records, client, first, recheck).await {
         tracing::info!(code = broken.code(), error = %broken, "outbound stream broke off");
     }
