@@ -46,6 +46,9 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
     });
     let Ok((records, app, auto, _)) = outcome else { return };
     worker.shared.metrics.streams.inc(Direction::Inbound);
+    if !records.writer.is_signed() {
+        worker.shared.metrics.unsigned_messages.inc(Direction::Inbound);
+    }
     let carried = if auto {
         carry_auto(worker, records, app, &reached, grant).await
     } else {

@@ -191,6 +191,9 @@ async fn wait_readable(records: &mut Records) -> bool {
 async fn run(worker: &Rc<Worker>, stream: Stream, client: Prefixed, mut grant: Grant) {
     grant.channel = Some(stream.channel);
     worker.shared.metrics.streams.inc(Direction::Outbound);
+    if !stream.records.writer.is_signed() {
+        worker.shared.metrics.unsigned_messages.inc(Direction::Outbound);
+    }
     let (client, first) = client.into_parts();
     let recheck = Recheck::of(worker, grant, stream.records.writer.is_signed());
     if let Err(broken) = opaque::carry(stream.records, client, first, recheck).await {

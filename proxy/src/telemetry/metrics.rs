@@ -121,12 +121,12 @@ impl Metrics {
         let root = self.registry.sub_registry_with_prefix("signet");
         for (name, help, counters) in [
             ("requests", "HTTP requests answered by the far application", &self.requests),
-            ("streams", "Connections carried as signed records", &self.streams),
+            ("streams", "Connections of other protocols than HTTP, carried inside the mesh", &self.streams),
             ("plaintext_connections", "Connections passed on outside the mesh", &self.plaintext),
             ("handshakes", "TLS handshakes with other sidecars", &self.handshakes),
             (
                 "unsigned_messages",
-                "Messages received without a signature, where policy asks for none",
+                "Messages and streams received without a signature, where policy asks for none",
                 &self.unsigned_messages,
             ),
         ] {
