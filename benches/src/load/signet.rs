@@ -1,7 +1,6 @@
 //! Signet's own pairs: a control plane and two sidecars that capture, as in production.
 //!
-//! The control plane stands on the server's host, whose sidecar leaves its port alone. It is idle while anything is
-//! measured.
+//! The control plane stands on neither host. It is idle while anything is measured.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,8 +13,6 @@ use super::stage::Stage;
 use super::wait::pause;
 
 const TRUST_DOMAIN: &str = "load.example";
-/// The control plane's ports, which the server's sidecar does not capture.
-const UNCAPTURED: &str = "15012,15014";
 /// How long a sidecar may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks whether it is.
@@ -104,9 +101,10 @@ impl Pair {
     /// [`MeshError::Manifests`] when this build does not offer the mode.
     pub fn start(stage: &Stage, mode: Mode, launch: &Launch) -> Result<Self, MeshError> {
         let control_plane = Program::new(&launch.signet);
-        let mesh = Mesh::start_program(control_plane, &stage.server.namespace, SERVER, TRUST_DOMAIN)?;
+        let (control, address) = stage.control()?;
+        let mesh = Mesh::start_program(control_plane, &control, address, TRUST_DOMAIN)?;
         apply(&mesh, mode)?;
-        let server = mesh.sidecar(&stage.server.container(), "server", setup(launch, true))?;
+        let server = mesh.sidecar(&stage.server.container(), "server", setup(launch))?;
         let (client, enrolled_after) = begin(&mesh, &stage.client.container(), launch)?;
         for service in Service::ALL {
             client.wait_until_known(service.back_end())?;
@@ -139,7 +137,7 @@ impl Pair {
 }
 
 fn begin(mesh: &Mesh, container: &Container, launch: &Launch) -> Result<(Sidecar, Duration), MeshError> {
-    let sidecar = mesh.begin_sidecar(container, "client", setup(launch, false))?;
+    let sidecar = mesh.begin_sidecar(container, "client", setup(launch))?;
     // The token was made before; the start itself is the last thing that call does.
     let begun = Instant::now();
     let ready = wait_until_ready(&sidecar, begun)?;
@@ -162,11 +160,8 @@ fn wait_until_ready(sidecar: &Sidecar, begun: Instant) -> Result<Duration, MeshE
     Ok(begun.elapsed())
 }
 
-fn setup(launch: &Launch, beside_control_plane: bool) -> Setup {
-    let mut flags = vec!["--workers".to_owned(), launch.workers.to_string()];
-    if beside_control_plane {
-        flags.extend(["--exclude-inbound".into(), UNCAPTURED.into()]);
-    }
+fn setup(launch: &Launch) -> Setup {
+    let flags = vec!["--workers".to_owned(), launch.workers.to_string()];
     let program = match launch.wrapper.split_first() {
         Some((first, rest)) => Program::new(first).args(rest).args([&launch.signet]),
         None => Program::new(&launch.signet),

@@ -6,6 +6,8 @@
 //!   10.0.0.2                              10.0.0.3
 //! ```
 //!
+//! A third namespace, reached by a cable of its own from each host, is for what manages proxies.
+//!
 //! Everything that is started on a host runs on that host's processors alone: its namespace's thread is bound to them,
 //! and programs are born with the binding of the thread that starts them.
 
@@ -26,6 +28,8 @@ use super::template::{self, Values};
 use crate::traffic::{Part, backend};
 
 const INTERFACE: &str = "eth0";
+const CONTROL_INTERFACE: &str = "eth1";
+const CONTROL_BRIDGE: &str = "br0";
 /// How long a back end may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const NGINX: &str = include_str!("../../peers/back-end.conf");
@@ -93,12 +97,28 @@ impl Stage {
                 host.namespace.set_parameter(parameter, value)?;
             }
         }
-        // A sidecar tries whether it captures by dialling an address that nobody has: there must be a way to it.
-        client.namespace.add_route(Ipv4Net::default().into(), SERVER.into())?;
-        server.namespace.add_route(Ipv4Net::default().into(), CLIENT.into())?;
         let folder = tempfile::Builder::new().prefix("signet-load-").tempdir()?;
         let back_ends = vec![start_nginx(&server, folder.path(), nginx)?, start_own(&server)?];
         Ok(Self { client, server, folder, _back_ends: back_ends })
+    }
+}
+
+impl Stage {
+    /// A namespace beside the hosts, and its address: for a control plane. It is bound to no processor.
+    ///
+    /// # Errors
+    /// [`LabError`].
+    pub fn control(&self) -> Result<(Namespace, Ipv4Addr), LabError> {
+        let control = Namespace::new("control")?;
+        control.add_bridge(CONTROL_BRIDGE)?;
+        let [own, client, server] = [1, 2, 3].map(|number| Ipv4Addr::new(10, 0, 1, number));
+        control.add_address(CONTROL_BRIDGE, Ipv4Net::new_assert(own, 24).into())?;
+        for (host, address) in [(&self.client, client), (&self.server, server)] {
+            host.namespace.add_veth(CONTROL_INTERFACE, &control, host.namespace.name())?;
+            control.attach(host.namespace.name(), CONTROL_BRIDGE)?;
+            host.namespace.add_address(CONTROL_INTERFACE, Ipv4Net::new_assert(address, 24).into())?;
+        }
+        Ok((control, own))
     }
 }
 
