@@ -127,7 +127,11 @@ enum Profile {
 
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if (0.1..=SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err(format!("use 0.1 to {SECONDS_MAX}")) }
+    if (0.1..=SECONDS_MAX).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("use 0.1 to {SECONDS_MAX}"))
+    }
 }
 
 fn program(text: &str) -> Result<(String, PathBuf), String> {
@@ -280,7 +284,8 @@ mod tests {
 
     #[test]
     fn lists_are_split_and_bounds_are_kept() {
-        let parse = |line: &str| Cli::try_parse_from(["x", "load"].into_iter().chain(line.split_whitespace()));
+        let parse =
+            |line: &str| Cli::try_parse_from(["x", "load"].into_iter().chain(line.split_whitespace()));
         let Command::Load(load) = parse("--measure latency,grpc --idle 1000,10000").unwrap().command else {
             panic!("another command")
         };

@@ -77,6 +77,7 @@ pub fn run(plan: &Plan) -> io::Result<Run> {
         machine: machine::facts(stage::processors()?.len(), plan.hosts.clone()),
         rounds: plan.rounds,
         measurement_seconds: plan.tools.length.as_secs_f64(),
+        idle: plan.tools.idle.clone(),
         redirected: plan.redirected,
         pairs: plan.pairs.iter().map(|pair| facts(pair, &plan.programs)).collect(),
         left_out: plan.left_out.clone(),
@@ -102,7 +103,8 @@ fn facts(pair: &Pair, programs: &Programs) -> PairFacts {
             (peer.about.clone(), family, peer.version(programs))
         }
         Kind::Signet(mode, launch) => {
-            let workers = if launch.workers == 1 { "one worker".into() } else { format!("{} workers", launch.workers) };
+            let workers =
+                if launch.workers == 1 { "one worker".into() } else { format!("{} workers", launch.workers) };
             (format!("{}; {workers}", mode.about), Family::Signet, choice::version(&launch.signet))
         }
     };
@@ -143,8 +145,7 @@ impl Progress<'_> {
             if self.looks_fresh()
                 && let Some(mut running) = self.start(pair)
             {
-                let outcome = measure::fresh(&mut running, &self.plan.tools, &self.plan.measures);
-                self.keep(&pair.name, "memory and start", &running, outcome);
+                self.look(&pair.name, &mut running);
             }
             if self.sends_traffic()
                 && let Some(running) = self.start(pair)
@@ -158,6 +159,18 @@ impl Progress<'_> {
             }
         }
         all
+    }
+
+    /// What a pair shows that was just started.
+    fn look(&mut self, pair: &str, running: &mut Running) {
+        if self.plan.measures.contains(&Measure::Memory) {
+            let outcome = measure::idle_memory(running, &self.plan.tools);
+            self.keep(pair, "memory", running, outcome);
+        }
+        if self.plan.measures.contains(&Measure::Start) {
+            let outcome = measure::start(running);
+            self.keep(pair, "start", running, outcome);
+        }
     }
 
     fn looks_fresh(&self) -> bool {
@@ -199,8 +212,9 @@ impl Progress<'_> {
                 self.run.samples.extend(figures.into_iter().map(sample));
             }
             Err(error) => {
+                let error = format!("{error}{}", running.ended());
                 eprintln!("  {pair}, {measure}: {error}\n{}", running.logs());
-                self.fail(pair, measure, error.to_string());
+                self.fail(pair, measure, error);
             }
         }
     }

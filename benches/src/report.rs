@@ -12,13 +12,15 @@ use crate::results::{FORMAT, Figures, Run};
 pub mod plot;
 pub mod section;
 pub mod table;
+pub mod targets;
 pub mod text;
 
 /// The file with every figure.
 const FIGURES: &str = "run.json";
 const MARKDOWN: &str = "report.md";
 /// The pages that are made anew, from the root of the checkout, and where their plots are as seen from them.
-const PAGES: [(&str, &str); 2] = [("benches/README.md", "../docs/performance/"), ("docs/performance.md", "performance/")];
+const PAGES: [(&str, &str); 2] =
+    [("benches/README.md", "../docs/performance/"), ("docs/performance.md", "performance/")];
 const PLOTS: &str = "docs/performance";
 
 /// Make tables and plots anew from the figures of a run, and the pages of this checkout that show them
@@ -44,7 +46,9 @@ impl Again {
             return Err(failed(&self.from, &format!("is of format {}, not {FORMAT}", run.format)));
         }
         let plots = self.root.join(PLOTS);
-        fs::create_dir_all(&plots).and_then(|()| write_plots(&run, &plots)).map_err(|error| failed(&plots, &error))?;
+        fs::create_dir_all(&plots)
+            .and_then(|()| write_plots(&run, &plots))
+            .map_err(|error| failed(&plots, &error))?;
         for (page, prefix) in PAGES {
             let path = self.root.join(page);
             let old = fs::read_to_string(&path).map_err(|error| failed(&path, &error))?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// The pair without proxies.
+pub const DIRECT: &str = "direct";
 /// The version of this format.
 pub const FORMAT: u32 = 1;
 
@@ -24,6 +26,9 @@ pub struct Run {
     pub rounds: u32,
     /// Length of one measurement, seconds.
     pub measurement_seconds: f64,
+    /// Numbers of idle connections that memory was measured with.
+    #[serde(default)]
+    pub idle: Vec<usize>,
     /// Whether peers were behind a redirect like the sidecar's.
     pub redirected: bool,
     /// The profile's limits in words, if there were any.
@@ -76,13 +81,13 @@ pub struct PairFacts {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Family {
+    /// A peer that carries bytes.
+    BytesPeer,
     /// Nothing between.
     #[default]
     Direct,
     /// A peer that parses HTTP.
     HttpPeer,
-    /// A peer that carries bytes.
-    BytesPeer,
     /// Signet.
     Signet,
 }
@@ -157,12 +162,27 @@ impl Summary {
 #[derive(Clone, Debug, Default)]
 pub struct Figures(BTreeMap<(String, String), Summary>);
 
+/// Latencies that are also told as what they are above the pair without proxies in the same round, named `added.…`.
+const ADDED: [&str; 5] =
+    ["one.p50_us", "awake.one.p50_us", "rate_1000.p99_us", "rate_3200.p99_us", "awake.rate_3200.p99_us"];
+
 impl Figures {
     /// Of a run.
     pub fn of(run: &Run) -> Self {
         let mut values: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
+        let mut direct: BTreeMap<(&str, u32), f64> = BTreeMap::new();
         for sample in &run.samples {
             values.entry((sample.pair.clone(), sample.figure.clone())).or_default().push(sample.value);
+            if sample.pair == DIRECT {
+                direct.insert((&sample.figure, sample.round), sample.value);
+            }
+        }
+        for sample in run.samples.iter().filter(|sample| ADDED.contains(&sample.figure.as_str())) {
+            if let Some(base) = direct.get(&(&sample.figure, sample.round)).filter(|_| sample.pair != DIRECT)
+            {
+                let figure = format!("added.{}", sample.figure);
+                values.entry((sample.pair.clone(), figure)).or_default().push(sample.value - base);
+            }
         }
         Self(values.into_iter().filter_map(|(key, values)| Some((key, Summary::of(values)?))).collect())
     }
@@ -193,8 +213,24 @@ mod tests {
     }
 
     #[test]
+    fn added_latency_is_that_above_direct_in_the_same_round() {
+        let sample = |pair: &str, round, value| Sample {
+            pair: pair.into(),
+            figure: "one.p50_us".into(),
+            round,
+            value,
+        };
+        let samples = vec![sample("a", 1, 150.0), sample("direct", 1, 50.0), sample("a", 2, 300.0)];
+        let figures = Figures::of(&Run { samples, ..Run::default() });
+        let added = figures.of_pair("a", "added.one.p50_us").unwrap();
+        assert_eq!((added.median, added.greatest), (100.0, 100.0));
+        assert_eq!(figures.of_pair("direct", "added.one.p50_us"), None);
+    }
+
+    #[test]
     fn samples_are_gathered_by_pair_and_figure() {
-        let sample = |pair: &str, round, value| Sample { pair: pair.into(), figure: "f".into(), round, value };
+        let sample =
+            |pair: &str, round, value| Sample { pair: pair.into(), figure: "f".into(), round, value };
         let samples = vec![sample("a", 1, 1.0), sample("b", 1, 9.0), sample("a", 2, 3.0)];
         let figures = Figures::of(&Run { samples, ..Run::default() });
         assert_eq!(figures.of_pair("a", "f").unwrap().median, 2.0);

@@ -11,6 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signet_cli::lab::Program;
 
+use crate::micro::Operation;
+
 pub mod backend;
 pub mod bulk;
 pub mod generator;
@@ -38,6 +40,8 @@ pub enum Part {
     Grpc(grpc::Plan),
     /// Connections that are opened, used once and kept.
     Hold(hold::Plan),
+    /// An operation of the hot path, so many times, for an instruction counter.
+    Micro(Operation, u32),
     /// A loop that keeps a processor awake.
     Spin,
 }
@@ -83,6 +87,10 @@ fn run(part: Part) -> io::Result<()> {
         Part::Generator(plan) => tell(&generator::run(&plan)?),
         Part::Grpc(plan) => tell(&runtime()?.block_on(grpc::run(&plan))?),
         Part::Hold(plan) => hold::hold(&plan),
+        Part::Micro(operation, count) => {
+            operation.repeat(count);
+            Ok(())
+        }
         Part::Spin => {
             spin();
             Ok(())

@@ -9,10 +9,8 @@ use serde_json::Value;
 use super::pair::{Kind, Pair};
 use super::peer::{self, Peer, PeerError, Programs};
 use super::signet::{self, Launch};
-use crate::results::LeftOut;
+use crate::results::{DIRECT, LeftOut};
 
-/// The pair without proxies.
-pub const DIRECT: &str = "direct";
 /// The program that is measured, by default: what is shipped.
 const PROFILE: &str = "dist";
 const BINARY: &str = "signet";

@@ -50,7 +50,8 @@ impl Limits {
         }
         let own = own_mount().map_err(|error| format!("no control group can be had: {error}"))?;
         let place = Place::Second(own.path().into());
-        Self::within(&place, Some(own)).map_err(|error| format!("no control group limits memory here: {error}"))
+        Self::within(&place, Some(own))
+            .map_err(|error| format!("no control group limits memory here: {error}"))
     }
 
     fn within(place: &Place, mounted: Option<TempDir>) -> io::Result<Self> {
@@ -122,10 +123,8 @@ mod tests {
                       cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let found = [
-            Place::First("/sys/fs/cgroup/memory".into()),
-            Place::Second("/sys/fs/cgroup/unified".into()),
-        ];
+        let found =
+            [Place::First("/sys/fs/cgroup/memory".into()), Place::Second("/sys/fs/cgroup/unified".into())];
         assert_eq!(places(mounts), found);
     }
 }

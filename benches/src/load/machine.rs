@@ -29,7 +29,8 @@ pub fn load() -> [f64; 3] {
 
 /// Now, UTC, such as `2026-11-26 00:30`.
 pub fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
+    let seconds =
+        SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
     date(seconds)
 }
 

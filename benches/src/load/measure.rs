@@ -31,7 +31,10 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 const HOLD_LIMIT: Duration = Duration::from_secs(120);
 /// How long memory has to settle before it is looked at.
 const SETTLE: Duration = Duration::from_millis(300);
-const WARM_UP: Duration = Duration::from_millis(500);
+/// Requests of a warm-up: enough for every connection to have been used.
+const WARM_UP: u64 = 2_000;
+/// How long a warm-up may take on a busy machine.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(10);
 const GIB: f64 = (1_u64 << 30) as f64;
 const KIB_PER_MIB: f64 = 1024.0;
 
@@ -139,32 +142,35 @@ pub fn traffic(measure: Measure, running: &mut Running, tools: &Tools) -> Outcom
 pub fn warm_up(running: &Running) -> Result<(), MeasureError> {
     for (service, request) in [(Service::Small, "GET /small"), (Service::Http, "GET /small")] {
         let Some(to) = running.entry(service) else { continue };
-        generate(running, &plan(to, request, WARM_UP))?;
+        generate(running, &generator::Plan { requests: Some(WARM_UP), ..plan(to, request, WARM_UP_LIMIT) })?;
     }
     Ok(())
 }
 
-/// Time to ready, memory without load and with idle connections: for a pair that was just started.
+/// Memory without load and with idle connections, of a pair that was just started.
 ///
 /// # Errors
 /// As [`traffic`].
-pub fn fresh(running: &mut Running, tools: &Tools, measures: &[Measure]) -> Outcome {
-    let mut figures = Figures::new();
-    if measures.contains(&Measure::Memory)
-        && let Some(idle) = resident(running)?
-    {
-        figures.push(("memory.idle_mib".into(), idle / KIB_PER_MIB));
-        for &count in &tools.idle {
-            let held = held(running, count)?;
-            figures.push((format!("memory.with_{count}_mib"), held / KIB_PER_MIB));
-            figures.push((format!("memory.per_connection_of_{count}_kib"), (held - idle) / count as f64));
-        }
+pub fn idle_memory(running: &Running, tools: &Tools) -> Outcome {
+    let Some(idle) = resident(running)? else { return Ok(Figures::new()) };
+    let mut figures = vec![("memory.idle_mib".to_owned(), idle / KIB_PER_MIB)];
+    for &count in &tools.idle {
+        let held = held(running, count)?;
+        figures.push((format!("memory.with_{count}_mib"), held / KIB_PER_MIB));
+        figures.push((format!("memory.per_connection_of_{count}_kib"), (held - idle) / count as f64));
     }
-    if measures.contains(&Measure::Start) {
-        figures.push(("start.ready_ms".into(), running.ready_after.as_secs_f64() * 1e3));
-        if let Some(pair) = running.signet() {
-            figures.push(("start.cached_ms".into(), pair.restart_client()?.as_secs_f64() * 1e3));
-        }
+    Ok(figures)
+}
+
+/// Time to ready; of a sidecar, then once more with what it has stored.
+///
+/// # Errors
+/// As [`traffic`].
+pub fn start(running: &mut Running) -> Outcome {
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let mut figures = vec![("start.ready_ms".to_owned(), millis(running.ready_after))];
+    if let Some(pair) = running.signet() {
+        figures.push(("start.cached_ms".into(), millis(pair.restart_client()?)));
     }
     Ok(figures)
 }
@@ -174,7 +180,10 @@ pub fn fresh(running: &mut Running, tools: &Tools, measures: &[Measure]) -> Outc
 /// # Errors
 /// As [`traffic`].
 pub fn after_load(running: &Running) -> Outcome {
-    Ok(resident(running)?.map(|kib| ("memory.loaded_mib".to_owned(), kib / KIB_PER_MIB)).into_iter().collect())
+    Ok(resident(running)?
+        .map(|kib| ("memory.loaded_mib".to_owned(), kib / KIB_PER_MIB))
+        .into_iter()
+        .collect())
 }
 
 /// Resident memory of one proxy in KiB: the mean of both.
@@ -194,7 +203,9 @@ fn held(running: &Running, count: usize) -> Result<f64, MeasureError> {
 }
 
 fn throughput(running: &mut Running, tools: &Tools) -> Outcome {
-    let (Some(wrk), Some(to)) = (&tools.wrk, running.entry(Service::Small)) else { return Ok(Figures::new()) };
+    let (Some(wrk), Some(to)) = (&tools.wrk, running.entry(Service::Small)) else {
+        return Ok(Figures::new());
+    };
     let before = counters(running)?;
     let meter = Meter::begin(running)?;
     let program = wrk::program(wrk, to, "/small", CONNECTIONS, tools.length);
@@ -244,7 +255,11 @@ fn post(running: &Running, tools: &Tools) -> Outcome {
 
 fn connections(running: &Running, tools: &Tools) -> Outcome {
     let Some(to) = running.entry(Service::Small) else { return Ok(Figures::new()) };
-    counted(running, "connections", &generator::Plan { reconnect: true, ..plan(to, "GET /small", tools.length) })
+    counted(
+        running,
+        "connections",
+        &generator::Plan { reconnect: true, ..plan(to, "GET /small", tools.length) },
+    )
 }
 
 fn counted(running: &Running, name: &str, plan: &generator::Plan) -> Outcome {
@@ -283,11 +298,7 @@ fn download(running: &Running, tools: &Tools, service: Service, path: Option<&st
 }
 
 /// As it is, and once more with processors that never halt, if that is asked for.
-fn awake_too(
-    running: &Running,
-    tools: &Tools,
-    measure: fn(&Running, &Tools) -> Outcome,
-) -> Outcome {
+fn awake_too(running: &Running, tools: &Tools, measure: fn(&Running, &Tools) -> Outcome) -> Outcome {
     let mut figures = measure(running, tools)?;
     if let Some(chrt) = &tools.chrt {
         let _spinners = [spinner(&running.stage.client, chrt)?, spinner(&running.stage.server, chrt)?];
@@ -304,12 +315,25 @@ fn spinner(host: &super::stage::Host, chrt: &std::path::Path) -> Result<Proc, Me
     Ok(host.start(program)?)
 }
 
-fn plan(to: SocketAddr, request: &str, length: Duration) -> generator::Plan {
-    let (body, rate, reconnect) = (0, None, false);
-    generator::Plan { to, request: request.into(), body, connections: CONNECTIONS, rate, reconnect, length }
+/// A closed loop over the usual number of connections.
+pub fn plan(to: SocketAddr, request: &str, length: Duration) -> generator::Plan {
+    generator::Plan {
+        to,
+        request: request.into(),
+        body: 0,
+        connections: CONNECTIONS,
+        rate: None,
+        reconnect: false,
+        length,
+        requests: None,
+    }
 }
 
-fn generate(running: &Running, plan: &generator::Plan) -> Result<generator::Outcome, MeasureError> {
+/// Lets the generator run on the client's host.
+///
+/// # Errors
+/// Any request that failed: then the figures are of something else.
+pub fn generate(running: &Running, plan: &generator::Plan) -> Result<generator::Outcome, MeasureError> {
     let outcome: generator::Outcome = client(running, &Part::Generator(plan.clone()), plan.length)?;
     match (outcome.errors, &outcome.first_error) {
         (0, _) if outcome.requests > 0 => Ok(outcome),

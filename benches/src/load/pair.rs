@@ -150,6 +150,18 @@ impl Running {
         }
     }
 
+    /// Which proxies have ended that should not have, in words for an error; nothing when all run.
+    pub fn ended(&self) -> String {
+        let processes = match &self.proxies {
+            Proxies::None => [None, None],
+            Proxies::Peer(processes) => processes.each_ref().map(Some),
+            Proxies::Signet(pair) => [pair.client.process(), pair.server.process()],
+        };
+        let statuses = ["client", "server"].into_iter().zip(processes);
+        let ended = statuses.filter_map(|(side, process)| Some((side, process?.status()?)));
+        ended.map(|(side, status)| format!("; the {side}-side proxy has ended: {status}")).collect()
+    }
+
     /// The ends of the proxies' logs, for an error.
     pub fn logs(&self) -> String {
         let tail = |text: String| {

@@ -121,6 +121,9 @@ const fn yes() -> bool {
 /// Why a peer cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
+    /// The file is not as described above.
+    #[error("{0}: {1}")]
+    File(String, String),
     /// Not installed.
     #[error("{what} is missing: install {package}")]
     Missing {
@@ -129,15 +132,12 @@ pub enum PeerError {
         /// Where it comes from.
         package: String,
     },
-    /// The file is not as described above.
-    #[error("{0}: {1}")]
-    File(String, String),
-    /// A template or a command names something that does not exist.
-    #[error("{0}: {1}")]
-    Template(String, TemplateError),
     /// The system failed.
     #[error("{0}: {1}")]
     System(String, io::Error),
+    /// A template or a command names something that does not exist.
+    #[error("{0}: {1}")]
+    Template(String, TemplateError),
 }
 
 /// Programs that were given by path.
@@ -192,13 +192,12 @@ impl Peer {
         Ok(())
     }
 
-    /// What its version command says first, if it has one.
+    /// The first line with a version that its version command prints, if it has one.
     pub fn version(&self, programs: &Programs) -> Option<String> {
         let (program, arguments) = self.version.split_first()?;
         let output = Command::new(find(program, programs)?).args(arguments).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        version_line(&String::from_utf8_lossy(&text))
     }
 
     /// Writes the configuration of one side to a folder; the program to start.
@@ -247,6 +246,16 @@ impl Peer {
                 .ok_or_else(|| PeerError::File(name.into(), "is not built in".into())),
         }
     }
+}
+
+/// The first line with a number such as `1.22`, without the path of the program before it.
+fn version_line(text: &str) -> Option<String> {
+    let is_version = |line: &&str| {
+        line.as_bytes().windows(3).any(|w| w[0].is_ascii_digit() && w[1] == b'.' && w[2].is_ascii_digit())
+    };
+    let line = text.lines().map(str::trim).find(is_version)?;
+    let words = line.split_whitespace().skip_while(|word| word.starts_with('/'));
+    Some(words.collect::<Vec<_>>().join(" "))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -341,6 +350,14 @@ mod tests {
         peer.program(End::Client, folder.path(), &files(), false, &Programs::new()).unwrap();
         fs::write(&path, "name: x\ncolour: red\n").unwrap();
         assert!(matches!(Peer::read(&path), Err(PeerError::File(..))));
+    }
+
+    #[test]
+    fn versions_are_found_behind_chatter_and_paths() {
+        let found = |text: &str| version_line(text).unwrap_or_default();
+        assert_eq!(found("[ ] Initializing\n[ ] stunnel 5.68 on x\n"), "[ ] stunnel 5.68 on x");
+        assert_eq!(found("\n/opt/envoy  version: abc/1.40.0/Clean\n"), "version: abc/1.40.0/Clean");
+        assert_eq!(version_line("none"), None);
     }
 
     #[test]

@@ -184,7 +184,8 @@ fn apply(mesh: &Mesh, mode: Mode) -> Result<(), MeshError> {
 
 fn manifests(protection: Option<&str>) -> String {
     let protection = protection.map(|text| format!("\n  protection: {text}")).unwrap_or_default();
-    let port = |service: Service, protocol: &str| format!("{{port: {}, protocol: {protocol}}}", service.port());
+    let port =
+        |service: Service, protocol: &str| format!("{{port: {}, protocol: {protocol}}}", service.port());
     let ports = [
         port(Service::Small, "http"),
         port(Service::Http, "http"),

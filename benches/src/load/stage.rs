@@ -157,7 +157,9 @@ fn start_nginx(server: &Host, folder: &Path, nginx: &Path) -> Result<Proc, Stage
     ]);
     let config = root.join("nginx.conf");
     fs::write(&config, template::fill(NGINX, &values)?)?;
-    let program = Program::new(nginx).args([Path::new("-e"), Path::new("stderr"), Path::new("-c"), &config]).log(root.join("log"));
+    let program = Program::new(nginx)
+        .args([Path::new("-e"), Path::new("stderr"), Path::new("-c"), &config])
+        .log(root.join("log"));
     let running = server.start(program)?;
     super::pair::wait_until_open(&server.namespace, Service::Small.back_end(), &running, START_LIMIT)?;
     Ok(running)

@@ -8,12 +8,12 @@ pub type Values = BTreeMap<String, String>;
 /// Why a template cannot be filled.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TemplateError {
-    /// Nothing is called so.
-    #[error("nothing is called {{{{{0}}}}}")]
-    Unknown(String),
     /// A place that does not end.
     #[error("{{{{ without }}}} after {0:?}")]
     Unclosed(String),
+    /// Nothing is called so.
+    #[error("nothing is called {{{{{0}}}}}")]
+    Unknown(String),
 }
 
 /// How much of the text before an unclosed place is shown.

@@ -44,15 +44,26 @@ pub fn bars(title: &str, unit: &str, digits: usize, bars: &[Bar]) -> String {
         let Summary { median, least, greatest } = bar.summary;
         let (middle, label) = (y + ROW / 2.0, y + ROW / 2.0 + 4.0);
         body += &text(LEFT - 8.0, label, "end", &bar.name);
-        add(&mut body, format_args!(
-            r#"<rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{BAR}" fill="{colour}"/>"#,
-            y + (ROW - BAR) / 2.0,
-            x(median) - LEFT
-        ));
-        add(&mut body, format_args!(
-            r##"<path d="M{:.1} {middle}H{:.1}M{:.1} {:.1}v8M{:.1} {:.1}v8" stroke="#222" fill="none"/>"##,
-            x(least), x(greatest), x(least), middle - 4.0, x(greatest), middle - 4.0
-        ));
+        add(
+            &mut body,
+            format_args!(
+                r#"<rect x="{LEFT}" y="{:.1}" width="{:.1}" height="{BAR}" fill="{colour}"/>"#,
+                y + (ROW - BAR) / 2.0,
+                x(median) - LEFT
+            ),
+        );
+        add(
+            &mut body,
+            format_args!(
+                r##"<path d="M{:.1} {middle}H{:.1}M{:.1} {:.1}v8M{:.1} {:.1}v8" stroke="#222" fill="none"/>"##,
+                x(least),
+                x(greatest),
+                x(least),
+                middle - 4.0,
+                x(greatest),
+                middle - 4.0
+            ),
+        );
         body += &text(x(greatest) + 8.0, label, "start", &number(median, digits));
     }
     frame(title, unit, bars.len(), &body)
@@ -78,16 +89,19 @@ pub fn percentiles(title: &str, unit: &str, names: &[&str], rows: &[Row]) -> Str
     for (row, Row { name, values }) in rows.iter().enumerate() {
         let middle = TOP + row as f64 * ROW + ROW / 2.0;
         body += &text(LEFT - 8.0, middle + 4.0, "end", name);
-        add(&mut body, format_args!(
-            r##"<path d="M{LEFT} {middle}H{}" stroke="#e3e6e9" fill="none"/>"##,
-            WIDTH - RIGHT
-        ));
+        add(
+            &mut body,
+            format_args!(r##"<path d="M{LEFT} {middle}H{}" stroke="#e3e6e9" fill="none"/>"##, WIDTH - RIGHT),
+        );
         for (value, colour) in values.iter().zip(DOTS) {
-            add(&mut body, format_args!(
-                r#"<circle cx="{:.1}" cy="{middle}" r="5" fill="{colour}"><title>{}</title></circle>"#,
-                x(*value),
-                number(*value, 0)
-            ));
+            add(
+                &mut body,
+                format_args!(
+                    r#"<circle cx="{:.1}" cy="{middle}" r="5" fill="{colour}"><title>{}</title></circle>"#,
+                    x(*value),
+                    number(*value, 0)
+                ),
+            );
         }
         if let Some(last) = values.last() {
             body += &text(x(*last) + 10.0, middle + 4.0, "start", &number(*last, 0));

@@ -4,12 +4,12 @@
 /// Why a page cannot be made anew.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SectionError {
-    /// A section without an end.
-    #[error("<!-- load:{0} --> has no <!-- /load:{0} --> behind it")]
-    Open(String),
     /// No section at all.
     #[error("no section such as <!-- load:{0} --> is in it")]
     None(String),
+    /// A section without an end.
+    #[error("<!-- load:{0} --> has no <!-- /load:{0} --> behind it")]
+    Open(String),
 }
 
 /// Puts new text into the sections a page has; at least one of these.

@@ -3,11 +3,11 @@
 use crate::results::{Figures, Run, Summary};
 
 /// A column: its title, the figure, the digits after the point, and whether the range is shown.
-pub type Column = (&'static str, &'static str, usize, bool);
+pub type Column<'a> = (&'a str, &'a str, usize, bool);
 
 /// Pairs by figures; columns and rows that nothing was measured for are left out. Nothing without any.
-pub fn by_pair(run: &Run, figures: &Figures, columns: &[Column]) -> Option<String> {
-    let columns: Vec<&Column> = columns.iter().filter(|(_, figure, ..)| figures.has(figure)).collect();
+pub fn by_pair(run: &Run, figures: &Figures, columns: &[Column<'_>]) -> Option<String> {
+    let columns: Vec<&Column<'_>> = columns.iter().filter(|(_, figure, ..)| figures.has(figure)).collect();
     let mut rows = Vec::new();
     for pair in &run.pairs {
         let cells: Vec<Option<String>> =
@@ -24,8 +24,13 @@ pub fn by_pair(run: &Run, figures: &Figures, columns: &[Column]) -> Option<Strin
 /// The quotient of one figure for each of some pairs and every other one: `rows` over all.
 pub fn ratios(run: &Run, figures: &Figures, rows: &[&str], figure: &str) -> Option<String> {
     let has = |pair: &&str| figures.of_pair(pair, figure).is_some_and(|summary| summary.median > 0.0);
-    let others: Vec<&str> =
-        run.pairs.iter().map(|pair| pair.name.as_str()).filter(|pair| !rows.contains(pair)).filter(has).collect();
+    let others: Vec<&str> = run
+        .pairs
+        .iter()
+        .map(|pair| pair.name.as_str())
+        .filter(|pair| !rows.contains(pair))
+        .filter(has)
+        .collect();
     let rows: Vec<Vec<String>> = rows
         .iter()
         .filter(|pair| has(pair))
@@ -39,7 +44,7 @@ pub fn ratios(run: &Run, figures: &Figures, rows: &[&str], figure: &str) -> Opti
     (!rows.is_empty() && !others.is_empty()).then(|| markdown(titles, rows))
 }
 
-fn cell(summary: Summary, (_, _, digits, ranged): &Column) -> String {
+fn cell(summary: Summary, (_, _, digits, ranged): &Column<'_>) -> String {
     let median = number(summary.median, *digits);
     let (least, greatest) = (number(summary.least, *digits), number(summary.greatest, *digits));
     if *ranged && least != greatest { format!("{median} ({least}–{greatest})") } else { median }
@@ -60,7 +65,8 @@ pub fn number(value: f64, digits: usize) -> String {
     fraction.map_or_else(|| format!("{sign}{grouped}"), |fraction| format!("{sign}{grouped}.{fraction}"))
 }
 
-fn markdown(titles: Vec<String>, rows: Vec<Vec<String>>) -> String {
+/// A table: the first column to the left, the others to the right.
+pub fn markdown(titles: Vec<String>, rows: Vec<Vec<String>>) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rule: Vec<String> = (0..titles.len()).map(|n| if n == 0 { "---" } else { "---:" }.into()).collect();
     let body: String = rows.iter().map(|row| line(row)).collect();

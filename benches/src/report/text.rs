@@ -4,11 +4,15 @@ use std::fmt::Write as _;
 
 use super::plot::{self, Bar, Row};
 use super::table::{self, Column};
+use super::targets;
 use crate::load::measure::RATES;
 use crate::results::{Family, Figures, Run};
 
+/// Above this load average before the run, the machine was not idle.
+const IDLE_LOAD: f64 = 0.5;
+
 /// The figures that one looks at first.
-const OVERVIEW: [Column; 7] = [
+const OVERVIEW: [Column<'_>; 7] = [
     ("requests/s", "small.per_second", 0, true),
     ("CPU ms per 1,000 requests, both proxies", "small.cpu_ms", 0, true),
     ("p50 µs at 1 connection", "one.p50_us", 0, true),
@@ -17,7 +21,7 @@ const OVERVIEW: [Column; 7] = [
     ("new connections/s", "connections.per_second", 0, true),
     ("RSS MiB after load, each", "memory.loaded_mib", 1, true),
 ];
-const COST: [Column; 8] = [
+const COST: [Column<'_>; 8] = [
     ("GET 1 KiB: client side ms", "small.cpu_client_ms", 0, false),
     ("server side ms", "small.cpu_server_ms", 0, false),
     ("POST 16 KiB/s", "post.per_second", 0, true),
@@ -27,17 +31,16 @@ const COST: [Column; 8] = [
     ("CPU s per GiB, download", "download.cpu_s_per_gib", 2, false),
     ("CPU s per GiB, plain bytes", "bytes.cpu_s_per_gib", 2, false),
 ];
-const LATENCY: [Column; 4] = [
+const LATENCY: [Column<'_>; 5] = [
     ("32 connections: p50 µs", "small.p50_us", 0, true),
     ("p99 µs", "small.p99_us", 0, true),
     ("1 connection: p50 µs", "one.p50_us", 0, true),
+    ("above direct", "added.one.p50_us", 0, true),
     ("p99 µs", "one.p99_us", 0, true),
 ];
-const LATENCY_AWAKE: [Column; 2] = [
-    ("1 connection: p50 µs", "awake.one.p50_us", 0, true),
-    ("p99 µs", "awake.one.p99_us", 0, true),
-];
-const AT_RATES: [Column; 6] = [
+const LATENCY_AWAKE: [Column<'_>; 2] =
+    [("1 connection: p50 µs", "awake.one.p50_us", 0, true), ("p99 µs", "awake.one.p99_us", 0, true)];
+const AT_RATES: [Column<'_>; 6] = [
     ("100/s: p50 µs", "rate_100.p50_us", 0, true),
     ("p99 µs", "rate_100.p99_us", 0, true),
     ("1,000/s: p50 µs", "rate_1000.p50_us", 0, true),
@@ -45,7 +48,7 @@ const AT_RATES: [Column; 6] = [
     ("3,200/s: p50 µs", "rate_3200.p50_us", 0, true),
     ("p99 µs", "rate_3200.p99_us", 0, true),
 ];
-const AT_RATES_AWAKE: [Column; 6] = [
+const AT_RATES_AWAKE: [Column<'_>; 6] = [
     ("100/s: p50 µs", "awake.rate_100.p50_us", 0, true),
     ("p99 µs", "awake.rate_100.p99_us", 0, true),
     ("1,000/s: p50 µs", "awake.rate_1000.p50_us", 0, true),
@@ -53,27 +56,25 @@ const AT_RATES_AWAKE: [Column; 6] = [
     ("3,200/s: p50 µs", "awake.rate_3200.p50_us", 0, true),
     ("p99 µs", "awake.rate_3200.p99_us", 0, true),
 ];
-const MEMORY: [Column; 8] = [
-    ("idle MiB", "memory.idle_mib", 1, true),
-    ("after load MiB", "memory.loaded_mib", 1, true),
-    ("1,000 idle connections MiB", "memory.with_1000_mib", 1, true),
-    ("KiB per connection", "memory.per_connection_of_1000_kib", 1, false),
-    ("10,000 idle connections MiB", "memory.with_10000_mib", 1, true),
-    ("KiB per connection", "memory.per_connection_of_10000_kib", 1, false),
+const MEMORY: [Column<'_>; 2] =
+    [("idle MiB", "memory.idle_mib", 1, true), ("after load MiB", "memory.loaded_mib", 1, true)];
+const START: [Column<'_>; 2] = [
     ("start to ready ms", "start.ready_ms", 0, true),
     ("with cached identity ms", "start.cached_ms", 0, true),
 ];
-const OWN: [Column; 3] = [
+const OWN: [Column<'_>; 3] = [
     ("connections between the sidecars", "signet.connections", 0, false),
     ("signatures per batch", "signet.batch", 1, false),
     ("root cache hits", "signet.cache_hit", 3, false),
 ];
 /// What is compared with each other pair, and how to read it.
-const RATIOS: [(&str, &str); 7] = [
+const RATIOS: [(&str, &str); 9] = [
     ("small.per_second", "Requests per second: more is better"),
     ("small.cpu_ms", "CPU per request: less is better"),
-    ("one.p50_us", "p50 at one connection: less is better"),
-    ("rate_3200.p99_us", "p99 at 3,200 requests/s: less is better"),
+    ("added.one.p50_us", "p50 at one connection, what is added to direct: less is better"),
+    ("added.awake.one.p50_us", "The same without halting processors: less is better"),
+    ("added.rate_3200.p99_us", "p99 at 3,200 requests/s, what is added to direct: less is better"),
+    ("added.awake.rate_3200.p99_us", "The same without halting processors: less is better"),
     ("download.gbit_per_second", "Download: more is better"),
     ("bytes.gbit_per_second", "Plain bytes: more is better"),
     ("connections.per_second", "New connections per second: more is better"),
@@ -101,16 +102,18 @@ pub fn full(run: &Run, plots: &str) -> String {
         ("Latency at fixed rates, a back end that takes 2 ms", &AT_RATES),
         ("Latency without halting processors", &LATENCY_AWAKE),
         ("Latency at fixed rates, without halting processors", &AT_RATES_AWAKE),
-        ("Memory of each proxy, and start", &MEMORY),
+        ("Start", &START),
         ("What the sidecars counted", &OWN),
     ] {
         add(&mut text, Some(title), table::by_pair(run, &figures, columns));
     }
+    add(&mut text, Some("Resident memory of each proxy"), memory(run, &figures));
     let own: Vec<&str> = of(run, Family::Signet);
     for (figure, title) in RATIOS {
         let title = format!("Ratios. {title}");
         add(&mut text, Some(&title), table::ratios(run, &figures, &own, figure));
     }
+    add(&mut text, Some("Targets"), targets::table(run, &figures));
     text += &remarks(run);
     text
 }
@@ -148,11 +151,28 @@ pub fn plots(run: &Run, figures: &Figures) -> Vec<(&'static str, String)> {
         })
         .collect();
     if !rows.is_empty() {
-        let title = format!("Latency at {} requests/s, a back end that takes 2 ms", table::number(rate.into(), 0));
+        let title =
+            format!("Latency at {} requests/s, a back end that takes 2 ms", table::number(rate.into(), 0));
         let names = ["p50", "p90", "p99", "p99.9"];
         plots.push(("latency.svg", plot::percentiles(&title, "µs, logarithmic", &names, &rows)));
     }
     plots
+}
+
+/// With as many columns as there were numbers of idle connections.
+fn memory(run: &Run, figures: &Figures) -> Option<String> {
+    let columns: Vec<[(String, String); 2]> = run
+        .idle
+        .iter()
+        .map(|&count| {
+            let words = table::number(count as f64, 0);
+            let with = (format!("{words} idle connections MiB"), format!("memory.with_{count}_mib"));
+            [with, ("KiB per connection".into(), format!("memory.per_connection_of_{count}_kib"))]
+        })
+        .collect();
+    let more = columns.iter().flatten().map(|(title, figure)| (title.as_str(), figure.as_str(), 1, true));
+    let columns: Vec<Column<'_>> = MEMORY.into_iter().chain(more).collect();
+    table::by_pair(run, figures, &columns)
 }
 
 fn of(run: &Run, family: Family) -> Vec<&str> {
@@ -162,7 +182,8 @@ fn of(run: &Run, family: Family) -> Vec<&str> {
 fn machine(run: &Run, figures: &Figures) -> String {
     let machine = &run.machine;
     let kind = if machine.is_virtual { "a virtual machine with " } else { "" };
-    let places = if run.redirected { "behind a redirection like the sidecars'" } else { "addressed by their ports" };
+    let places =
+        if run.redirected { "behind a redirection like the sidecars'" } else { "addressed by their ports" };
     let mut text = format!(
         "Medians of {} rounds (least–greatest), {} UTC, {kind}{} processors {}, {} MiB, Linux {}. Each host is bound \
          to its processors: the client's to {:?}, the server's to {:?}. Measurements of {} s; peers are {places}. Load \
@@ -181,6 +202,10 @@ fn machine(run: &Run, figures: &Figures) -> String {
     );
     if let Some(direct) = figures.of_pair("direct", "small.per_second") {
         let _ = write!(text, " Noise: the rounds of `direct` were {:.0} % apart.", direct.spread() * 100.0);
+    }
+    if machine.load_before[0] > IDLE_LOAD {
+        text += " **Other work was running on these processors**: times and rates are sizes, not figures to quote; processor \
+                 time per request suffers least.";
     }
     if let Some(profile) = &run.profile {
         let _ = write!(text, " Small profile: {profile}.");
@@ -206,7 +231,13 @@ fn remarks(run: &Run) -> String {
     let left_out = run.left_out.iter().map(|left_out| format!("- `{}`: {}", left_out.what, left_out.why));
     list(&mut text, "Left out", left_out.collect());
     let failures = run.failures.iter().map(|failure| {
-        format!("- `{}`, {}, round {}: {}", failure.pair, failure.measure, failure.round, one_line(&failure.error))
+        format!(
+            "- `{}`, {}, round {}: {}",
+            failure.pair,
+            failure.measure,
+            failure.round,
+            one_line(&failure.error)
+        )
     });
     list(&mut text, "Failed", failures.collect());
     text

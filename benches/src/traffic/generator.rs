@@ -49,6 +49,8 @@ pub struct Plan {
     pub reconnect: bool,
     /// How long.
     pub length: Duration,
+    /// Ends the closed loop sooner, after so many answers.
+    pub requests: Option<u64>,
 }
 
 /// What came of it.
@@ -128,22 +130,25 @@ impl<'a> Engine<'a> {
     fn closed_loop(&mut self) -> io::Result<()> {
         let begun = Instant::now();
         let end = begun + self.plan.length;
-        while let Some(number) = self.free.pop() {
-            self.begin(number, Instant::now())?;
-        }
+        self.send_at_once()?;
         loop {
             let now = Instant::now();
-            if now >= end {
+            if now >= end || self.plan.requests.is_some_and(|most| self.outcome.requests >= most) {
                 self.outcome.seconds = (now - begun).as_secs_f64();
                 return Ok(());
             }
-            self.events(end - now, |engine| {
-                while let Some(number) = engine.free.pop() {
-                    engine.begin(number, Instant::now())?;
-                }
-                Ok(())
-            })?;
+            self.events(end - now, Self::send_at_once)?;
         }
+    }
+
+    fn send_at_once(&mut self) -> io::Result<()> {
+        let most = self.plan.requests.unwrap_or(u64::MAX);
+        while self.outcome.requests < most
+            && let Some(number) = self.free.pop()
+        {
+            self.begin(number, Instant::now())?;
+        }
+        Ok(())
     }
 
     fn open_loop(&mut self, rate: f64) -> io::Result<()> {
@@ -301,7 +306,10 @@ fn advance(connection: &mut Connection, request: &[u8], buffer: &mut [u8]) -> io
 
 fn is_not_ready(error: &io::Error) -> bool {
     // A socket that is still connecting says NotConnected.
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NotConnected)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::NotConnected
+    )
 }
 
 fn timer_read(timer: &TimerFd) -> io::Result<()> {
@@ -339,7 +347,7 @@ mod tests {
 
     fn plan(rate: Option<u32>, reconnect: bool) -> Plan {
         let (request, length) = ("GET /".to_owned(), Duration::from_millis(200));
-        Plan { to: server(), request, body: 0, connections: 4, rate, reconnect, length }
+        Plan { to: server(), request, body: 0, connections: 4, rate, reconnect, length, requests: None }
     }
 
     #[test]
@@ -355,6 +363,12 @@ mod tests {
             let outcome = run(&plan(None, reconnect)).unwrap();
             assert!(outcome.requests > 10 && outcome.errors == 0, "{outcome:?}");
         }
+    }
+
+    #[test]
+    fn one_connection_ends_after_as_many_as_were_asked_for() {
+        let outcome = run(&Plan { connections: 1, requests: Some(7), ..plan(None, false) }).unwrap();
+        assert_eq!(outcome.requests, 7);
     }
 
     #[test]
