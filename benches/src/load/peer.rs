@@ -167,7 +167,7 @@ impl Peer {
         let name = path.display().to_string();
         let text = read(path).map_err(|error| PeerError::System(name.clone(), error))?;
         let mut peer = Self::parse(&name, &text)?;
-        peer.folder = Some(path.parent().unwrap_or(Path::new("")).to_owned());
+        peer.folder = Some(path.parent().map(Path::to_owned).unwrap_or_default());
         Ok(peer)
     }
 

@@ -360,14 +360,16 @@ mod tests {
     #[test]
     fn closed_loop_counts_what_was_answered_with_old_and_new_connections() {
         for reconnect in [false, true] {
-            let outcome = run(&plan(None, reconnect)).unwrap();
-            assert!(outcome.requests > 10 && outcome.errors == 0, "{outcome:?}");
+            let length = Duration::from_secs(60);
+            let outcome = run(&Plan { requests: Some(20), length, ..plan(None, reconnect) }).unwrap();
+            assert!(outcome.requests >= 20 && outcome.errors == 0, "{outcome:?}");
         }
     }
 
     #[test]
     fn one_connection_ends_after_as_many_as_were_asked_for() {
-        let outcome = run(&Plan { connections: 1, requests: Some(7), ..plan(None, false) }).unwrap();
+        let length = Duration::from_secs(60);
+        let outcome = run(&Plan { connections: 1, requests: Some(7), length, ..plan(None, false) }).unwrap();
         assert_eq!(outcome.requests, 7);
     }
 

@@ -15,10 +15,13 @@ use tokio::sync::{Notify, oneshot};
 /// Requests that may wait at a time; more than any measure sends.
 const WAITING_MAX: usize = 100_000;
 
+/// Those who wait: until when, and how to wake them. First come, first served.
+type Waiting = VecDeque<(Instant, oneshot::Sender<()>)>;
+
 /// Lets everybody wait equally long.
 #[derive(Clone, Debug, Default)]
 pub struct Pacer {
-    waiting: Arc<Mutex<VecDeque<(Instant, oneshot::Sender<()>)>>>,
+    waiting: Arc<Mutex<Waiting>>,
     came: Arc<Notify>,
 }
 
