@@ -179,12 +179,12 @@ impl Failed {
 
 impl Load {
     fn run(&self) -> Result<(), Failed> {
-        measure::raise_open_files().map_err(Failed::unavailable)?;
+        let open_files = measure::raise_open_files().map_err(Failed::unavailable)?;
         let limits = match self.profile {
             Profile::Full => None,
             Profile::Small => Some(Limits::prepare().map_err(Failed::unavailable)?),
         };
-        let plan = self.plan(limits.as_ref())?;
+        let plan = self.plan(limits.as_ref(), open_files)?;
         for left_out in &plan.left_out {
             eprintln!("left out: {}: {}", left_out.what, left_out.why);
         }
@@ -211,7 +211,7 @@ impl Load {
         Ok(())
     }
 
-    fn plan(&self, limits: Option<&Limits>) -> Result<load::Plan, Failed> {
+    fn plan(&self, limits: Option<&Limits>, open_files: u64) -> Result<load::Plan, Failed> {
         let programs: Programs = self.program.iter().cloned().collect();
         let names = if self.pairs.is_empty() { choice::names() } else { self.pairs.clone() };
         let own = self.own(&names, limits)?;
@@ -239,7 +239,18 @@ impl Load {
             idle: self.idle.clone(),
         };
         let (rounds, redirected, hosts) = (self.rounds, self.redirect, self.hosts()?);
-        Ok(load::Plan { pairs, measures, rounds, redirected, tools, programs, nginx, hosts, left_out })
+        Ok(load::Plan {
+            pairs,
+            measures,
+            rounds,
+            redirected,
+            tools,
+            programs,
+            nginx,
+            open_files,
+            hosts,
+            left_out,
+        })
     }
 
     fn own(&self, names: &[String], limits: Option<&Limits>) -> Result<Own, Failed> {

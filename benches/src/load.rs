@@ -49,6 +49,8 @@ pub struct Plan {
     pub programs: Programs,
     /// The back end's nginx.
     pub nginx: PathBuf,
+    /// The limit of open files of each process.
+    pub open_files: u64,
     /// The client's processors, the server's.
     pub hosts: [Vec<usize>; 2],
     /// What was left out before it began.
@@ -74,7 +76,7 @@ pub fn run(plan: &Plan) -> io::Result<Run> {
         format: FORMAT,
         begun: machine::now(),
         command: std::env::args().skip(1).collect(),
-        machine: machine::facts(stage::processors()?.len(), plan.hosts.clone()),
+        machine: machine::facts(stage::processors()?.len(), plan.hosts.clone(), plan.open_files),
         rounds: plan.rounds,
         measurement_seconds: plan.tools.length.as_secs_f64(),
         idle: plan.tools.idle.clone(),
@@ -164,12 +166,23 @@ impl Progress<'_> {
     /// What a pair shows that was just started.
     fn look(&mut self, pair: &str, running: &mut Running) {
         if self.plan.measures.contains(&Measure::Memory) {
-            let outcome = measure::idle_memory(running, &self.plan.tools);
-            self.keep(pair, "memory", running, outcome);
+            self.look_at_memory(pair, running);
         }
         if self.plan.measures.contains(&Measure::Start) {
             let outcome = measure::start(running);
             self.keep(pair, "start", running, outcome);
+        }
+    }
+
+    fn look_at_memory(&mut self, pair: &str, running: &Running) {
+        let outcome = measure::idle_memory(running);
+        // Without proxies there is none.
+        let idle = outcome.as_ref().ok().and_then(|figures| figures.first()).map(|(_, idle)| *idle);
+        self.keep(pair, "memory", running, outcome);
+        let Some(idle) = idle else { return };
+        for &count in &self.plan.tools.idle {
+            let outcome = measure::held_memory(running, count, idle);
+            self.keep(pair, &format!("memory with {count} idle connections"), running, outcome);
         }
     }
 

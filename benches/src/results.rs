@@ -58,6 +58,9 @@ pub struct Machine {
     pub kernel: String,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// The limit of open files of each process.
+    #[serde(default)]
+    pub open_files: u64,
     /// Load averages of 1, 5 and 15 minutes before.
     pub load_before: [f64; 3],
     /// The same of 1 minute after.

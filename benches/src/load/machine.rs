@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::results::Machine;
 
 /// Reads them. What cannot be read stays empty.
-pub fn facts(processors: usize, hosts: [Vec<usize>; 2]) -> Machine {
+pub fn facts(processors: usize, hosts: [Vec<usize>; 2], open_files: u64) -> Machine {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let memory = read("/proc/meminfo");
@@ -17,6 +17,7 @@ pub fn facts(processors: usize, hosts: [Vec<usize>; 2]) -> Machine {
         is_virtual: field(&cpu, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         memory_mib: field(&memory, "MemTotal").and_then(kib).unwrap_or_default() / 1024,
+        open_files,
         load_before: load(),
         load_after: [0.0; 3],
     }

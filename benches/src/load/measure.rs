@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 use signet_cli::lab::mesh::{MeshError, Metrics};
 use signet_cli::lab::{LabError, Proc, Program};
@@ -147,19 +148,24 @@ pub fn warm_up(running: &Running) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Memory without load and with idle connections, of a pair that was just started.
+/// Memory of a pair that was just started and has done nothing.
 ///
 /// # Errors
 /// As [`traffic`].
-pub fn idle_memory(running: &Running, tools: &Tools) -> Outcome {
-    let Some(idle) = resident(running)? else { return Ok(Figures::new()) };
-    let mut figures = vec![("memory.idle_mib".to_owned(), idle / KIB_PER_MIB)];
-    for &count in &tools.idle {
-        let held = held(running, count)?;
-        figures.push((format!("memory.with_{count}_mib"), held / KIB_PER_MIB));
-        figures.push((format!("memory.per_connection_of_{count}_kib"), (held - idle) / count as f64));
-    }
-    Ok(figures)
+pub fn idle_memory(running: &Running) -> Outcome {
+    Ok(resident(running)?.map(|kib| ("memory.idle_mib".to_owned(), kib / KIB_PER_MIB)).into_iter().collect())
+}
+
+/// Memory with so many idle connections, each of which was used once, and what one of them adds to `idle`.
+///
+/// # Errors
+/// As [`traffic`].
+pub fn held_memory(running: &Running, count: usize, idle_mib: f64) -> Outcome {
+    let held = held(running, count)? / KIB_PER_MIB;
+    Ok(vec![
+        (format!("memory.with_{count}_mib"), held),
+        (format!("memory.per_connection_of_{count}_kib"), (held - idle_mib) * KIB_PER_MIB / count as f64),
+    ])
 }
 
 /// Time to ready; of a sidecar, then once more with what it has stored.
@@ -436,7 +442,6 @@ fn own_counters(before: &[Metrics; 2], after: &[Metrics; 2]) -> Figures {
 /// # Errors
 /// A kernel that refuses.
 pub fn raise_open_files() -> io::Result<u64> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // Some systems have no limit, and tables of that size are no use either.
     let most = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());

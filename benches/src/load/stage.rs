@@ -20,8 +20,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use signet_cli::lab::mesh::Folder;
 use signet_cli::lab::{Capabilities, Container, LabError, Namespace, Proc, Program};
-use tempfile::TempDir;
 
 use super::service::{CLIENT, SERVER, Service};
 use super::template::{self, Values};
@@ -54,9 +54,9 @@ pub struct Stage {
     pub client: Host,
     /// Where the back end is.
     pub server: Host,
-    /// For configuration files, sockets and logs.
-    pub folder: TempDir,
     _back_ends: Vec<Proc>,
+    /// For configuration files, sockets and logs; last, so that nothing runs any more when it goes.
+    pub folder: Folder,
 }
 
 /// Why there is no stage.
@@ -97,7 +97,7 @@ impl Stage {
                 host.namespace.set_parameter(parameter, value)?;
             }
         }
-        let folder = tempfile::Builder::new().prefix("signet-load-").tempdir()?;
+        let folder = Folder::new()?;
         let back_ends = vec![start_nginx(&server, folder.path(), nginx)?, start_own(&server)?];
         Ok(Self { client, server, folder, _back_ends: back_ends })
     }

@@ -185,7 +185,7 @@ fn machine(run: &Run, figures: &Figures) -> String {
     let places =
         if run.redirected { "behind a redirection like the sidecars'" } else { "addressed by their ports" };
     let mut text = format!(
-        "Medians of {} rounds (least–greatest), {} UTC, {kind}{} processors {}, {} MiB, Linux {}. Each host is bound \
+        "Medians of {} rounds (least–greatest), {} UTC, {kind}{} processors {}, {} MiB, Linux {}, at most {} open files. Each host is bound \
          to its processors: the client's to {:?}, the server's to {:?}. Measurements of {} s; peers are {places}. Load \
          average before {:.2}, after {:.2}.",
         run.rounds,
@@ -194,6 +194,7 @@ fn machine(run: &Run, figures: &Figures) -> String {
         machine.processor,
         machine.memory_mib,
         machine.kernel,
+        machine.open_files,
         machine.hosts[0],
         machine.hosts[1],
         run.measurement_seconds,
@@ -228,8 +229,7 @@ fn remarks(run: &Run) -> String {
         let version = pair.version.as_deref().map(|version| format!(" ({version})")).unwrap_or_default();
         let _ = writeln!(text, "- `{}`: {}{version}", pair.name, pair.about);
     }
-    let left_out = run.left_out.iter().map(|left_out| format!("- `{}`: {}", left_out.what, left_out.why));
-    list(&mut text, "Left out", left_out.collect());
+    list(&mut text, "Left out", left_out(run));
     let failures = run.failures.iter().map(|failure| {
         format!(
             "- `{}`, {}, round {}: {}",
@@ -241,6 +241,19 @@ fn remarks(run: &Run) -> String {
     });
     list(&mut text, "Failed", failures.collect());
     text
+}
+
+/// What was left out for the same reason stands together.
+fn left_out(run: &Run) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for left_out in &run.left_out {
+        let what = format!("`{}`", left_out.what);
+        match reasons.iter_mut().find(|(why, _)| *why == left_out.why) {
+            Some((_, known)) => known.push(what),
+            None => reasons.push((&left_out.why, vec![what])),
+        }
+    }
+    reasons.into_iter().map(|(why, what)| format!("- {}: {why}", what.join(", "))).collect()
 }
 
 fn list(text: &mut String, title: &str, lines: Vec<String>) {

@@ -42,7 +42,6 @@ use signet_sync::proto::admin::{
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;
 
-use self::folder::Folder;
 use super::{Capabilities, Container, Host, LabError, Namespace, Proc, Program};
 use crate::client::{ControlPlane, answered, found};
 use crate::demo::clients::{LoadReport, Transcript};
@@ -53,6 +52,7 @@ pub mod intruder;
 mod probe;
 mod sidecar;
 
+pub use folder::Folder;
 pub use sidecar::{Metrics, Setup, Sidecar};
 
 /// The first argument of a process that is a part of a mesh; the rest is a `signet` command line.
