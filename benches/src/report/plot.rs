@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::table::number;
 use crate::results::{Family, Summary};
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 150.0;
+const WIDTH: f64 = 780.0;
+const LEFT: f64 = 170.0;
 const RIGHT: f64 = 110.0;
 const TOP: f64 = 44.0;
 const ROW: f64 = 24.0;
