@@ -11,7 +11,7 @@ use signet_benches::micro::{
 };
 use signet_signature::record::{Direction, Ed25519Signer, Event, RecordReader, RecordWriter};
 use signet_signature::{
-    MessageView, ReplayWindow, parse_signatures, sha256_header, signature_base, strip, verify_request,
+    MessageView, ReplayWindow, Rules, parse_signatures, sha256_header, signature_base, strip, verify_request,
     verify_response,
 };
 
@@ -47,7 +47,8 @@ fn messages(criterion: &mut Criterion) {
         let verify = |window: &mut ReplayWindow| {
             let view = request(black_box(&sent));
             let resolve = |_: &str| Some(caller_key.clone());
-            let head = verify_request(&view, &CHANNEL, window, resolve, CALLER, NOW, SKEW).expect("verifies");
+            let head = verify_request(&view, &CHANNEL, window, resolve, Rules::new(CALLER, NOW, SKEW))
+                .expect("verifies");
             head.verify_body(&BODY).expect("the digest is right");
         };
         bencher.iter_batched_ref(ReplayWindow::new, verify, BatchSize::SmallInput);
@@ -59,7 +60,8 @@ fn messages(criterion: &mut Criterion) {
         bencher.iter(|| {
             let view = response(black_box(&answered), &request(&sent));
             let resolve = |_: &str| Some(callee_key.clone());
-            let head = verify_response(&view, &signed.nonce, resolve, CALLEE, NOW, SKEW).expect("verifies");
+            let head = verify_response(&view, &signed.nonce, resolve, Rules::new(CALLEE, NOW, SKEW))
+                .expect("verifies");
             head.verify_body(&BODY).expect("the digest is right");
         });
     });

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use signet_identity::SpiffeId;
 use signet_policy::{Facts, Layer, PolicyIndex, compile, decide, parse_manifests};
 use signet_signature::{
-    ChannelId, MeshSigner, ReplayWindow, RequestView, ResponseView, SignedHead, VerifiedKey, sha256_header,
-    verify_request,
+    ChannelId, MeshSigner, ReplayWindow, RequestView, ResponseView, Rules, SignedHead, VerifiedKey,
+    sha256_header, verify_request,
 };
 
 /// The Ed25519 test key of RFC 9421 B.1.4: time must not depend on the key, but a figure should be repeatable.
@@ -208,8 +208,8 @@ fn verifications(count: u32) {
     for _ in 0..count {
         let (mut window, resolve) = (ReplayWindow::new(), |_: &str| Some(key.clone()));
         let view = request(black_box(&sent));
-        let head =
-            verify_request(&view, &CHANNEL, &mut window, resolve, CALLER, NOW, SKEW).expect("verifies");
+        let head = verify_request(&view, &CHANNEL, &mut window, resolve, Rules::new(CALLER, NOW, SKEW))
+            .expect("verifies");
         head.verify_body(&BODY).expect("the digest is right");
     }
 }

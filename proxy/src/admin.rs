@@ -76,7 +76,7 @@ impl State {
             shared.and_then(|shared| shared.credentials()).map(|credentials| credentials.id().to_string());
         let (policy_in_force, policy_version) = shared.map_or((false, String::new()), |shared| {
             let snapshot = shared.snapshot();
-            (snapshot.ready, snapshot.policy_version.clone())
+            (snapshot.ready, snapshot.policy_version.to_string())
         });
         let capture_in_force = health.capture_in_force.load(Ordering::Acquire);
         let canary_ok = health.canary_ok.load(Ordering::Acquire);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use signet_identity::SpiffeId;
-use signet_policy::{Facts, Layer, Permit, Refusal, decide};
+use signet_policy::{Facts, Layer, Permit, ProtectionLevel, Refusal, decide};
 
 use crate::channel::Channel;
 use crate::snapshot::Snapshot;
@@ -42,6 +42,11 @@ impl Grant {
     /// Whether it would be permitted again.
     pub(crate) fn stands(&self, snapshot: &Snapshot) -> bool {
         self.decide(snapshot).is_ok()
+    }
+
+    /// The same for an exchange that began without signatures: only as long as nothing has to be signed.
+    pub(crate) fn stands_unsigned(&self, snapshot: &Snapshot) -> bool {
+        snapshot.index.protection(&self.destination).level == ProtectionLevel::Public && self.stands(snapshot)
     }
 
     /// The facts, borrowed.

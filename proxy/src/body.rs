@@ -2,7 +2,8 @@
 //!
 //! Small bodies of known length travel whole under the head's digest (T0). Everything else is
 //! cut into signed records while it flows (T2): [`SignedBody`] on the way to the other sidecar,
-//! [`VerifiedBody`] on the way to the application. Neither ever holds more than 256 KiB.
+//! [`VerifiedBody`] on the way to the application. Neither ever holds more than 256 KiB. Where nothing is signed
+//! (level `public`), every body passes as it comes: [`UnsignedBody`].
 
 use std::io;
 use std::pin::Pin;
@@ -89,6 +90,7 @@ enum Kind {
     /// As it comes, for traffic outside the mesh.
     Plain(Incoming),
     Signed(Box<SignedBody>),
+    Unsigned(Box<UnsignedBody>),
     Verified(Box<VerifiedBody>),
 }
 
@@ -117,7 +119,10 @@ impl Body {
             Kind::Signed(body) if !body.started => {
                 Some(Payload::Stream { source: body.source, length: body.length })
             }
-            Kind::Plain(_) | Kind::Signed(_) | Kind::Verified(_) => None,
+            Kind::Unsigned(body) if !body.started => {
+                Some(Payload::Stream { source: body.source, length: body.length })
+            }
+            Kind::Plain(_) | Kind::Signed(_) | Kind::Unsigned(_) | Kind::Verified(_) => None,
         }
     }
 
@@ -148,6 +153,12 @@ impl From<SignedBody> for Body {
     }
 }
 
+impl From<UnsignedBody> for Body {
+    fn from(body: UnsignedBody) -> Self {
+        Kind::Unsigned(Box::new(body)).into()
+    }
+}
+
 impl From<VerifiedBody> for Body {
     fn from(body: VerifiedBody) -> Self {
         Kind::Verified(Box::new(body)).into()
@@ -171,6 +182,7 @@ impl HttpBody for Body {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
             Kind::Signed(body) => body.poll(cx),
+            Kind::Unsigned(body) => body.poll(cx),
             Kind::Verified(body) => body.poll(cx),
         }
     }
@@ -180,6 +192,7 @@ impl HttpBody for Body {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Plain(incoming) => incoming.is_end_stream(),
             Kind::Signed(body) => body.done,
+            Kind::Unsigned(body) => body.source.is_end_stream(),
             Kind::Verified(body) => body.done,
         }
     }
@@ -189,6 +202,7 @@ impl HttpBody for Body {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Plain(incoming) => incoming.size_hint(),
             Kind::Signed(_) => SizeHint::new(),
+            Kind::Unsigned(body) => body.length.map_or_else(SizeHint::new, SizeHint::with_exact),
             Kind::Verified(body) => body.remaining.map_or_else(SizeHint::new, SizeHint::with_exact),
         }
     }
@@ -214,13 +228,13 @@ pub(crate) enum Source {
 }
 
 impl Payload {
-    /// Takes a body that is short enough into memory; everything else stays a stream.
-    pub(crate) async fn take(mut body: Incoming) -> Result<Self, BodyError> {
+    /// Takes a body that is short enough into memory, if it is to be `signed`; everything else stays a stream.
+    pub(crate) async fn take(mut body: Incoming, signed: bool) -> Result<Self, BodyError> {
         if body.is_end_stream() {
             return Ok(Self::Whole(Bytes::new()));
         }
         let length = body.size_hint().exact();
-        if length.is_none_or(|length| length > WHOLE_MAX as u64) {
+        if !signed || length.is_none_or(|length| length > WHOLE_MAX as u64) {
             return Ok(Self::Stream { source: Source::Incoming(body), length });
         }
         let (whole, trailers) = read_whole(&mut body).await?;
@@ -228,6 +242,16 @@ impl Payload {
             Some(trailers) => Self::Stream { source: Source::Ready(whole, trailers), length },
             None => Self::Whole(whole),
         })
+    }
+}
+
+impl Payload {
+    /// The body of a message that nobody signs.
+    pub(crate) fn unsigned(self) -> Body {
+        match self {
+            Self::Whole(bytes) => Body::whole(bytes),
+            Self::Stream { source, length } => UnsignedBody { source, length, started: false }.into(),
+        }
     }
 }
 
@@ -257,6 +281,11 @@ pub(crate) async fn read_whole(body: &mut Incoming) -> Result<(Bytes, Option<Hea
 }
 
 impl Source {
+    fn is_end_stream(&self) -> bool {
+        // One that was read already still has its trailers.
+        matches!(self, Self::Incoming(incoming) if incoming.is_end_stream())
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
@@ -265,6 +294,33 @@ impl Source {
             }
             Self::Ready(_, trailers) => Poll::Ready(Some(Ok(Frame::trailers(std::mem::take(trailers))))),
         }
+    }
+}
+
+/// A body that nobody signs: bytes and trailers as they come, but for trailers that may not stand there.
+pub(crate) struct UnsignedBody {
+    source: Source,
+    length: Option<u64>,
+    started: bool,
+}
+
+impl UnsignedBody {
+    /// The body of a message that was received unsigned.
+    pub(crate) fn new(incoming: Incoming) -> Self {
+        let length = incoming.size_hint().exact();
+        Self { source: Source::Incoming(incoming), length, started: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.started = true;
+        let Some(frame) = ready!(self.source.poll_frame(cx)?) else { return Poll::Ready(None) };
+        Poll::Ready(Some(Ok(match frame.into_trailers() {
+            Ok(mut trailers) => {
+                headers::strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        })))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One nf_tables table, `inet signet`, put in force by one atomic netlink transaction for IPv4 and IPv6; no `nft` or
 //! `iptables` program is needed. Where the kernel cannot do that, `iptables-restore` is tried and the caller is
-//! told. The rules stay in force when the proxy dies: traffic is then refused, never sent in clear.
+//! told; an operator may also choose that way ([`Way`]). The rules stay in force when the proxy dies: traffic is then
+//! refused, never sent in clear.
 //!
 //! - TCP that leaves is redirected to the outbound port, TCP that arrives to the inbound port. The accepted socket
 //!   tells the original destination ([`socket2::Socket::original_dst_v4`] and its IPv6 sister); when that is the
@@ -17,6 +18,7 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use nix::errno::Errno;
 
 pub mod command;
@@ -52,6 +54,17 @@ impl fmt::Display for Backend {
     }
 }
 
+/// Which way the rules may take to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// Netlink, or iptables where the kernel cannot do that
+    #[default]
+    Any,
+    /// iptables alone
+    #[value(name = "iptables")]
+    IpTables,
+}
+
 /// Why capture is not as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -67,6 +80,9 @@ pub enum CaptureError {
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// iptables has no state between capturing and not.
+    #[error("rules that iptables holds cannot be drained, only removed, which breaks redirected connections")]
+    NoDrain,
     /// Neither way works.
     #[error("nf_tables is not available ({netlink}), and iptables neither ({iptables})")]
     NoBackend {
@@ -87,17 +103,35 @@ pub enum CaptureError {
 ///
 /// # Errors
 /// With [`CaptureError::Netlink`] nothing has changed.
-pub fn install(rules: &Rules) -> Result<Backend, CaptureError> {
-    apply(&rules.table()?, rules)
+pub fn install(rules: &Rules, way: Way) -> Result<Backend, CaptureError> {
+    let table = rules.table()?;
+    match way {
+        Way::Any => apply(&table, rules),
+        Way::IpTables => {
+            iptables::install(rules)?;
+            // Only now, so that there is no moment without rules.
+            remove_table()?;
+            Ok(Backend::IpTables)
+        }
+    }
 }
 
 /// Checks that what is in force is what [`install`] puts there, to the byte.
 ///
-/// Only our own table is looked at: rules of others at an earlier priority can still divert packets.
+/// Only our own table, or our own chains, are looked at: rules of others at an earlier priority can still divert
+/// packets.
 ///
 /// # Errors
 /// [`CaptureError::Differs`] tells the differences in words.
-pub fn verify(rules: &Rules) -> Result<Backend, CaptureError> {
+pub fn verify(rules: &Rules, way: Way) -> Result<Backend, CaptureError> {
+    if way == Way::IpTables {
+        let differences = iptables::differences(rules)?;
+        return if differences.is_empty() {
+            Ok(Backend::IpTables)
+        } else {
+            Err(CaptureError::Differs { differences })
+        };
+    }
     let expected = rules.table()?;
     let found = match nftables::read(TABLE) {
         Err(error) if !unavailable(&error) => return Err(error.into()),
@@ -115,8 +149,12 @@ pub fn verify(rules: &Rules) -> Result<Backend, CaptureError> {
 /// For taking a running app out of the mesh; call [`remove`] when the old connections have ended.
 ///
 /// # Errors
-/// As [`install`]; with iptables there is no such state and the error is the kernel's.
+/// As [`install`]; [`CaptureError::NoDrain`] where iptables holds the rules.
 pub fn drain() -> Result<Backend, CaptureError> {
+    // Beside chains that go on redirecting, a drained table would say what is not so.
+    if iptables::is_installed() {
+        return Err(CaptureError::NoDrain);
+    }
     nftables::apply(&rules::drained())?;
     Ok(Backend::NfTables)
 }
@@ -128,11 +166,16 @@ pub fn drain() -> Result<Backend, CaptureError> {
 /// # Errors
 /// As [`install`].
 pub fn remove() -> Result<(), CaptureError> {
-    match nftables::delete(TABLE) {
-        Err(error) if !unavailable(&error) => return Err(error.into()),
-        _ => {}
-    }
+    remove_table()?;
     Ok(iptables::remove()?)
+}
+
+/// Removes our table; none is there where the kernel lacks nf_tables.
+fn remove_table() -> Result<(), CaptureError> {
+    match nftables::delete(TABLE) {
+        Err(error) if !unavailable(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn apply(table: &nftables::Ruleset, rules: &Rules) -> Result<Backend, CaptureError> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, HeaderValue};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
     Fingerprint, Peer, SigningIdentity, TlsError, VerifyError, channel_id, peer, verify_signing_chain,
@@ -63,17 +64,22 @@ pub(crate) struct Channel {
     keys: RefCell<Vec<Known>>,
     confirmed: Cell<Option<Fingerprint>>,
     introduced: Cell<Option<(Fingerprint, Instant)>>,
+    /// Counted among the open connections as long as anybody holds the channel.
+    open: Gauge,
 }
 
 /// A signing certificate that the peer has shown.
 struct Known {
     identity: SigningIdentity,
+    /// Its name in signatures, and what a verifier needs of it: asked for with every message.
+    keyid: String,
+    key: VerifiedKey,
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl Known {
     fn is_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        let Self { identity, chain } = self;
+        let Self { identity, chain, .. } = self;
         let then = now.clamp(identity.not_before(), identity.not_after());
         !snapshot.revoked(identity.id(), &identity.fingerprint())
             && verify_signing_chain(&snapshot.bundle, chain, then).is_ok()
@@ -82,7 +88,11 @@ impl Known {
 
 impl Channel {
     /// The channel of a finished handshake.
-    pub(crate) fn new(credentials: &Credentials, stream: &MeshStream) -> Result<Self, ChannelError> {
+    pub(crate) fn new(
+        credentials: &Credentials,
+        stream: &MeshStream,
+        open: &Gauge,
+    ) -> Result<Self, ChannelError> {
         let (_, state) = stream.get_ref();
         let peer = peer(state)?;
         let id = match stream {
@@ -90,6 +100,7 @@ impl Channel {
             MeshStream::Server(server) => channel_id(server.get_ref().1)?,
         };
         let chain = state.peer_certificates().unwrap_or_default();
+        open.inc();
         Ok(Self {
             id: ChannelId(id),
             own_leaf: credentials.tls.fingerprint,
@@ -102,6 +113,7 @@ impl Channel {
             keys: RefCell::default(),
             confirmed: Cell::default(),
             introduced: Cell::default(),
+            open: open.clone(),
         })
     }
 
@@ -172,17 +184,18 @@ impl Channel {
             keys.remove(0);
         }
         let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        keys.push(Known { identity: identity.clone(), chain });
+        let key =
+            VerifiedKey { spiffe_id: identity.id().as_str().into(), public_key: *identity.public_key() };
+        keys.push(Known { keyid: identity.keyid(), key, identity: identity.clone(), chain });
         Ok(identity)
     }
 
     /// The key behind a key id, if its certificate was shown here and has not ended.
     pub(crate) fn resolve(&self, keyid: &str, now: SystemTime) -> Option<VerifiedKey> {
         let keys = self.keys.borrow();
-        let known = keys.iter().map(|known| &known.identity);
-        let key =
-            known.into_iter().find(|key| key.keyid() == keyid && now <= key.not_after() + EXPIRY_GRACE)?;
-        Some(VerifiedKey { spiffe_id: key.id().as_str().into(), public_key: *key.public_key() })
+        let ended = |known: &&Known| now > known.identity.not_after() + EXPIRY_GRACE;
+        let known = keys.iter().find(|known| known.keyid == keyid).filter(|known| !ended(known))?;
+        Some(known.key.clone())
     }
 
     /// Whether a request must carry our signing chain: until a response proves that the peer has it.
@@ -207,6 +220,12 @@ impl Channel {
                 true
             }
         }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.open.dec();
     }
 }
 

@@ -13,7 +13,7 @@ use clap::builder::ValueParser;
 use nix::unistd::Uid;
 use thiserror::Error;
 
-use crate::capture::{Exempt, MARK};
+use crate::capture::{Exempt, MARK, Way};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
@@ -63,8 +63,11 @@ pub struct Arguments {
     /// How the capture rules tell the proxy's own connections.
     #[arg(long, env = "SIGNET_EXEMPT", default_value = "mark", value_parser = ["mark", "uid"])]
     pub exempt: String,
-    /// Who installs the capture rules: this process, or somebody else before it (`none`).
-    #[arg(long, env = "SIGNET_CAPTURE", default_value = "install", value_parser = ["install", "none"])]
+    /// Who installs the capture rules: this process, by netlink where the kernel can (`install`) or by iptables
+    /// alone (`iptables`), or somebody else before it (`none`).
+    #[arg(
+        long, env = "SIGNET_CAPTURE", default_value = "install", value_parser = ["install", "iptables", "none"]
+    )]
     pub capture: String,
     /// Inbound ports that are not captured, besides the proxy's own.
     #[arg(long, env = "SIGNET_EXCLUDE_INBOUND", value_delimiter = ',', value_name = "PORT,…")]
@@ -105,8 +108,8 @@ pub struct Config {
     pub workers: usize,
     /// How the capture rules know our own connections.
     pub exempt: Exempt,
-    /// Whether this process installs the capture rules.
-    pub install_capture: bool,
+    /// Which way this process installs the capture rules; `None` where somebody else does.
+    pub capture: Option<Way>,
     /// Inbound ports that are never captured.
     pub exclude_inbound: Vec<u16>,
     /// How long a drain may take.
@@ -262,7 +265,11 @@ impl TryFrom<Arguments> for Config {
             } else {
                 Exempt::Mark(MARK)
             },
-            install_capture: raw.capture == "install",
+            capture: match raw.capture.as_str() {
+                "install" => Some(Way::Any),
+                "iptables" => Some(Way::IpTables),
+                _ => None,
+            },
             exclude_inbound: raw.exclude_inbound,
             drain,
         })
@@ -303,6 +310,15 @@ mod tests {
             parse(&["--token", "t", "--drain-seconds", "3601"]).unwrap_err(),
             ConfigError::Drain(3601)
         );
+    }
+
+    #[test]
+    fn capture_is_ours_by_either_way_or_somebody_elses() {
+        let capture = |value: &str| parse(&["--token", "t", "--capture", value]).unwrap().capture;
+        assert_eq!(parse(&["--token", "t"]).unwrap().capture, Some(Way::Any));
+        assert_eq!(capture("install"), Some(Way::Any));
+        assert_eq!(capture("iptables"), Some(Way::IpTables));
+        assert_eq!(capture("none"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 
 use crate::admin::Health;
-use crate::capture::{self, CaptureError, Egress, Exempt, Other, Rules};
+use crate::capture::{self, CaptureError, Egress, Exempt, Other, Rules, Way};
 use crate::config::Config;
 use crate::worker::Shared;
 
@@ -110,9 +110,9 @@ pub(crate) async fn keep(
 ) {
     let mut changes = shared.changes.clone();
     loop {
-        if let Some(rules) = &mut installed {
+        if let (Some(rules), Some(way)) = (&mut installed, shared.config.capture) {
             let wanted = wanted(&shared);
-            let in_force = enforce(rules, wanted).await;
+            let in_force = enforce(rules, wanted, way).await;
             if health.capture_in_force.swap(in_force, Ordering::AcqRel) != in_force {
                 report.notify_one();
             }
@@ -142,16 +142,16 @@ fn wanted(shared: &Shared) -> Rules {
 
 /// Installs `wanted` where it differs from what is in the kernel. False when the rules were found
 /// changed by somebody else, even though they are repaired: something may have passed meanwhile.
-async fn enforce(installed: &mut Rules, wanted: Rules) -> bool {
+async fn enforce(installed: &mut Rules, wanted: Rules, way: Way) -> bool {
     let unchanged = *installed == wanted;
     let rules = wanted.clone();
     let outcome = tokio::task::spawn_blocking(move || -> Result<(), CaptureError> {
-        let tampered = match capture::verify(&rules) {
+        let tampered = match capture::verify(&rules, way) {
             Ok(_) => return Ok(()),
             Err(error) => unchanged.then_some(error),
         };
-        capture::install(&rules)?;
-        capture::verify(&rules)?;
+        capture::install(&rules, way)?;
+        capture::verify(&rules, way)?;
         tampered.map_or(Ok(()), Err)
     });
     match outcome.await {

@@ -70,6 +70,14 @@ pub(crate) fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// The same for a message of another sidecar, which also says its length in one way only.
+pub(crate) fn check_peer_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Refusal::MalformedMessage);
+    }
+    check_framing(headers)
+}
+
 /// Frames a body of unknown length in HTTP/1.1. Without it hyper takes a GET for one that has no body.
 pub(crate) fn frame_as_chunked(headers: &mut HeaderMap) {
     headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -115,8 +123,9 @@ pub(crate) fn strip_protected(headers: &mut HeaderMap) {
 }
 
 fn is_protected(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name.as_str())
+    let is = |name: &str| name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name);
+    let name = name.as_str();
+    if name.contains('_') { is(&name.replace('_', "-")) } else { is(name) }
 }
 
 /// Whether every trailer field may stand there.
@@ -140,7 +149,8 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
 pub(crate) fn has_records(headers: &HeaderMap) -> bool {
     let last = headers.get_all(header::CONTENT_ENCODING).iter().next_back();
     last.and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.rsplit(',').next().map(str::trim) == Some(MESH_REC))
+        .and_then(|value| value.rsplit(',').next())
+        .is_some_and(|coding| coding.trim().eq_ignore_ascii_case(MESH_REC))
 }
 
 /// Declares that the body travels as signed records, on top of the application's own codings. The

@@ -4,9 +4,9 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::head::{READ_BYTES_MAX, READ_FIELDS_MAX};
 use crate::http_server::{
-    CONNECTION_WINDOW, HEAD_MAX, LocalExecutor, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
-    Version,
+    CONNECTION_WINDOW, LocalExecutor, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW, Version,
 };
 use crate::pool::Sender;
 
@@ -18,7 +18,8 @@ where
     match version {
         Version::Http1 => {
             let (sender, connection) = http1::Builder::new()
-                .max_buf_size(HEAD_MAX)
+                .max_buf_size(READ_BYTES_MAX)
+                .max_headers(READ_FIELDS_MAX)
                 .preserve_header_case(true)
                 .title_case_headers(true)
                 .handshake(TokioIo::new(io))
@@ -29,7 +30,7 @@ where
         Version::Http2 => {
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
-                .max_header_list_size(HEAD_MAX as u32)
+                .max_header_list_size(READ_BYTES_MAX as u32)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)

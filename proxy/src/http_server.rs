@@ -15,17 +15,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::body::Body;
+use crate::head::{READ_BYTES_MAX, READ_FIELDS_MAX};
 use crate::prefixed::Prefixed;
 use crate::sockets::reset_on_close;
 use crate::tls::MeshStream;
 
 /// How long a client may take for a header section: slow headers hold a connection hostage.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Header section and read buffer of HTTP/1.1: what nginx and Envoy accept at most, and room for
-/// the mesh's own fields (a signing chain is about 1.5 KiB).
-pub(crate) const HEAD_MAX: usize = 64 * 1024;
-/// Header fields in HTTP/1.1.
-const FIELDS_MAX: usize = 128;
 /// Streams per connection: the same as hyper's default, written down.
 const STREAMS_MAX: u32 = 200;
 /// Flow-control window per stream and per connection: bounds what waits unread in memory.
@@ -137,8 +133,8 @@ fn http1_builder() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEAD_MAX)
-        .max_headers(FIELDS_MAX)
+        .max_buf_size(READ_BYTES_MAX)
+        .max_headers(READ_FIELDS_MAX)
         .half_close(true)
         .auto_date_header(false)
         // What the application wrote is what arrives; where a field was set aside on the way its
@@ -152,7 +148,7 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(HEAD_MAX as u32)
+        .max_header_list_size(READ_BYTES_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -17,6 +17,7 @@
 
 pub mod admin;
 mod authorize;
+mod batcher;
 mod body;
 pub mod capture;
 mod channel;
@@ -27,6 +28,7 @@ pub mod control;
 pub mod detect;
 pub mod guard;
 pub mod habit;
+mod head;
 mod headers;
 mod http_client;
 mod http_server;
@@ -43,6 +45,7 @@ pub mod proxy;
 mod recheck;
 mod records;
 pub mod ring;
+mod round_trip;
 mod sign;
 pub mod snapshot;
 pub mod sockets;

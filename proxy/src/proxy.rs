@@ -194,12 +194,10 @@ fn bind_error(address: impl ToString) -> impl FnOnce(io::Error) -> RunError {
 
 /// Installs the strictest rules; the guard loosens them once a policy says so.
 fn install(config: &Config) -> Result<Option<Rules>, CaptureError> {
-    if !config.install_capture {
-        return Ok(None);
-    }
+    let Some(way) = config.capture else { return Ok(None) };
     let rules = guard::initial_rules(config);
-    let backend = capture::install(&rules)?;
-    capture::verify(&rules)?;
+    let backend = capture::install(&rules, way)?;
+    capture::verify(&rules, way)?;
     tracing::info!(%backend, "capture rules are in force");
     Ok(Some(rules))
 }

@@ -24,6 +24,14 @@ impl Recheck {
         Self::by(worker, move |snapshot| grant.stands(snapshot))
     }
 
+    /// The same for an exchange whose messages are signed, or are not.
+    pub(crate) fn of(worker: &Rc<Worker>, grant: Grant, signed: bool) -> Self {
+        if signed {
+            return Self::new(worker, grant);
+        }
+        Self::by(worker, move |snapshot| grant.stands_unsigned(snapshot))
+    }
+
     /// Starts to watch over something else than a grant.
     pub(crate) fn by(worker: &Rc<Worker>, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
         let changes = WatchStream::from_changes(worker.shared.changes.clone());

@@ -3,9 +3,12 @@
 //! A record holds who, what and why: never a header value, a query or a body.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use signet_policy::{Permit, Refusal};
 
 /// Records kept per worker: a minute at 70 requests a second, about 1 MiB.
 const RECORDS: usize = 4096;
@@ -32,7 +35,8 @@ impl Direction {
     }
 }
 
-/// One request or opaque connection and what became of it.
+/// One request or opaque connection and what became of it. Made for every one and read for very few, so texts are
+/// put together by [`Serialize`] only.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
     /// The request id that refusals and logs carry.
@@ -44,21 +48,36 @@ pub struct Record {
     /// SPIFFE ID of the other side, empty when there was none.
     pub peer: String,
     /// The other end's address: the caller inbound, the original destination outbound.
-    pub address: String,
+    pub address: SocketAddr,
     /// Method, or `-` for opaque bytes.
     pub method: String,
     /// Authority as the client wrote it.
     pub authority: String,
     /// Path without query.
     pub path: String,
-    /// Policy and rule that allowed it, empty when refused.
-    pub allowed_by: String,
-    /// Refusal code, empty when it was allowed.
-    pub refused: String,
-    /// The reason in words, empty when it was allowed.
-    pub detail: String,
+    /// As `allowed_by`, policy and rule, empty when refused; as `refused` and `detail`, code and reason, empty when it
+    /// was allowed.
+    #[serde(flatten, serialize_with = "outcome")]
+    pub outcome: Result<Permit, Refusal>,
     /// Policy version the decision was made under.
-    pub policy: String,
+    #[serde(serialize_with = "text")]
+    pub policy: Arc<str>,
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn outcome<S: Serializer>(outcome: &Result<Permit, Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
+    let (allowed_by, refused, detail) = match outcome {
+        Ok(permit) => (format!("{}/{}", permit.policy(), permit.rule()), "", ""),
+        Err(refusal) => (String::new(), refusal.code(), refusal.detail()),
+    };
+    let mut map = serializer.serialize_map(Some(3))?;
+    map.serialize_entry("allowed_by", &allowed_by)?;
+    map.serialize_entry("refused", refused)?;
+    map.serialize_entry("detail", detail)?;
+    map.end()
 }
 
 /// A bounded ring of records; the oldest goes first.
@@ -104,14 +123,12 @@ mod tests {
             unix_ms: 0,
             direction: Direction::Inbound,
             peer: String::new(),
-            address: String::new(),
+            address: ([127, 0, 0, 1], 80).into(),
             method: "GET".into(),
             authority: String::new(),
             path: "/".into(),
-            allowed_by: String::new(),
-            refused: String::new(),
-            detail: String::new(),
-            policy: String::new(),
+            outcome: Err(Refusal::AccessDenied),
+            policy: "1.1".into(),
         }
     }
 
@@ -124,6 +141,17 @@ mod tests {
         assert!(ring.find("0").is_empty());
         assert_eq!(ring.find("1").len(), 1);
         assert_eq!(ring.find(&RECORDS.to_string()).len(), 1);
+    }
+
+    #[test]
+    fn a_record_is_shown_with_its_outcome_in_words() {
+        let shown = serde_json::to_value(record(7)).unwrap();
+        assert_eq!(shown["request_id"], "7");
+        assert_eq!(shown["address"], "127.0.0.1:80");
+        assert_eq!(shown["direction"], "inbound");
+        assert_eq!((&shown["allowed_by"], &shown["refused"]), (&"".into(), &"access-denied".into()));
+        assert_eq!(shown["detail"], Refusal::AccessDenied.detail());
+        assert_eq!(shown["policy"], "1.1");
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Signs a message for the connection it is about to travel on, and for no other.
-
-use std::sync::Arc;
+//! Signs a message for the connection it is about to travel on, and for no other; or, where policy says
+//! `public`, prepares it to travel on the authenticated connection unsigned.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, request, response};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, request, response};
 use signet_identity::Fingerprint;
-use signet_policy::Refusal;
+use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode};
 use signet_signature::record::Direction;
-use signet_signature::{RequestView, ResponseView, SignError, SignedHead, parse_signatures, sha256_header};
+use signet_signature::{
+    Form, LabelledSignature, RequestView, ResponseView, SignError, SignedHead, Unsigned, parse_signatures,
+    sha256_header,
+};
 
 use crate::body::{Body, Payload, SignedBody};
 use crate::channel::{Channel, encode_chain};
@@ -15,39 +17,67 @@ use crate::clock;
 use crate::headers::{self, CONTENT_DIGEST, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID};
 use crate::problem;
 use crate::snapshot::Credentials;
-use crate::telemetry::metrics::Metrics;
+use crate::worker::Worker;
 
 /// Between sidecars plaintext is what was captured, whatever protects the hop; both ends agree.
 pub(crate) const SCHEME: &str = "http";
 
-/// The tag of request signatures.
-const REQUEST_TAG: &str = "mesh-req-v1";
+/// The tags of request signatures, single and in a batch.
+const REQUEST_TAGS: [&str; 2] = ["mesh-req-v1", "mesh-req-b-v1"];
 
-/// A request as it was signed: what the signature of its response covers.
+/// A request as it was sent: what the signature of its response covers.
 pub(crate) struct SentRequest {
     pub(crate) method: http::Method,
     pub(crate) uri: Uri,
     pub(crate) authority: String,
     pub(crate) headers: HeaderMap,
+    /// How it was signed; its response is signed likewise. None: not at all.
+    pub(crate) form: Option<Form>,
     pub(crate) nonce: String,
     /// The certificate it was signed under.
     pub(crate) signer: Fingerprint,
 }
 
 impl SentRequest {
+    /// The request as it was before it was signed, when nothing of it was sent: for another connection.
+    pub(crate) fn unsent(self, request: Request<Body>) -> Option<(request::Parts, Payload)> {
+        let (mut parts, body) = request.into_parts();
+        parts.headers = self.headers;
+        Some((parts, body.reclaim()?))
+    }
+
     pub(crate) fn view(&self) -> RequestView<'_> {
         RequestView::new(&self.method, &self.uri, SCHEME, &self.authority, &self.headers)
     }
 }
 
+/// How a message is signed that may go to any of these workloads; none where none of them asks for it.
+pub(crate) fn form(protections: impl Iterator<Item = Protection>) -> Option<Form> {
+    let strictest = protections.max_by_key(|protection| protection.level).unwrap_or_default();
+    match (strictest.level, strictest.mode) {
+        (ProtectionLevel::Public, _) => None,
+        (ProtectionLevel::Protected, SignatureMode::Ed25519) => Some(Form::Single),
+        (ProtectionLevel::Protected, SignatureMode::Ed25519Batch) => Some(Form::Batch),
+    }
+}
+
 /// Prepares an application's head for the mesh: what belongs to the hop or to the mesh goes, and
-/// the payload is bound to what will be signed.
-pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload) -> Result<(), Refusal> {
+/// the payload is bound to what will be signed, if anything is.
+pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form>) -> Result<(), Refusal> {
     headers::check_framing(headers)?;
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // Both at once is the application's mistake; chunked is what was read (RFC 9112 section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     headers::strip_hop(headers);
     headers::strip_protected(headers);
     if headers::has_records(headers) {
         return Err(Refusal::MalformedMessage);
+    }
+    if form.is_none() {
+        // Nobody would verify what looks like a signature of ours.
+        let claims = signet_signature::claims_signature(headers);
+        return if claims { Err(Refusal::MalformedMessage) } else { Ok(()) };
     }
     if let Payload::Whole(bytes) = payload
         && headers.contains_key(CONTENT_DIGEST)
@@ -67,103 +97,129 @@ pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload) -> Result<(), Ref
 }
 
 /// Signs a bound request for the next place on `channel`.
-pub(crate) fn request(
-    credentials: &Credentials,
+pub(crate) async fn request(
+    worker: &Worker,
     channel: &Channel,
-    metrics: &Metrics,
     parts: request::Parts,
     authority: &str,
     payload: Payload,
+    form: Option<Form>,
 ) -> Result<(Request<Body>, SentRequest), Refusal> {
-    let sequence = channel.next_sequence();
-    let view = RequestView::new(&parts.method, &parts.uri, SCHEME, authority, &parts.headers);
-    let signed = credentials
-        .signer
-        .sign_request(&view, &channel.id, sequence, clock::unix_seconds())
-        .map_err(|error| unsignable(&error))?;
-    metrics.signatures.inc();
-    let sent = SentRequest {
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let mut sent = SentRequest {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
         authority: authority.to_owned(),
         headers: parts.headers.clone(),
-        nonce: signed.nonce.clone(),
+        form,
+        nonce: String::new(),
         signer: credentials.signing.fingerprint,
     };
     let mut request = Request::from_parts(parts, Body::empty());
     // Framing is the hop's own and is not signed.
     if matches!(payload, Payload::Stream { .. }) && request.version() == http::Version::HTTP_11 {
-        headers::frame_as_chunked(request.headers_mut());
+        let declared = form.is_none() && request.headers().contains_key(header::CONTENT_LENGTH);
+        if !declared {
+            headers::frame_as_chunked(request.headers_mut());
+        }
     }
+    let Some(form) = form else {
+        *request.body_mut() = payload.unsigned();
+        return Ok((request, sent));
+    };
+    let unsigned = credentials
+        .signer
+        .prepare_request(&sent.view(), &channel.id, channel.next_sequence(), clock::unix_seconds(), form)
+        .map_err(|error| unsignable(&error))?;
+    let signed = seal(worker, &credentials, unsigned).await?;
     signed.append_to(request.headers_mut());
     if channel.must_introduce(sent.signer) {
-        introduce(request.headers_mut(), credentials);
+        introduce(request.headers_mut(), &credentials);
     }
-    *request.body_mut() = body(credentials, Direction::ClientToServer, &signed, payload);
+    *request.body_mut() = body(&credentials, Direction::ClientToServer, &signed, payload);
+    sent.nonce = signed.nonce;
     Ok((request, sent))
 }
 
-/// Signs a bound response to `received`, the request as it arrived.
-pub(crate) fn response(
-    credentials: &Credentials,
+/// Signs a bound response to `received`, the request as it arrived; as that was signed, so is this.
+pub(crate) async fn response(
+    worker: &Worker,
     channel: &Channel,
-    metrics: &Metrics,
     received: &SentRequest,
     parts: response::Parts,
     payload: Payload,
 ) -> Result<Response<Body>, Refusal> {
+    let Some(form) = received.form else {
+        return Ok(Response::from_parts(parts, payload.unsigned()));
+    };
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
     let view = ResponseView {
         status: parts.status.as_u16(),
         headers: &parts.headers,
         trailers: None,
         request: Some(received.view()),
     };
-    let signed = credentials
+    let unsigned = credentials
         .signer
-        .sign_response(&view, &received.nonce, clock::unix_seconds())
+        .prepare_response(&view, &received.nonce, clock::unix_seconds(), form)
         .map_err(|error| unsignable(&error))?;
-    metrics.signatures.inc();
+    let signed = seal(worker, &credentials, unsigned).await?;
     let mut response = Response::from_parts(parts, Body::empty());
     signed.append_to(response.headers_mut());
     if channel.answer_introduces(credentials.signing.fingerprint, &received.headers) {
-        introduce(response.headers_mut(), credentials);
+        introduce(response.headers_mut(), &credentials);
     }
-    *response.body_mut() = body(credentials, Direction::ServerToClient, &signed, payload);
+    *response.body_mut() = body(&credentials, Direction::ServerToClient, &signed, payload);
     Ok(response)
 }
 
-/// A refusal as this sidecar's own signed response; unsigned where the request gives nothing to
-/// bind it to.
-pub(crate) fn refusal(
-    credentials: Option<&Arc<Credentials>>,
+async fn seal(worker: &Worker, credentials: &Credentials, unsigned: Unsigned) -> Result<SignedHead, Refusal> {
+    let metrics = &worker.shared.metrics;
+    let signed = match unsigned.form() {
+        Form::Batch => worker.batcher.sign(&credentials.signer, unsigned, metrics).await,
+        Form::Single => credentials.signer.sign_single(unsigned),
+    };
+    metrics.signatures.inc();
+    signed.map_err(|error| unsignable(&error))
+}
+
+/// A refusal as this sidecar's own response, signed as its request claims to be; unsigned where the
+/// request gives nothing to bind it to.
+pub(crate) async fn refusal(
+    worker: &Worker,
     channel: &Channel,
-    metrics: &Metrics,
     received: SentRequest,
     refusal: Refusal,
     request_id: &str,
 ) -> Response<Body> {
     let plain = || problem::response(refusal, request_id);
-    let Some(credentials) = credentials else { return plain() };
     let (mut parts, _) = plain().into_parts();
     // The answer to HEAD has no content to digest (RFC 9110 section 9.3.2).
     let headless = received.method == http::Method::HEAD;
     let content = if headless { Bytes::new() } else { problem::body(refusal, request_id) };
     let payload = Payload::Whole(content);
-    if bind(&mut parts.headers, &payload).is_err() {
+    if bind(&mut parts.headers, &payload, received.form).is_err() {
         return plain();
     }
     parts.headers.insert(MESH_ORIGIN, HeaderValue::from_static("sidecar"));
     if let Ok(id) = HeaderValue::from_str(request_id) {
         parts.headers.insert(MESH_REQUEST_ID, id);
     }
-    response(credentials, channel, metrics, &received, parts, payload).unwrap_or_else(|_| plain())
+    response(worker, channel, &received, parts, payload).await.unwrap_or_else(|_| plain())
 }
 
-/// The nonce of a request that was not, or not yet, verified.
-pub(crate) fn claimed_nonce(headers: &HeaderMap) -> String {
+/// The form and nonce of a request that was not, or not yet, verified; none when it is not signed by us.
+pub(crate) fn claimed(headers: &HeaderMap) -> Option<(Form, String)> {
     let signatures = parse_signatures(headers).unwrap_or_default();
-    let ours = signatures.iter().find(|signature| signature.params().tag() == Some(REQUEST_TAG));
-    ours.and_then(|signature| signature.params().nonce()).unwrap_or_default().to_owned()
+    let params = signatures.iter().map(LabelledSignature::params);
+    let (form, params) = params
+        .filter_map(|params| match params.tag() {
+            Some(tag) if tag == REQUEST_TAGS[0] => Some((Form::Single, params)),
+            Some(tag) if tag == REQUEST_TAGS[1] => Some((Form::Batch, params)),
+            _ => None,
+        })
+        .next()?;
+    Some((form, params.nonce().unwrap_or_default().to_owned()))
 }
 
 fn body(credentials: &Credentials, direction: Direction, signed: &SignedHead, payload: Payload) -> Body {

@@ -25,7 +25,7 @@ pub struct Snapshot {
     /// The same, made for decisions; denies everything before the first policy.
     pub index: Arc<PolicyIndex>,
     /// Name of the policy section's version, for records and `explain`.
-    pub policy_version: String,
+    pub policy_version: Arc<str>,
     /// Directories of the networks this proxy is attached to, its own first.
     pub directories: Vec<Arc<Directory>>,
     /// The roots of the own trust domain.
@@ -46,7 +46,7 @@ impl Snapshot {
             generation: 0,
             policy: None,
             index: Arc::new(PolicyIndex::deny_all()),
-            policy_version: String::new(),
+            policy_version: Arc::default(),
             directories: Vec::new(),
             bundle,
             revocations: Arc::default(),
@@ -78,7 +78,7 @@ impl Snapshot {
         Self {
             policy: Some(Arc::clone(&policy.model)),
             index: Arc::clone(&policy.index),
-            policy_version: version.map(|(_, version)| version.to_string()).unwrap_or_default(),
+            policy_version: version.map(|(_, version)| version.to_string().into()).unwrap_or_default(),
             clock_skew_s: policy.model.clock_skew_s,
             // Without the list of those who are no longer trusted, nobody is.
             ready: has_own && subscriber.bundle().is_some() && has_revocations,

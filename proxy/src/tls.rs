@@ -79,10 +79,11 @@ fn established(
     stream: &MeshStream,
     direction: Direction,
 ) -> Result<Rc<Channel>, Refusal> {
-    let channel = Channel::new(credentials, stream).map_err(|error| {
-        tracing::warn!(%error, "authenticated connection has no usable identity");
-        Refusal::PeerUnverified
-    })?;
+    let channel =
+        Channel::new(credentials, stream, &worker.shared.metrics.mesh_connections).map_err(|error| {
+            tracing::warn!(%error, "authenticated connection has no usable identity");
+            Refusal::PeerUnverified
+        })?;
     channel.check_trust(&worker.shared.snapshot())?;
     worker.shared.metrics.handshakes.inc(direction);
     Ok(Rc::new(channel))

@@ -3,23 +3,25 @@
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, request, response};
-use hyper::body::Incoming;
-use signet_policy::Refusal;
+use hyper::body::{Body as _, Incoming};
+use signet_policy::{ProtectionLevel, Refusal};
 use signet_signature::record::{Direction, RecordReader};
 use signet_signature::{
-    BodyBinding, ResponseView, SignatureError, VerifiedHead, VerifiedKey, verify_request, verify_response,
+    BodyBinding, ResponseView, Rules, SignatureError, VerifiedHead, VerifiedKey, verify_request,
+    verify_response,
 };
 
-use crate::body::{Body, BodyError, VerifiedBody, read_whole};
+use crate::body::{Body, BodyError, UnsignedBody, VerifiedBody, read_whole};
 use crate::channel::Channel;
 use crate::clock;
 use crate::headers;
 use crate::sign::SentRequest;
 use crate::snapshot::Snapshot;
-use crate::telemetry::metrics::Metrics;
+use crate::worker::Worker;
 
 /// A message whose head, and every byte of whose body that is ever delivered, was signed by the peer
-/// of the channel it came on. Only this file can make one.
+/// of the channel it came on; or whose receiver's policy asks for the authenticated channel alone. Only this
+/// file can make one.
 pub(crate) struct Verified<M>(M);
 
 impl<M> Verified<M> {
@@ -34,48 +36,64 @@ impl<M> Verified<M> {
 }
 
 /// Verifies a request on the channel it came on; `received` is the same request as it arrived and
-/// takes up its nonce, for the response. The nonce counts as used once its signature is
+/// takes up its form and nonce, for the response. The nonce counts as used once its signature is
 /// verified, whatever the body turns out to be.
 pub(crate) async fn request(
+    worker: &Worker,
     channel: &Channel,
     snapshot: &Snapshot,
-    metrics: &Metrics,
     received: &mut SentRequest,
     mut parts: request::Parts,
     body: Incoming,
+    floor: ProtectionLevel,
 ) -> Result<Verified<Request<Body>>, Refusal> {
     let now = SystemTime::now();
-    headers::check_framing(&parts.headers)?;
+    headers::check_peer_framing(&parts.headers)?;
+    let signed = signet_signature::claims_signature(&received.headers);
+    if !signed && floor == ProtectionLevel::Public {
+        worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Inbound);
+        let body = unsigned(&mut parts.headers, body)?;
+        return Ok(Verified(Request::from_parts(parts, body)));
+    }
     channel.learn(&received.headers, snapshot, now)?;
     let mut key = None;
+    let known_roots = worker.roots.borrow().counts();
     let head = verify_request(
         &received.view(),
         &channel.id,
         &mut channel.window().borrow_mut(),
         |keyid| remember(&mut key, channel.resolve(keyid, now)),
-        channel.peer.id().as_str(),
-        clock::unix_seconds(),
-        snapshot.clock_skew_s,
-    )
-    .map_err(refusal)?;
-    metrics.verifications.inc();
+        Rules {
+            roots: Some(&mut worker.roots.borrow_mut()),
+            ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
+        },
+    );
+    count(worker, known_roots, head.is_ok());
+    let head = head.map_err(refusal)?;
+    received.form = Some(head.form);
     received.nonce.clone_from(&head.nonce);
     let body = payload(&head, key.as_ref(), Direction::ClientToServer, &mut parts.headers, body).await?;
     clean(&mut parts.headers);
     Ok(Verified(Request::from_parts(parts, body)))
 }
 
-/// Verifies the response to a request that was sent on this channel.
+/// Verifies the response to a request that was sent on this channel. Only who asked without a signature
+/// takes an answer without one.
 pub(crate) async fn response(
+    worker: &Worker,
     channel: &Channel,
     snapshot: &Snapshot,
-    metrics: &Metrics,
     sent: &SentRequest,
     mut parts: response::Parts,
     body: Incoming,
 ) -> Result<Verified<Response<Body>>, Refusal> {
     let now = SystemTime::now();
-    headers::check_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
+    headers::check_peer_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
+    if sent.form.is_none() {
+        worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Outbound);
+        let body = unsigned(&mut parts.headers, body).map_err(|_| Refusal::ResponseUnverified)?;
+        return Ok(Verified(Response::from_parts(parts, body)));
+    }
     channel.learn(&parts.headers, snapshot, now).map_err(|_| Refusal::ResponseUnverified)?;
     let view = ResponseView {
         status: parts.status.as_u16(),
@@ -84,25 +102,39 @@ pub(crate) async fn response(
         request: Some(sent.view()),
     };
     let mut key = None;
+    let known_roots = worker.roots.borrow().counts();
     let head = verify_response(
         &view,
         &sent.nonce,
         |keyid| remember(&mut key, channel.resolve(keyid, now)),
-        channel.peer.id().as_str(),
-        clock::unix_seconds(),
-        snapshot.clock_skew_s,
-    )
-    .map_err(|error| {
+        Rules {
+            roots: Some(&mut worker.roots.borrow_mut()),
+            ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
+        },
+    );
+    count(worker, known_roots, head.is_ok());
+    let head = head.map_err(|error| {
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
     })?;
-    metrics.verifications.inc();
     channel.confirm(sent.signer);
     let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
         .await
         .map_err(|_| Refusal::ResponseUnverified)?;
     clean(&mut parts.headers);
     Ok(Verified(Response::from_parts(parts, body)))
+}
+
+/// The body of a message that carries no signature of ours, where policy asks for none. What is said by the
+/// mesh goes all the same, and so does the coding that only signed bodies have.
+fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
+    if headers::has_records(headers) {
+        return Err(Refusal::MalformedMessage);
+    }
+    headers::strip_known_hop(headers);
+    headers::strip_protected(headers);
+    signet_signature::strip(headers);
+    Ok(if body.is_end_stream() { Body::empty() } else { UnsignedBody::new(body).into() })
 }
 
 /// Reads and checks a whole body, or starts to verify a streamed one.
@@ -141,6 +173,14 @@ fn clean(headers: &mut HeaderMap) {
     headers::restore_digest(headers);
     headers::strip_protected(headers);
     signet_signature::strip(headers);
+}
+
+fn count(worker: &Worker, known_roots: (u64, u64), verified: bool) {
+    let metrics = &worker.shared.metrics;
+    let (hits, misses) = worker.roots.borrow().counts();
+    metrics.verifications.inc_by(verified.into());
+    metrics.root_cache_hits.inc_by(hits - known_roots.0);
+    metrics.root_cache_misses.inc_by(misses - known_roots.1);
 }
 
 fn remember(key: &mut Option<VerifiedKey>, found: Option<VerifiedKey>) -> Option<VerifiedKey> {

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal, observe};
+use signet_signature::batch::RootCache;
 use tokio::sync::watch;
 
 use crate::authorize::{Content, Grant};
+use crate::batcher::Batcher;
 use crate::channel::Channel;
 use crate::clock;
 use crate::config::Config;
@@ -108,6 +110,9 @@ pub(crate) struct Worker {
     pub(crate) outbound: Connections,
     pub(crate) strangers: Strangers,
     pub(crate) own: OwnAddresses,
+    pub(crate) batcher: Rc<Batcher>,
+    /// Roots of batches that were verified here.
+    pub(crate) roots: RefCell<RootCache>,
     index: usize,
     requests: Cell<u64>,
     /// Tells request ids of this process from those of the one before it.
@@ -127,6 +132,8 @@ impl Worker {
             outbound: Connections::default(),
             strangers: Strangers::default(),
             own: OwnAddresses::default(),
+            batcher: Rc::default(),
+            roots: RefCell::default(),
             index,
             requests: Cell::new(0),
             epoch: (clock::unix_ms() >> 4) as u32,
@@ -202,17 +209,12 @@ impl Worker {
                 unix_ms: clock::unix_ms(),
                 direction: event.direction,
                 peer: event.peer.to_owned(),
-                address: event.address.to_string(),
+                address: event.address,
                 method: clip(method),
                 authority: clip(authority),
                 path: clip(path),
-                allowed_by: event
-                    .outcome
-                    .as_ref()
-                    .map_or_else(|_| String::new(), |p| format!("{}/{}", p.policy(), p.rule())),
-                refused: event.outcome.as_ref().err().map_or("", |refusal| refusal.code()).to_owned(),
-                detail: event.outcome.as_ref().err().map_or("", |refusal| refusal.detail()).to_owned(),
-                policy: self.shared.snapshot().policy_version.clone(),
+                outcome: event.outcome.clone(),
+                policy: Arc::clone(&self.shared.snapshot().policy_version),
             });
         }
     }

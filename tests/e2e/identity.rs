@@ -14,7 +14,7 @@ use signet_cli::lab::mesh::intruder::{Caller, Draft, Identity, IntruderError, in
 use signet_cli::lab::mesh::program;
 use signet_cli::lab::runner::{Test, TestResult};
 use signet_identity::{
-    ALPN_CONTROL, ALPN_H1, Authority, KeyRequest, SpiffeId, TlsSvid, client_config, crypto_provider,
+    ALPN_CONTROL, ALPN_H1, ALPN_H2, Authority, KeyRequest, SpiffeId, TlsSvid, client_config, crypto_provider,
     dial_name, pinned_client_config, server_config,
 };
 use signet_signature::{ChannelId, MeshSigner, RequestView, ResponseView, sha256_header};
@@ -30,6 +30,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Code;
+
+use crate::protocols::heads::over_http2;
 
 pub(crate) const TESTS: &[Test] = &[
     ("callers_with_wrong_certificates_are_not_heard", callers_with_wrong_certificates_are_not_heard),
@@ -227,13 +229,32 @@ const IMPOSTURES: &[Imposture] = &[
         answering: |cast| signing(&cast.other, |_| {}),
         expected: (502, Some("response-unverified")),
     },
+    Imposture {
+        what: "a head that is larger than a sidecar makes it",
+        certificate: |cast| Ok(cast.server.clone()),
+        answering: |cast| signing(&cast.server, |answer| lengthen(answer, 100 * 1024)),
+        expected: (502, Some("response-unverified")),
+    },
+    Imposture {
+        what: "a head that is larger than what is read",
+        certificate: |cast| Ok(cast.server.clone()),
+        answering: |cast| signing(&cast.server, |answer| lengthen(answer, 200 * 1024)),
+        expected: (502, Some("response-unverified")),
+    },
 ];
 
+/// Adds a long field, which no signature covers.
+fn lengthen(answer: &mut Vec<u8>, length: usize) {
+    let line_end = answer.windows(2).position(|window| window == b"\r\n").unwrap_or_default();
+    let field = format!("\r\nX-Long: {}", "v".repeat(length));
+    answer.splice(line_end..line_end, field.into_bytes());
+}
+
 fn answers_of_an_impostor_are_not_believed() -> TestResult {
-    // One port for each, one that answers twice the same, and one where nobody speaks TLS.
+    // One port for each, one that answers twice the same, one where nobody speaks TLS, and two for HTTP/2.
     let first: u16 = 8300;
-    let (twice, clear) = (8400, 8401);
-    let ports: Vec<u16> = (first..).take(IMPOSTURES.len()).chain([twice, clear]).collect();
+    let (twice, clear, long, endless) = (8400, 8401, 8402, 8403);
+    let ports: Vec<u16> = (first..).take(IMPOSTURES.len()).chain([twice, clear, long, endless]).collect();
     let declared: Vec<String> =
         ports.iter().map(|port| format!("{{port: {port}, protocol: http}}")).collect();
     let site = site(&format!("ports: [{}]", declared.join(", ")))?;
@@ -293,6 +314,22 @@ fn answers_of_an_impostor_are_not_believed() -> TestResult {
         statuses.push((answer.status, answer.code()));
     }
     assert_eq!(statuses, [(200, None), (502, Some("response-unverified".to_owned()))]);
+
+    // In HTTP/2 a head that cannot be read and a connection that breaks off look alike.
+    for (port, length, expected) in [
+        (long, 100 * 1024, (502, "response-unverified")),
+        (endless, 200 * 1024, (503, "upstream-unreachable")),
+    ] {
+        let config = server_config(&cast.server.tls, &cast.server.bundle, &[ALPN_H2])?;
+        Impostor::long_winded(&server, port, config, length)?;
+        let to = place(&server, port);
+        let (status, code) =
+            inside(
+                client.namespace(),
+                move || async move { over_http2(TcpStream::connect(to).await?, 1).await },
+            )?;
+        assert_eq!((status.as_u16(), code.as_deref()), (expected.0, Some(expected.1)), "{length} bytes");
+    }
 
     let in_clear = Recorder::http(&server, clear)?;
     let answer = Plain::ask(&client, place(&server, clear), &get("/api", "server"))?;

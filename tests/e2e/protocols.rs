@@ -4,6 +4,7 @@ use signet_cli::lab::runner::Test;
 
 mod bodies;
 mod first_words;
+pub(crate) mod heads;
 pub(crate) mod http;
 mod manners;
 mod permissive;
@@ -25,6 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
         "old_and_rare_http_reaches_the_app_as_it_was_sent",
         manners::old_and_rare_http_reaches_the_app_as_it_was_sent,
     ),
+    ("oversized_head_is_refused_by_name", heads::oversized_head_is_refused_by_name),
+    ("oversized_head_is_refused_by_name_in_http2_too", heads::oversized_head_is_refused_by_name_in_http2_too),
     ("bad_http_is_refused_and_harms_nobody_else", manners::bad_http_is_refused_and_harms_nobody_else),
     (
         "body_that_breaks_off_never_looks_complete_to_the_app",

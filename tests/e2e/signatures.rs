@@ -19,7 +19,7 @@ use signet_signature::profile::VALIDITY_SECONDS;
 use signet_signature::record::{Direction, Ed25519Signer, Event, Opening, RecordWriter, StreamParams};
 use signet_signature::{
     Algorithm, ChannelId, Component, MeshSigner, MessageView, Params, ParseError, RequestView, ResponseView,
-    SigningKey, VerifiedKey, parse_signatures, signature_base, verify_response,
+    Rules, SigningKey, VerifiedKey, parse_signatures, signature_base, verify_response,
 };
 use signet_tests::manifest::{allow, mesh, policy, workload};
 use signet_tests::recorder::{ANSWER, Connection};
@@ -392,8 +392,12 @@ fn answers_are_signed_for_their_own_request() -> TestResult {
     let signed = fields(&answer.headers);
     let verify = |request: RequestView<'_>, nonce: &str| {
         let response = ResponseView { status: 200, headers: &signed, trailers: None, request: Some(request) };
-        let verified =
-            verify_response(&response, nonce, |_| Some(key.clone()), id("server").as_str(), now(), 30);
+        let verified = verify_response(
+            &response,
+            nonce,
+            |_| Some(key.clone()),
+            Rules::new(id("server").as_str(), now(), 30),
+        );
         verified.map(|head| head.verify_body(&answer.body)).map_err(|error| error.code())
     };
     assert_eq!(verify(view(one, headers), nonce), Ok(Ok(())));

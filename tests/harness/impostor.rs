@@ -3,7 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body_util::Full;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use signet_cli::lab::Container;
 use signet_identity::channel_id;
@@ -33,33 +38,71 @@ impl Impostor {
         config: ServerConfig,
         answering: Answering,
     ) -> Result<Self, Failure> {
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        let listener = at.namespace().run(move || TcpListener::bind(any))??;
-        listener.set_nonblocking(true)?;
         let heads = Arc::new(Mutex::new(Vec::new()));
         let (seen, acceptor) = (Arc::clone(&heads), TlsAcceptor::from(Arc::new(config)));
-        std::thread::Builder::new().name("impostor".into()).spawn(move || -> std::io::Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                loop {
-                    let (tcp, _) = listener.accept().await?;
-                    let (acceptor, seen, answering) =
-                        (acceptor.clone(), Arc::clone(&seen), Arc::clone(&answering));
-                    tokio::spawn(async move {
-                        // A caller that does not believe the certificate leaves: nothing to tell anybody.
-                        let _ = serve(tcp, &acceptor, &seen, &answering).await;
-                    });
-                }
-            })
+        listen(at, port, move |tcp| {
+            let (acceptor, seen, answering) = (acceptor.clone(), Arc::clone(&seen), Arc::clone(&answering));
+            async move { serve(tcp, &acceptor, &seen, &answering).await }
         })?;
         Ok(Self { heads })
+    }
+
+    /// Listens at a port with this certificate and answers each HTTP/2 request with a field of this length, unsigned.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn long_winded(
+        at: &Container,
+        port: u16,
+        config: ServerConfig,
+        length: usize,
+    ) -> Result<(), Failure> {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        listen(at, port, move |tcp| {
+            let acceptor = acceptor.clone();
+            async move {
+                let stream = acceptor.accept(tcp).await?;
+                let answer = service_fn(move |_| async move {
+                    let response = Response::builder().header("x-long", "v".repeat(length));
+                    response.body(Full::new(Bytes::from_static(b"unsigned")))
+                });
+                let served =
+                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+                served.await.map_err(std::io::Error::other)
+            }
+        })
     }
 
     /// The heads of the requests it was sent.
     pub fn requests(&self) -> Vec<String> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Serves each connection by itself, on a thread that ends with the test.
+fn listen<F>(
+    at: &Container,
+    port: u16,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Result<(), Failure>
+where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let listener = at.namespace().run(move || TcpListener::bind(any))??;
+    listener.set_nonblocking(true)?;
+    std::thread::Builder::new().name("impostor".into()).spawn(move || -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loop {
+                let (tcp, _) = listener.accept().await?;
+                // A caller that does not believe the certificate leaves: nothing to tell anybody.
+                tokio::spawn(serve(tcp));
+            }
+        })
+    })?;
+    Ok(())
 }
 
 async fn serve(

@@ -2,12 +2,14 @@
 //! is not installed is a failure.
 
 mod databases;
+mod iptables;
 mod nginx;
 mod openssl;
 mod pair;
 mod programs;
 mod python;
 mod signatures;
+mod slow_path;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,15 @@ const TESTS: &[Test] = &[
     ("redis_keeps_what_it_is_given", databases::redis_keeps_what_it_is_given),
     ("mosquitto_delivers_to_subscribers", databases::mosquitto_delivers_to_subscribers),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
+    (
+        "iptables_over_nf_tables_captures_for_a_whole_mesh",
+        iptables::iptables_over_nf_tables_captures_for_a_whole_mesh,
+    ),
+    ("legacy_iptables_captures_for_a_whole_mesh", iptables::legacy_iptables_captures_for_a_whole_mesh),
+    (
+        "late_client_hello_is_waited_for_on_a_slow_path",
+        slow_path::late_client_hello_is_waited_for_on_a_slow_path,
+    ),
     (
         "http_message_signatures_verifies_what_message_sign_signed",
         signatures::peer_verifies_what_message_sign_signed,

@@ -19,7 +19,7 @@ use signet_cli::lab::{
     Capabilities, Capability, HostPlan, Lab, Namespace, Opening, Program, Tap, enter, helper,
 };
 use signet_proxy::capture::expression::{Verdict, tcp};
-use signet_proxy::capture::{self, Backend, CaptureError, Exempt, MARK, Other, Rules, TABLE, nftables};
+use signet_proxy::capture::{self, Backend, CaptureError, Exempt, MARK, Other, Rules, TABLE, Way, nftables};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const TESTS: &[Test] = &[
@@ -110,13 +110,13 @@ fn original_destination(accepted: &TcpStream) -> Result<SocketAddr, Box<dyn Erro
 
 fn install(namespace: &Namespace, rules: &Rules) -> TestResult {
     let rules = rules.clone();
-    assert_eq!(namespace.run(move || capture::install(&rules))??, Backend::NfTables);
+    assert_eq!(namespace.run(move || capture::install(&rules, Way::Any))??, Backend::NfTables);
     Ok(())
 }
 
 fn verify(namespace: &Namespace, rules: &Rules) -> Result<Result<Backend, CaptureError>, Box<dyn Error>> {
     let rules = rules.clone();
-    Ok(namespace.run(move || capture::verify(&rules))?)
+    Ok(namespace.run(move || capture::verify(&rules, Way::Any))?)
 }
 
 fn loopback_is_up_with_both_addresses() -> TestResult {
@@ -478,7 +478,7 @@ fn replacing_leaks_nothing() -> TestResult {
     let counter = Arc::clone(&replaced);
     let replacing = here.thread("replacing", move || {
         for _ in 0..REPLACEMENTS {
-            capture::install(&Rules::default()).unwrap();
+            capture::install(&Rules::default(), Way::Any).unwrap();
             counter.fetch_add(1, Ordering::Relaxed);
         }
     })?;
@@ -580,7 +580,7 @@ fn removed() -> TestResult {
 }
 
 fn capture_here() -> ExitCode {
-    match capture::install(&Rules::default()) {
+    match capture::install(&Rules::default(), Way::Any) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             println!("{error}");

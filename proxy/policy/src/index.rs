@@ -13,8 +13,8 @@ use std::sync::Arc;
 use signet_identity::{SpiffeId, TrustDomain};
 
 use crate::model::{
-    AccessPolicyModel, EgressRule, MtlsMode, PolicyMode, PolicyModel, Protocol, RuleModel, SourceMatch,
-    SpeaksFirst, Transport, WorkloadModel,
+    AccessPolicyModel, EgressRule, MtlsMode, PolicyMode, PolicyModel, Protection, Protocol, RuleModel,
+    SourceMatch, SpeaksFirst, Transport, WorkloadModel,
 };
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
@@ -147,6 +147,11 @@ impl PolicyIndex {
     /// The mode in force for a workload; strict for one that is not declared.
     pub fn mtls(&self, workload: &SpiffeId) -> MtlsMode {
         self.entry(workload).map_or(MtlsMode::Strict, |entry| entry.mtls)
+    }
+
+    /// How messages to a workload are protected; signed for one that is not declared.
+    pub fn protection(&self, workload: &SpiffeId) -> Protection {
+        self.entry(workload).map_or_else(Protection::default, |entry| entry.model.protection)
     }
 
     /// The declared protocol of a port; `auto` when nothing was declared.

@@ -39,7 +39,8 @@ pub use manifest::{
 };
 pub use model::{
     AccessPolicyModel, Advertised, EgressRule, Lifetimes, MtlsMode, Network, Operation, PolicyMode,
-    PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
+    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RuleModel, SignatureMode, SourceMatch,
+    SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use refusal::{Blame, Refusal};

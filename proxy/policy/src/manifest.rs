@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, EgressSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec,
-    OperationSpec, PortSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WorkloadSpec,
+    OperationSpec, PortSpec, ProtectionSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 

@@ -22,6 +22,8 @@ pub struct PolicyModel {
     pub trust_domain: TrustDomain,
     /// The mode of workloads that set none.
     pub mtls: MtlsMode,
+    /// How messages to workloads that set nothing are protected.
+    pub protection: Protection,
     /// How far clocks may differ when signatures are checked, in seconds.
     pub clock_skew_s: u64,
     /// The networks that addresses are told apart by.
@@ -42,6 +44,7 @@ impl PolicyModel {
         Self {
             trust_domain,
             mtls: MtlsMode::Strict,
+            protection: Protection::default(),
             clock_skew_s: DEFAULT_CLOCK_SKEW_S,
             networks: Vec::new(),
             egress: Vec::new(),
@@ -94,6 +97,52 @@ pub enum MtlsMode {
     Permissive,
     /// Plaintext is refused, and so is every unmeshed destination that is not listed as egress.
     Strict,
+}
+
+/// How messages to a workload are protected. Its receiver enforces the level; mode and verification are
+/// choices of the two sidecars that change no proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Protection {
+    /// What a message must have.
+    pub level: ProtectionLevel,
+    /// How the sender of a request signs, and its receiver the response.
+    pub mode: SignatureMode,
+    /// When what was received is handed on.
+    pub verify: Verification,
+}
+
+/// What a message must have; a receiver refuses what has less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProtectionLevel {
+    /// An authenticated, encrypted connection; nothing is signed.
+    Public,
+    /// A signature of its sender as well.
+    #[default]
+    Protected,
+}
+
+/// How messages are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SignatureMode {
+    /// One Ed25519 signature for each: plain RFC 9421, for third parties that read along.
+    Ed25519,
+    /// One Ed25519 signature for all that are ready at the same moment, and a path to it in each.
+    #[default]
+    Ed25519Batch,
+}
+
+/// When a receiver hands on what it received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verification {
+    /// At once; what turns out wrong ends the exchange and its connection.
+    Async,
+    /// After its signature was verified.
+    #[default]
+    Gate,
 }
 
 /// One network: the scope in which an address means one thing.
@@ -198,6 +247,8 @@ pub struct WorkloadModel {
     pub ports: Vec<PortModel>,
     /// Its own mode, when it differs from the mesh's.
     pub mtls: Option<MtlsMode>,
+    /// How messages to it are protected: what it sets itself, and the mesh's for the rest.
+    pub protection: Protection,
     /// The only addresses that may be claimed for it; empty means any of its network.
     pub addresses: Vec<IpAddr>,
     /// Where its ports are published on other networks.

@@ -333,7 +333,9 @@ pub(crate) fn members(text: &str, limit: usize) -> Result<Vec<Member<'_>>, Parse
     if text.trim_matches(OWS).is_empty() {
         return Ok(members);
     }
-    for part in split_outside_strings(text)? {
+    // Nearly every message has one signature, and then there is no comma to look for.
+    let parts = if text.contains(',') { split_outside_strings(text)? } else { vec![text] };
+    for part in parts {
         let (label, value) = part.trim_matches(OWS).split_once('=').ok_or(ParseError::Malformed)?;
         // The value parsers skip leading spaces, which a dictionary does not allow here.
         if sfv::KeyRef::from_str(label).is_err() || value.starts_with(OWS) {

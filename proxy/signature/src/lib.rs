@@ -7,6 +7,7 @@
 //! * [`component`], [`base`], [`input`], [`key`] and [`sign`] / [`verify`] are the generic protocol, for any message and key;
 //! * [`digest`] makes and checks `Content-Digest`;
 //! * [`profile`] is the narrow, fast form spoken between sidecars, with [`replay`] protection;
+//! * [`batch`] puts many messages under one signature;
 //! * [`record`] signs byte streams.
 //!
 //! Invariants: the type of a key decides its algorithm and a message can only agree; a signature base is
@@ -14,6 +15,7 @@
 //! named bound.
 
 pub mod base;
+pub mod batch;
 pub mod component;
 mod derived;
 pub mod digest;
@@ -34,7 +36,7 @@ pub use input::{LabelledSignature, Params, ParseError, parse_signatures};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use message::{MessageView, RequestView, ResponseView};
 pub use profile::{
-    BodyBinding, ChannelId, Freshness, MeshSigner, SignError, SignatureError, SignedHead, VerifiedHead,
-    VerifiedKey, strip, verify_request, verify_response,
+    BodyBinding, ChannelId, Form, Freshness, MeshSigner, Rules, SignError, SignatureError, SignedHead,
+    Unsigned, VerifiedHead, VerifiedKey, claims_signature, strip, verify_request, verify_response,
 };
 pub use replay::ReplayWindow;

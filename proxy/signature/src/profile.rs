@@ -1,5 +1,7 @@
-//! The mesh profile of RFC 9421: one Ed25519 signature per message, fresh for one place on one channel.
+//! The mesh profile of RFC 9421: each message signed by its sender, fresh for one place on one channel.
 //!
+//! * A signature has one of two [`Form`]s: an Ed25519 signature of its own, or a place in a [batch](crate::batch)
+//!   under one. What is covered, and what it proves, is the same.
 //! * What is covered is computed from the message by one function, `cover::required`, for signer and verifier
 //!   alike: the fixed components, and every field present that an application could act upon. So a
 //!   component the verifier needs is always demanded, and a sensitive field added on the way is a
@@ -18,14 +20,16 @@ mod signer;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod unsigned;
 mod verifier;
 
 pub use error::{SignError, SignatureError};
 pub use nonce::ChannelId;
-pub use signer::{MeshSigner, SignedHead, keyid};
-pub use strip::strip;
+pub use signer::{MeshSigner, keyid};
+pub use strip::{claims_signature, strip};
+pub use unsigned::{SignedHead, Unsigned};
 pub use verifier::{
-    BodyBinding, Freshness, VerifiedHead, VerifiedKey, verify_ed25519, verify_head, verify_request,
+    BodyBinding, Freshness, Rules, VerifiedHead, VerifiedKey, verify_ed25519, verify_head, verify_request,
     verify_response, verify_tail,
 };
 
@@ -48,6 +52,9 @@ pub const RECORD_CODING: &str = "mesh-rec";
 /// chain in it proves itself.
 pub const CERTIFICATE_FIELD: &str = "mesh-cert";
 
+/// Bytes of an Ed25519 signature (RFC 8032 section 5.1.6).
+const ED25519_LEN: usize = 64;
+
 /// Which of the signatures of a message is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -59,14 +66,27 @@ pub(crate) enum Part {
     Tail,
 }
 
-/// The tag of a signature: direction and part.
-pub(crate) fn tag(message: &crate::MessageView<'_>, part: Part) -> &'static str {
-    match (message, part) {
-        (crate::MessageView::Request(_), Part::Whole) => "mesh-req-v1",
-        (crate::MessageView::Request(_), Part::Head) => "mesh-req-head-v1",
-        (crate::MessageView::Request(_), Part::Tail) => "mesh-req-tail-v1",
-        (crate::MessageView::Response(_), Part::Whole) => "mesh-rsp-v1",
-        (crate::MessageView::Response(_), Part::Head) => "mesh-rsp-head-v1",
-        (crate::MessageView::Response(_), Part::Tail) => "mesh-rsp-tail-v1",
+/// Which signature a message has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A path to the signed root of a [batch](crate::batch). The parameter `alg` is left out, since no algorithm of
+    /// that kind is registered; the tag tells.
+    Batch,
+    /// An Ed25519 signature of its own, `alg="ed25519"`.
+    Single,
+}
+
+/// The tag of a signature: direction, part and form.
+pub(crate) fn tag(message: &crate::MessageView<'_>, part: Part, form: Form) -> &'static str {
+    use crate::MessageView::{Request, Response};
+    match (message, part, form) {
+        (Request(_), Part::Whole, Form::Batch) => "mesh-req-b-v1",
+        (Request(_), Part::Whole, Form::Single) => "mesh-req-v1",
+        (Request(_), Part::Head, _) => "mesh-req-head-v1",
+        (Request(_), Part::Tail, _) => "mesh-req-tail-v1",
+        (Response(_), Part::Whole, Form::Batch) => "mesh-rsp-b-v1",
+        (Response(_), Part::Whole, Form::Single) => "mesh-rsp-v1",
+        (Response(_), Part::Head, _) => "mesh-rsp-head-v1",
+        (Response(_), Part::Tail, _) => "mesh-rsp-tail-v1",
     }
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use super::{CaptureError, Egress, Exempt, MARK, Other, PROXY_UID, Rules, drain, install, remove, verify};
+use super::{
+    CaptureError, Egress, Exempt, MARK, Other, PROXY_UID, Rules, Way, drain, install, remove, verify,
+};
 
 /// Arguments of `signet-proxy capture`.
 #[derive(Args, Clone, Debug)]
@@ -51,6 +53,9 @@ struct RuleArgs {
     /// Destination networks left alone
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     exclude_outbound_network: Vec<IpNet>,
+    /// Which way the rules take to the kernel
+    #[arg(long, value_enum, default_value_t = Way::Any)]
+    way: Way,
     /// What becomes of outbound packets that are not TCP
     #[arg(long, value_enum, default_value_t = OtherTraffic::Pass)]
     other: OtherTraffic,
@@ -118,12 +123,14 @@ impl CaptureArgs {
     fn act(&self) -> Result<String, CaptureError> {
         Ok(match &self.action {
             Action::Drain => format!("capture drains ({}): new connections go in clear", drain()?),
-            Action::Install(rules) => format!("capture is in force ({})", install(&rules.into())?),
+            Action::Install(rules) => format!("capture is in force ({})", install(&rules.into(), rules.way)?),
             Action::Remove => {
                 remove()?;
                 "capture is removed: connections go in clear".into()
             }
-            Action::Verify(rules) => format!("capture is as installed ({})", verify(&rules.into())?),
+            Action::Verify(rules) => {
+                format!("capture is as installed ({})", verify(&rules.into(), rules.way)?)
+            }
         })
     }
 }
@@ -151,6 +158,19 @@ mod tests {
     #[test]
     fn defaults_are_the_default_rules() {
         assert_eq!(rules(&[]), Rules::default());
+    }
+
+    #[test]
+    fn way_is_chosen_by_its_name() {
+        let way = |arguments: &[&str]| {
+            let line = ["capture", "verify"].iter().chain(arguments);
+            match Command::try_parse_from(line).unwrap().capture.action {
+                Action::Verify(arguments) => arguments.way,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(way(&[]), Way::Any);
+        assert_eq!(way(&["--way", "iptables"]), Way::IpTables);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The same rules through `iptables-restore`, for kernels whose nf_tables cannot be spoken to.
+//! The same rules through `iptables-restore`, for kernels whose nf_tables cannot be spoken to, and for operators who
+//! want them where their own iptables rules are.
 //!
 //! Weaker than the netlink way, and said so: IPv4 and IPv6 are two transactions each for two tables, so a packet may
 //! meet half of an installation, and it needs the programs. The rules live in chains of our own, reached by one jump
@@ -20,6 +21,8 @@ const CHAINS: [(&str, &str, &str); 3] = [
     ("SIGNET_PREROUTING", "PREROUTING", "nat"),
     ("SIGNET_OTHER", "OUTPUT", "filter"),
 ];
+/// What the names of our chains begin with.
+const CHAIN_PREFIX: &str = "SIGNET_";
 const TABLES: [&str; 2] = ["nat", "filter"];
 const OPENING: &str = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN";
 /// Its presence tells that the kernel speaks IPv6.
@@ -99,12 +102,22 @@ pub(super) fn differences(rules: &Rules) -> Result<Vec<String>, IptablesError> {
     Ok(list)
 }
 
+/// Whether chains of ours are there. Without iptables there are none; where it only fails there may be.
+pub(super) fn is_installed() -> bool {
+    let ours = |family, table| match save(family, table) {
+        Ok(saved) => saved.contains(CHAIN_PREFIX),
+        Err(IptablesError::NotRun { .. }) => false,
+        Err(_) => true,
+    };
+    Family::present().into_iter().any(|family| TABLES.iter().any(|table| ours(family, table)))
+}
+
 /// Removes what an earlier [`install`] put in; no error when there is nothing or no iptables.
 pub(super) fn remove() -> Result<(), IptablesError> {
     for family in Family::present() {
         for table in TABLES {
             let Ok(saved) = save(family, table) else { continue };
-            if saved.contains("SIGNET_") {
+            if saved.contains(CHAIN_PREFIX) {
                 restore(family, &removal(table, &saved))?;
             }
         }

@@ -1,8 +1,8 @@
 //! Netlink by hand: attributes, messages, and a connection that sends a batch and reads the kernel's answers.
 //!
-//! Only what two users need: the nf_tables transaction of [`super::nftables`] and the links, addresses and routes
-//! of the network lab. Attribute and message headers are in host order and padded to four bytes; what stands
-//! inside an attribute is in the order its own subsystem wants, so both orders are offered by name.
+//! Only what three users need: the nf_tables transaction of [`super::nftables`], the links, addresses and routes
+//! of the network lab, and one question about one socket. Attribute and message headers are in host order and padded to
+//! four bytes; what stands inside an attribute is in the order its own subsystem wants, so both orders are offered by name.
 //!
 //! The kernel answers while `send` runs, so every answer is queued before the first read: reading never waits,
 //! and a missing answer is an error, not a hang.
@@ -181,6 +181,14 @@ impl Connection {
         Self::open(protocols::NETLINK_ROUTE)
     }
 
+    /// Opens a connection to what the kernel knows of sockets. It needs no capability.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Open`].
+    pub fn sockets() -> Result<Self, NetlinkError> {
+        Self::open(protocols::NETLINK_SOCK_DIAG)
+    }
+
     fn open(protocol: isize) -> Result<Self, NetlinkError> {
         let open = || {
             let mut socket = Socket::new(protocol)?;
@@ -212,6 +220,22 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Asks a question that one message answers.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Refused`] when there is nothing to tell.
+    pub fn ask(&mut self, request: &Request) -> Result<Answer, NetlinkError> {
+        let sequence = self.send(std::slice::from_ref(request), 0)?;
+        let answers = self.receive()?;
+        let received = answers.into_iter().find(|received| received.sequence == sequence);
+        let received = received.ok_or(NetlinkError::NoAnswer)?;
+        if received.answer.kind != ERROR {
+            return Ok(received.answer);
+        }
+        // Success without an answer is no answer.
+        outcome(&received, request).and(Err(NetlinkError::NoAnswer))
     }
 
     /// Asks for a list and returns all of it.

@@ -84,7 +84,7 @@ async fn a_proxy_enrols_applies_what_is_pushed_and_reports() {
     let mut proxy = Running::start(settings(&server, Some(mesh.token()), None)).await;
     proxy.until(|snapshot, _| snapshot.ready).await;
     assert_eq!(proxy.credentials.load().as_ref().unwrap().id(), &workload());
-    assert_eq!(proxy.snapshots.load().policy_version, "1.1");
+    assert_eq!(&*proxy.snapshots.load().policy_version, "1.1");
     assert_eq!(proxy.snapshots.load().directories[0].network(), NETWORK);
     mesh.publish_policy(2);
     proxy.until(|snapshot, _| snapshot.clock_skew_s == 2).await;
@@ -107,7 +107,7 @@ async fn a_refused_section_is_answered_with_its_error_and_the_last_good_one_stay
         unreachable!()
     };
     assert_eq!((nack.code.as_str(), nack.counter), ("malformed-payload", 2));
-    assert_eq!(proxy.snapshots.load().policy_version, "1.1");
+    assert_eq!(&*proxy.snapshots.load().policy_version, "1.1");
     assert!(proxy.snapshots.load().ready);
     assert_eq!(proxy.link.borrow().refused_sections, 1);
 }

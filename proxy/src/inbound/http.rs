@@ -12,11 +12,12 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
+use crate::head::{self, Origin};
 use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
-use crate::sign::{self, SentRequest, claimed_nonce};
+use crate::sign::{self, SentRequest, claimed};
 use crate::target;
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
@@ -73,7 +74,7 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id), Err(refusal)),
+            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
         };
         self.worker.record(&Event {
             request_id: &request_id,
@@ -96,21 +97,24 @@ impl Callee {
         let (parts, body) = request.into_parts();
         let received = trail.received.insert(self.as_claimed(&parts));
         let slot = worker.limits.enter(self.channel.peer.id())?;
+        head::check_request(&parts, Origin::Mesh)?;
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
-        let metrics = &worker.shared.metrics;
+        let floor = snapshot.index.protection(&self.reached.own).level;
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
         let _permitted_so_far = grant.decide(&snapshot)?;
-        let verified = verify::request(&self.channel, &snapshot, metrics, received, parts, body).await?;
+        let verified =
+            verify::request(worker, &self.channel, &snapshot, received, parts, body, floor).await?;
         trail.request_id = claimed_id(&received.headers);
         let permit = grant.decide(&worker.shared.snapshot())?;
-        let (permit, response, hold) = self.forward(permit, verified, &grant).await?;
+        let (permit, response, hold) =
+            self.forward(permit, verified, &grant, received.form.is_some()).await?;
         let response = self.sign(received, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
-        metrics.requests.inc(Direction::Inbound);
+        worker.shared.metrics.requests.inc(Direction::Inbound);
         Ok((response, permit))
     }
 
@@ -131,6 +135,7 @@ impl Callee {
         permit: Permit,
         mut request: Verified<Request<Body>>,
         grant: &Grant,
+        signed: bool,
     ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
         identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
         let key = AppKey {
@@ -138,17 +143,15 @@ impl Callee {
             version: self.version,
             caller: Some(self.channel.peer.id().clone()),
         };
-        let mut request =
-            request.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
+        let recheck = || Recheck::of(&self.worker, grant.clone(), signed);
+        let mut request = request.into_inner().map(|body| body.rechecked(recheck));
         if self.version == Version::Http1 && !request.body().has_length() {
             frame_as_chunked(request.headers_mut());
         }
         for attempt in 0.. {
             let lease = app::checkout(&self.worker, &key).await?;
             let reused = lease.reused;
-            let (parts, body) = request.into_parts();
-            let again = parts.clone();
-            match lease.send(Request::from_parts(parts, body)).await {
+            match lease.send(request).await {
                 Ok((response, hold)) => {
                     return Ok((permit, response, hold));
                 }
@@ -160,7 +163,7 @@ impl Callee {
                     tracing::info!(error = %failed.source, reused, "application did not answer");
                     let unsent = failed.unsent.filter(|_| reused && attempt == 0);
                     let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };
-                    request = Request::from_parts(again, unsent.into_body());
+                    request = unsent;
                 }
             }
         }
@@ -174,37 +177,45 @@ impl Callee {
         grant: Grant,
         response: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
-        let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
         let (mut parts, body) = response.into_parts();
+        head::check_response(&parts, Origin::App, Refusal::UpstreamUnreachable)?;
         if parts.status.is_informational() {
             // Nobody asked for an upgrade: it was stripped.
             return Err(Refusal::UpstreamUnreachable);
         }
-        let payload = Payload::take(body).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let payload =
+            Payload::take(body, received.form.is_some()).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
-        sign::bind(&mut parts.headers, &payload).map_err(|_| Refusal::UpstreamUnreachable)?;
-        let metrics = &self.worker.shared.metrics;
-        let response = sign::response(&credentials, &self.channel, metrics, received, parts, payload)?;
-        Ok(response.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
+        sign::bind(&mut parts.headers, &payload, received.form).map_err(|_| Refusal::UpstreamUnreachable)?;
+        let response = sign::response(&self.worker, &self.channel, received, parts, payload).await;
+        let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let signed = received.form.is_some();
+        Ok(response.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
     }
 
-    fn refuse(&self, refusal: Refusal, received: Option<SentRequest>, request_id: &str) -> Response<Body> {
-        if refusal.blame() == Blame::Caller {
+    async fn refuse(
+        &self,
+        refusal: Refusal,
+        received: Option<SentRequest>,
+        request_id: &str,
+    ) -> Response<Body> {
+        // A message without a signature costs nothing to refuse, and may come of a policy that is on its way.
+        if refusal.blame() == Blame::Caller && refusal != Refusal::SignatureMissing {
             self.worker.limits.failed(self.channel.peer.id());
         }
-        let credentials = self.worker.shared.credentials();
-        let metrics = &self.worker.shared.metrics;
         match received {
             // Signing costs as much as verifying; a caller at its limit gets no more of that.
             Some(mut received) if refusal != Refusal::Overloaded => {
-                if received.nonce.is_empty() {
-                    received.nonce = claimed_nonce(&received.headers);
+                if received.nonce.is_empty()
+                    && let Some((form, nonce)) = claimed(&received.headers)
+                {
+                    (received.form, received.nonce) = (Some(form), nonce);
                 }
-                if !received.nonce.starts_with(&format!("{}.", self.channel.id)) {
+                if received.form.is_some() && !self.channel.id.made(&received.nonce) {
                     // A refusal bound to another channel's request would be evidence about somebody else.
                     return crate::problem::response(refusal, request_id);
                 }
-                sign::refusal(credentials.as_ref(), &self.channel, metrics, received, refusal, request_id)
+                sign::refusal(&self.worker, &self.channel, received, refusal, request_id).await
             }
             _ => crate::problem::response(refusal, request_id),
         }
@@ -219,6 +230,7 @@ impl Callee {
             uri: parts.uri.clone(),
             authority: authority.to_owned(),
             headers: parts.headers.clone(),
+            form: None,
             nonce: String::new(),
             signer: self.channel.peer.fingerprint(),
         }

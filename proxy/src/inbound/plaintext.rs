@@ -10,11 +10,14 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use signet_policy::{MtlsMode, Permit, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Reached, app, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
 use crate::detect::Protocol;
+use crate::head::{self, Origin};
 use crate::headers;
 use crate::http_server::{self, Version};
 use crate::limits::Stranger;
@@ -23,13 +26,20 @@ use crate::prefixed::Prefixed;
 use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::Direction;
+use crate::round_trip;
 use crate::sockets::reset_on_close;
 use crate::target;
 use crate::worker::{AppKey, Event, Worker};
 
-/// How long an application's greeting is held back for a caller that might still turn out to be a
-/// sidecar unknown to us: its ClientHello follows its handshake at once.
+/// How long an application's greeting is held back at least for a caller that might still turn out to
+/// be a sidecar unknown to us: its ClientHello follows its handshake at once.
 const GREETING_HOLD: Duration = Duration::from_millis(50);
+/// The same in round trips of its connection: one for the handshake's end and the ClientHello behind
+/// it, and as much again for a path that is slower than measured.
+const GREETING_ROUND_TRIPS: u32 = 2;
+/// And at most: one round trip by satellite (600 ms) fits, and a plain client, for whom this is waiting
+/// in vain, still takes the server for a slow one.
+const GREETING_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long a caller may stay silent where its own bytes are needed to go on.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a caller that is known to have a sidecar may take for its ClientHello.
@@ -89,21 +99,38 @@ async fn identify(worker: &Worker, client: &mut Prefixed, reached: &Reached) -> 
         snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
     let opaque_passes = grant(reached, Content::Opaque).decide(&snapshot).is_ok();
     drop(snapshot);
-    let patience = match (meshed, server_first) {
-        (true, _) => MESHED_HELLO,
-        (false, true) => Duration::ZERO,
-        (false, false) => GREETING_HOLD,
+    let detected = match (meshed, server_first) {
+        (true, _) => timeout(MESHED_HELLO, client.detect()).await,
+        (false, true) => timeout(Duration::ZERO, client.detect()).await,
+        (false, false) => first_words(client).await,
     };
-    match tokio::time::timeout(patience, client.detect()).await {
+    match detected {
         Ok(detected) => caller(detected, None),
         Err(_) if meshed => Caller::Silent,
         Err(_) if opaque_passes => first_to_speak(worker, client, reached).await,
         // Opaque bytes will not pass, but a slow HTTP client may.
-        Err(_) => match tokio::time::timeout(SILENCE, client.detect()).await {
+        Err(_) => match timeout(SILENCE, client.detect()).await {
             Ok(detected) => caller(detected, None),
             Err(_) => Caller::Gone,
         },
     }
+}
+
+/// What the caller says while its greeting is held back.
+async fn first_words(client: &mut Prefixed) -> Result<io::Result<Option<Protocol>>, Elapsed> {
+    let accepted = Instant::now();
+    // Who speaks at once, as nearly everybody does, costs the kernel no question.
+    if let Ok(detected) = timeout(GREETING_HOLD, client.detect()).await {
+        return Ok(detected);
+    }
+    let hold = greeting_hold(round_trip::measured(client.get_ref()).await);
+    timeout_at(accepted + hold, client.detect()).await
+}
+
+/// How long a greeting is held back; the shortest time where the kernel does not tell the round trip.
+fn greeting_hold(round_trip: Option<Duration>) -> Duration {
+    let needed = round_trip.unwrap_or_default().saturating_mul(GREETING_ROUND_TRIPS);
+    needed.clamp(GREETING_HOLD, GREETING_HOLD_MAX)
 }
 
 /// Nobody spoke in time: the application is dialled, and whoever speaks now speaks first.
@@ -136,7 +163,7 @@ fn caller(detected: io::Result<Option<Protocol>>, app: Option<TcpStream>) -> Cal
 async fn carry(worker: &Rc<Worker>, client: Prefixed, app: Option<TcpStream>, reached: &Reached) {
     let grant = grant(reached, Content::Opaque);
     let decided = grant.decide(&worker.shared.snapshot());
-    record(worker, &worker.request_id(), reached, &grant, &decided);
+    record(worker, &worker.request_id(), reached, Some(&grant), &decided);
     if decided.is_err() {
         return reset_on_close(client.get_ref());
     }
@@ -187,9 +214,7 @@ async fn respond(
         Ok((response, permit)) => (response, Ok(permit)),
         Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
     };
-    if let Some(grant) = &granted {
-        record(worker, &request_id, reached, grant, &decided);
-    }
+    record(worker, &request_id, reached, granted.as_ref(), &decided);
     response
 }
 
@@ -197,10 +222,12 @@ async fn exchange(
     worker: &Rc<Worker>,
     reached: &Reached,
     version: Version,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     granted: &mut Option<Grant>,
 ) -> Result<(Response<Body>, Permit), Refusal> {
-    let content = target::content(request.method(), request.uri(), request.headers())?;
+    let (mut parts, body) = request.into_parts();
+    head::check_request(&parts, Origin::App)?;
+    let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
     let grant = granted.insert(grant(reached, content)).clone();
     let snapshot = worker.shared.snapshots.load_full();
     if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
@@ -208,20 +235,22 @@ async fn exchange(
     }
     let permit = grant.decide(&snapshot)?;
     // Nobody vouches for what an unmeshed caller says about itself.
-    headers::check_framing(request.headers())?;
-    headers::strip_hop(request.headers_mut());
-    headers::strip_protected(request.headers_mut());
-    let mut request =
-        request.map(|body| Body::plain(body).rechecked(|| still_permissive(worker, grant.clone())));
+    headers::check_framing(&parts.headers)?;
+    headers::strip_hop(&mut parts.headers);
+    headers::strip_protected(&mut parts.headers);
+    let body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    let mut request = Request::from_parts(parts, body);
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
     }
     let lease = app::checkout(worker, &AppKey { caller: None, address: reached.address, version }).await?;
     let sent = lease.send(request).await;
-    let (mut response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
-    headers::strip_hop(response.headers_mut());
-    let recheck = || still_permissive(worker, grant.clone());
-    Ok((response.map(|body| Body::plain(body).holding(hold).rechecked(recheck)), permit))
+    let (response, hold) = sent.map_err(|_| Refusal::UpstreamUnreachable)?;
+    let (mut parts, body) = response.into_parts();
+    head::check_response(&parts, Origin::App, Refusal::UpstreamUnreachable)?;
+    headers::strip_hop(&mut parts.headers);
+    let body = Body::plain(body).holding(hold).rechecked(|| still_permissive(worker, grant.clone()));
+    Ok((Response::from_parts(parts, body), permit))
 }
 
 fn grant(reached: &Reached, content: Content) -> Grant {
@@ -239,7 +268,7 @@ fn record(
     worker: &Worker,
     request_id: &str,
     reached: &Reached,
-    grant: &Grant,
+    grant: Option<&Grant>,
     outcome: &Result<Permit, Refusal>,
 ) {
     worker.record(&Event {
@@ -247,7 +276,24 @@ fn record(
         direction: Direction::Inbound,
         peer: "",
         address: reached.caller,
-        grant: Some(grant),
+        grant,
         outcome,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greeting_is_held_for_two_round_trips_within_its_bounds() {
+        let held = |round_trip| greeting_hold(Some(Duration::from_millis(round_trip)));
+        assert_eq!(greeting_hold(None), GREETING_HOLD);
+        assert_eq!(held(0), GREETING_HOLD);
+        assert_eq!(held(25), GREETING_HOLD);
+        assert_eq!(held(26), Duration::from_millis(52));
+        assert_eq!(held(300), Duration::from_millis(600));
+        assert_eq!(held(501), GREETING_HOLD_MAX);
+        assert_eq!(greeting_hold(Some(Duration::MAX)), GREETING_HOLD_MAX);
+    }
 }

@@ -6,12 +6,14 @@ use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal};
+use signet_signature::Form;
 use tracing::Instrument;
 
 use super::Destination;
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
+use crate::head::{self, Origin};
 use crate::headers::MESH_REQUEST_ID;
 use crate::http_client;
 use crate::http_server::{self, Version};
@@ -86,14 +88,16 @@ impl Caller {
         granted: &mut Option<Grant>,
     ) -> Result<(Response<Body>, Permit), Refusal> {
         let (mut parts, body) = request.into_parts();
+        head::check_request(&parts, Origin::App)?;
         let grant = granted.insert(self.judge(&parts)?);
         let permit = grant.decide(&self.worker.shared.snapshot())?;
         let authority = match &grant.content {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
         };
-        let mut payload = Payload::take(body).await.map_err(|_| Refusal::MalformedMessage)?;
-        sign::bind(&mut parts.headers, &payload)?;
+        let form = self.form();
+        let mut payload = Payload::take(body, form.is_some()).await.map_err(|_| Refusal::MalformedMessage)?;
+        sign::bind(&mut parts.headers, &payload, form)?;
         parts.headers.insert(
             MESH_REQUEST_ID,
             HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?,
@@ -104,11 +108,11 @@ impl Caller {
             let channel = Rc::clone(lease.context());
             let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
-            let credentials = self.worker.shared.credentials().ok_or(Refusal::NotReady)?;
-            let metrics = &self.worker.shared.metrics;
             let (request, sent) =
-                sign::request(&credentials, &channel, metrics, parts.clone(), &authority, payload)?;
-            let request = request.map(|body| body.rechecked(|| Recheck::new(&self.worker, grant.clone())));
+                sign::request(&self.worker, &channel, parts, &authority, payload, form).await?;
+            let signed = form.is_some();
+            let request =
+                request.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant.clone(), signed)));
             match lease.send(request).await {
                 Ok((response, hold)) => {
                     let response = self.deliver(response, &channel, &sent, grant).await?;
@@ -119,13 +123,15 @@ impl Caller {
                         // It was the application's own body that broke off.
                         return Err(refusal);
                     }
-                    let unsent = failed.unsent.and_then(|request| request.into_body().reclaim());
                     tracing::debug!(error = %failed.source, reused, "request not answered");
-                    match unsent {
-                        Some(again) if reused && attempt < ATTEMPTS => payload = again,
-                        _ => return Err(Refusal::UpstreamUnreachable),
-                    }
-                    metrics.retries.inc();
+                    let unsent = failed.unsent.filter(|_| reused && attempt < ATTEMPTS);
+                    (parts, payload) = match unsent.and_then(|request| sent.unsent(request)) {
+                        Some(again) => again,
+                        // An answer came, and nobody could have signed it: its head cannot be read.
+                        None if failed.source.is_parse() => return Err(Refusal::ResponseUnverified),
+                        None => return Err(Refusal::UpstreamUnreachable),
+                    };
+                    self.worker.shared.metrics.retries.inc();
                 }
             }
         }
@@ -153,6 +159,12 @@ impl Caller {
             let _permit = grant.decide(&snapshot)?;
         }
         Ok(grant)
+    }
+
+    /// How requests are signed, whoever of those that may answer does.
+    fn form(&self) -> Option<Form> {
+        let snapshot = self.worker.shared.snapshot();
+        sign::form(self.destination.identities.iter().map(|id| snapshot.index.protection(id)))
     }
 
     fn wire_version(&self) -> http::Version {
@@ -186,14 +198,15 @@ impl Caller {
         grant: Grant,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = response.into_parts();
+        head::check_response(&parts, Origin::Mesh, Refusal::ResponseUnverified)?;
         if parts.status.is_informational() {
             return Err(Refusal::ResponseUnverified);
         }
-        let metrics = &self.worker.shared.metrics;
         let snapshot = self.worker.shared.snapshots.load_full();
-        let verified = verify::response(channel, &snapshot, metrics, sent, parts, body).await?;
-        metrics.requests.inc(Direction::Outbound);
-        Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::new(&self.worker, grant))))
+        let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body).await?;
+        self.worker.shared.metrics.requests.inc(Direction::Outbound);
+        let signed = sent.form.is_some();
+        Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
     }
 }
 

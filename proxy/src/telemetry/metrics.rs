@@ -54,10 +54,20 @@ pub struct Metrics {
     pub streams: ByDirection,
     /// Connections passed on outside the mesh.
     pub plaintext: ByDirection,
-    /// Signatures made.
+    /// Messages received without a signature, where policy asks for none.
+    pub unsigned_messages: ByDirection,
+    /// Messages signed.
     pub signatures: Counter,
-    /// Signatures verified.
+    /// Signatures made for batches of messages.
+    pub signature_batches: Counter,
+    /// Messages whose signature was verified.
     pub verifications: Counter,
+    /// Messages whose batch's root was verified before.
+    pub root_cache_hits: Counter,
+    /// Messages whose batch's root had to be verified.
+    pub root_cache_misses: Counter,
+    /// Connections with other sidecars, open now.
+    pub mesh_connections: Gauge,
     /// TLS handshakes with other sidecars.
     pub handshakes: ByDirection,
     /// Connections open now.
@@ -84,8 +94,13 @@ impl Default for Metrics {
             requests: ByDirection::default(),
             streams: ByDirection::default(),
             plaintext: ByDirection::default(),
+            unsigned_messages: ByDirection::default(),
             signatures: Counter::default(),
+            signature_batches: Counter::default(),
             verifications: Counter::default(),
+            root_cache_hits: Counter::default(),
+            root_cache_misses: Counter::default(),
+            mesh_connections: Gauge::default(),
             handshakes: ByDirection::default(),
             open_connections: Gauge::default(),
             accept_errors: Counter::default(),
@@ -109,6 +124,11 @@ impl Metrics {
             ("streams", "Connections carried as signed records", &self.streams),
             ("plaintext_connections", "Connections passed on outside the mesh", &self.plaintext),
             ("handshakes", "TLS handshakes with other sidecars", &self.handshakes),
+            (
+                "unsigned_messages",
+                "Messages received without a signature, where policy asks for none",
+                &self.unsigned_messages,
+            ),
         ] {
             for (direction, counter) in [("inbound", &counters.inbound), ("outbound", &counters.outbound)] {
                 root.sub_registry_with_label(("direction".into(), direction.into())).register(
@@ -118,8 +138,28 @@ impl Metrics {
                 );
             }
         }
-        root.register("signatures", "Signatures made", self.signatures.clone());
-        root.register("verifications", "Signatures verified", self.verifications.clone());
+        root.register("signatures", "Messages signed", self.signatures.clone());
+        root.register(
+            "signature_batches",
+            "Signatures made for batches of messages",
+            self.signature_batches.clone(),
+        );
+        root.register("verifications", "Messages whose signature was verified", self.verifications.clone());
+        root.register(
+            "root_cache_hits",
+            "Messages whose batch's root was verified before",
+            self.root_cache_hits.clone(),
+        );
+        root.register(
+            "root_cache_misses",
+            "Messages whose batch's root had to be verified",
+            self.root_cache_misses.clone(),
+        );
+        root.register(
+            "mesh_connections",
+            "Connections with other sidecars, open now",
+            self.mesh_connections.clone(),
+        );
         root.register("accept_errors", "Failed accepts", self.accept_errors.clone());
         root.register("retries", "Requests sent again with a fresh signature", self.retries.clone());
         root.register(

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
-    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Transport, WorkloadModel,
+    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Protection,
+    ProtectionLevel, SignatureMode, Transport, Verification, WorkloadModel,
 };
 
 use crate::DecodeError;
@@ -33,6 +34,7 @@ impl TryFrom<wire::Policy> for PolicyModel {
             trust_domain: trust_domain("policy.trust_domain", &policy.trust_domain)?,
             mtls: mtls_from("policy.mtls", policy.mtls)?
                 .ok_or(DecodeError::Enum { field: "policy.mtls", value: policy.mtls })?,
+            protection: protection_from("policy.protection", policy.protection)?,
             clock_skew_s: policy.clock_skew_s,
             networks: each(policy.networks, network_from)?,
             egress: each(policy.egress, egress_from)?,
@@ -53,6 +55,7 @@ impl From<&PolicyModel> for wire::Policy {
         Self {
             trust_domain: model.trust_domain.to_string(),
             mtls: mtls_to(Some(model.mtls)),
+            protection: Some(protection_to(model.protection)),
             clock_skew_s: model.clock_skew_s,
             networks: model.networks.iter().map(network_to).collect(),
             egress: model.egress.iter().map(egress_to).collect(),
@@ -122,6 +125,7 @@ fn workload_from(workload: wire::Workload) -> Result<WorkloadModel, DecodeError>
         names: workload.names,
         ports: each(workload.ports, port_from)?,
         mtls: mtls_from("policy.workloads.mtls", workload.mtls)?,
+        protection: protection_from("policy.workloads.protection", workload.protection)?,
         addresses: each(workload.addresses, |a| address("policy.workloads.addresses", &a))?,
         advertise: each(workload.advertise, advertised_from)?,
     })
@@ -136,6 +140,7 @@ fn workload_to(workload: &WorkloadModel) -> wire::Workload {
         names: workload.names.clone(),
         ports: workload.ports.iter().map(port_to).collect(),
         mtls: mtls_to(workload.mtls),
+        protection: Some(protection_to(workload.protection)),
         addresses: workload.addresses.iter().map(|&a| octets(a)).collect(),
         advertise: workload.advertise.iter().map(advertised_to).collect(),
     }
@@ -194,6 +199,54 @@ fn mtls_to(mode: Option<MtlsMode>) -> i32 {
         Some(MtlsMode::Strict) => wire::MtlsMode::Strict,
     }
     .into()
+}
+
+fn protection_from(
+    field: &'static str,
+    protection: Option<wire::Protection>,
+) -> Result<Protection, DecodeError> {
+    // Written before this could be said, when every message had a signature of its own.
+    let Some(protection) = protection else {
+        return Ok(Protection { mode: SignatureMode::Ed25519, ..Protection::default() });
+    };
+    let refused = |value| DecodeError::Enum { field, value };
+    Ok(Protection {
+        level: match wire::ProtectionLevel::try_from(protection.level) {
+            Ok(wire::ProtectionLevel::Public) => ProtectionLevel::Public,
+            Ok(wire::ProtectionLevel::Protected) => ProtectionLevel::Protected,
+            Ok(wire::ProtectionLevel::Unspecified) | Err(_) => return Err(refused(protection.level)),
+        },
+        mode: match wire::SignatureMode::try_from(protection.mode) {
+            Ok(wire::SignatureMode::Ed25519) => SignatureMode::Ed25519,
+            Ok(wire::SignatureMode::Ed25519Batch) => SignatureMode::Ed25519Batch,
+            Ok(wire::SignatureMode::Unspecified) | Err(_) => return Err(refused(protection.mode)),
+        },
+        verify: match wire::Verification::try_from(protection.verify) {
+            Ok(wire::Verification::Async) => Verification::Async,
+            Ok(wire::Verification::Gate) => Verification::Gate,
+            Ok(wire::Verification::Unspecified) | Err(_) => return Err(refused(protection.verify)),
+        },
+    })
+}
+
+fn protection_to(protection: Protection) -> wire::Protection {
+    wire::Protection {
+        level: match protection.level {
+            ProtectionLevel::Public => wire::ProtectionLevel::Public,
+            ProtectionLevel::Protected => wire::ProtectionLevel::Protected,
+        }
+        .into(),
+        mode: match protection.mode {
+            SignatureMode::Ed25519 => wire::SignatureMode::Ed25519,
+            SignatureMode::Ed25519Batch => wire::SignatureMode::Ed25519Batch,
+        }
+        .into(),
+        verify: match protection.verify {
+            Verification::Async => wire::Verification::Async,
+            Verification::Gate => wire::Verification::Gate,
+        }
+        .into(),
+    }
 }
 
 fn class_from(field: &'static str, value: i32) -> Result<Class, DecodeError> {

@@ -36,6 +36,9 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyMode
     if let Some(mode) = spec.mtls.as_ref().and_then(|mtls| value::mtls_mode(scope, mtls)) {
         model.mtls = mode;
     }
+    if let Some(protection) = &spec.protection {
+        model.protection = value::protection(scope, protection, model.protection);
+    }
     if let Some(skew) = &spec.clock_skew {
         model.clock_skew_s =
             value::duration(scope, skew, CLOCK_SKEW_S.0, CLOCK_SKEW_S.1).unwrap_or(model.clock_skew_s);

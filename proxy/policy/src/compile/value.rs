@@ -8,8 +8,8 @@ use signet_identity::Class;
 
 use crate::compile::{MAX_LIST_ENTRIES, Scope};
 use crate::diagnostic::{Place, quoted, suggestion};
-use crate::manifest::{List, MtlsSpec};
-use crate::model::MtlsMode;
+use crate::manifest::{List, MtlsSpec, ProtectionSpec};
+use crate::model::{MtlsMode, Protection, ProtectionLevel, SignatureMode, Verification};
 
 const CLASSES: &[(&str, Class)] = &[
     ("agent", Class::Agent),
@@ -19,6 +19,15 @@ const CLASSES: &[(&str, Class)] = &[
 ];
 
 const MTLS_MODES: &[(&str, MtlsMode)] = &[("permissive", MtlsMode::Permissive), ("strict", MtlsMode::Strict)];
+
+const LEVELS: &[(&str, ProtectionLevel)] =
+    &[("protected", ProtectionLevel::Protected), ("public", ProtectionLevel::Public)];
+
+const SIGNATURE_MODES: &[(&str, SignatureMode)] =
+    &[("ed25519", SignatureMode::Ed25519), ("ed25519-batch", SignatureMode::Ed25519Batch)];
+
+const VERIFICATIONS: &[(&str, Verification)] =
+    &[("async", Verification::Async), ("gate", Verification::Gate)];
 
 /// Longest manifest name, as in Kubernetes.
 const MAX_NAME_BYTES: usize = 253;
@@ -74,6 +83,21 @@ pub(super) fn class(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<Cla
 
 pub(super) fn mtls_mode(scope: &mut Scope<'_>, spec: &MtlsSpec) -> Option<MtlsMode> {
     word(scope, &spec.mode, "mTLS mode", MTLS_MODES)
+}
+
+/// What is given, on top of `inherited`.
+pub(super) fn protection(scope: &mut Scope<'_>, spec: &ProtectionSpec, inherited: Protection) -> Protection {
+    let mut read = inherited;
+    if let Some(level) = &spec.level {
+        read.level = word(scope, level, "protection level", LEVELS).unwrap_or(inherited.level);
+    }
+    if let Some(mode) = &spec.mode {
+        read.mode = word(scope, mode, "signature mode", SIGNATURE_MODES).unwrap_or(inherited.mode);
+    }
+    if let Some(verify) = &spec.verify {
+        read.verify = word(scope, verify, "verification", VERIFICATIONS).unwrap_or(inherited.verify);
+    }
+    read
 }
 
 /// A manifest, rule, port or network name: what Kubernetes accepts for objects.

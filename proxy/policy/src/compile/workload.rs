@@ -33,6 +33,10 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
     let names = names.iter().filter_map(|text| value::host_name(scope, text)).collect();
     let ports = ports(scope, spec);
     let mtls = spec.mtls.as_ref().and_then(|mtls| value::mtls_mode(scope, mtls));
+    let protection = match &spec.protection {
+        Some(given) => value::protection(scope, given, mesh.protection),
+        None => mesh.protection,
+    };
     let addresses =
         value::entries(scope, spec.addresses.as_ref(), "addresses", "to accept any of its network");
     let addresses = addresses.iter().filter_map(|text| address(scope, text, network, mesh)).collect();
@@ -47,6 +51,7 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
         names,
         ports,
         mtls,
+        protection,
         addresses,
         advertise,
     })

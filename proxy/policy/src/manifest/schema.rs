@@ -58,6 +58,8 @@ pub(crate) struct MeshSpec {
     #[serde(default, deserialize_with = "given")]
     pub(crate) mtls: Option<MtlsSpec>,
     #[serde(default, deserialize_with = "given")]
+    pub(crate) protection: Option<ProtectionSpec>,
+    #[serde(default, deserialize_with = "given")]
     pub(crate) clock_skew: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) networks: Option<List<NetworkSpec>>,
@@ -71,6 +73,17 @@ pub(crate) struct MeshSpec {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MtlsSpec {
     pub(crate) mode: Spanned<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProtectionSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) level: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) mode: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) verify: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -127,6 +140,8 @@ pub(crate) struct WorkloadSpec {
     pub(crate) ports: Option<List<PortSpec>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) mtls: Option<MtlsSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) protection: Option<ProtectionSpec>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) addresses: Option<List<String>>,
     #[serde(default, deserialize_with = "given")]

@@ -2,8 +2,8 @@
 
 use signet_identity::TrustDomain;
 use signet_policy::{
-    Decision, Egress, Facts, Layer, MtlsMode, PolicyIndex, PolicyModel, Protocol, Refusal, SpeaksFirst,
-    Transport, decide, explain, observe,
+    Decision, Egress, Facts, Layer, MtlsMode, PolicyIndex, PolicyModel, Protection, ProtectionLevel,
+    Protocol, Refusal, SignatureMode, SpeaksFirst, Transport, Verification, decide, explain, observe,
 };
 
 use crate::{MESH, ask, id, manifest, model_of};
@@ -260,6 +260,25 @@ fn declarations_can_be_looked_up() {
     assert_eq!(index.mtls(&id(OPEN)), MtlsMode::Permissive);
     assert_eq!(model.workload(&id(WEB)), model.workload_named("web"));
     assert_eq!(model.workload_named("web").unwrap().names, ["web", "web.example"]);
+}
+
+#[test]
+fn a_workload_takes_over_the_protection_it_does_not_set_itself() {
+    let workloads = manifest("Workload", "s", "class: app\ndevice: d\nnetwork: n1")
+        + &manifest("Workload", "p", "class: app\ndevice: d\nnetwork: n1\nprotection: {level: public}");
+    let model = model_of(&format!("{MESH}  protection: {{mode: ed25519, verify: async}}\n{workloads}"));
+    let index = PolicyIndex::new(&model);
+    let mesh = Protection {
+        level: ProtectionLevel::Protected,
+        mode: SignatureMode::Ed25519,
+        verify: Verification::Async,
+    };
+    assert_eq!(index.protection(&id("spiffe://td/app/d/s")), mesh);
+    let public = Protection { level: ProtectionLevel::Public, ..mesh };
+    assert_eq!(index.protection(&id("spiffe://td/app/d/p")), public);
+    // Whoever was never declared is not public because others are.
+    assert_eq!(index.protection(&id("spiffe://td/app/d/ghost")), Protection::default());
+    assert_eq!(PolicyIndex::deny_all().protection(&id("spiffe://td/app/d/p")), Protection::default());
 }
 
 #[test]

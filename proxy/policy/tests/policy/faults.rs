@@ -147,6 +147,18 @@ fn mesh_values_are_checked() {
             "trustDomain: td\nmtls: {mode: off}",
             "6:16: `off` is no mTLS mode; fix: use one of `permissive`, `strict`",
         ),
+        (
+            "trustDomain: td\nprotection: {level: secret}",
+            "6:23: `secret` is no protection level; fix: use one of `protected`, `public`",
+        ),
+        (
+            "trustDomain: td\nprotection: {mode: ed25519-bach}",
+            "6:22: `ed25519-bach` is no signature mode; fix: write `ed25519-batch`",
+        ),
+        (
+            "trustDomain: td\nprotection: {verify: never}",
+            "6:24: `never` is no verification; fix: use one of `async`, `gate`",
+        ),
         ("trustDomain: td\nclockSkew: 300", "6:14: `300` is no duration; fix: add the unit: `300s`"),
         ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 60m"),
         (

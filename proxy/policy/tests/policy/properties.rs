@@ -6,8 +6,8 @@ use proptest::sample::select;
 use signet_identity::{Class, SpiffeId, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Facts, IdentityPattern, Layer, MtlsMode, Operation, PathPattern, PolicyIndex,
-    PolicyMode, PolicyModel, PortModel, Protocol, Refusal, RuleModel, SourceMatch, Target, WorkloadModel,
-    check_target, compile, decide, explain, observe, parse_manifests,
+    PolicyMode, PolicyModel, PortModel, Protection, Protocol, Refusal, RuleModel, SourceMatch, Target,
+    WorkloadModel, check_target, compile, decide, explain, observe, parse_manifests,
 };
 
 use crate::{MESH, id, manifest};
@@ -88,6 +88,7 @@ fn workload(
         names: vec![format!("{name}.mesh"), "shared.mesh".to_owned()],
         ports: vec![port(80, protocol), port(81, Protocol::Auto)],
         mtls,
+        protection: Protection::default(),
         addresses: Vec::new(),
         advertise: Vec::new(),
     }

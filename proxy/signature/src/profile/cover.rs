@@ -1,6 +1,9 @@
 //! What a mesh signature covers, computed from the message.
 
-use http::HeaderMap;
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, LOCATION, SET_COOKIE,
+    TRAILER,
+};
 
 use super::{CERTIFICATE_FIELD, Part, RECORD_CODING};
 use crate::base::BaseError;
@@ -8,8 +11,22 @@ use crate::derived;
 use crate::field;
 use crate::message::{MessageView, RequestView};
 
+// Looked up for every message, so they are not read from text each time.
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
 /// The fields that tell how a gRPC call ended.
-const GRPC_OUTCOME: [&str; 3] = ["grpc-status", "grpc-message", "grpc-status-details-bin"];
+static GRPC_OUTCOME: [HeaderName; 3] = [
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
+
+/// What an application acts upon, in a request and in a response.
+static OF_REQUEST: [HeaderName; 3] = [CONTENT_ENCODING, AUTHORIZATION, COOKIE];
+static OF_RESPONSE: [HeaderName; 3] = [CONTENT_ENCODING, LOCATION, SET_COOKIE];
+static TYPE: [HeaderName; 1] = [CONTENT_TYPE];
+static DIGEST: [HeaderName; 1] = [HeaderName::from_static("content-digest")];
+static ANNOUNCEMENT: [HeaderName; 1] = [TRAILER];
 
 /// One component of the profile. Parameters are flags, in the one order the profile uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +92,7 @@ pub(crate) fn required<'a, E: From<UnboundBody>>(
             let headers = response.headers;
             body(headers, response.trailers, part, false, visit)?;
             if part != Part::Tail {
-                present(headers, &["content-encoding", "location", "set-cookie"], false, visit)?;
+                present(headers, &OF_RESPONSE, false, visit)?;
                 // A gRPC call that fails at once has its outcome here instead of in trailers.
                 present(headers, &GRPC_OUTCOME, false, visit)?;
                 own_fields(headers, false, visit)?;
@@ -98,7 +115,7 @@ fn of_request<'a, E: From<UnboundBody>>(
     }
     body(request.headers, request.trailers, part, req, visit)?;
     if part != Part::Tail {
-        present(request.headers, &["content-encoding", "authorization", "cookie"], req, visit)?;
+        present(request.headers, &OF_REQUEST, req, visit)?;
         own_fields(request.headers, req, visit)?;
     }
     Ok(())
@@ -112,17 +129,17 @@ fn body<'a, E: From<UnboundBody>>(
     req: bool,
     visit: &mut impl FnMut(Covered<'a>) -> Result<(), E>,
 ) -> Result<(), E> {
-    present(headers, &["content-type"], req, visit)?;
-    let digested = headers.contains_key("content-digest");
+    present(headers, &TYPE, req, visit)?;
+    let digested = headers.contains_key(&CONTENT_DIGEST);
     if req {
         // The request had its own signature, which bound its body; here it is only quoted.
-        return present(headers, &["content-digest"], req, visit);
+        return present(headers, &DIGEST, req, visit);
     }
     match part {
         Part::Whole if digested == is_records(headers) => Err(E::from(UnboundBody)),
-        Part::Whole => present(headers, &["content-digest"], false, visit),
+        Part::Whole => present(headers, &DIGEST, false, visit),
         Part::Head if digested || is_records(headers) => Err(E::from(UnboundBody)),
-        Part::Head => present(headers, &["trailer"], false, visit),
+        Part::Head => present(headers, &ANNOUNCEMENT, false, visit),
         Part::Tail => trailer_fields(trailers.ok_or_else(|| E::from(UnboundBody))?, visit),
     }
 }
@@ -132,12 +149,13 @@ fn trailer_fields<'a, E: From<UnboundBody>>(
     trailers: &'a HeaderMap,
     visit: &mut impl FnMut(Covered<'a>) -> Result<(), E>,
 ) -> Result<(), E> {
-    if !trailers.contains_key("content-digest") {
+    if !trailers.contains_key(&CONTENT_DIGEST) {
         return Err(E::from(UnboundBody));
     }
-    let first = ["content-digest"].into_iter().chain(GRPC_OUTCOME);
+    let first = DIGEST.iter().chain(&GRPC_OUTCOME);
     let others = sorted_names(trailers, |name| {
-        !GRPC_OUTCOME.contains(&name) && !matches!(name, "content-digest" | "signature" | "signature-input")
+        !GRPC_OUTCOME.iter().any(|outcome| outcome == name)
+            && !matches!(name, "content-digest" | "signature" | "signature-input")
     });
     for name in first.filter(|name| trailers.contains_key(*name)).chain(others) {
         visit(Covered { tr: true, ..field_component(trailers, name) })?;
@@ -159,11 +177,11 @@ fn own_fields<'a, E>(
 
 fn present<'a, E>(
     headers: &'a HeaderMap,
-    names: &[&'static str],
+    names: &'static [HeaderName],
     req: bool,
     visit: &mut impl FnMut(Covered<'a>) -> Result<(), E>,
 ) -> Result<(), E> {
-    for name in names.iter().filter(|name| headers.contains_key(**name)) {
+    for name in names.iter().filter(|name| headers.contains_key(*name)) {
         visit(Covered { req, ..field_component(headers, name) })?;
     }
     Ok(())
@@ -172,23 +190,22 @@ fn present<'a, E>(
 /// The component for a field. Two kinds of value are wrapped line by line: those of Set-Cookie, which
 /// hold commas, so that joined lines could be split differently; and bytes above ASCII, which a base
 /// cannot hold.
-fn field_component<'a>(fields: &HeaderMap, name: &'a str) -> Covered<'a> {
+fn field_component<'a>(fields: &HeaderMap, name: &'a HeaderName) -> Covered<'a> {
     let beyond_ascii = || fields.get_all(name).iter().any(|value| !value.as_bytes().is_ascii());
-    Covered { bs: name == "set-cookie" || beyond_ascii(), ..Covered::plain(name) }
+    Covered { bs: *name == SET_COOKIE || beyond_ascii(), ..Covered::plain(name.as_str()) }
 }
 
 // The map keeps no order that both ends share, so names found by a rule are sorted.
-fn sorted_names(fields: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
-    let mut names: Vec<&str> =
-        fields.keys().map(http::HeaderName::as_str).filter(|name| wanted(name)).collect();
-    names.sort_unstable();
+fn sorted_names(fields: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Vec<&HeaderName> {
+    let mut names: Vec<&HeaderName> = fields.keys().filter(|name| wanted(name.as_str())).collect();
+    names.sort_unstable_by_key(|name| name.as_str());
     names
 }
 
 /// Whether the outermost content coding is the record coding. It has to be the last one: what a
 /// receiver undoes first.
 pub(crate) fn is_records(headers: &HeaderMap) -> bool {
-    let last = headers.get_all("content-encoding").iter().next_back();
+    let last = headers.get_all(CONTENT_ENCODING).iter().next_back();
     last.and_then(|value| value.to_str().ok())
         .and_then(|value| value.rsplit(',').next())
         .is_some_and(|coding| coding.trim().eq_ignore_ascii_case(RECORD_CODING))
@@ -198,7 +215,7 @@ pub(crate) fn is_records(headers: &HeaderMap) -> bool {
 /// the trailers away unnoticed.
 pub(crate) fn announces_tail(headers: &HeaderMap) -> bool {
     let announced = |wanted: &str| {
-        let lines = headers.get_all("trailer").iter().filter_map(|value| value.to_str().ok());
+        let lines = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
         lines.flat_map(|line| line.split(',')).any(|name| name.trim().eq_ignore_ascii_case(wanted))
     };
     ["content-digest", "signature", "signature-input"].into_iter().all(announced)

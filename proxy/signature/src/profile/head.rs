@@ -12,6 +12,12 @@ use crate::component::is_lower_case_token;
 pub(crate) struct Input<'a> {
     /// The covered components in their order.
     pub(crate) covered: Vec<Covered<'a>>,
+    pub(crate) params: InputParams<'a>,
+}
+
+/// The parameters of a received member.
+#[derive(Debug)]
+pub(crate) struct InputParams<'a> {
     pub(crate) created: u64,
     pub(crate) expires: u64,
     pub(crate) nonce: &'a str,
@@ -25,6 +31,18 @@ impl<'a> Input<'a> {
     pub(crate) fn parse(value: &'a str) -> Option<Self> {
         let mut cursor = Cursor { rest: value };
         let covered = components(&mut cursor)?;
+        Some(Self { covered, params: InputParams::parse(cursor.rest)? })
+    }
+
+    pub(crate) fn covers(&self, wanted: &Covered<'_>) -> bool {
+        self.covered.iter().any(|covered| covered == wanted)
+    }
+}
+
+impl<'a> InputParams<'a> {
+    /// Parses what follows the list of components.
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let mut cursor = Cursor { rest: text };
         let (mut created, mut expires) = (None, None);
         let (mut nonce, mut alg, mut keyid, mut tag) = (None, None, None, None);
         while !cursor.rest.is_empty() {
@@ -41,20 +59,15 @@ impl<'a> Input<'a> {
                 return None;
             }
         }
-        Some(Self {
-            covered,
-            created: created?,
-            expires: expires?,
-            nonce: nonce?,
-            alg,
-            keyid: keyid?,
-            tag: tag?,
-        })
+        Some(Self { created: created?, expires: expires?, nonce: nonce?, alg, keyid: keyid?, tag: tag? })
     }
+}
 
-    pub(crate) fn covers(&self, wanted: &Covered<'_>) -> bool {
-        self.covered.iter().any(|covered| covered == wanted)
-    }
+/// The tag of a member, if it is the last parameter, where the profile writes it. Whoever uses it still has to
+/// parse the member: this only says which one is worth it.
+pub(crate) fn tag_at_end(value: &str) -> Option<&str> {
+    let (_, tag) = value.strip_suffix('"')?.rsplit_once(";tag=\"")?;
+    tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-').then_some(tag)
 }
 
 fn components<'a>(cursor: &mut Cursor<'a>) -> Option<Vec<Covered<'a>>> {
@@ -147,9 +160,26 @@ mod tests {
     fn the_canonical_form_is_read() {
         let text = format!("(\"@status\" \"set-cookie\";bs \"@path\";req){PARAMS}");
         let input = Input::parse(&text).unwrap();
-        assert_eq!((input.created, input.expires, input.nonce, input.tag), (1, 61, "n", "t"));
+        let params = &input.params;
+        assert_eq!((params.created, params.expires, params.nonce, params.tag), (1, 61, "n", "t"));
         assert!(input.covers(&Covered { bs: true, ..Covered::plain("set-cookie") }));
         assert!(!input.covers(&Covered::plain("set-cookie")));
+    }
+
+    #[test]
+    fn a_tag_is_seen_only_where_the_profile_writes_it() {
+        assert_eq!(tag_at_end("();nonce=\"n\";tag=\"mesh-req-v1\""), Some("mesh-req-v1"));
+        for value in [
+            "",
+            "\"",
+            "()",
+            "();tag=\"t\";nonce=\"n\"",
+            "();tag=t",
+            "();nonce=\";tag=\\\"t\"",
+            "();tag=\"a b\"",
+        ] {
+            assert_eq!(tag_at_end(value), None, "{value}");
+        }
     }
 
     #[test]

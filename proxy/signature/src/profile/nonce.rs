@@ -23,6 +23,12 @@ impl ChannelId {
         nonce
     }
 
+    /// Whether a nonce was made for this channel, in the one spelling that a nonce has.
+    #[must_use]
+    pub fn made(&self, nonce: &str) -> bool {
+        self.sequence(nonce).is_ok()
+    }
+
     /// The sequence number of a nonce that was made for this channel.
     pub(crate) fn sequence(&self, nonce: &str) -> Result<u64, SignatureError> {
         let (channel, seq) = nonce.split_once('.').ok_or(SignatureError::Malformed)?;

@@ -5,11 +5,14 @@ use std::fmt::{self, Write as _};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderValue};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::cover::{self, Covered, UnboundBody};
-use super::{ChannelId, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignError, VALIDITY_SECONDS, tag};
+use super::{
+    ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignError, SignedHead,
+    Unsigned, VALIDITY_SECONDS, tag,
+};
+use crate::batch::{MAX_VALUE, NotSigned, sign_batch};
 use crate::input::{self, joined, members};
 use crate::key::KeyError;
 use crate::message::{MessageView, RequestView, ResponseView};
@@ -31,27 +34,6 @@ pub struct MeshSigner {
     key: Ed25519KeyPair,
     keyid: String,
     public_key: [u8; 32],
-}
-
-/// The fields of a new signature, to be appended to those the message already has.
-#[derive(Clone, Debug)]
-pub struct SignedHead {
-    /// A further line of `Signature-Input`.
-    pub signature_input: HeaderValue,
-    /// A further line of `Signature`.
-    pub signature: HeaderValue,
-    /// The nonce in it, which a response to this message repeats.
-    pub nonce: String,
-    /// The signature base. The record layer continues from its hash.
-    pub base: Vec<u8>,
-}
-
-impl SignedHead {
-    /// Appends both fields to the headers, or to the trailers for a tail.
-    pub fn append_to(&self, fields: &mut HeaderMap) {
-        fields.append("signature-input", self.signature_input.clone());
-        fields.append("signature", self.signature.clone());
-    }
 }
 
 impl MeshSigner {
@@ -84,10 +66,66 @@ impl MeshSigner {
         &self.public_key
     }
 
-    /// Signs a request for its place on a channel. `now` is in Unix seconds.
+    /// Prepares a request for its place on a channel. `now` is in Unix seconds.
     ///
     /// # Errors
     /// When the message cannot be signed in a way that a verifier would accept.
+    pub fn prepare_request(
+        &self,
+        view: &RequestView<'_>,
+        channel: &ChannelId,
+        seq: u64,
+        now: u64,
+        form: Form,
+    ) -> Result<Unsigned, SignError> {
+        self.prepare(&MessageView::Request(*view), Part::Whole, form, &channel.nonce(seq), now)
+    }
+
+    /// Prepares a response to the request that had `nonce`. `now` is in Unix seconds.
+    ///
+    /// # Errors
+    /// As [`prepare_request`](Self::prepare_request), and when the view lacks the request.
+    pub fn prepare_response(
+        &self,
+        view: &ResponseView<'_>,
+        nonce: &str,
+        now: u64,
+        form: Form,
+    ) -> Result<Unsigned, SignError> {
+        self.prepare(&MessageView::Response(*view), Part::Whole, form, nonce, now)
+    }
+
+    /// Signs a message prepared as [`Form::Single`].
+    ///
+    /// # Errors
+    /// [`SignError::Crypto`] when the cryptographic library fails or the message was prepared as the other form.
+    pub fn sign_single(&self, unsigned: Unsigned) -> Result<SignedHead, SignError> {
+        if unsigned.form() != Form::Single {
+            return Err(SignError::Crypto);
+        }
+        let signature = self.sign(unsigned.base())?;
+        unsigned.seal(&signature)
+    }
+
+    /// Signs messages prepared as [`Form::Batch`], at most [`MAX_BATCH`](crate::batch::MAX_BATCH), with one signature. The
+    /// heads come in the order of the messages.
+    ///
+    /// # Errors
+    /// [`SignError::Crypto`], for all of them.
+    pub fn sign_batch(&self, unsigned: Vec<Unsigned>) -> Result<Vec<SignedHead>, SignError> {
+        if unsigned.iter().any(|message| message.form() != Form::Batch) {
+            return Err(SignError::Crypto);
+        }
+        let bases: Vec<&[u8]> = unsigned.iter().map(Unsigned::base).collect();
+        let values = sign_batch(&bases, |statement| self.sign(statement).ok());
+        let values = values.map_err(|NotSigned| SignError::Crypto)?;
+        unsigned.into_iter().zip(values).map(|(message, value)| message.seal(&value)).collect()
+    }
+
+    /// Signs a request alone, for its place on a channel. `now` is in Unix seconds.
+    ///
+    /// # Errors
+    /// As [`prepare_request`](Self::prepare_request) and [`sign_single`](Self::sign_single).
     pub fn sign_request(
         &self,
         view: &RequestView<'_>,
@@ -95,20 +133,20 @@ impl MeshSigner {
         seq: u64,
         now: u64,
     ) -> Result<SignedHead, SignError> {
-        self.sign_part(&MessageView::Request(*view), Part::Whole, &channel.nonce(seq), now)
+        self.sign_single(self.prepare_request(view, channel, seq, now, Form::Single)?)
     }
 
-    /// Signs a response to the request that had `nonce`. `now` is in Unix seconds.
+    /// Signs a response alone. `now` is in Unix seconds.
     ///
     /// # Errors
-    /// As [`sign_request`](Self::sign_request), and when the view lacks the request.
+    /// As [`prepare_response`](Self::prepare_response) and [`sign_single`](Self::sign_single).
     pub fn sign_response(
         &self,
         view: &ResponseView<'_>,
         nonce: &str,
         now: u64,
     ) -> Result<SignedHead, SignError> {
-        self.sign_part(&MessageView::Response(*view), Part::Whole, nonce, now)
+        self.sign_single(self.prepare_response(view, nonce, now, Form::Single)?)
     }
 
     /// Signs the head of a message whose digest follows in the trailers.
@@ -124,7 +162,7 @@ impl MeshSigner {
         if !cover::announces_tail(message.headers()) {
             return Err(SignError::Trailer);
         }
-        self.sign_part(message, Part::Head, nonce, now)
+        self.sign_single(self.prepare(message, Part::Head, Form::Single, nonce, now)?)
     }
 
     /// Signs the trailers of a message whose head had `nonce`.
@@ -137,7 +175,7 @@ impl MeshSigner {
         nonce: &str,
         now: u64,
     ) -> Result<SignedHead, SignError> {
-        self.sign_part(message, Part::Tail, nonce, now)
+        self.sign_single(self.prepare(message, Part::Tail, Form::Single, nonce, now)?)
     }
 
     /// A bare Ed25519 signature, for the record layer. Its messages start with a context string, so they
@@ -150,13 +188,14 @@ impl MeshSigner {
         signature.as_ref().try_into().map_err(|_| SignError::Crypto)
     }
 
-    fn sign_part(
+    fn prepare(
         &self,
         message: &MessageView<'_>,
         part: Part,
+        form: Form,
         nonce: &str,
         now: u64,
-    ) -> Result<SignedHead, SignError> {
+    ) -> Result<Unsigned, SignError> {
         if matches!(message, MessageView::Response(response) if response.request.is_none()) {
             return Err(SignError::NoRequest);
         }
@@ -181,34 +220,21 @@ impl MeshSigner {
             base.push('\n');
             Ok(())
         })?;
-        self.push_params(&mut input, tag(message, part), nonce, now);
+        self.push_params(&mut input, tag(message, part, form), form, nonce, now);
         base.push_str("\"@signature-params\": ");
         base.push_str(input.get(label.len() + 1..).unwrap_or_default());
-        self.seal(&label, input, base, nonce)
+        check_room(message, part, form, &input)?;
+        Unsigned::new(form, label, input, base, nonce)
     }
 
-    fn push_params(&self, input: &mut String, tag: &str, nonce: &str, now: u64) {
+    fn push_params(&self, input: &mut String, tag: &str, form: Form, nonce: &str, now: u64) {
         let (keyid, expires) = (&self.keyid, now.saturating_add(VALIDITY_SECONDS));
+        let alg = if form == Form::Single { ";alg=\"ed25519\"" } else { "" };
         // Writing to a String cannot fail. Verifiers exist that only accept this order of parameters.
         let _ = write!(
             input,
-            ");created={now};expires={expires};nonce=\"{nonce}\";alg=\"ed25519\";keyid=\"{keyid}\";tag=\"{tag}\""
+            ");created={now};expires={expires};nonce=\"{nonce}\"{alg};keyid=\"{keyid}\";tag=\"{tag}\""
         );
-    }
-
-    fn seal(&self, label: &str, input: String, base: String, nonce: &str) -> Result<SignedHead, SignError> {
-        if input.len() > MAX_FIELD_BYTES {
-            return Err(SignError::TooLong);
-        }
-        let mut signature = format!("{label}=:");
-        STANDARD.encode_string(self.sign(base.as_bytes())?, &mut signature);
-        signature.push(':');
-        Ok(SignedHead {
-            signature_input: HeaderValue::try_from(input).map_err(|_| SignError::TooLong)?,
-            signature: HeaderValue::try_from(signature).map_err(|_| SignError::TooLong)?,
-            nonce: nonce.to_owned(),
-            base: base.into_bytes(),
-        })
     }
 }
 
@@ -229,6 +255,28 @@ impl From<UnboundBody> for SignError {
     fn from(_: UnboundBody) -> Self {
         Self::Body
     }
+}
+
+/// Refuses fields that would be longer than a verifier reads, together with what is there already.
+fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) -> Result<(), SignError> {
+    let fields = match part {
+        Part::Whole | Part::Head => message.headers(),
+        Part::Tail => message.trailers().ok_or(SignError::Body)?,
+    };
+    let signature = match form {
+        Form::Batch => MAX_VALUE,
+        Form::Single => ED25519_LEN,
+    };
+    // Four characters for three bytes, two colons, an equals sign and the longest label that is ever made.
+    let signature = signature.div_ceil(3) * 4 + 3 + "mesht".len() + 2;
+    for (name, own) in [("signature-input", input.len()), ("signature", signature)] {
+        // Lines are joined by a comma and a space.
+        let there: usize = fields.get_all(name).iter().map(|line| line.len() + 2).sum();
+        if there + own > MAX_FIELD_BYTES {
+            return Err(SignError::TooLong);
+        }
+    }
+    Ok(())
 }
 
 /// A label that no signature of the message has yet. The application may have used ours; a label means

@@ -1,5 +1,6 @@
 //! Two workloads with the Ed25519 test key of RFC 9421 B.1.4, and the messages they exchange.
 
+mod batches;
 mod bodies;
 mod coverage;
 mod examples;
@@ -12,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    ChannelId, MeshSigner, SignatureError, VerifiedHead, VerifiedKey, verify_request, verify_response,
+    ChannelId, Form, MeshSigner, Rules, SignatureError, VerifiedHead, VerifiedKey, verify_request,
+    verify_response,
 };
 use crate::digest::sha256_header;
 use crate::message::{RequestView, ResponseView};
@@ -113,7 +115,13 @@ impl Request {
     }
 
     fn verify_at(&self, now: u64) -> Result<VerifiedHead, SignatureError> {
-        verify_request(&self.view(), &CHANNEL, &mut ReplayWindow::new(), resolve, GATEWAY, now, SKEW)
+        verify_request(
+            &self.view(),
+            &CHANNEL,
+            &mut ReplayWindow::new(),
+            resolve,
+            Rules::new(GATEWAY, now, SKEW),
+        )
     }
 
     /// The refusal of this message after `change`; unchanged it must be accepted.
@@ -167,7 +175,7 @@ impl Response {
     }
 
     fn verify(&self, request: &Request, seq: u64) -> Result<VerifiedHead, SignatureError> {
-        verify_response(&self.view(request), &CHANNEL.nonce(seq), resolve, STORE, NOW, SKEW)
+        verify_response(&self.view(request), &CHANNEL.nonce(seq), resolve, Rules::new(STORE, NOW, SKEW))
     }
 }
 

@@ -8,14 +8,21 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 
 use super::cover::{self, Covered, UnboundBody};
-use super::head::Input;
+use super::head::{Input, InputParams, tag_at_end};
 use super::signer::list_tag;
-use super::{ChannelId, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError, VALIDITY_SECONDS, nonce, tag};
+use super::{
+    ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError,
+    VALIDITY_SECONDS, nonce, tag,
+};
+use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
 use crate::input::{joined, members, parse_inner_list};
 use crate::key::is_small_order;
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::replay::ReplayWindow;
+
+/// Room for the base of a usual message: a response with its request takes some 900 bytes.
+const BASE_USUAL: usize = 1024;
 
 /// A signing key whose certificate chain has been verified by the caller.
 #[derive(Clone, Debug)]
@@ -52,6 +59,8 @@ pub enum BodyBinding {
 pub struct VerifiedHead {
     /// The label the signature had.
     pub label: String,
+    /// How it was signed.
+    pub form: Form,
     /// The key that signed.
     pub keyid: String,
     /// The nonce, which the response has to repeat.
@@ -84,10 +93,29 @@ impl VerifiedHead {
     }
 }
 
-/// Verifies a request on a channel; `now` and `skew` are in seconds.
-///
-/// `resolve` answers the verified key for a key identifier, and `expected_signer` is the SPIFFE ID of
-/// the mTLS peer. On success the sequence number is used up; the body is still to be checked.
+/// Who must have signed, and what time it is.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// The SPIFFE ID of the mTLS peer.
+    pub signer: &'a str,
+    /// The time, in Unix seconds.
+    pub now: u64,
+    /// How far clocks may differ, in seconds.
+    pub skew: u64,
+    /// Roots of batches verified before; without them each message's root is verified.
+    pub roots: Option<&'a mut RootCache>,
+}
+
+impl<'a> Rules<'a> {
+    /// Rules for one message, without a memory of roots.
+    #[must_use]
+    pub fn new(signer: &'a str, now: u64, skew: u64) -> Self {
+        Self { signer, now, skew, roots: None }
+    }
+}
+
+/// Verifies a request on a channel. `resolve` answers the verified key for a key identifier. On success the
+/// sequence number is used up; the body is still to be checked.
 ///
 /// # Errors
 /// The first rule that the message breaks, in the order: one signature of ours, well formed, coverage,
@@ -97,12 +125,10 @@ pub fn verify_request(
     channel: &ChannelId,
     window: &mut ReplayWindow,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Window(channel, window), expected_signer, now, skew };
-    rules.verify(&MessageView::Request(*view), Part::Whole, resolve)
+    let judge = Judge { freshness: Freshness::Window(channel, window), rules };
+    judge.verify(&MessageView::Request(*view), Part::Whole, resolve)
 }
 
 /// Verifies the response to the request that was sent with `expected_nonce`. The view must hold that
@@ -114,12 +140,10 @@ pub fn verify_response(
     view: &ResponseView<'_>,
     expected_nonce: &str,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Nonce(expected_nonce), expected_signer, now, skew };
-    rules.verify(&MessageView::Response(*view), Part::Whole, resolve)
+    let judge = Judge { freshness: Freshness::Nonce(expected_nonce), rules };
+    judge.verify(&MessageView::Response(*view), Part::Whole, resolve)
 }
 
 /// Verifies the head of a message whose digest follows in the trailers.
@@ -130,14 +154,12 @@ pub fn verify_head(
     message: &MessageView<'_>,
     freshness: Freshness<'_>,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
     if !cover::announces_tail(message.headers()) {
         return Err(SignatureError::Coverage("trailer".to_owned()));
     }
-    Rules { freshness, expected_signer, now, skew }.verify(message, Part::Head, resolve)
+    Judge { freshness, rules }.verify(message, Part::Head, resolve)
 }
 
 /// Verifies the tail of a message by the signature in its trailers. It must come from the key and carry
@@ -149,12 +171,10 @@ pub fn verify_tail(
     message: &MessageView<'_>,
     head: &VerifiedHead,
     resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
-    expected_signer: &str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'_>,
 ) -> Result<VerifiedHead, SignatureError> {
-    let rules = Rules { freshness: Freshness::Nonce(&head.nonce), expected_signer, now, skew };
-    let tail = rules.verify(message, Part::Tail, resolve)?;
+    let judge = Judge { freshness: Freshness::Nonce(&head.nonce), rules };
+    let tail = judge.verify(message, Part::Tail, resolve)?;
     if tail.keyid == head.keyid { Ok(tail) } else { Err(SignatureError::WrongSigner) }
 }
 
@@ -171,15 +191,13 @@ pub fn verify_ed25519(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -
     key.verify(message, signature).map_err(|_| SignatureError::BadSignature)
 }
 
-/// The circumstances a signature is judged under.
-struct Rules<'a> {
+/// Judges one signature.
+struct Judge<'a> {
     freshness: Freshness<'a>,
-    expected_signer: &'a str,
-    now: u64,
-    skew: u64,
+    rules: Rules<'a>,
 }
 
-impl Rules<'_> {
+impl Judge<'_> {
     fn verify(
         mut self,
         message: &MessageView<'_>,
@@ -190,20 +208,25 @@ impl Rules<'_> {
         let fields = fields.ok_or(SignatureError::Missing)?;
         let inputs =
             joined(fields, "signature-input", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
-        let (label, received) = only_with_tag(&inputs, tag(message, part))?;
-        let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
-        let signature = signature_bytes(fields, label)?;
-
-        check_coverage(message, part, &input)?;
-        let base = rebuild_base(message, &input, received)?;
-        let key = self.check_key(&input, resolve)?;
+        let (label, form, received) = only_of_ours(&inputs, message, part)?;
+        let signature = signature_bytes(fields, label, form)?;
+        let (base, input) = match usual_base(message, part, received) {
+            Some(usual) => usual,
+            None => rebuilt_base(message, part, received)?,
+        };
+        // It was chosen by how it ends.
+        if input.tag != tag(message, part, form) {
+            return Err(SignatureError::Malformed);
+        }
+        let key = self.check_key(&input, form, resolve)?;
         self.check_time(&input)?;
         let seq = self.check_fresh(input.nonce)?;
-        verify_ed25519(&key.public_key, base.as_bytes(), &signature)?;
+        self.check_signature(form, &key.public_key, base.as_bytes(), &signature)?;
         self.commit(seq)?;
 
         Ok(VerifiedHead {
             label: label.to_owned(),
+            form,
             keyid: input.keyid.to_owned(),
             nonce: input.nonce.to_owned(),
             seq,
@@ -213,27 +236,50 @@ impl Rules<'_> {
         })
     }
 
-    /// The key must be known, belong to the SPIFFE ID in its identifier and to the peer, and be Ed25519.
+    /// The key must be known and belong to the SPIFFE ID in its identifier and to the peer; the algorithm must
+    /// be named as the form of the signature asks for.
     fn check_key(
         &self,
-        input: &Input<'_>,
+        input: &InputParams<'_>,
+        form: Form,
         resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
     ) -> Result<VerifiedKey, SignatureError> {
         let key = resolve(input.keyid).ok_or(SignatureError::UnknownKey)?;
         let claimed = input.keyid.split_once('#').map(|(id, _)| id);
-        if claimed != Some(&key.spiffe_id) || *key.spiffe_id != *self.expected_signer {
+        if claimed != Some(&key.spiffe_id) || *key.spiffe_id != *self.rules.signer {
             return Err(SignatureError::WrongSigner);
         }
-        if input.alg == Some("ed25519") { Ok(key) } else { Err(SignatureError::Algorithm) }
+        let algorithm = match form {
+            Form::Batch => None,
+            Form::Single => Some("ed25519"),
+        };
+        if input.alg == algorithm { Ok(key) } else { Err(SignatureError::Algorithm) }
     }
 
-    fn check_time(&self, input: &Input<'_>) -> Result<(), SignatureError> {
+    fn check_signature(
+        &mut self,
+        form: Form,
+        public_key: &[u8; 32],
+        base: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureError> {
+        match form {
+            Form::Batch => {
+                let mut none = RootCache::default();
+                let roots = self.rules.roots.as_deref_mut().unwrap_or(&mut none);
+                Ok(BatchSignature::parse(signature)?.verify(public_key, base, roots)?)
+            }
+            Form::Single => verify_ed25519(public_key, base, signature),
+        }
+    }
+
+    fn check_time(&self, input: &InputParams<'_>) -> Result<(), SignatureError> {
         let validity = input.expires.checked_sub(input.created).ok_or(SignatureError::Malformed)?;
         if validity == 0 || validity > VALIDITY_SECONDS {
             Err(SignatureError::Malformed)
-        } else if input.created > self.now.saturating_add(self.skew) {
+        } else if input.created > self.rules.now.saturating_add(self.rules.skew) {
             Err(SignatureError::Clock)
-        } else if self.now >= input.expires.saturating_add(self.skew) {
+        } else if self.rules.now >= input.expires.saturating_add(self.rules.skew) {
             Err(SignatureError::Expired)
         } else {
             Ok(())
@@ -262,32 +308,52 @@ impl Rules<'_> {
     }
 }
 
-/// The one member whose tag is ours. Members are chosen by tag, because a label proves nothing.
-fn only_with_tag<'a>(inputs: &'a str, tag: &str) -> Result<(&'a str, &'a str), SignatureError> {
+/// The one member whose tag is ours, in either form. Members are chosen by tag, because a label proves nothing.
+fn only_of_ours<'a>(
+    inputs: &'a str,
+    message: &MessageView<'_>,
+    part: Part,
+) -> Result<(&'a str, Form, &'a str), SignatureError> {
+    let form_of = |found: &str| {
+        let forms: &[Form] = if part == Part::Whole { &[Form::Batch, Form::Single] } else { &[Form::Single] };
+        forms.iter().copied().find(|form| tag(message, part, *form) == found)
+    };
     let mut ours = None;
     for member in members(inputs, MAX_LABELS).map_err(|_| SignatureError::Malformed)? {
-        let tagged = match Input::parse(member.value) {
-            Some(input) => input.tag == tag,
-            // A signature of somebody else, or one of ours in a spelling that is refused below.
+        let form = match tag_at_end(member.value).and_then(form_of) {
+            Some(form) => Some(form),
+            // A signature of somebody else, or one of ours in an unusual spelling.
             None => {
                 let list = parse_inner_list(member.value).map_err(|_| SignatureError::Malformed)?;
-                list_tag(&list) == Some(tag)
+                list_tag(&list).and_then(form_of)
             }
         };
-        if tagged && ours.replace((member.label, member.value)).is_some() {
+        if let Some(form) = form
+            && ours.replace((member.label, form, member.value)).is_some()
+        {
             return Err(SignatureError::Multiple);
         }
     }
     ours.ok_or(SignatureError::Missing)
 }
 
-fn signature_bytes(fields: &HeaderMap, label: &str) -> Result<[u8; 64], SignatureError> {
+fn signature_bytes(fields: &HeaderMap, label: &str, form: Form) -> Result<Vec<u8>, SignatureError> {
     let text = joined(fields, "signature", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
     let members = members(&text, MAX_LABELS).map_err(|_| SignatureError::Malformed)?;
     let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
     let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
     let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
-    bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or(SignatureError::Malformed)
+    let fits = |bytes: &Vec<u8>| form == Form::Batch || bytes.len() == ED25519_LEN;
+    bytes.ok().filter(fits).ok_or(SignatureError::Malformed)
+}
+
+impl From<BatchError> for SignatureError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::BadSignature => Self::BadSignature,
+            BatchError::Malformed => Self::Malformed,
+        }
+    }
 }
 
 impl From<UnboundBody> for SignatureError {
@@ -309,14 +375,51 @@ fn check_coverage(message: &MessageView<'_>, part: Part, input: &Input<'_>) -> R
     })
 }
 
+/// The base of a signature that covers what our own signer covers, in its order: nearly every one. Then what
+/// was received is compared as a whole instead of being taken apart.
+fn usual_base<'a>(
+    message: &MessageView<'_>,
+    part: Part,
+    received: &'a str,
+) -> Option<(String, InputParams<'a>)> {
+    if matches!(message, MessageView::Response(response) if response.request.is_none()) {
+        return None;
+    }
+    let mut base = String::with_capacity(BASE_USUAL);
+    let mut expected = String::with_capacity(received.len());
+    let (mut separator, mut count) = ('(', 0);
+    cover::required(message, part, &mut |component: Covered<'_>| {
+        count += 1;
+        expected.push(separator);
+        separator = ' ';
+        component.write(&mut expected);
+        component.write(&mut base);
+        base.push_str(": ");
+        let value = component.push_value(&mut base, message);
+        base.push('\n');
+        value.map_err(|_| SignatureError::Coverage(String::new()))
+    })
+    .ok()?;
+    let params = received.strip_prefix(&expected)?.strip_prefix(')')?;
+    if count > MAX_COVERED {
+        return None;
+    }
+    let input = InputParams::parse(params)?;
+    base.push_str("\"@signature-params\": ");
+    base.push_str(received);
+    Some((base, input))
+}
+
 /// The base over what was received: identifiers and parameters as they were spelled, values as this
 /// message has them.
-fn rebuild_base(
+fn rebuilt_base<'a>(
     message: &MessageView<'_>,
-    input: &Input<'_>,
-    received: &str,
-) -> Result<String, SignatureError> {
-    let mut base = String::with_capacity(1024);
+    part: Part,
+    received: &'a str,
+) -> Result<(String, InputParams<'a>), SignatureError> {
+    let input = Input::parse(received).ok_or(SignatureError::Malformed)?;
+    check_coverage(message, part, &input)?;
+    let mut base = String::with_capacity(BASE_USUAL);
     for component in &input.covered {
         component.write(&mut base);
         base.push_str(": ");
@@ -326,7 +429,7 @@ fn rebuild_base(
     }
     base.push_str("\"@signature-params\": ");
     base.push_str(received);
-    Ok(base)
+    Ok((base, input.params))
 }
 
 fn body_binding(message: &MessageView<'_>, part: Part) -> Result<BodyBinding, SignatureError> {

@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
-    PathPattern, PolicyMode, PolicyModel, PortModel, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,
-    Transport, WorkloadModel,
+    PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RuleModel,
+    SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -185,6 +185,11 @@ fn workload() -> WorkloadModel {
             })
             .collect(),
         mtls: Some(MtlsMode::Strict),
+        protection: Protection {
+            level: ProtectionLevel::Public,
+            mode: SignatureMode::Ed25519,
+            verify: Verification::Async,
+        },
         addresses: vec!["172.18.0.2".parse().unwrap()],
         advertise: vec![Advertised {
             network: "lan".into(),

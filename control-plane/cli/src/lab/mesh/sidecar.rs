@@ -25,6 +25,8 @@ pub struct Setup {
     pub forgetful: bool,
     /// Further flags of `signet-proxy run`.
     pub flags: Vec<String>,
+    /// Capabilities beside the one to change its container's network.
+    pub capabilities: Vec<Capability>,
     /// Environment variables, such as a log filter.
     pub environment: Vec<(String, String)>,
     /// The `signet` program to run, this same binary without; the sidecar's arguments are added to its own.
@@ -58,7 +60,9 @@ impl Sidecar {
             .args(["--drain-seconds", "5"])
             .args(&setup.flags)
             // Root over this container's network and nothing else.
-            .capabilities(Capabilities::Only(vec![Capability::CAP_NET_ADMIN]))
+            .capabilities(Capabilities::Only(
+                [&[Capability::CAP_NET_ADMIN][..], &setup.capabilities].concat(),
+            ))
             .log(folder.join("log"));
         if !setup.forgetful {
             program = program.args([OsStr::new("--state-dir"), folder.join("state").as_os_str()]);

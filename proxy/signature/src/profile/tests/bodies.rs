@@ -8,7 +8,7 @@ use super::{
 use crate::digest::sha256_header;
 use crate::message::{MessageView, ResponseView};
 use crate::profile::{
-    BodyBinding, Freshness, SignError, SignatureError, VerifiedHead, verify_head, verify_tail,
+    BodyBinding, Freshness, Rules, SignError, SignatureError, VerifiedHead, verify_head, verify_tail,
 };
 
 #[test]
@@ -121,9 +121,10 @@ impl TwoPart {
 
     fn verify(&self) -> Result<VerifiedHead, SignatureError> {
         let nonce = CHANNEL.nonce(1);
-        let head = verify_head(&self.view(), Freshness::Nonce(&nonce), resolve, STORE, NOW, SKEW)?;
+        let head =
+            verify_head(&self.view(), Freshness::Nonce(&nonce), resolve, Rules::new(STORE, NOW, SKEW))?;
         assert_eq!(head.verify_body(super::BODY), Err(SignatureError::Digest), "the tail is not seen yet");
-        verify_tail(&self.view(), &head, resolve, STORE, NOW, SKEW)
+        verify_tail(&self.view(), &head, resolve, Rules::new(STORE, NOW, SKEW))
     }
 
     fn refusal(change: impl FnOnce(&mut Self)) -> SignatureError {

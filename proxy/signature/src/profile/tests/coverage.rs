@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::{CHANNEL, GATEWAY, NOW, Request, Response, SKEW, resolve, signed_request, signer, uncovered};
 use crate::message::RequestView;
-use crate::profile::{SignError, SignatureError, verify_request};
+use crate::profile::{Rules, SignError, SignatureError, verify_request};
 use crate::replay::ReplayWindow;
 
 fn input(request: &Request) -> &str {
@@ -223,8 +223,9 @@ fn a_request_without_a_path_is_known_by_its_target() {
         let input = signed.signature_input.to_str().unwrap();
         assert!(input.starts_with("mesh=(\"@method\" \"@authority\" \"@request-target\" \"content-type\""));
         signed.append_to(&mut received);
-        let verify =
-            |view| verify_request(&view, &CHANNEL, &mut ReplayWindow::new(), resolve, GATEWAY, NOW, SKEW);
+        let verify = |view| {
+            verify_request(&view, &CHANNEL, &mut ReplayWindow::new(), resolve, Rules::new(GATEWAY, NOW, SKEW))
+        };
         assert!(verify(RequestView { headers: &received, ..view }).is_ok());
         let other = RequestView { headers: &received, target: "other.iot.svc:80", ..view };
         assert_eq!(verify(other).unwrap_err(), SignatureError::BadSignature);

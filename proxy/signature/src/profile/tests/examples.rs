@@ -6,7 +6,9 @@ use http::HeaderMap;
 use super::{CHANNEL, GATEWAY, NOW, STORE, fields, resolve, signer};
 use crate::digest::sha256_header;
 use crate::message::{MessageView, RequestView, ResponseView};
-use crate::profile::{BodyBinding, Freshness, verify_head, verify_request, verify_response, verify_tail};
+use crate::profile::{
+    BodyBinding, Freshness, Rules, verify_head, verify_request, verify_response, verify_tail,
+};
 use crate::replay::ReplayWindow;
 
 const REQUEST_BODY: &[u8] = br#"{"hello": "world"}"#;
@@ -50,7 +52,8 @@ fn the_request_is_signed_and_verified() {
     signed.append_to(&mut headers);
     let mut window = ReplayWindow::new();
     let verified =
-        verify_request(&request(&headers), &CHANNEL, &mut window, resolve, GATEWAY, NOW, 30).unwrap();
+        verify_request(&request(&headers), &CHANNEL, &mut window, resolve, Rules::new(GATEWAY, NOW, 30))
+            .unwrap();
     assert_eq!(verified.base, signed.base);
     assert_eq!((verified.seq, verified.label.as_str()), (0x1a7, "mesh"));
     assert_eq!(verified.verify_body(REQUEST_BODY), Ok(()));
@@ -72,7 +75,7 @@ fn the_response_is_signed_and_verified() {
     signed.append_to(&mut headers);
     let view =
         ResponseView { status: 200, headers: &headers, trailers: None, request: Some(request(&of_request)) };
-    let verified = verify_response(&view, &nonce, resolve, STORE, NOW, 30).unwrap();
+    let verified = verify_response(&view, &nonce, resolve, Rules::new(STORE, NOW, 30)).unwrap();
     assert_eq!(verified.base, signed.base);
     assert_eq!(verified.verify_body(RESPONSE_BODY), Ok(()));
 }
@@ -104,10 +107,16 @@ fn head_and_tail_are_signed_and_verified() {
     assert_eq!(signed.signature, TAIL_SIGNATURE);
     signed.append_to(&mut tail);
 
-    let verified =
-        verify_head(&view(&head, None, request), Freshness::Nonce(&nonce), resolve, STORE, NOW, 30).unwrap();
+    let verified = verify_head(
+        &view(&head, None, request),
+        Freshness::Nonce(&nonce),
+        resolve,
+        Rules::new(STORE, NOW, 30),
+    )
+    .unwrap();
     assert_eq!(verified.body, BodyBinding::Tail);
     let verified =
-        verify_tail(&view(&head, Some(&tail), request), &verified, resolve, STORE, NOW + 5, 30).unwrap();
+        verify_tail(&view(&head, Some(&tail), request), &verified, resolve, Rules::new(STORE, NOW + 5, 30))
+            .unwrap();
     assert_eq!(verified.verify_body(RESPONSE_BODY), Ok(()));
 }

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::key::KeyError;
 use crate::profile::{
-    ChannelId, MeshSigner, SignError, SignatureError, VerifiedKey, keyid, verify_ed25519, verify_request,
+    ChannelId, MeshSigner, Rules, SignError, SignatureError, VerifiedKey, keyid, verify_ed25519,
+    verify_request,
 };
 use crate::replay::{Replay, ReplayWindow};
 use base64::Engine as _;
@@ -89,7 +90,13 @@ fn a_key_that_is_not_known_is_refused() {
 #[test]
 fn a_key_of_somebody_else_than_the_peer_is_refused() {
     let verify = |request: &Request, peer, resolve: fn(&str) -> Option<VerifiedKey>| {
-        verify_request(&request.view(), &CHANNEL, &mut ReplayWindow::new(), resolve, peer, NOW, SKEW)
+        verify_request(
+            &request.view(),
+            &CHANNEL,
+            &mut ReplayWindow::new(),
+            resolve,
+            Rules::new(peer, NOW, SKEW),
+        )
     };
     // The peer is another workload, of this or another trust domain, than the key belongs to.
     for peer in [STORE, "spiffe://other.example/ns/iot/sa/gw", ""] {
@@ -137,7 +144,7 @@ fn a_message_is_accepted_once() {
     let mut window = ReplayWindow::new();
     let (request, next) = (signed_request(), Request::new(&[]).signed(2));
     let mut verify = |request: &Request| {
-        verify_request(&request.view(), &CHANNEL, &mut window, resolve, GATEWAY, NOW, SKEW)
+        verify_request(&request.view(), &CHANNEL, &mut window, resolve, Rules::new(GATEWAY, NOW, SKEW))
             .map(|head| head.seq)
     };
     assert_eq!(verify(&next), Ok(2));
@@ -159,7 +166,7 @@ fn a_forged_message_does_not_use_up_its_number() {
     let mut forged = request.clone();
     forged.path = "/v1/admin";
     let mut verify = |request: &Request| {
-        verify_request(&request.view(), &CHANNEL, &mut window, resolve, GATEWAY, NOW, SKEW)
+        verify_request(&request.view(), &CHANNEL, &mut window, resolve, Rules::new(GATEWAY, NOW, SKEW))
             .map(|head| head.seq)
     };
     assert_eq!(verify(&forged).unwrap_err(), SignatureError::BadSignature);
@@ -170,8 +177,13 @@ fn a_forged_message_does_not_use_up_its_number() {
 fn a_signature_is_worthless_on_another_channel() {
     let request = signed_request();
     let other = ChannelId([0; 16]);
-    let refusal =
-        verify_request(&request.view(), &other, &mut ReplayWindow::new(), resolve, GATEWAY, NOW, SKEW);
+    let refusal = verify_request(
+        &request.view(),
+        &other,
+        &mut ReplayWindow::new(),
+        resolve,
+        Rules::new(GATEWAY, NOW, SKEW),
+    );
     assert_eq!(refusal.unwrap_err(), SignatureError::OtherChannel);
     for nonce in
         ["", "1", "KbIg1JzWoe2DlhcvRvzkIQ.0", "KbIg1JzWoe2DlhcvRvzkIQ.01", "KbIg1JzWoe2DlhcvRvzkIQ.1 "]
@@ -203,7 +215,8 @@ fn a_response_needs_its_request() {
     assert!(matches!(signer(STORE).sign_response(&view, &CHANNEL.nonce(1), NOW), Err(SignError::NoRequest)));
     let response = response.signed(&request, 1);
     let view = crate::ResponseView { request: None, ..response.view(&request) };
-    let refusal = crate::verify_response(&view, &CHANNEL.nonce(1), resolve, STORE, NOW, SKEW).unwrap_err();
+    let refusal =
+        crate::verify_response(&view, &CHANNEL.nonce(1), resolve, Rules::new(STORE, NOW, SKEW)).unwrap_err();
     assert_eq!(refusal.code(), "coverage");
 }
 
