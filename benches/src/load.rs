@@ -166,23 +166,13 @@ impl Progress<'_> {
     /// What a pair shows that was just started.
     fn look(&mut self, pair: &str, running: &mut Running) {
         if self.plan.measures.contains(&Measure::Memory) {
-            self.look_at_memory(pair, running);
+            for (what, outcome) in measure::fresh_memory(running, &self.plan.tools) {
+                self.keep(pair, &what, running, outcome);
+            }
         }
         if self.plan.measures.contains(&Measure::Start) {
             let outcome = measure::start(running);
             self.keep(pair, "start", running, outcome);
-        }
-    }
-
-    fn look_at_memory(&mut self, pair: &str, running: &Running) {
-        let outcome = measure::idle_memory(running);
-        // Without proxies there is none.
-        let idle = outcome.as_ref().ok().and_then(|figures| figures.first()).map(|(_, idle)| *idle);
-        self.keep(pair, "memory", running, outcome);
-        let Some(idle) = idle else { return };
-        for &count in &self.plan.tools.idle {
-            let outcome = measure::held_memory(running, count, idle);
-            self.keep(pair, &format!("memory with {count} idle connections"), running, outcome);
         }
     }
 

@@ -148,24 +148,20 @@ pub fn warm_up(running: &Running) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Memory of a pair that was just started and has done nothing.
+/// Memory of a pair that was just started and has done nothing, and with idle connections that were used once each; what
+/// one of them adds is told of the proxy to which it adds more.
 ///
 /// # Errors
-/// As [`traffic`].
-pub fn idle_memory(running: &Running) -> Outcome {
-    Ok(resident(running)?.map(|kib| ("memory.idle_mib".to_owned(), kib / KIB_PER_MIB)).into_iter().collect())
-}
-
-/// Memory with so many idle connections, each of which was used once, and what one of them adds to `idle`.
-///
-/// # Errors
-/// As [`traffic`].
-pub fn held_memory(running: &Running, count: usize, idle_mib: f64) -> Outcome {
-    let held = held(running, count)? / KIB_PER_MIB;
-    Ok(vec![
-        (format!("memory.with_{count}_mib"), held),
-        (format!("memory.per_connection_of_{count}_kib"), (held - idle_mib) * KIB_PER_MIB / count as f64),
-    ])
+/// As [`traffic`], for each number of connections by itself.
+pub fn fresh_memory(running: &Running, tools: &Tools) -> Vec<(String, Outcome)> {
+    let idle = match resident(running) {
+        Ok(Some(idle)) => idle,
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![("memory".into(), Err(error.into()))],
+    };
+    let first = ("memory".to_owned(), Ok(vec![("memory.idle_mib".to_owned(), mean_mib(idle))]));
+    let with = |&count: &usize| (format!("memory with {count} idle connections"), held(running, count, idle));
+    std::iter::once(first).chain(tools.idle.iter().map(with)).collect()
 }
 
 /// Time to ready; of a sidecar, then once more with what it has stored.
@@ -186,26 +182,31 @@ pub fn start(running: &mut Running) -> Outcome {
 /// # Errors
 /// As [`traffic`].
 pub fn after_load(running: &Running) -> Outcome {
-    Ok(resident(running)?
-        .map(|kib| ("memory.loaded_mib".to_owned(), kib / KIB_PER_MIB))
-        .into_iter()
-        .collect())
+    Ok(resident(running)?.map(|both| ("memory.loaded_mib".to_owned(), mean_mib(both))).into_iter().collect())
 }
 
-/// Resident memory of one proxy in KiB: the mean of both.
-fn resident(running: &Running) -> io::Result<Option<f64>> {
+/// Resident memory of both proxies in KiB.
+fn resident(running: &Running) -> io::Result<Option<[f64; 2]>> {
     pause(SETTLE);
     let Some([client, server]) = running.families()? else { return Ok(None) };
-    let sum = usage::resident_kib(&client)? + usage::resident_kib(&server)?;
-    Ok(Some(sum as f64 / 2.0))
+    Ok(Some([usage::resident_kib(&client)? as f64, usage::resident_kib(&server)? as f64]))
 }
 
-fn held(running: &Running, count: usize) -> Result<f64, MeasureError> {
-    let Some(to) = running.entry(Service::Small) else { return Ok(0.0) };
+fn mean_mib([client, server]: [f64; 2]) -> f64 {
+    f64::midpoint(client, server) / KIB_PER_MIB
+}
+
+fn held(running: &Running, count: usize, idle: [f64; 2]) -> Outcome {
+    let Some(to) = running.entry(Service::Small) else { return Ok(Figures::new()) };
     let part = Part::Hold(hold::Plan { to, path: "/small".into(), connections: count });
     let holding = running.stage.client.start(part.program())?;
     holding.wait_for_line(hold::HOLDING, HOLD_LIMIT)?;
-    Ok(resident(running)?.unwrap_or_default())
+    let Some(held) = resident(running)? else { return Ok(Figures::new()) };
+    let added = (held[0] - idle[0]).max(held[1] - idle[1]);
+    Ok(vec![
+        (format!("memory.with_{count}_mib"), mean_mib(held)),
+        (format!("memory.per_connection_of_{count}_kib"), added / count as f64),
+    ])
 }
 
 fn throughput(running: &mut Running, tools: &Tools) -> Outcome {

@@ -167,7 +167,10 @@ fn memory(run: &Run, figures: &Figures) -> Option<String> {
         .map(|&count| {
             let words = table::number(count as f64, 0);
             let with = (format!("{words} idle connections MiB"), format!("memory.with_{count}_mib"));
-            [with, ("KiB per connection".into(), format!("memory.per_connection_of_{count}_kib"))]
+            [
+                with,
+                ("KiB per connection, fuller side".into(), format!("memory.per_connection_of_{count}_kib")),
+            ]
         })
         .collect();
     let more = columns.iter().flatten().map(|(title, figure)| (title.as_str(), figure.as_str(), 1, true));
