@@ -23,8 +23,6 @@ pub mod response;
 
 /// The first argument of such a process; the second says what it is to be.
 const PART: &str = "load-part";
-/// The rank of a spinner's group, the lowest there is.
-const LOWEST_RANK: &str = "19";
 /// A spinner that nobody ends gives up after this: longer than any run.
 const SPIN_LIMIT: Duration = Duration::from_secs(4 * 3600);
 
@@ -108,17 +106,8 @@ fn tell(outcome: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(io::stdout().lock(), outcome).map_err(io::Error::from)
 }
 
-/// Where Linux groups processes by session, being of low rank counts within the group alone: the spinner would use up what
-/// belongs to those it was started with. So it leaves their group, for one of the lowest rank. Without such groups
-/// nothing of this is needed, nor works.
-fn leave_group() {
-    if nix::unistd::setsid().is_ok() {
-        let _ = std::fs::write("/proc/self/autogroup", LOWEST_RANK);
-    }
-}
-
+/// In the session, and so in the scheduler's group, of what is measured: a rank counts within a group alone.
 fn spin() {
-    leave_group();
     let begun = std::time::Instant::now();
     while begun.elapsed() < SPIN_LIMIT {
         for _ in 0..100_000 {
