@@ -1,58 +1,10 @@
 //! What a policy decision costs, in the smallest mesh and in a large one: it is made for every request, twice.
 
-use std::fmt::Write as _;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use signet_identity::SpiffeId;
-use signet_policy::{Facts, Layer, PolicyIndex, check_target, compile, decide, parse_manifests};
-
-/// Workload `s0`, `s1` … each listen on port 80; policy `pN` is for workload `N % workloads` and lets caller `cN` do
-/// GET on `/pN/**`.
-struct Mesh {
-    policies: usize,
-    workloads: usize,
-}
-
-impl Mesh {
-    fn text(&self) -> String {
-        let mut text = envelope("Mesh", "bench");
-        text += "  trustDomain: mesh.example\n  networks: [{name: lan}]\n";
-        for workload in 0..self.workloads {
-            text += &envelope("Workload", &format!("s{workload}"));
-            text += "  class: app\n  device: edge\n  network: lan\n  ports: [{port: 80}]\n";
-        }
-        for policy in 0..self.policies {
-            text += &envelope("AccessPolicy", &format!("p{policy}"));
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "  target: {{workloads: [s{}]}}
-  ports: [80]
-  rules:
-  - from: [{{identity: 'spiffe://mesh.example/app/edge/c{policy}'}}]
-    to: [{{methods: [GET], paths: [/p{policy}/**]}}]",
-                policy % self.workloads
-            );
-        }
-        text
-    }
-
-    fn index(&self) -> PolicyIndex {
-        let manifests = parse_manifests("bench.yaml", &self.text()).expect("parses");
-        PolicyIndex::new(&compile(&manifests).expect("compiles"))
-    }
-}
-
-fn envelope(kind: &str, name: &str) -> String {
-    format!(
-        "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n"
-    )
-}
-
-fn id(name: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://mesh.example/app/edge/{name}")).expect("well formed")
-}
+use signet_benches::micro::{Mesh, id};
+use signet_policy::{Facts, Layer, check_target, decide};
 
 fn decisions(criterion: &mut Criterion, name: &str, mesh: &Mesh) {
     let index = mesh.index();

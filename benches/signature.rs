@@ -4,84 +4,20 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use signet_benches::micro::{
+    BODY, CALLEE, CALLER, CHANNEL, NOW, SKEW, key_of, message_headers, pkcs8, request, response, signer, with,
+};
 use signet_signature::record::{Direction, Ed25519Signer, Event, RecordReader, RecordWriter};
 use signet_signature::{
-    ChannelId, MeshSigner, MessageView, ReplayWindow, RequestView, ResponseView, Rules, SignedHead,
-    VerifiedKey, parse_signatures, sha256_header, signature_base, strip, verify_request, verify_response,
+    MessageView, ReplayWindow, Rules, parse_signatures, sha256_header, signature_base, strip, verify_request,
+    verify_response,
 };
 
-/// The Ed25519 test key of RFC 9421 B.1.4: time must not depend on the key, but a figure should be repeatable.
-const PKCS8: &str = "MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF";
-const CALLER: &str = "spiffe://mesh.example/agent/edge/lifecycle";
-const CALLEE: &str = "spiffe://mesh.example/agent/edge/cimi";
-const FINGERPRINT: &str = "uFZbQsHgZ2a7APiVmdRU_2dc_or3muLvLX1bB_oa00s";
-const CHANNEL: ChannelId = ChannelId([0x5a; 16]);
-const NOW: u64 = 1_790_000_000;
 const NOW_MS: u64 = NOW * 1_000;
-const SKEW: u64 = 30;
-
-/// A CIMI call of ordinary size: 1 KiB each way.
-const BODY: [u8; 1024] = [b'x'; 1024];
 /// The most that one record signature covers.
 const SEGMENT: usize = 256 * 1024;
-
-fn pkcs8() -> Vec<u8> {
-    STANDARD.decode(PKCS8).expect("the constant is base64")
-}
-
-fn signer(id: &str) -> MeshSigner {
-    MeshSigner::new(&pkcs8(), format!("{id}#{FINGERPRINT}")).expect("the constant is a key")
-}
-
-fn key_of(id: &str) -> VerifiedKey {
-    VerifiedKey { spiffe_id: id.into(), public_key: *signer(id).public_key() }
-}
-
-fn fields(list: &[(&'static str, &str)]) -> HeaderMap {
-    let field = |(name, value): &(&'static str, &str)| {
-        (HeaderName::from_static(name), HeaderValue::from_str(value).expect("the list is printable"))
-    };
-    list.iter().map(field).collect()
-}
-
-fn message_headers() -> HeaderMap {
-    fields(&[
-        ("accept", "*/*"),
-        ("authorization", "Bearer 0123456789abcdef0123456789abcdef"),
-        ("content-digest", &sha256_header(&BODY)),
-        ("content-length", "1024"),
-        ("content-type", "application/json"),
-        ("mesh-request-id", "018f2a3c-7d4e-7b1a-9c3d-5e6f7a8b9c0d"),
-        ("user-agent", "python-requests/2.32"),
-    ])
-}
-
-fn request(headers: &HeaderMap) -> RequestView<'_> {
-    RequestView {
-        method: "POST",
-        scheme: "http",
-        authority: "cimi.edge:8201",
-        path: "/api/service-instance",
-        query: Some("$filter=status"),
-        target: "/api/service-instance?$filter=status",
-        headers,
-        trailers: None,
-    }
-}
-
-fn response<'a>(headers: &'a HeaderMap, request: &RequestView<'a>) -> ResponseView<'a> {
-    ResponseView { status: 201, headers, trailers: None, request: Some(*request) }
-}
-
-fn with(mut headers: HeaderMap, signed: &SignedHead) -> HeaderMap {
-    signed.append_to(&mut headers);
-    headers
-}
 
 fn base(criterion: &mut Criterion) {
     let signed = signer(CALLER).sign_request(&request(&message_headers()), &CHANNEL, 1, NOW).expect("signs");

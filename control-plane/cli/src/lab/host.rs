@@ -197,6 +197,11 @@ impl Host {
 }
 
 impl Container {
+    /// A network stack that stands behind no host: whoever calls has laid its cables and given it these addresses.
+    pub fn alone(namespace: Namespace, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
+        Self { namespace, ipv4, ipv6 }
+    }
+
     /// Its network stack.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

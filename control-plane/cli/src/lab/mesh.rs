@@ -42,7 +42,6 @@ use signet_sync::proto::admin::{
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;
 
-use self::folder::Folder;
 use super::{Capabilities, Container, Host, LabError, Namespace, Proc, Program};
 use crate::client::{ControlPlane, answered, found};
 use crate::demo::clients::{LoadReport, Transcript};
@@ -53,6 +52,7 @@ pub mod intruder;
 mod probe;
 mod sidecar;
 
+pub use folder::Folder;
 pub use sidecar::{Metrics, Setup, Sidecar};
 
 /// The first argument of a process that is a part of a mesh; the rest is a `signet` command line.
@@ -261,12 +261,27 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Lab`] with its output when it does not get there.
     pub fn start(host: &Host, trust_domain: &str) -> Result<Self, MeshError> {
+        Self::start_program(program(&[]), host.namespace(), host.ipv4(), trust_domain)
+    }
+
+    /// As [`Self::start`], in any namespace, found by sidecars at this address of it, and by another `signet` program
+    /// than this binary. Sidecars are told theirs by [`Setup::program`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_program(
+        signet: Program,
+        host: &Namespace,
+        address: Ipv4Addr,
+        trust_domain: &str,
+    ) -> Result<Self, MeshError> {
         let folder = Folder::new().map_err(failed("make a folder"))?;
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().map_err(failed("make a runtime"))?;
         let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).to_string();
         let state = folder.path().join("control-plane");
-        let program = program(&["control-plane", "--trust-domain", trust_domain])
+        let program = signet
+            .args(["control-plane", "--trust-domain", trust_domain])
             .args([
                 "--listen",
                 &any(CONTROL_PORT),
@@ -278,8 +293,8 @@ impl Mesh {
             .args([OsStr::new("--state-dir"), state.as_os_str()])
             .args([OsStr::new("--admin-socket"), folder.path().join("admin.sock").as_os_str()])
             .log(folder.path().join("control-plane.log"));
-        let address = SocketAddr::from((host.ipv4(), CONTROL_PORT));
-        let host = host.namespace().clone();
+        let address = SocketAddr::from((address, CONTROL_PORT));
+        let host = host.clone();
         let mut mesh =
             Self { control_plane: None, program, host, address, runtime, sidecars: Cell::new(0), folder };
         mesh.start_control_plane()?;

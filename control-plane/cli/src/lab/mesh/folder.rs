@@ -21,14 +21,17 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A folder of mode 0700. Dropping it removes it; so does the end of the process.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     sweeper: Child,
 }
 
 impl Folder {
     /// Makes one in the system's folder for temporary things.
-    pub(super) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The system's, when it cannot be made or nobody can be started to remove it.
+    pub fn new() -> io::Result<Self> {
         let path = tempfile::Builder::new().prefix("signet-").tempdir()?.keep();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         let sweeper = Command::new("/proc/self/exe")
@@ -42,7 +45,8 @@ impl Folder {
         Ok(Self { path, sweeper })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -29,6 +29,8 @@ pub struct Setup {
     pub capabilities: Vec<Capability>,
     /// Environment variables, such as a log filter.
     pub environment: Vec<(String, String)>,
+    /// The `signet` program to run, this same binary without; the sidecar's arguments are added to its own.
+    pub program: Option<Program>,
 }
 
 /// A sidecar; dropping it kills it. The capture rules stay, so that nothing leaves the container in clear.
@@ -49,7 +51,10 @@ impl Sidecar {
         folder: PathBuf,
         setup: Setup,
     ) -> Result<Self, MeshError> {
-        let mut program = program(&["proxy", "run", "--control-plane", &control_plane.to_string()])
+        let mut program = setup
+            .program
+            .unwrap_or_else(|| program(&[]))
+            .args(["proxy", "run", "--control-plane", &control_plane.to_string()])
             .args([OsStr::new("--token-file"), folder.join("token").as_os_str()])
             .args([OsStr::new("--admin-socket"), folder.join("admin.sock").as_os_str()])
             .args(["--drain-seconds", "5"])
