@@ -38,6 +38,10 @@ pub(crate) const TESTS: &[Test] = &[
         "unsigned_request_smuggles_nothing_of_the_mesh",
         smuggling::unsigned_request_smuggles_nothing_of_the_mesh,
     ),
+    (
+        "claim_of_a_signature_in_an_unsigned_answer_does_not_arrive",
+        smuggling::claim_of_a_signature_in_an_unsigned_answer_does_not_arrive,
+    ),
     ("unsigned_answer_smuggles_nothing_of_the_mesh", smuggling::unsigned_answer_smuggles_nothing_of_the_mesh),
     (
         "raised_level_ends_unsigned_exchanges_and_signs_the_next_call",

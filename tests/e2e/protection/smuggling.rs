@@ -172,3 +172,34 @@ pub(super) fn unsigned_answer_smuggles_nothing_of_the_mesh() -> TestResult {
     assert_eq!(fields_of_the_mesh(&answer), Vec::<String>::new(), "{answer:?}");
     Ok(())
 }
+
+/// What claims a signature of ours where nobody asked for one is refused, or comes without the claim.
+pub(super) fn claim_of_a_signature_in_an_unsigned_answer_does_not_arrive() -> TestResult {
+    const CLAIMS: &[&str] = &[
+        "mesh=();created=1;keyid=\"k\";tag=\"mesh-rsp-v1\"",
+        "mesh=();created=1;keyid=\"k\";tag=\"mesh-rsp-b-v1\"",
+        "app=();tag=\"app\", mesh=();tag=\"mesh-rsp-v1\"",
+        "mesh=();tag=\"app\";tag=\"mesh-rsp-v1\"",
+        "mesh=();tag=\"mesh-rsp-v1\", mesh=()",
+        "mesh=();tag=\"mesh-rsp-v1\", =unreadable",
+    ];
+    let back = Back::new(PUBLIC)?;
+    let _impostor = back.serve(Arc::new(|head, _| {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let claim = path.trim_start_matches('/').parse().ok().and_then(|number: usize| CLAIMS.get(number));
+        let claim = claim.copied().unwrap_or_default();
+        let fields = format!("Signature-Input: {claim}\r\nSignature: mesh=:AAAA:, app=:AAAA:");
+        format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: 4\r\n\r\nbare").into_bytes()
+    }))?;
+    let mut wrong = Vec::new();
+    for (number, claim) in CLAIMS.iter().enumerate() {
+        let answer = back.ask(&get(&format!("/{number}"), "server"))?;
+        let refused = (answer.status, answer.code().as_deref()) == (502, Some("response-unverified"));
+        let claims = answer.headers.iter().any(|(_, value)| value.contains("mesh-rsp"));
+        if claims || !(refused || answer.status == 200) {
+            wrong.push(format!("{claim}: {answer:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
