@@ -60,6 +60,14 @@ pub(crate) const TESTS: &[Test] = &[
         levels::lowered_level_lets_the_next_call_pass_unsigned,
     ),
     ("signatures_of_the_app_itself_pass_byte_for_byte", own::signatures_of_the_app_itself_pass_byte_for_byte),
+    (
+        "signatures_of_the_app_in_one_line_stay_in_one_line",
+        own::signatures_of_the_app_in_one_line_stay_in_one_line,
+    ),
+    (
+        "signature_of_the_app_by_the_draft_before_rfc_9421_passes",
+        own::signature_of_the_app_by_the_draft_before_rfc_9421_passes,
+    ),
     ("app_cannot_claim_a_signature_of_the_mesh", own::app_cannot_claim_a_signature_of_the_mesh),
     (
         "answer_framed_twice_by_the_app_arrives_whole_and_framed_once",

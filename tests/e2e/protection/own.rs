@@ -36,6 +36,22 @@ fn lines(inputs: &[&str], signatures: &[&str]) -> String {
     inputs.chain(signatures.iter().map(|value| format!("Signature: {value}\r\n"))).collect()
 }
 
+const IN_ONE_LINE: &[Own] = &[
+    ("two in a line", &["one=(\"@method\"), two=();tag=\"b\""], &["one=:AAAA:, two=:BBBB:"]),
+    (
+        "two in a line, oddly spaced",
+        &["one=(  \"@method\" ),\t two=();x=\"a, mesh-req-v1\""],
+        &["one=:AAAA: ,two=:BBBB:"],
+    ),
+];
+
+/// Widely used, and no dictionary.
+const BEFORE_RFC_9421: &[Own] = &[(
+    "of the draft before RFC 9421",
+    &[],
+    &["keyId=\"k\",algorithm=\"hs2019\",headers=\"(request-target) host\",signature=\"AAAA\""],
+)];
+
 /// The values of a field in a head, in their order.
 fn values_in(head: &str, name: &str) -> Vec<String> {
     let fields = head.lines().filter_map(|line| line.split_once(": "));
@@ -66,6 +82,14 @@ fn scripted(protection: &str) -> Result<(Pair, std::net::SocketAddr), Failure> {
 
 pub(super) fn signatures_of_the_app_itself_pass_byte_for_byte() -> TestResult {
     pass_byte_for_byte(OWN)
+}
+
+pub(super) fn signatures_of_the_app_in_one_line_stay_in_one_line() -> TestResult {
+    pass_byte_for_byte(IN_ONE_LINE)
+}
+
+pub(super) fn signature_of_the_app_by_the_draft_before_rfc_9421_passes() -> TestResult {
+    pass_byte_for_byte(BEFORE_RFC_9421)
 }
 
 fn pass_byte_for_byte(cases: &[Own]) -> TestResult {
