@@ -39,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
         smuggling::unsigned_request_smuggles_nothing_of_the_mesh,
     ),
     (
+        "records_before_an_empty_list_element_are_refused_unsigned",
+        smuggling::records_before_an_empty_list_element_are_refused_unsigned,
+    ),
+    (
         "claim_of_a_signature_in_an_unsigned_answer_does_not_arrive",
         smuggling::claim_of_a_signature_in_an_unsigned_answer_does_not_arrive,
     ),

@@ -128,6 +128,25 @@ pub(super) fn unsigned_request_smuggles_nothing_of_the_mesh() -> TestResult {
     Ok(())
 }
 
+/// Empty elements of a list mean nothing (RFC 9110 section 5.6.1): the last coding is still that of records.
+pub(super) fn records_before_an_empty_list_element_are_refused_unsigned() -> TestResult {
+    let front = Front::new(&[], PUBLIC)?;
+    let (own, address) = (front.own.clone(), front.address);
+    let answers = inside(front.stranger.namespace(), move || async move {
+        let mut answers = Vec::new();
+        for coding in ["mesh-rec,", "mesh-rec , ,", "mesh-rec\r\nContent-Encoding:"] {
+            let mut caller = Caller::open(&own, address).await?;
+            let head = "POST /smuggled HTTP/1.1\r\nHost: server\r\nContent-Length: 5";
+            caller.send(format!("{head}\r\nContent-Encoding: {coding}\r\n\r\nhello").as_bytes()).await?;
+            answers.push((coding, caller.answer().await?));
+        }
+        Ok(answers)
+    })?;
+    let passed: Vec<_> = answers.iter().filter(|(_, answer)| answer.status != 400).collect();
+    assert!(passed.is_empty(), "{passed:#?}\nthe app has seen {:#?}", front.app.requests());
+    Ok(())
+}
+
 /// What an unsigned answer says beside `200 OK`, and its framing and body.
 const REFUSED: &[(&str, &str)] = &[
     ("records", "200 OK\r\nContent-Encoding: mesh-rec\r\nContent-Length: 8\r\n\r\nsmuggled"),
