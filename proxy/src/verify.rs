@@ -128,7 +128,7 @@ pub(crate) async fn response(
 /// The body of a message that carries no signature of ours, where policy asks for none. What is said by the
 /// mesh goes all the same, and so does the coding that only signed bodies have.
 fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
-    if headers::has_records(headers) {
+    if headers::has_records(headers) || signet_signature::claims_signature(headers) {
         return Err(Refusal::MalformedMessage);
     }
     headers::strip_known_hop(headers);

@@ -340,7 +340,7 @@ fn answers_of_an_impostor_are_not_believed() -> TestResult {
 }
 
 /// Answers every request with a properly signed 200, which is then spoiled.
-fn signing(identity: &Identity, spoil: fn(&mut Vec<u8>)) -> Answering {
+pub(crate) fn signing(identity: &Identity, spoil: fn(&mut Vec<u8>)) -> Answering {
     let identity = identity.clone();
     Arc::new(move |head, channel| {
         let mut answer =

@@ -6,6 +6,7 @@ mod claims;
 mod identity;
 mod lifecycle;
 mod policy;
+mod protection;
 mod protocols;
 mod signatures;
 mod streams;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             policy::TESTS,
             lifecycle::TESTS,
             protocols::TESTS,
+            protection::TESTS,
         ]
         .concat(),
     )

@@ -19,6 +19,14 @@ pub(crate) const TESTS: &[Test] = &[
         transcripts::every_app_answers_its_client_as_without_the_mesh,
     ),
     (
+        "every_app_answers_its_client_as_without_the_mesh_in_plain_rfc_9421",
+        transcripts::every_app_answers_its_client_as_without_the_mesh_in_plain_rfc_9421,
+    ),
+    (
+        "every_app_answers_its_client_as_without_the_mesh_at_level_public",
+        transcripts::every_app_answers_its_client_as_without_the_mesh_at_level_public,
+    ),
+    (
         "twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them",
         bodies::twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them,
     ),

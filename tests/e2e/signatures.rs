@@ -574,7 +574,7 @@ async fn open_body(
     Ok(RecordWriter::body(Arc::new(key), Direction::ClientToServer, &signed.base))
 }
 
-fn chunk(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
@@ -742,7 +742,7 @@ fn sign_own_way(
         .with("signature", &format!("mesh=:{signature}:")))
 }
 
-fn view<'a>(order: &'a Draft, headers: &'a HeaderMap) -> RequestView<'a> {
+pub(crate) fn view<'a>(order: &'a Draft, headers: &'a HeaderMap) -> RequestView<'a> {
     RequestView {
         method: &order.method,
         scheme: "http",
@@ -755,7 +755,7 @@ fn view<'a>(order: &'a Draft, headers: &'a HeaderMap) -> RequestView<'a> {
     }
 }
 
-fn fields(headers: &[(String, impl AsRef<[u8]>)]) -> HeaderMap {
+pub(crate) fn fields(headers: &[(String, impl AsRef<[u8]>)]) -> HeaderMap {
     let field = |name: &str, value: &[u8]| {
         Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
     };
@@ -763,14 +763,14 @@ fn fields(headers: &[(String, impl AsRef<[u8]>)]) -> HeaderMap {
 }
 
 /// The signing chain in an answer.
-fn introduced(answer: &Answer) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn introduced(answer: &Answer) -> Option<Vec<CertificateDer<'static>>> {
     let (_, value) = answer.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("mesh-cert"))?;
     let item = |item: &str| Some(BASE64_STANDARD.decode(item.trim().trim_matches(':')).ok()?.into());
     value.split(',').map(item).collect()
 }
 
 /// An answer as RFC 9457 and this mesh want it, or what is wrong with it.
-fn is_problem(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
+pub(crate) fn is_problem(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |name: &str| problem[name].as_str().unwrap_or_default();
     let is_problem = answer.headers.iter().any(|(name, value)| {
@@ -785,6 +785,6 @@ fn is_problem(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     }
 }
 
-fn malformed(error: impl std::fmt::Display) -> IntruderError {
+pub(crate) fn malformed(error: impl std::fmt::Display) -> IntruderError {
     IntruderError::Message(error.to_string())
 }

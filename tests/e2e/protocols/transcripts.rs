@@ -22,8 +22,20 @@ const APPS: [(&[&str], u16); 6] = [
 const CANARIES: [&[u8]; 4] =
     [b"cloud-entry-point", b"X-CIMI-Request-ID", b"220 greeter ready", b"event: reading"];
 
-/// Two machines that use the same container subnet, reached at published ports over IPv4 and IPv6.
 pub(super) fn every_app_answers_its_client_as_without_the_mesh() -> TestResult {
+    meshed_answers_are_the_plain_ones("{}")
+}
+
+pub(super) fn every_app_answers_its_client_as_without_the_mesh_in_plain_rfc_9421() -> TestResult {
+    meshed_answers_are_the_plain_ones("{mode: ed25519}")
+}
+
+pub(super) fn every_app_answers_its_client_as_without_the_mesh_at_level_public() -> TestResult {
+    meshed_answers_are_the_plain_ones("{level: public}")
+}
+
+/// Two machines that use the same container subnet, reached at published ports over IPv4 and IPv6.
+fn meshed_answers_are_the_plain_ones(protection: &str) -> TestResult {
     let lab = Lab::new()?;
     let cloud = lab.host("cloud", HostPlan::numbered(1))?;
     let (fog, edge) = (lab.host("fog", HostPlan::numbered(2))?, lab.host("edge", HostPlan::numbered(3))?);
@@ -38,7 +50,7 @@ pub(super) fn every_app_answers_its_client_as_without_the_mesh() -> TestResult {
 
     let tap = lab.tap("fog", &CANARIES, None)?;
     let mesh = Mesh::start(&cloud, TRUST_DOMAIN)?;
-    mesh.apply("mesh.yaml", &manifests())?;
+    mesh.apply("mesh.yaml", &manifests(protection))?;
     let sidecars = [
         mesh.begin_sidecar(&server, "server", Setup::default())?,
         mesh.begin_sidecar(&client, "client", Setup::default())?,
@@ -82,7 +94,7 @@ fn calls(client: &Container, addresses: &[std::net::IpAddr]) -> Result<Vec<Trans
     Ok(transcripts)
 }
 
-fn manifests() -> String {
+fn manifests(protection: &str) -> String {
     let ports: String = APPS
         .iter()
         .map(|(app, port)| match app[0] {
@@ -114,7 +126,7 @@ spec:
 apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Workload
 metadata: {{name: server}}
-spec: {{class: app, device: fog, network: fog, ports: [{ports}], advertise: [{advertise}]}}
+spec: {{class: app, device: fog, network: fog, ports: [{ports}], advertise: [{advertise}], protection: {protection}}}
 ---
 apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Workload
