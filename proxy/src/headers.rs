@@ -145,12 +145,12 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Whether the body travels as signed records.
+/// Whether the coding of signed records is named, wherever in the list: of a message that has none nobody would
+/// take it away again.
 pub(crate) fn has_records(headers: &HeaderMap) -> bool {
-    let last = headers.get_all(header::CONTENT_ENCODING).iter().next_back();
-    last.and_then(|value| value.to_str().ok())
-        .and_then(|value| value.rsplit(',').next())
-        .is_some_and(|coding| coding.trim().eq_ignore_ascii_case(MESH_REC))
+    let lines = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let mut codings = lines.flat_map(|line| line.split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(MESH_REC.as_bytes()))
 }
 
 /// Declares that the body travels as signed records, on top of the application's own codings. The

@@ -147,6 +147,9 @@ async fn payload(
 ) -> Result<Body, Refusal> {
     match &head.body {
         BodyBinding::Digest(_) => {
+            if headers::has_records(headers) {
+                return Err(Refusal::MalformedMessage);
+            }
             let (whole, trailers) = read_whole(&mut body).await.map_err(|error| broken(&error))?;
             // Trailers of a whole body are signed nowhere.
             if trailers.is_some_and(|trailers| !trailers.is_empty()) {

@@ -326,6 +326,38 @@ pub(crate) fn joined<'a>(
     Ok(text)
 }
 
+/// The members of all lines of a field whose lines can be read, at most `limit`. A line that cannot be read is an
+/// application's own business: what came before RFC 9421 used the same field names.
+pub(crate) fn readable_members<'a>(
+    fields: &'a HeaderMap,
+    name: &str,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<Member<'a>>, ParseError> {
+    let mut all = Vec::new();
+    let mut length = 0;
+    for line in fields.get_all(name) {
+        length += line.len();
+        if length > max_bytes {
+            return Err(ParseError::FieldTooLong);
+        }
+        match line.to_str().map_err(|_| ParseError::Malformed).and_then(|line| members(line, limit)) {
+            Ok(members) => all.extend(members),
+            Err(ParseError::TooManySignatures) => return Err(ParseError::TooManySignatures),
+            Err(_) => {}
+        }
+        if all.len() > limit {
+            return Err(ParseError::TooManySignatures);
+        }
+    }
+    for (position, member) in all.iter().enumerate() {
+        if all.iter().take(position).any(|earlier: &Member<'_>| earlier.label == member.label) {
+            return Err(ParseError::DuplicateLabel);
+        }
+    }
+    Ok(all)
+}
+
 /// Splits a dictionary into its members without losing a byte of their values. Only the outline is
 /// read here; each value is parsed by whoever uses it.
 pub(crate) fn members(text: &str, limit: usize) -> Result<Vec<Member<'_>>, ParseError> {

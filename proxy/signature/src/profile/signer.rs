@@ -8,12 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::cover::{self, Covered, UnboundBody};
+use super::strip::claims_signature;
 use super::{
     ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignError, SignedHead,
     Unsigned, VALIDITY_SECONDS, tag,
 };
 use crate::batch::{MAX_VALUE, NotSigned, sign_batch};
-use crate::input::{self, joined, members};
+use crate::input::{self, readable_members};
 use crate::key::KeyError;
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::record::RecordSigner;
@@ -289,10 +290,11 @@ fn free_label(message: &MessageView<'_>, part: Part) -> Result<String, SignError
     if !fields.contains_key("signature-input") && !fields.contains_key("signature") {
         return Ok(label.to_owned());
     }
-    let inputs = joined(fields, "signature-input", MAX_FIELD_BYTES)?;
-    let signatures = joined(fields, "signature", MAX_FIELD_BYTES)?;
-    let inputs = members(&inputs, MAX_LABELS)?;
-    let signatures = members(&signatures, MAX_LABELS)?;
+    let inputs = readable_members(fields, "signature-input", MAX_LABELS, MAX_FIELD_BYTES)?;
+    let signatures = readable_members(fields, "signature", MAX_LABELS, MAX_FIELD_BYTES)?;
+    if claims_signature(fields) {
+        return Err(SignError::ReservedTag);
+    }
     for member in &inputs {
         let list = input::parse_inner_list(member.value)?;
         if list_tag(&list).is_some_and(|tag| tag.starts_with("mesh-")) {

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::head::tag_at_end;
 use super::signer::list_tag;
-use crate::input::{MAX_FIELD_BYTES, MAX_SIGNATURES, Member, joined, members, parse_inner_list};
+use crate::input::{MAX_FIELD_BYTES, MAX_SIGNATURES, Member, members, parse_inner_list, readable_members};
 
 /// Removes every signature whose tag belongs to the mesh, and only those: an application's own
 /// signatures stay, byte for byte. Fields that cannot be read hold none of ours and stay as they are.
@@ -22,32 +22,55 @@ pub fn strip(fields: &mut HeaderMap) {
 /// to be verified, and an application may not say so itself.
 #[must_use]
 pub fn claims_signature(fields: &HeaderMap) -> bool {
+    claims(fields) > 0
+}
+
+/// How many lines of `Signature-Input` hold a claim, or more where a line holds several.
+pub(crate) fn claims(fields: &HeaderMap) -> usize {
+    fields.get_all("signature-input").iter().map(|line| claims_in(line.as_bytes())).sum()
+}
+
+/// Whether a member claims to be a signature of the mesh.
+pub(crate) fn is_claim(value: &[u8]) -> bool {
+    claims_in(value) > 0
+}
+
+fn claims_in(text: &[u8]) -> usize {
     const CLAIM: &[u8] = b"tag=\"mesh-";
-    let claims = |value: &HeaderValue| value.as_bytes().windows(CLAIM.len()).any(|found| found == CLAIM);
-    fields.get_all("signature-input").iter().any(claims)
+    text.windows(CLAIM.len()).filter(|found| *found == CLAIM).count()
 }
 
 fn own_labels(fields: &HeaderMap) -> Vec<String> {
-    let Ok(text) = joined(fields, "signature-input", MAX_FIELD_BYTES) else { return Vec::new() };
-    let Ok(members) = members(&text, MAX_SIGNATURES) else { return Vec::new() };
-    let is_ours = |value: &str| {
-        if tag_at_end(value).is_some_and(|tag| tag.starts_with("mesh-")) {
+    let members = readable_members(fields, "signature-input", MAX_SIGNATURES, MAX_FIELD_BYTES);
+    let is_ours = |member: &Member<'_>| {
+        if tag_at_end(member.value).is_some_and(|tag| tag.starts_with("mesh-")) {
             return true;
         }
-        parse_inner_list(value).is_ok_and(|list| list_tag(&list).is_some_and(|tag| tag.starts_with("mesh-")))
+        parse_inner_list(member.value)
+            .is_ok_and(|list| list_tag(&list).is_some_and(|tag| tag.starts_with("mesh-")))
     };
-    let is_own = |member: &&Member<'_>| is_ours(member.value);
-    members.iter().filter(is_own).map(|member| member.label.to_owned()).collect()
+    let members = members.unwrap_or_default();
+    members.into_iter().filter(is_ours).map(|member| member.label.to_owned()).collect()
 }
 
+/// Removes our members line by line: a line of the application's own stays as it was written.
 fn remove(fields: &mut HeaderMap, name: &'static str, labels: &[String]) {
-    let Ok(text) = joined(fields, name, MAX_FIELD_BYTES) else { return };
-    let Ok(members) = members(&text, MAX_SIGNATURES) else { return };
-    let kept: Vec<_> = members
-        .iter()
-        .filter(|member| !labels.iter().any(|label| label == member.label))
-        .filter_map(|member| HeaderValue::try_from(format!("{}={}", member.label, member.value)).ok())
-        .collect();
+    let is_ours = |member: &Member<'_>| labels.iter().any(|label| label == member.label);
+    let keep = |line: &HeaderValue| -> Option<HeaderValue> {
+        let Ok(members) =
+            line.to_str().map_err(drop).and_then(|text| members(text, MAX_SIGNATURES).map_err(drop))
+        else {
+            return Some(line.clone());
+        };
+        if !members.iter().any(is_ours) {
+            return Some(line.clone());
+        }
+        // One of ours and one of the application's share a line only where somebody joined them.
+        let kept = members.iter().filter(|member| !is_ours(member));
+        let kept: Vec<_> = kept.map(|member| format!("{}={}", member.label, member.value)).collect();
+        (!kept.is_empty()).then(|| HeaderValue::try_from(kept.join(", ")).ok())?
+    };
+    let kept: Vec<HeaderValue> = fields.get_all(name).iter().filter_map(keep).collect();
     fields.remove(name);
     for line in kept {
         fields.append(name, line);

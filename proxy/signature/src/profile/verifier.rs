@@ -10,13 +10,14 @@ use http::HeaderMap;
 use super::cover::{self, Covered, UnboundBody};
 use super::head::{Input, InputParams, tag_at_end};
 use super::signer::list_tag;
+use super::strip::{claims, is_claim};
 use super::{
     ChannelId, ED25519_LEN, Form, MAX_COVERED, MAX_FIELD_BYTES, MAX_LABELS, Part, SignatureError,
     VALIDITY_SECONDS, nonce, tag,
 };
 use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
-use crate::input::{joined, members, parse_inner_list};
+use crate::input::{Member, parse_inner_list, readable_members};
 use crate::key::is_small_order;
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::replay::ReplayWindow;
@@ -206,9 +207,7 @@ impl Judge<'_> {
     ) -> Result<VerifiedHead, SignatureError> {
         let fields = if part == Part::Tail { message.trailers() } else { Some(message.headers()) };
         let fields = fields.ok_or(SignatureError::Missing)?;
-        let inputs =
-            joined(fields, "signature-input", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
-        let (label, form, received) = only_of_ours(&inputs, message, part)?;
+        let (label, form, received) = only_of_ours(fields, message, part)?;
         let signature = signature_bytes(fields, label, form)?;
         let (base, input) = match usual_base(message, part, received) {
             Some(usual) => usual,
@@ -310,7 +309,7 @@ impl Judge<'_> {
 
 /// The one member whose tag is ours, in either form. Members are chosen by tag, because a label proves nothing.
 fn only_of_ours<'a>(
-    inputs: &'a str,
+    fields: &'a HeaderMap,
     message: &MessageView<'_>,
     part: Part,
 ) -> Result<(&'a str, Form, &'a str), SignatureError> {
@@ -319,7 +318,12 @@ fn only_of_ours<'a>(
         forms.iter().copied().find(|form| tag(message, part, *form) == found)
     };
     let mut ours = None;
-    for member in members(inputs, MAX_LABELS).map_err(|_| SignatureError::Malformed)? {
+    let inputs = read(fields, "signature-input")?;
+    // A claim in a line that cannot be read is no signature, and nothing to pass on.
+    if claims(fields) > inputs.iter().filter(|member| is_claim(member.value.as_bytes())).count() {
+        return Err(SignatureError::Malformed);
+    }
+    for member in inputs {
         let form = match tag_at_end(member.value).and_then(form_of) {
             Some(form) => Some(form),
             // A signature of somebody else, or one of ours in an unusual spelling.
@@ -337,9 +341,12 @@ fn only_of_ours<'a>(
     ours.ok_or(SignatureError::Missing)
 }
 
+fn read<'a>(fields: &'a HeaderMap, name: &str) -> Result<Vec<Member<'a>>, SignatureError> {
+    readable_members(fields, name, MAX_LABELS, MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)
+}
+
 fn signature_bytes(fields: &HeaderMap, label: &str, form: Form) -> Result<Vec<u8>, SignatureError> {
-    let text = joined(fields, "signature", MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)?;
-    let members = members(&text, MAX_LABELS).map_err(|_| SignatureError::Malformed)?;
+    let members = read(fields, "signature")?;
     let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
     let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
     let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
