@@ -108,8 +108,6 @@ pub struct Protection {
     pub level: ProtectionLevel,
     /// How the sender of a request signs, and its receiver the response.
     pub mode: SignatureMode,
-    /// When what was received is handed on.
-    pub verify: Verification,
     /// What the signed records of bytes that are not HTTP are hashed with.
     #[serde(default)]
     pub record_hash: RecordHash,
@@ -147,17 +145,6 @@ pub enum RecordHash {
     /// SHA-256, for those who may use nothing else (FIPS 140).
     #[serde(rename = "sha-256")]
     Sha256,
-}
-
-/// When a receiver hands on what it received.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Verification {
-    /// At once; what turns out wrong ends the exchange and its connection.
-    Async,
-    /// After its signature was verified.
-    #[default]
-    Gate,
 }
 
 /// One network: the scope in which an address means one thing.

@@ -11,7 +11,7 @@ use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Protection,
-    ProtectionLevel, RecordHash, SignatureMode, Transport, Verification, WorkloadModel,
+    ProtectionLevel, RecordHash, SignatureMode, Transport, WorkloadModel,
 };
 
 use crate::DecodeError;
@@ -221,11 +221,6 @@ fn protection_from(
             Ok(wire::SignatureMode::Ed25519Batch) => SignatureMode::Ed25519Batch,
             Ok(wire::SignatureMode::Unspecified) | Err(_) => return Err(refused(protection.mode)),
         },
-        verify: match wire::Verification::try_from(protection.verify) {
-            Ok(wire::Verification::Async) => Verification::Async,
-            Ok(wire::Verification::Gate) => Verification::Gate,
-            Ok(wire::Verification::Unspecified) | Err(_) => return Err(refused(protection.verify)),
-        },
         record_hash: match wire::RecordHash::try_from(protection.record_hash) {
             Ok(wire::RecordHash::Blake3) => RecordHash::Blake3,
             Ok(wire::RecordHash::Sha256) => RecordHash::Sha256,
@@ -246,11 +241,6 @@ fn protection_to(protection: Protection) -> wire::Protection {
         mode: match protection.mode {
             SignatureMode::Ed25519 => wire::SignatureMode::Ed25519,
             SignatureMode::Ed25519Batch => wire::SignatureMode::Ed25519Batch,
-        }
-        .into(),
-        verify: match protection.verify {
-            Verification::Async => wire::Verification::Async,
-            Verification::Gate => wire::Verification::Gate,
         }
         .into(),
         record_hash: match protection.record_hash {

@@ -83,8 +83,6 @@ pub(crate) struct ProtectionSpec {
     #[serde(default, deserialize_with = "given")]
     pub(crate) mode: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
-    pub(crate) verify: Option<Spanned<String>>,
-    #[serde(default, deserialize_with = "given")]
     pub(crate) record_hash: Option<Spanned<String>>,
 }
 

@@ -10,7 +10,7 @@ use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
     PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash,
-    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -188,7 +188,6 @@ fn workload() -> WorkloadModel {
         protection: Protection {
             level: ProtectionLevel::Public,
             mode: SignatureMode::Ed25519,
-            verify: Verification::Async,
             record_hash: RecordHash::Sha256,
         },
         addresses: vec!["172.18.0.2".parse().unwrap()],
