@@ -43,11 +43,13 @@ impl Look<'_> {
     }
 
     fn ratio(&self, pair: &str, other: &str, figure: &str) -> Option<f64> {
-        Some(self.of(pair, figure)? / self.of(other, figure)?)
+        self.over(pair, figure, self.of(other, figure))
     }
 
+    /// Of what is above zero: an added latency below it is noise, and its quotients say nothing.
     fn over(&self, pair: &str, figure: &str, other: Option<f64>) -> Option<f64> {
-        Some(self.of(pair, figure)? / other?)
+        let positive = |value: &f64| *value > 0.0;
+        Some(self.of(pair, figure).filter(positive)? / other.filter(positive)?)
     }
 
     fn above(&self, pair: &str, other: &str, figure: &str) -> Option<f64> {
@@ -211,5 +213,18 @@ mod tests {
             "{table}"
         );
         assert!(!table.contains("start"), "{table}");
+    }
+
+    #[test]
+    fn added_latency_below_zero_is_no_success() {
+        let pair = |name: &str, family| PairFacts { name: name.into(), family, ..PairFacts::default() };
+        let sample =
+            |pair: &str, value| Sample { pair: pair.into(), figure: "one.p50_us".into(), round: 1, value };
+        let run = Run {
+            pairs: vec![pair(UNSIGNED, Family::Signet), pair("nginx", Family::HttpPeer)],
+            samples: vec![sample("direct", 50.0), sample("nginx", 40.0), sample(UNSIGNED, 60.0)],
+            ..Run::default()
+        };
+        assert_eq!(super::table(&run, &Figures::of(&run)), None);
     }
 }
