@@ -67,7 +67,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
     let reached = Reached { own: credentials.id().clone(), address, caller };
     let mut client = Prefixed::new(client);
     if !strict {
-        return plaintext::permissive(worker, client, reached, stranger).await;
+        // Boxed like every branch but the usual one: a task is as large as its largest branch as long as it lives.
+        return Box::pin(plaintext::permissive(worker, client, reached, stranger)).await;
     }
     match tokio::time::timeout(HELLO_TIMEOUT, client.detect()).await {
         Ok(Ok(Some(Protocol::Mesh))) => mesh(worker, client, reached, stranger).await,
@@ -79,7 +80,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
 
 /// Serves a caller whose ClientHello offers a mesh protocol.
 async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached, stranger: Stranger) {
-    let (stream, channel) = match tls::accept(&worker, client).await {
+    let (stream, channel) = match Box::pin(tls::accept(&worker, client)).await {
         Ok(accepted) => accepted,
         Err(refusal) => {
             let unknown = Event {
@@ -99,7 +100,7 @@ async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached, stranger: 
     match alpn.as_deref() {
         Some(ALPN_H1) => http::serve(worker, stream, channel, reached, Version::Http1).await,
         Some(ALPN_H2) => http::serve(worker, stream, channel, reached, Version::Http2).await,
-        Some(ALPN_RECORDS) => stream::serve(&worker, stream, channel, reached).await,
+        Some(ALPN_RECORDS) => Box::pin(stream::serve(&worker, stream, channel, reached)).await,
         // The handshake fails where no protocol is shared.
         _ => {}
     }

@@ -90,7 +90,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
     let destination = route(&worker, &snapshot, address);
     drop(snapshot);
     match destination {
-        None => egress::serve(&worker, credentials.id(), client, address).await,
+        None => Box::pin(egress::serve(&worker, credentials.id(), client, address)).await,
         Some(destination) => {
             meshed(worker, credentials.id().clone(), Prefixed::new(client), destination).await
         }
@@ -124,18 +124,21 @@ fn route(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<De
 }
 
 /// Who is known, or declared, to speak first decides how the protocol is found out.
+///
+/// What is not HTTP is boxed: a connection's task is as large as its largest branch for as long as it lives, and
+/// of these connections a sidecar may hold thousands that are idle.
 async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destination: Destination) {
     let silent_start = match (destination.declared, destination.speaks_first) {
         _ if destination.http_only => false,
         (declared, _) if declared.is_http() => false,
         (Declared::Tls, _) | (_, Some(SpeaksFirst::Client)) => false,
         (Declared::Opaque, _) | (_, Some(SpeaksFirst::Server)) => {
-            return stream::carry(&worker, &own, client, &destination, false).await;
+            return Box::pin(stream::carry(&worker, &own, client, &destination, false)).await;
         }
         (_, None) => true,
     };
     let protocol = if silent_start {
-        match stream::race(&worker, &own, client, &destination).await {
+        match Box::pin(stream::race(&worker, &own, client, &destination)).await {
             Some((detected, protocol)) => {
                 client = detected;
                 protocol
@@ -158,7 +161,7 @@ async fn meshed(worker: Rc<Worker>, own: SpiffeId, mut client: Prefixed, destina
         Protocol::Http2 => http::serve(worker, own, client, destination, Version::Http2).await,
         // An application that speaks our ALPN itself is carried like any other TLS.
         Protocol::Mesh | Protocol::Opaque | Protocol::Tls => {
-            stream::carry(&worker, &own, client, &destination, false).await
+            Box::pin(stream::carry(&worker, &own, client, &destination, false)).await
         }
     }
 }

@@ -35,11 +35,14 @@ pub(crate) async fn dial(worker: &Worker, address: SocketAddr) -> Result<TcpStre
 
 /// A place for one HTTP request.
 pub(crate) async fn checkout(worker: &Worker, key: &AppKey) -> Result<Lease<AppKey, ()>, Refusal> {
-    let open = || async {
-        let stream = connect(worker, key).await?;
-        let sender =
-            http_client::open(stream, key.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
-        Ok(Connection { sender, context: (), usable_until: None })
+    // Boxed: a new connection is rare, and would make the task of every request larger.
+    let open = || {
+        Box::pin(async {
+            let stream = connect(worker, key).await?;
+            let sender =
+                http_client::open(stream, key.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+            Ok(Connection { sender, context: (), usable_until: None })
+        })
     };
     match key.version {
         Version::Http1 => worker.apps.checkout_http1(key, open).await,

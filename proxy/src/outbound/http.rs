@@ -182,8 +182,13 @@ impl Caller {
     async fn checkout(&self) -> Result<Lease<MeshKey, Rc<Channel>>, Refusal> {
         let key = self.destination.key(&self.own);
         match self.version {
-            Version::Http1 => self.worker.mesh.checkout_http1(&key, || self.dial(Alpn::Http1)).await,
-            Version::Http2 => self.worker.mesh.checkout_http2(&key, || self.dial(Alpn::Http2)).await,
+            // Boxed: a new connection is rare, and its handshakes would make the task of every request three times larger.
+            Version::Http1 => {
+                self.worker.mesh.checkout_http1(&key, || Box::pin(self.dial(Alpn::Http1))).await
+            }
+            Version::Http2 => {
+                self.worker.mesh.checkout_http2(&key, || Box::pin(self.dial(Alpn::Http2))).await
+            }
         }
     }
 
