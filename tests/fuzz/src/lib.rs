@@ -77,8 +77,13 @@ pub fn signature_input(input: &[u8]) {
     }
     let resolve = |_: &str| Some(VerifiedKey { spiffe_id: "spiffe://td/a".into(), public_key: PUBLIC_KEY });
     let window = &mut ReplayWindow::new();
-    let verified =
-        signet_signature::verify_request(&view, &ChannelId([0; 16]), window, resolve, signet_signature::Rules::new("spiffe://td/a", 0, 30));
+    let verified = signet_signature::verify_request(
+        &view,
+        &ChannelId([0; 16]),
+        window,
+        resolve,
+        signet_signature::Rules::new("spiffe://td/a", 0, 30),
+    );
     assert!(verified.is_err(), "a forged signature was accepted");
 }
 
