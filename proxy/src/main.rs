@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A third of what a request costs outside of the kernel is small allocations; this allocator halves that
-/// (docs/decisions/0016-allocator.md).
+/// A message costs many small allocations; what this one saves, and costs, is in docs/decisions/0016-allocator.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
