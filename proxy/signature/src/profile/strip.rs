@@ -25,7 +25,7 @@ pub fn claims_signature(fields: &HeaderMap) -> bool {
     claims(fields) > 0
 }
 
-/// How many lines of `Signature-Input` hold a claim, or more where a line holds several.
+/// How many times `Signature-Input` claims a signature of the mesh, in lines that can be read or not.
 pub(crate) fn claims(fields: &HeaderMap) -> usize {
     fields.get_all("signature-input").iter().map(|line| claims_in(line.as_bytes())).sum()
 }
