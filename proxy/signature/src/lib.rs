@@ -8,7 +8,8 @@
 //! * [`digest`] makes and checks `Content-Digest`;
 //! * [`profile`] is the narrow, fast form spoken between sidecars, with [`replay`] protection;
 //! * [`batch`] puts many messages under one signature;
-//! * [`record`] signs byte streams.
+//! * [`record`] signs byte streams;
+//! * [`seal`] encrypts what only the destination may read.
 //!
 //! Invariants: the type of a key decides its algorithm and a message can only agree; a signature base is
 //! rebuilt from what was received, never from what we would have sent; every list a peer controls has a
@@ -26,6 +27,7 @@ pub mod message;
 pub mod profile;
 pub mod record;
 pub mod replay;
+pub mod seal;
 pub mod sign;
 pub mod verify;
 
