@@ -18,7 +18,7 @@ use signet_policy::PolicyModel;
 use tokio::sync::Mutex;
 
 use crate::directory::{self, ClaimRefusal, Claimant};
-use crate::records::{self, Claim, Found, unix_seconds};
+use crate::records::{self, Claim, Found, SealingKey, unix_seconds};
 use crate::store::{Expect, Store, StoreError, Write};
 
 /// How long nobody else can take a place after the last stream that held it ended: a restart, a partition, an upgrade.
@@ -124,6 +124,26 @@ impl Claims {
         Err(StoreError::Conflict { key: records::CLAIMS.to_owned() })
     }
 
+    /// Publishes an instance's key to what is sealed for it, in the place of its former one. A certificate comes with
+    /// one key, so that keys change no faster than certificates are issued; false when this is another one.
+    pub(crate) async fn announce(&self, instance: &str, key: &SealingKey) -> Result<bool, StoreError> {
+        let place = SealingKey::key(&key.id, instance);
+        for _ in 0..ATTEMPTS_MAX {
+            let found = records::read::<SealingKey>(&*self.store, &place).await?;
+            if let Some(Found { record, .. }) = &found
+                && record.leaf == key.leaf
+            {
+                return Ok(record == key);
+            }
+            let write = records::put(place.clone(), records::unchanged(found.as_ref()), key)?;
+            match self.commit_all(vec![write]).await {
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other.map(|()| true),
+            }
+        }
+        Err(StoreError::Conflict { key: place })
+    }
+
     /// The stream ended: what it alone still holds is kept for a lease.
     pub(crate) async fn release(&self, stream: StreamId, now: SystemTime) -> Result<(), StoreError> {
         let mut holders = self.holders.lock().await;
@@ -159,6 +179,12 @@ impl Claims {
                 writes.push(removal);
             } else if expires <= unix_seconds(now) {
                 stale.entry(record.id).or_default().push((!record.by_gateway, expires, removal));
+            }
+        }
+        for entry in self.store.list(records::SEALING_KEYS).await?.entries {
+            let Found { record, revision } = records::decode::<SealingKey>(&entry)?;
+            if record.expires <= unix_seconds(now) || !declared.contains(&record.id) {
+                writes.push(Write::delete(entry.key, Expect::At(revision)));
             }
         }
         for (id, mut places) in stale {

@@ -12,15 +12,16 @@
 //!
 //! Names are never claimed: they come from the manifests alone.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use signet_identity::SpiffeId;
 use signet_policy::{Network, PolicyModel, Protocol, SpeaksFirst, WorkloadModel};
-use signet_sync::{Entry, MAX_ENTRIES};
+use signet_sync::{Entry, MAX_ENTRIES, MAX_SEALING_KEYS};
 use thiserror::Error;
 
-use crate::records::Claim;
+use crate::records::{Claim, SealingKey};
 
 /// Who is claiming, and where it was seen.
 #[derive(Clone, Copy, Debug)]
@@ -153,15 +154,18 @@ pub(crate) type Habits = BTreeMap<(SpiffeId, u16), Habit>;
 pub(crate) fn build(
     model: &PolicyModel,
     claims: &[Claim],
+    keys: &[SealingKey],
     habits: &Habits,
     now: u64,
 ) -> BTreeMap<String, Vec<Entry>> {
+    let sealing_keys = sealing_keys(keys, now);
     let mut networks: BTreeMap<String, BTreeMap<(IpAddr, u16), Entry>> =
         model.networks.iter().map(|network| (network.name.clone(), BTreeMap::new())).collect();
     for workload in &model.workloads {
         for place in &workload.advertise {
             let address = place.address.to_canonical();
-            let entry = entry(workload, address, place.port, place.target_port, habits, now);
+            let mut entry = entry(workload, address, place.port, place.target_port, habits, now);
+            entry.sealing_keys.clone_from(of(&sealing_keys, workload));
             networks.entry(place.network.clone()).or_default().entry((address, place.port)).or_insert(entry);
         }
     }
@@ -169,7 +173,8 @@ pub(crate) fn build(
         claims.iter().filter(|claim| stands(model, claim)).partition(|claim| claim.expires.is_none());
     for claim in here.into_iter().chain(away) {
         let Some(workload) = model.workload(&claim.id) else { continue };
-        let entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
+        let mut entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
+        entry.sealing_keys.clone_from(of(&sealing_keys, workload));
         if let Some(network) = networks.get_mut(&claim.network)
             && network.len() < MAX_ENTRIES
         {
@@ -177,6 +182,26 @@ pub(crate) fn build(
         }
     }
     networks.into_iter().map(|(name, entries)| (name, entries.into_values().collect())).collect()
+}
+
+/// What is sealed for a workload is sealed for all its instances: behind a published address nobody knows which one
+/// answers. The keys that last longest come first, and no more of them than one message can be sealed for.
+fn sealing_keys(keys: &[SealingKey], now: u64) -> BTreeMap<&SpiffeId, Vec<[u8; 32]>> {
+    let mut newest: Vec<&SealingKey> = keys.iter().filter(|key| key.expires > now).collect();
+    newest.sort_by_key(|key| (Reverse(key.expires), key.key));
+    let mut of: BTreeMap<&SpiffeId, Vec<[u8; 32]>> = BTreeMap::new();
+    for SealingKey { id, key, .. } in newest {
+        let keys = of.entry(id).or_default();
+        if keys.len() < MAX_SEALING_KEYS && !keys.contains(key) {
+            keys.push(*key);
+        }
+    }
+    of
+}
+
+fn of<'a>(keys: &'a BTreeMap<&SpiffeId, Vec<[u8; 32]>>, workload: &WorkloadModel) -> &'a Vec<[u8; 32]> {
+    static NONE: Vec<[u8; 32]> = Vec::new();
+    keys.get(&workload.id).unwrap_or(&NONE)
 }
 
 fn entry(
@@ -207,6 +232,7 @@ fn entry(
         protocol,
         speaks_first,
         habit_expires: observed.filter(|_| is_observed).map(|habit| habit.expires),
+        sealing_keys: Vec::new(),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::authority::Authority;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
-use crate::records::{self, Claim, Found, SectionVersion, VERSIONS, unix_seconds};
+use crate::records::{self, Claim, Found, SealingKey, SectionVersion, VERSIONS, unix_seconds};
 use crate::store::{Changes, Listing, Revision, Store, StoreError};
 
 /// The name of the one area this control plane writes directories for.
@@ -208,7 +208,8 @@ fn payloads(
         (SectionName::Revocations, wire::Revocations::from(&revocations(listing)?).encode_to_vec()),
     ]);
     let claims = under::<Claim>(listing, records::CLAIMS)?;
-    for (network, entries) in directory::build(model, &claims, habits, unix_seconds(now)) {
+    let keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
+    for (network, entries) in directory::build(model, &claims, &keys, habits, unix_seconds(now)) {
         let directory = Directory::new(network.clone(), entries)?;
         payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());
     }

@@ -20,6 +20,8 @@ pub(crate) const MANIFESTS: &str = "desired/manifest/";
 pub(crate) const MANIFESTS_HEAD: &str = "desired/manifests";
 /// Prefix of the accepted directory claims.
 pub(crate) const CLAIMS: &str = "desired/claim/";
+/// Prefix of the keys that messages are sealed for.
+pub(crate) const SEALING_KEYS: &str = "desired/sealing-key/";
 /// Prefix of the revocations.
 pub(crate) const REVOCATIONS: &str = "desired/revocation/";
 /// Prefix of the join tokens.
@@ -129,6 +131,25 @@ pub(crate) struct SectionVersion {
     pub(crate) counter: u64,
     /// base64url of the SHA-256 of the payload: the same content keeps its version over a restart.
     pub(crate) payload_sha256: String,
+}
+
+/// An instance's key to what is sealed for it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct SealingKey {
+    pub(crate) id: SpiffeId,
+    /// X25519.
+    pub(crate) key: [u8; 32],
+    /// Fingerprint of the TLS certificate it came with.
+    pub(crate) leaf: String,
+    /// Unix seconds: the end of that certificate.
+    pub(crate) expires: u64,
+}
+
+impl SealingKey {
+    /// An instance has one, the newest.
+    pub(crate) fn key(id: &SpiffeId, instance: &str) -> String {
+        format!("{SEALING_KEYS}{id}/{instance}")
+    }
 }
 
 impl Claim {

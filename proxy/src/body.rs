@@ -18,6 +18,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use signet_policy::Refusal;
 use signet_signature::record::{Direction, Event, RecordReader, RecordSigner, RecordWriter};
+use signet_signature::seal::{CHUNK_OVERHEAD, ChunkReader, ChunkWriter, MAX_CHUNK};
 use thiserror::Error;
 
 use crate::clock;
@@ -26,6 +27,9 @@ use crate::recheck::Recheck;
 
 /// Bodies up to this length, when it is known beforehand, are signed as a whole (T0).
 pub(crate) const WHOLE_MAX: usize = 64 * 1024;
+
+/// The same for one that is sealed: what comes out of it must not be longer than [`WHOLE_MAX`].
+pub(crate) const SEALED_WHOLE_MAX: usize = WHOLE_MAX - (WHOLE_MAX / MAX_CHUNK + 1) * CHUNK_OVERHEAD;
 
 /// How long a whole body may make no progress: it is read before anybody else sees any of it.
 const STALLED: Duration = Duration::from_secs(30);
@@ -64,7 +68,8 @@ impl BodyError {
             Self::Broken(_) | Self::Length => Refusal::StreamTruncated,
             Self::NoLongerPermitted => Refusal::AccessDenied,
             Self::Record("record-bad-signature" | "record-hash-mismatch") => Refusal::BadSignature,
-            Self::Record("record-truncated") => Refusal::StreamTruncated,
+            Self::Record("record-truncated" | "seal-truncated") => Refusal::StreamTruncated,
+            Self::Record("seal-broken" | "seal-malformed") => Refusal::SealBroken,
             Self::Record(_) => Refusal::RecordMalformed,
             Self::Stalled => Refusal::UpstreamTimeout,
         })
@@ -92,6 +97,7 @@ enum Kind {
     Signed(Box<SignedBody>),
     Unsigned(Box<UnsignedBody>),
     Verified(Box<VerifiedBody>),
+    Opened(Box<OpenedBody>),
 }
 
 impl Body {
@@ -122,7 +128,44 @@ impl Body {
             Kind::Unsigned(body) if !body.started => {
                 Some(Payload::Stream { source: body.source, length: body.length })
             }
-            Kind::Plain(_) | Kind::Signed(_) | Kind::Unsigned(_) | Kind::Verified(_) => None,
+            Kind::Plain(_) | Kind::Signed(_) | Kind::Unsigned(_) | Kind::Verified(_) | Kind::Opened(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether there is nothing in it, and nothing comes.
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self.kind, Kind::Whole(None))
+    }
+
+    /// What was sealed in a verified body; `length` is what its sender said how long that is.
+    ///
+    /// # Errors
+    /// [`Refusal::SealBroken`] when a whole body does not open, or is of another length.
+    pub(crate) fn opened(self, mut reader: ChunkReader, length: Option<u64>) -> Result<Self, Refusal> {
+        match self.kind {
+            Kind::Whole(bytes) => {
+                let mut sealed = BytesMut::from(bytes.unwrap_or_default());
+                let mut plain = BytesMut::new();
+                while let Some(chunk) = reader.decode(&mut sealed).map_err(|_| Refusal::SealBroken)? {
+                    if plain.is_empty() {
+                        plain = chunk.data;
+                    } else {
+                        plain.extend_from_slice(&chunk.data);
+                    }
+                }
+                if !reader.is_done() || length.is_some_and(|length| length != plain.len() as u64) {
+                    return Err(Refusal::SealBroken);
+                }
+                Ok(Self::whole(plain.freeze()))
+            }
+            Kind::Verified(inner) => {
+                let input = BytesMut::new();
+                Ok(Kind::Opened(Box::new(OpenedBody { inner, reader, input, remaining: length })).into())
+            }
+            // Nothing else was ever verified.
+            _ => Err(Refusal::SealBroken),
         }
     }
 
@@ -184,6 +227,7 @@ impl HttpBody for Body {
             Kind::Signed(body) => body.poll(cx),
             Kind::Unsigned(body) => body.poll(cx),
             Kind::Verified(body) => body.poll(cx),
+            Kind::Opened(body) => body.poll(cx),
         }
     }
 
@@ -194,6 +238,7 @@ impl HttpBody for Body {
             Kind::Signed(body) => body.done,
             Kind::Unsigned(body) => body.source.is_end_stream(),
             Kind::Verified(body) => body.done,
+            Kind::Opened(body) => body.inner.done,
         }
     }
 
@@ -204,6 +249,7 @@ impl HttpBody for Body {
             Kind::Signed(_) => SizeHint::new(),
             Kind::Unsigned(body) => body.length.map_or_else(SizeHint::new, SizeHint::with_exact),
             Kind::Verified(body) => body.remaining.map_or_else(SizeHint::new, SizeHint::with_exact),
+            Kind::Opened(body) => body.remaining.map_or_else(SizeHint::new, SizeHint::with_exact),
         }
     }
 }
@@ -225,16 +271,27 @@ pub(crate) enum Source {
     Incoming(Incoming),
     /// Read already; only its trailers keep it from travelling whole.
     Ready(Bytes, HeaderMap),
+    /// Sealed while it flows.
+    Sealed(Box<SealedSource>),
+}
+
+/// A source whose bytes are sealed.
+pub(crate) struct SealedSource {
+    inner: Source,
+    /// None after the last chunk.
+    writer: Option<ChunkWriter>,
+    /// They come after the last chunk.
+    trailers: Option<HeaderMap>,
 }
 
 impl Payload {
-    /// Takes a body that is short enough into memory, if it is to be `signed`; everything else stays a stream.
-    pub(crate) async fn take(mut body: Incoming, signed: bool) -> Result<Self, BodyError> {
+    /// Takes a body of at most `whole_max` bytes into memory; everything else stays a stream.
+    pub(crate) async fn take(mut body: Incoming, whole_max: usize) -> Result<Self, BodyError> {
         if body.is_end_stream() {
             return Ok(Self::Whole(Bytes::new()));
         }
         let length = body.size_hint().exact();
-        if !signed || length.is_none_or(|length| length > WHOLE_MAX as u64) {
+        if length.is_none_or(|length| length > whole_max as u64) {
             return Ok(Self::Stream { source: Source::Incoming(body), length });
         }
         let (whole, trailers) = read_whole(&mut body).await?;
@@ -280,7 +337,55 @@ pub(crate) async fn read_whole(body: &mut Incoming) -> Result<(Bytes, Option<Hea
     Ok((whole.freeze(), trailers))
 }
 
+impl SealedSource {
+    /// Seals what the inner source has, as it comes: an event waits for nothing.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if self.writer.is_none() {
+                return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            let mut out = Vec::new();
+            match ready!(self.inner.poll_frame(cx)?) {
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        if let Some(writer) = &mut self.writer {
+                            writer.write(&data, &mut out);
+                        }
+                    }
+                    Err(frame) => {
+                        self.trailers = frame.into_trailers().ok();
+                        self.finish(&mut out);
+                    }
+                },
+                None => self.finish(&mut out),
+            }
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out.into()))));
+            }
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        if let Some(writer) = self.writer.take() {
+            writer.finish(&[], out);
+        }
+    }
+}
+
 impl Source {
+    /// This source, sealed.
+    pub(crate) fn sealed(inner: Self, writer: ChunkWriter) -> Self {
+        Self::Sealed(Box::new(SealedSource { inner, writer: Some(writer), trailers: None }))
+    }
+
+    /// The source that was sealed, when nothing of it was sent.
+    pub(crate) fn unsealed(self) -> Self {
+        match self {
+            Self::Sealed(sealed) => sealed.inner,
+            other => other,
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         // One that was read already still has its trailers.
         matches!(self, Self::Incoming(incoming) if incoming.is_end_stream())
@@ -293,6 +398,7 @@ impl Source {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
             Self::Ready(_, trailers) => Poll::Ready(Some(Ok(Frame::trailers(std::mem::take(trailers))))),
+            Self::Sealed(sealed) => sealed.poll_frame(cx),
         }
     }
 }
@@ -466,5 +572,54 @@ impl VerifiedBody {
         }
         self.done = true;
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+/// The other workload's sealed chunks on their way to the application. Every one was verified, with the records it came
+/// in; what comes out ends only after the chunk that is marked as the last.
+pub(crate) struct OpenedBody {
+    inner: Box<VerifiedBody>,
+    reader: ChunkReader,
+    /// At most a chunk and what one record brought on top of it.
+    input: BytesMut,
+    /// What the declared length still promises.
+    remaining: Option<u64>,
+}
+
+impl OpenedBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let chunk = self.reader.decode(&mut self.input);
+            match chunk.map_err(|error| BodyError::Record(error.code()))? {
+                Some(chunk) if chunk.data.is_empty() => continue,
+                Some(chunk) => return Poll::Ready(Some(self.count(chunk.data.freeze()))),
+                None => {}
+            }
+            match ready!(self.inner.poll(cx)?).map(Frame::into_data) {
+                Some(Ok(data)) => self.input.extend_from_slice(&data),
+                Some(Err(trailers)) => {
+                    self.check_end()?;
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
+                None => {
+                    self.check_end()?;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(remaining) = &mut self.remaining {
+            *remaining = remaining.checked_sub(data.len() as u64).ok_or(BodyError::Length)?;
+        }
+        Ok(Frame::data(data))
+    }
+
+    fn check_end(&self) -> Result<(), BodyError> {
+        if !self.reader.is_done() {
+            return Err(BodyError::Record("seal-truncated"));
+        }
+        if self.remaining.is_some_and(|left| left > 0) { Err(BodyError::Length) } else { Ok(()) }
     }
 }

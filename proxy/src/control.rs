@@ -378,7 +378,8 @@ impl Node {
         let identity = self.identity.load();
         let generation = *self.changes.borrow() + 1;
         let (tls, signing) = (identity.tls.clone(), identity.signing.clone());
-        match Credentials::new(generation, tls, signing, &identity.bundle) {
+        let former = self.credentials.load_full();
+        match Credentials::new(generation, tls, signing, &identity.bundle, former.as_deref()) {
             Ok(credentials) => {
                 self.credentials.store(Some(Arc::new(credentials)));
                 self.changes.send_replace(generation);

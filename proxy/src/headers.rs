@@ -2,6 +2,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use signet_policy::Refusal;
+use signet_signature::seal::SEAL_CODING;
 
 /// Everything with this prefix is the mesh's own; applications neither send nor see it.
 pub(crate) const MESH_PREFIX: &str = "mesh-";
@@ -13,6 +14,8 @@ pub(crate) const MESH_ORIGINAL_DIGEST: HeaderName = HeaderName::from_static("mes
 pub(crate) const MESH_ORIGIN: HeaderName = HeaderName::from_static("mesh-origin");
 /// The signing chain of the sender.
 pub(crate) const MESH_CERT: HeaderName = HeaderName::from_static("mesh-cert");
+/// An application's wish for more protection than policy asks for: `protected` or `private`.
+pub(crate) const MESH_PROTECTION: HeaderName = HeaderName::from_static("mesh-protection");
 /// Names a request in refusals, logs and `signet explain` on both sides.
 pub(crate) const MESH_REQUEST_ID: HeaderName = HeaderName::from_static("mesh-request-id");
 /// Digest of the content (RFC 9530).
@@ -145,12 +148,21 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Whether the coding of signed records is named, wherever in the list: of a message that has none nobody would
-/// take it away again.
+/// Whether a coding of the mesh is named, wherever in the list: of a message that has none nobody would take it away
+/// again.
+pub(crate) fn has_mesh_coding(headers: &HeaderMap) -> bool {
+    has_records(headers) || has_coding(headers, SEAL_CODING)
+}
+
+/// Whether the coding of signed records is named.
 pub(crate) fn has_records(headers: &HeaderMap) -> bool {
+    has_coding(headers, MESH_REC)
+}
+
+fn has_coding(headers: &HeaderMap, wanted: &str) -> bool {
     let lines = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
     let mut codings = lines.flat_map(|line| line.split(|byte| *byte == b','));
-    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(MESH_REC.as_bytes()))
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// Declares that the body travels as signed records, on top of the application's own codings. The
@@ -168,6 +180,38 @@ pub(crate) fn add_records(headers: &mut HeaderMap, length: Option<u64>) {
 /// # Errors
 /// When the declared length is not one number.
 pub(crate) fn remove_records(headers: &mut HeaderMap) -> Result<Option<u64>, Refusal> {
+    remove_last_coding(headers);
+    // Whatever framed the records says nothing about what is in them.
+    headers.remove(header::CONTENT_LENGTH);
+    let mut declared = headers.get_all(MESH_CONTENT_LENGTH).iter();
+    let length = match (declared.next(), declared.next()) {
+        (None, _) => return Ok(None),
+        (Some(only), None) => only.to_str().ok().and_then(|text| text.parse().ok()),
+        _ => None,
+    };
+    let length: u64 = length.ok_or(Refusal::SignatureMalformed)?;
+    headers.remove(MESH_CONTENT_LENGTH);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(Some(length))
+}
+
+/// Declares that the body is sealed, on top of the application's own codings.
+pub(crate) fn add_seal(headers: &mut HeaderMap) {
+    headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(SEAL_CODING));
+}
+
+/// Undoes [`add_seal`], if the outermost coding is that of a sealed body; says whether it was.
+pub(crate) fn remove_seal(headers: &mut HeaderMap) -> bool {
+    let last = headers.get_all(header::CONTENT_ENCODING).iter().next_back();
+    let last = last.and_then(|line| line.as_bytes().rsplit(|byte| *byte == b',').next());
+    let sealed = last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(SEAL_CODING.as_bytes()));
+    if sealed {
+        remove_last_coding(headers);
+    }
+    sealed
+}
+
+fn remove_last_coding(headers: &mut HeaderMap) {
     let mut codings: Vec<HeaderValue> = headers.get_all(header::CONTENT_ENCODING).iter().cloned().collect();
     if let Some(last) = codings.pop() {
         let text = last.to_str().unwrap_or_default();
@@ -182,18 +226,13 @@ pub(crate) fn remove_records(headers: &mut HeaderMap) -> Result<Option<u64>, Ref
     for coding in codings {
         headers.append(header::CONTENT_ENCODING, coding);
     }
-    // Whatever framed the records says nothing about what is in them.
-    headers.remove(header::CONTENT_LENGTH);
-    let mut declared = headers.get_all(MESH_CONTENT_LENGTH).iter();
-    let length = match (declared.next(), declared.next()) {
-        (None, _) => return Ok(None),
-        (Some(only), None) => only.to_str().ok().and_then(|text| text.parse().ok()),
-        _ => None,
-    };
-    let length: u64 = length.ok_or(Refusal::SignatureMalformed)?;
-    headers.remove(MESH_CONTENT_LENGTH);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    Ok(Some(length))
+}
+
+/// Whether a field may come out of the sealed part: not what belongs to the hop or to the mesh, nor what says where
+/// the message goes or how its body is read.
+pub(crate) fn may_be_sealed(name: &HeaderName) -> bool {
+    let refused = [header::HOST, header::CONTENT_ENCODING, header::TE, header::TRAILER];
+    !HOP.contains(name) && !refused.contains(name) && !is_protected(name)
 }
 
 /// Moves an application's own digest out of the way of the mesh's.

@@ -46,6 +46,7 @@ mod recheck;
 mod records;
 pub mod ring;
 mod round_trip;
+mod seal;
 mod sign;
 pub mod snapshot;
 pub mod sockets;

@@ -6,16 +6,18 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, request, resp
 use signet_identity::Fingerprint;
 use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode};
 use signet_signature::record::Direction;
+use signet_signature::seal::MessageKeys;
 use signet_signature::{
     Form, LabelledSignature, RequestView, ResponseView, SignError, SignedHead, Unsigned, parse_signatures,
     sha256_header,
 };
 
-use crate::body::{Body, Payload, SignedBody};
+use crate::body::{Body, Payload, SEALED_WHOLE_MAX, SignedBody, WHOLE_MAX};
 use crate::channel::{Channel, encode_chain};
 use crate::clock;
 use crate::headers::{self, CONTENT_DIGEST, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID};
 use crate::problem;
+use crate::seal::{self, Original, Sealing};
 use crate::snapshot::Credentials;
 use crate::worker::Worker;
 
@@ -36,14 +38,29 @@ pub(crate) struct SentRequest {
     pub(crate) nonce: String,
     /// The certificate it was signed under.
     pub(crate) signer: Fingerprint,
+    /// What its response is sealed with; none where the request was not sealed.
+    pub(crate) response_keys: Option<Box<MessageKeys>>,
+    /// What it was before it was sealed.
+    pub(crate) original: Option<Box<Original>>,
 }
 
 impl SentRequest {
     /// The request as it was before it was signed, when nothing of it was sent: for another connection.
     pub(crate) fn unsent(self, request: Request<Body>) -> Option<(request::Parts, Payload)> {
         let (mut parts, body) = request.into_parts();
-        parts.headers = self.headers;
-        Some((parts, body.reclaim()?))
+        let Some(original) = self.original else {
+            parts.headers = self.headers;
+            return Some((parts, body.reclaim()?));
+        };
+        parts.headers = original.headers;
+        let payload = match (original.whole, body.reclaim()?) {
+            (Some(whole), _) => Payload::Whole(whole),
+            (None, Payload::Stream { source, .. }) => {
+                Payload::Stream { source: source.unsealed(), length: original.length }
+            }
+            (None, Payload::Whole(_)) => return None,
+        };
+        Some((parts, payload))
     }
 
     pub(crate) fn view(&self) -> RequestView<'_> {
@@ -51,19 +68,31 @@ impl SentRequest {
     }
 }
 
-/// How a message is signed that may go to any of these workloads; none where none of them asks for it.
-pub(crate) fn form(protections: impl Iterator<Item = Protection>) -> Option<Form> {
-    let strictest = protections.max_by_key(|protection| protection.level).unwrap_or_default();
-    match (strictest.level, strictest.mode) {
+/// How a message is protected that may go to any of these workloads: as the strictest of them asks for.
+pub(crate) fn strictest(protections: impl Iterator<Item = Protection>) -> Protection {
+    protections.max_by_key(|protection| protection.level).unwrap_or_default()
+}
+
+/// How a message is signed; none where it is not.
+pub(crate) fn form(protection: Protection) -> Option<Form> {
+    match (protection.level, protection.mode) {
         (ProtectionLevel::Public, _) => None,
-        (ProtectionLevel::Protected, SignatureMode::Ed25519) => Some(Form::Single),
-        (ProtectionLevel::Protected, SignatureMode::Ed25519Batch) => Some(Form::Batch),
+        (_, SignatureMode::Ed25519) => Some(Form::Single),
+        (_, SignatureMode::Ed25519Batch) => Some(Form::Batch),
     }
 }
 
-/// Prepares an application's head for the mesh: what belongs to the hop or to the mesh goes, and
-/// the payload is bound to what will be signed, if anything is.
-pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form>) -> Result<(), Refusal> {
+/// The longest body that travels whole.
+pub(crate) fn whole_max(form: Option<Form>, sealed: bool) -> usize {
+    match form {
+        None => 0,
+        Some(_) if sealed => SEALED_WHOLE_MAX,
+        Some(_) => WHOLE_MAX,
+    }
+}
+
+/// Prepares an application's head for the mesh: what belongs to the hop or to the mesh goes.
+pub(crate) fn prepare(headers: &mut HeaderMap, payload: &Payload, form: Option<Form>) -> Result<(), Refusal> {
     headers::check_framing(headers)?;
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // Both at once is the application's mistake; chunked is what was read (RFC 9112 section 6.3).
@@ -71,7 +100,7 @@ pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form
     }
     headers::strip_hop(headers);
     headers::strip_protected(headers);
-    if headers::has_records(headers) {
+    if headers::has_mesh_coding(headers) {
         return Err(Refusal::MalformedMessage);
     }
     if form.is_none() {
@@ -83,6 +112,14 @@ pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form
         && headers.contains_key(CONTENT_DIGEST)
     {
         signet_signature::verify_digest(headers, bytes).map_err(|_| Refusal::DigestMismatch)?;
+    }
+    Ok(())
+}
+
+/// Binds the payload to what will be signed, if anything is.
+pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form>) -> Result<(), Refusal> {
+    if form.is_none() {
+        return Ok(());
     }
     headers::set_aside_digest(headers);
     match payload {
@@ -96,16 +133,30 @@ pub(crate) fn bind(headers: &mut HeaderMap, payload: &Payload, form: Option<Form
     Ok(())
 }
 
-/// Signs a bound request for the next place on `channel`.
+/// Signs a request for the next place on `channel`. It is bound already, unless it is to be sealed first.
 pub(crate) async fn request(
     worker: &Worker,
     channel: &Channel,
-    parts: request::Parts,
+    mut parts: request::Parts,
     authority: &str,
-    payload: Payload,
+    mut payload: Payload,
     form: Option<Form>,
+    sealing: Option<&Sealing>,
 ) -> Result<(Request<Body>, SentRequest), Refusal> {
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let sequence = if form.is_some() { channel.next_sequence() } else { 0 };
+    let (mut response_keys, mut original) = (None, None);
+    if let Some(sealing) = sealing {
+        let unsealed = original.insert(Box::new(Original::of(&parts.headers, &payload)));
+        let view = RequestView::new(&parts.method, &parts.uri, SCHEME, authority, &unsealed.headers);
+        let (sender, nonce) = (credentials.signing.keyid(), channel.id.nonce(sequence));
+        let headers = &mut parts.headers;
+        let (sealed, keys) =
+            seal::request(&worker.secrets, sealing, &sender, &view, &nonce, headers, payload)?;
+        payload = sealed;
+        response_keys = Some(keys);
+        bind(headers, &payload, form)?;
+    }
     let mut sent = SentRequest {
         method: parts.method.clone(),
         uri: parts.uri.clone(),
@@ -114,6 +165,8 @@ pub(crate) async fn request(
         form,
         nonce: String::new(),
         signer: credentials.signing.fingerprint,
+        response_keys,
+        original,
     };
     let mut request = Request::from_parts(parts, Body::empty());
     // Framing is the hop's own and is not signed.
@@ -129,7 +182,7 @@ pub(crate) async fn request(
     };
     let unsigned = credentials
         .signer
-        .prepare_request(&sent.view(), &channel.id, channel.next_sequence(), clock::unix_seconds(), form)
+        .prepare_request(&sent.view(), &channel.id, sequence, clock::unix_seconds(), form)
         .map_err(|error| unsignable(&error))?;
     let signed = seal(worker, &credentials, unsigned).await?;
     signed.append_to(request.headers_mut());
@@ -198,7 +251,9 @@ pub(crate) async fn refusal(
     let headless = received.method == http::Method::HEAD;
     let content = if headless { Bytes::new() } else { problem::body(refusal, request_id) };
     let payload = Payload::Whole(content);
-    if bind(&mut parts.headers, &payload, received.form).is_err() {
+    let bound = prepare(&mut parts.headers, &payload, received.form)
+        .and_then(|()| bind(&mut parts.headers, &payload, received.form));
+    if bound.is_err() {
         return plain();
     }
     parts.headers.insert(MESH_ORIGIN, HeaderValue::from_static("sidecar"));

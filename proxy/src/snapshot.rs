@@ -10,6 +10,7 @@ use signet_identity::{
 };
 use signet_policy::{PolicyIndex, PolicyModel};
 use signet_signature::MeshSigner;
+use signet_signature::seal::SealingKey;
 use signet_sync::{Directory, Entry, Revocations, SectionName, Subscriber};
 use thiserror::Error;
 
@@ -104,6 +105,10 @@ impl Snapshot {
     }
 }
 
+/// Keys that open what is sealed: the present one, and those that senders may still have from the directory, or used
+/// for a message that is on its way.
+const SEALING_KEYS_MAX: usize = 4;
+
 /// The proxy's identity at one moment, with everything that is built from it.
 pub struct Credentials {
     /// Grows with every renewal.
@@ -114,6 +119,8 @@ pub struct Credentials {
     pub signing: SigningSvid,
     /// Signs HTTP messages and records.
     pub signer: Arc<MeshSigner>,
+    /// Open what is sealed for this workload: the key of these credentials, then those of former ones.
+    sealing: Vec<Arc<SealingKey>>,
     server: Arc<ServerConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
@@ -132,7 +139,7 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Builds everything from two SVIDs and the roots.
+    /// Builds everything from two SVIDs and the roots; what was sealed for the `former` credentials can still be opened.
     ///
     /// # Errors
     /// When one of the keys cannot be used.
@@ -141,13 +148,19 @@ impl Credentials {
         tls: TlsSvid,
         signing: SigningSvid,
         bundle: &TrustBundle,
+        former: Option<&Self>,
     ) -> Result<Self, CredentialsError> {
         let key = signing.key.secret_der();
+        let own = SealingKey::derive(key).map_err(|_| CredentialsError::SigningKey)?;
+        let former = former.map(|former| &*former.sealing).unwrap_or_default();
+        let sealing = former.iter().filter(|key| key.public() != own.public()).cloned().collect::<Vec<_>>();
+        let sealing = std::iter::once(Arc::new(own)).chain(sealing).take(SEALING_KEYS_MAX);
         Ok(Self {
             generation,
             signer: Arc::new(
                 MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
             ),
+            sealing: sealing.collect(),
             server: Arc::new(server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?),
             http1: Arc::new(client_config(&tls, bundle, &[ALPN_H1])?),
             http2: Arc::new(client_config(&tls, bundle, &[ALPN_H2])?),
@@ -160,6 +173,11 @@ impl Credentials {
     /// The identity.
     pub fn id(&self) -> &SpiffeId {
         &self.tls.id
+    }
+
+    /// The keys that open what is sealed for this workload.
+    pub(crate) fn sealing_keys(&self) -> Vec<&SealingKey> {
+        self.sealing.iter().map(|key| &**key).collect()
     }
 
     pub(crate) fn server_config(&self) -> &Arc<ServerConfig> {

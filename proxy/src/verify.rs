@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Request, Response, request, response};
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use hyper::body::{Body as _, Incoming};
+use signet_identity::SpiffeId;
 use signet_policy::{ProtectionLevel, Refusal};
 use signet_signature::record::{Direction, RecordReader};
 use signet_signature::{
@@ -15,6 +16,7 @@ use crate::body::{Body, BodyError, UnsignedBody, VerifiedBody, read_whole};
 use crate::channel::Channel;
 use crate::clock;
 use crate::headers;
+use crate::seal;
 use crate::sign::SentRequest;
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -45,15 +47,21 @@ pub(crate) async fn request(
     received: &mut SentRequest,
     mut parts: request::Parts,
     body: Incoming,
-    floor: ProtectionLevel,
+    own: &SpiffeId,
 ) -> Result<Verified<Request<Body>>, Refusal> {
     let now = SystemTime::now();
     headers::check_peer_framing(&parts.headers)?;
+    let floor = snapshot.index.protection(own).level;
     let signed = signet_signature::claims_signature(&received.headers);
     if !signed && floor == ProtectionLevel::Public {
         worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Inbound);
         let body = unsigned(&mut parts.headers, body)?;
         return Ok(Verified(Request::from_parts(parts, body)));
+    }
+    if floor == ProtectionLevel::Private
+        && !seal::nothing_in_clear(&received.headers, snapshot.index.sealed_headers(own))
+    {
+        return Err(if signed { Refusal::SealMissing } else { Refusal::SignatureMissing });
     }
     channel.learn(&received.headers, snapshot, now)?;
     let mut key = None;
@@ -73,6 +81,11 @@ pub(crate) async fn request(
     received.form = Some(head.form);
     received.nonce.clone_from(&head.nonce);
     let body = payload(&head, key.as_ref(), Direction::ClientToServer, &mut parts.headers, body).await?;
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let secrets = &worker.secrets;
+    let (body, keys) =
+        seal::open_request(secrets, &credentials, &head.keyid, received, &mut parts.headers, body)?;
+    received.response_keys = keys;
     clean(&mut parts.headers);
     Ok(Verified(Request::from_parts(parts, body)))
 }
@@ -83,7 +96,7 @@ pub(crate) async fn response(
     worker: &Worker,
     channel: &Channel,
     snapshot: &Snapshot,
-    sent: &SentRequest,
+    sent: &mut SentRequest,
     mut parts: response::Parts,
     body: Incoming,
 ) -> Result<Verified<Response<Body>>, Refusal> {
@@ -121,6 +134,17 @@ pub(crate) async fn response(
     let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
         .await
         .map_err(|_| Refusal::ResponseUnverified)?;
+    let body = match sent.response_keys.take() {
+        Some(keys) => {
+            let headless = sent.method == http::Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+            seal::open_response(*keys, &mut parts.headers, body, headless).map_err(|refusal| {
+                tracing::warn!(peer = %channel.peer.id(), code = refusal.code(), "response does not open");
+                Refusal::ResponseUnverified
+            })?
+        }
+        None if seal::claims_seal(&parts.headers) => return Err(Refusal::ResponseUnverified),
+        None => body,
+    };
     clean(&mut parts.headers);
     Ok(Verified(Response::from_parts(parts, body)))
 }
@@ -128,7 +152,10 @@ pub(crate) async fn response(
 /// The body of a message that carries no signature of ours, where policy asks for none. What is said by the
 /// mesh goes all the same, and so does the coding that only signed bodies have.
 fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
-    if headers::has_records(headers) || signet_signature::claims_signature(headers) {
+    if seal::claims_seal(headers)
+        || headers::has_mesh_coding(headers)
+        || signet_signature::claims_signature(headers)
+    {
         return Err(Refusal::MalformedMessage);
     }
     headers::strip_known_hop(headers);

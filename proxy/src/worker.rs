@@ -26,6 +26,7 @@ use crate::limits::{Connections, Limits, Strangers};
 use crate::own::OwnAddresses;
 use crate::pool::Pool;
 use crate::ring::{Direction, Record, Ring, clip};
+use crate::seal::Secrets;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
@@ -111,6 +112,7 @@ pub(crate) struct Worker {
     pub(crate) strangers: Strangers,
     pub(crate) own: OwnAddresses,
     pub(crate) batcher: Rc<Batcher>,
+    pub(crate) secrets: Secrets,
     /// Roots of batches that were verified here.
     pub(crate) roots: RefCell<RootCache>,
     index: usize,
@@ -133,6 +135,7 @@ impl Worker {
             strangers: Strangers::default(),
             own: OwnAddresses::default(),
             batcher: Rc::default(),
+            secrets: Secrets::default(),
             roots: RefCell::default(),
             index,
             requests: Cell::new(0),

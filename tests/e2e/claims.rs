@@ -176,8 +176,14 @@ async fn renewed(channel: &Channel) -> Code {
 
 async fn connected(channel: &Channel) -> Code {
     let version = "by hand".to_owned();
-    let hello =
-        Hello { protocol: PROTOCOL, min_protocol: PROTOCOL, version, have: Vec::new(), claims: Vec::new() };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        min_protocol: PROTOCOL,
+        version,
+        have: Vec::new(),
+        claims: Vec::new(),
+        sealing_key: Vec::new(),
+    };
     let messages = tokio_stream::once(ProxyMessage { message: Some(Message::Hello(hello)) });
     let stream = match ControlClient::new(channel.clone()).connect(messages).await {
         Ok(stream) => stream,

@@ -6,6 +6,7 @@ mod batches;
 mod forms;
 mod levels;
 mod own;
+mod private;
 mod public;
 mod smuggling;
 mod stand;
@@ -62,6 +63,27 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "lowered_level_lets_the_next_call_pass_unsigned",
         levels::lowered_level_lets_the_next_call_pass_unsigned,
+    ),
+    (
+        "private_exchange_reaches_both_ends_as_it_was_sent",
+        private::private_exchange_reaches_both_ends_as_it_was_sent,
+    ),
+    ("what_is_sealed_cannot_be_read_where_tls_ends", private::what_is_sealed_cannot_be_read_where_tls_ends),
+    (
+        "private_workload_takes_nothing_that_is_not_sealed",
+        private::private_workload_takes_nothing_that_is_not_sealed,
+    ),
+    (
+        "what_was_sealed_by_another_or_for_another_request_is_refused",
+        private::what_was_sealed_by_another_or_for_another_request_is_refused,
+    ),
+    (
+        "app_may_ask_for_more_protection_never_for_less",
+        private::app_may_ask_for_more_protection_never_for_less,
+    ),
+    (
+        "nothing_is_sent_to_a_private_workload_without_a_key",
+        private::nothing_is_sent_to_a_private_workload_without_a_key,
     ),
     ("signatures_of_the_app_itself_pass_byte_for_byte", own::signatures_of_the_app_itself_pass_byte_for_byte),
     (

@@ -27,6 +27,10 @@ pub(crate) const TESTS: &[Test] = &[
         transcripts::every_app_answers_its_client_as_without_the_mesh_at_level_public,
     ),
     (
+        "every_app_answers_its_client_as_without_the_mesh_at_level_private",
+        transcripts::every_app_answers_its_client_as_without_the_mesh_at_level_private,
+    ),
+    (
         "twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them",
         bodies::twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them,
     ),

@@ -43,6 +43,20 @@ impl Claimant {
         control_plane: SocketAddr,
         places: &[SocketAddr],
     ) -> Result<Self, Failure> {
+        Self::start_with_key(from, identity, control_plane, places, Vec::new())
+    }
+
+    /// The same, with a key that callers may seal for.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_key(
+        from: &Container,
+        identity: &Identity,
+        control_plane: SocketAddr,
+        places: &[SocketAddr],
+        sealing_key: Vec<u8>,
+    ) -> Result<Self, Failure> {
         let config = client_config(&identity.tls, &identity.bundle, &[ALPN_CONTROL])?;
         let claims = places.iter().map(claim).collect();
         let (verdicts, (end, ended)) = (Arc::new(Mutex::new(Vec::new())), oneshot::channel());
@@ -51,7 +65,7 @@ impl Claimant {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(|error| error.to_string())?.block_on(async {
                 tokio::select! {
-                    outcome = hold(config, control_plane, claims, &noted) => outcome.map_err(|error| error.to_string()),
+                    outcome = hold(config, control_plane, claims, sealing_key, &noted) => outcome.map_err(|error| error.to_string()),
                     _ = ended => Ok(()),
                 }
             })
@@ -111,6 +125,7 @@ async fn hold(
     config: ClientConfig,
     control_plane: SocketAddr,
     claims: Vec<Claim>,
+    sealing_key: Vec<u8>,
     verdicts: &Mutex<Vec<ClaimResult>>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (sender, receiver) = mpsc::channel(16);
@@ -122,6 +137,7 @@ async fn hold(
         version,
         have: Vec::new(),
         claims,
+        sealing_key,
     }))
     .await?;
     let mut client = ControlClient::new(channel(config, control_plane).await?);

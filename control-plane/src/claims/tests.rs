@@ -108,7 +108,8 @@ async fn a_lease_that_is_over_leaves_the_place_meshed_until_its_workload_is_dele
         .into_iter()
         .map(|found| found.record)
         .collect();
-    let directory = directory::build(&fixture.model, &claims, &directory::Habits::new(), unix_seconds(late));
+    let directory =
+        directory::build(&fixture.model, &claims, &[], &directory::Habits::new(), unix_seconds(late));
     let identities: Vec<_> = directory["edge"].iter().map(|entry| entry.identities.clone()).collect();
     assert_eq!(identities, [[id("one")], [id("two")]]);
     fixture.model.workloads.retain(|workload| workload.name != "one");

@@ -133,7 +133,7 @@ fn claim(workload: &str, network: &str, address: &str, port: u16) -> Claim {
 #[test]
 fn a_directory_holds_claims_and_advertised_places_with_names_from_the_manifests() {
     let claims = [claim("api", "edge", "172.18.0.5", 8080), claim("lan-host", "lan", "192.168.1.10", 80)];
-    let networks = build(&model(), &claims, &Habits::new(), 0);
+    let networks = build(&model(), &claims, &[], &Habits::new(), 0);
     let [edge] = networks["edge"].as_slice() else { panic!("{networks:?}") };
     assert_eq!((edge.address, edge.port, edge.target_port), (ip("172.18.0.5"), 8080, 8080));
     assert_eq!(edge.names, ["api.example"]);
@@ -150,7 +150,7 @@ fn a_claim_that_no_longer_stands_under_the_policy_is_left_out() {
         claim("stranger", "edge", "172.18.0.7", 8080),
         claim("api", "gone", "172.18.0.8", 8080),
     ];
-    assert!(build(&model(), &claims, &Habits::new(), 0)["edge"].is_empty());
+    assert!(build(&model(), &claims, &[], &Habits::new(), 0)["edge"].is_empty());
 }
 
 #[test]
@@ -159,13 +159,35 @@ fn an_observed_habit_fills_in_what_the_operator_left_open_until_it_expires() {
         Habit { protocol: Some(Protocol::Opaque), speaks_first: Some(SpeaksFirst::Server), expires: 100 };
     let habits = Habits::from([((id("api"), 9000), observed), ((id("api"), 8080), observed)]);
     let claims = [claim("api", "edge", "172.18.0.5", 8080), claim("api", "edge", "172.18.0.5", 9000)];
-    let entries = &build(&model(), &claims, &habits, 50)["edge"];
+    let entries = &build(&model(), &claims, &[], &habits, 50)["edge"];
     assert_eq!(entries[0].protocol, Protocol::Http);
     assert_eq!(entries[1].protocol, Protocol::Opaque);
     assert_eq!((entries[1].speaks_first, entries[1].habit_expires), (Some(SpeaksFirst::Server), Some(100)));
-    let entries = &build(&model(), &claims, &habits, 100)["edge"];
+    let entries = &build(&model(), &claims, &[], &habits, 100)["edge"];
     assert_eq!(
         (entries[1].protocol, entries[1].speaks_first, entries[1].habit_expires),
         (Protocol::Auto, None, None)
     );
+}
+
+#[test]
+fn every_place_of_a_workload_has_the_keys_of_its_instances_that_have_not_ended() {
+    let key = |workload: &str, byte: u8, expires: u64| SealingKey {
+        id: id(workload),
+        key: [byte; 32],
+        leaf: String::new(),
+        expires,
+    };
+    let claims = [claim("api", "edge", "172.18.0.5", 8080)];
+    let keys =
+        [key("api", 1, 100), key("api", 2, 200), key("api", 3, 50), key("fixed", 4, 200), key("api", 2, 150)];
+    let edge = build(&model(), &claims, &keys, &Habits::new(), 50).remove("edge").unwrap();
+    let entry = edge.iter().find(|entry| entry.address == ip("172.18.0.5")).unwrap();
+    assert_eq!(entry.sealing_keys, [[2; 32], [1; 32]]);
+
+    let many: Vec<_> = (0..100).map(|byte| key("api", byte, 100 + u64::from(byte))).collect();
+    let edge = build(&model(), &claims, &many, &Habits::new(), 50).remove("edge").unwrap();
+    let entry = edge.iter().find(|entry| entry.workload == "api").unwrap();
+    assert_eq!(entry.sealing_keys.len(), MAX_SEALING_KEYS);
+    assert_eq!(entry.sealing_keys[0], [99; 32], "the newest are kept");
 }

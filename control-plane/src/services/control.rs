@@ -14,7 +14,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
-use signet_sync::{Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, negotiate};
+use signet_sync::{Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, negotiate, sealing_key};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,6 +23,7 @@ use crate::directory::{ClaimRefusal, Claimant, Habit};
 use crate::metrics::count;
 use crate::plain;
 use crate::publish::Published;
+use crate::records::{self, SealingKey};
 use crate::registrar::Known;
 use crate::services::{Mesh, connection, peer, status};
 use crate::streams::{Answer, Membership, Opened, Question};
@@ -232,6 +233,9 @@ impl Session {
         let draining = self.mesh.draining.clone();
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         published.mark_changed();
+        if let Err(refusal) = self.announce(&hello.sealing_key).await {
+            return End::Refused(refusal);
+        }
         if let Err(refusal) = self.set_claims(&hello.claims) {
             return End::Refused(refusal);
         }
@@ -324,6 +328,27 @@ impl Session {
             None => {}
         }
         Ok(())
+    }
+
+    /// Publishes the instance's key to what is sealed for it; a proxy that opens nothing has none.
+    async fn announce(&self, key: &[u8]) -> Result<(), Status> {
+        if key.is_empty() {
+            return Ok(());
+        }
+        let key = sealing_key("hello.sealing_key", key)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let expires = records::unix_seconds(self.peer.not_after());
+        let leaf = self.peer.fingerprint().to_string();
+        let key = SealingKey { id: self.peer.id().clone(), key, leaf, expires };
+        let announced = self.mesh.claims.announce(&self.membership.stream.instance, &key).await;
+        match announced {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Status::invalid_argument("sealing-key: this certificate came with another one")),
+            Err(error) => {
+                tracing::error!(%error, "a key to what is sealed cannot be recorded");
+                Err(Status::unavailable("store-unavailable: keys cannot be recorded now"))
+            }
+        }
     }
 
     fn set_claims(&mut self, claims: &[wire::Claim]) -> Result<(), Status> {

@@ -154,6 +154,11 @@ impl PolicyIndex {
         self.entry(workload).map_or_else(Protection::default, |entry| entry.model.protection)
     }
 
+    /// The header fields that are sealed in messages of level `private` to and from a workload.
+    pub fn sealed_headers(&self, workload: &SpiffeId) -> &[String] {
+        self.entry(workload).map_or(&[], |entry| &entry.model.sealed_headers)
+    }
+
     /// The declared protocol of a port; `auto` when nothing was declared.
     pub fn protocol(&self, destination: &SpiffeId, port: u16) -> Protocol {
         self.workload(destination)

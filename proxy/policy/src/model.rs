@@ -24,6 +24,9 @@ pub struct PolicyModel {
     pub mtls: MtlsMode,
     /// How messages to workloads that set nothing are protected.
     pub protection: Protection,
+    /// The header fields that level `private` seals with the body, in lower case and sorted.
+    #[serde(default)]
+    pub sealed_headers: Vec<String>,
     /// How far clocks may differ when signatures are checked, in seconds.
     pub clock_skew_s: u64,
     /// The networks that addresses are told apart by.
@@ -45,6 +48,7 @@ impl PolicyModel {
             trust_domain,
             mtls: MtlsMode::Strict,
             protection: Protection::default(),
+            sealed_headers: DEFAULT_SEALED_HEADERS.map(str::to_owned).to_vec(),
             clock_skew_s: DEFAULT_CLOCK_SKEW_S,
             networks: Vec::new(),
             egress: Vec::new(),
@@ -89,6 +93,9 @@ impl PolicyModel {
 /// Five minutes: what machines without a battery-backed clock reach soon after start.
 pub(crate) const DEFAULT_CLOCK_SKEW_S: u64 = 300;
 
+/// What proves who somebody is to the application: not for those who only pass a message on.
+const DEFAULT_SEALED_HEADERS: [&str; 3] = ["authorization", "cookie", "set-cookie"];
+
 /// What a sidecar does with connections that are not mutually authenticated, and with destinations outside the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +129,8 @@ pub enum ProtectionLevel {
     /// A signature of its sender as well.
     #[default]
     Protected,
+    /// A body and header fields that only the destination can read as well.
+    Private,
 }
 
 /// How messages are signed.
@@ -251,6 +260,9 @@ pub struct WorkloadModel {
     pub mtls: Option<MtlsMode>,
     /// How messages to it are protected: what it sets itself, and the mesh's for the rest.
     pub protection: Protection,
+    /// The header fields that level `private` seals with the body, in lower case and sorted.
+    #[serde(default)]
+    pub sealed_headers: Vec<String>,
     /// The only addresses that may be claimed for it; empty means any of its network.
     pub addresses: Vec<IpAddr>,
     /// Where its ports are published on other networks.

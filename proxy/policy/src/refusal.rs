@@ -116,12 +116,20 @@ refusals! {
         "the destination could not prove a mesh identity";
     PlaintextRefused, "plaintext-refused", 403, Caller, false,
         "this workload accepts mutually authenticated connections only";
+    RecipientUnknown, "recipient-unknown", 503, Mesh, true,
+        "the destination has published no key yet that the message could be sealed for";
     RecordMalformed, "record-malformed", 400, Caller, false,
         "a signed record is malformed or out of order";
     Replay, "replay", 400, Caller, false,
         "the message was seen before or does not belong on this channel";
     ResponseUnverified, "response-unverified", 502, Callee, false,
         "the response carries no valid signature of the destination";
+    SealBroken, "seal-broken", 400, Caller, false,
+        "the sealed part of the message does not open, or belongs to another message";
+    SealMissing, "seal-missing", 400, Caller, false,
+        "the message has to be sealed for its destination, and is not";
+    SealUnknownKey, "seal-unknown-key", 400, Caller, false,
+        "the message is sealed for a key that this workload does not hold";
     SignatureClock, "signature-clock", 400, Caller, false,
         "the signature was made in the future: the clocks differ too much";
     SignatureCoverage, "signature-coverage", 400, Caller, false,

@@ -29,6 +29,9 @@ pub use chunk::{Chunk, ChunkReader, ChunkWriter, MAX_CHUNK, OVERHEAD as CHUNK_OV
 pub use envelope::{MAX_RECIPIENTS, Recipient, SealedSecret, Secret};
 pub use fields::MAX_BYTES as MAX_FIELDS_BYTES;
 
+use crate::base::BaseError;
+use crate::derived;
+use crate::message::RequestView;
 use aead::Cipher;
 
 /// The content coding of a sealed body.
@@ -126,16 +129,36 @@ impl std::fmt::Debug for SealingKey {
 }
 
 /// What a sealed message belongs to. All of it stands in clear text beside it, and none of it can be exchanged.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+#[derive(Clone, Debug)]
+pub struct Place {
     /// The request's method.
-    pub method: &'a str,
-    /// The request's authority.
-    pub authority: &'a str,
-    /// The request's path and query.
-    pub target: &'a str,
+    pub method: String,
+    /// The request's authority, as its signature covers it.
+    pub authority: String,
+    /// The request's path, likewise; the whole target of a request that has none.
+    pub path: String,
+    /// The request's query, likewise.
+    pub query: String,
     /// The nonce of the request's signature.
-    pub nonce: &'a str,
+    pub nonce: String,
+}
+
+impl Place {
+    /// The place of a request.
+    ///
+    /// # Errors
+    /// When the signature could not cover the request either.
+    pub fn of(request: &RequestView<'_>, nonce: &str) -> Result<Self, BaseError> {
+        let (mut authority, mut path, mut query) = (String::new(), String::new(), String::new());
+        derived::push_authority(&mut authority, request)?;
+        if request.has_no_path() {
+            path.push_str(request.target);
+        } else {
+            derived::push_path(&mut path, request)?;
+            derived::push_query(&mut query, request)?;
+        }
+        Ok(Self { method: request.method.to_owned(), authority, path, query, nonce: nonce.to_owned() })
+    }
 }
 
 /// The keys of one exchange.

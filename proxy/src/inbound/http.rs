@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Blame, Permit, Refusal};
+use signet_signature::Form;
+use signet_signature::seal::MessageKeys;
 use tracing::Instrument;
 
 use super::{Reached, app};
@@ -18,6 +20,7 @@ use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
 use crate::http_server::{self, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
+use crate::seal;
 use crate::sign::{self, SentRequest, claimed};
 use crate::target;
 use crate::telemetry::trace::request_span;
@@ -106,17 +109,18 @@ impl Callee {
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
-        let floor = snapshot.index.protection(&self.reached.own).level;
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
         let _permitted_so_far = grant.decide(&snapshot)?;
         let verified =
-            verify::request(worker, &self.channel, &snapshot, received, parts, body, floor).await?;
+            verify::request(worker, &self.channel, &snapshot, received, parts, body, &self.reached.own)
+                .await?;
+        let keys = received.response_keys.take();
         trail.request_id = claimed_id(&received.headers);
         let permit = grant.decide(&worker.shared.snapshot())?;
         let (permit, response, hold) =
             self.forward(permit, verified, &grant, received.form.is_some()).await?;
-        let response = self.sign(received, grant, response).await?;
+        let response = self.sign(received, keys, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
         worker.shared.metrics.requests.inc(Direction::Inbound);
@@ -179,6 +183,7 @@ impl Callee {
     async fn sign(
         &self,
         received: &SentRequest,
+        keys: Option<Box<MessageKeys>>,
         grant: Grant,
         response: Response<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
@@ -188,14 +193,37 @@ impl Callee {
             // Nobody asked for an upgrade: it was stripped.
             return Err(Refusal::UpstreamUnreachable);
         }
-        let payload =
-            Payload::take(body, received.form.is_some()).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let form = received.form;
+        let whole_max = sign::whole_max(form, keys.is_some());
+        let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
-        sign::bind(&mut parts.headers, &payload, received.form).map_err(|_| Refusal::UpstreamUnreachable)?;
+        let payload =
+            self.bind(&mut parts.headers, payload, form, keys).map_err(|_| Refusal::UpstreamUnreachable)?;
         let response = sign::response(&self.worker, &self.channel, received, parts, payload).await;
         let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;
         let signed = received.form.is_some();
         Ok(response.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
+    }
+
+    /// Prepares a response for its signature, sealed where its request was.
+    fn bind(
+        &self,
+        headers: &mut HeaderMap,
+        payload: Payload,
+        form: Option<Form>,
+        keys: Option<Box<MessageKeys>>,
+    ) -> Result<Payload, Refusal> {
+        sign::prepare(headers, &payload, form)?;
+        let payload = match keys {
+            Some(keys) => {
+                let snapshot = self.worker.shared.snapshot();
+                let names = seal::names(snapshot.index.sealed_headers(&self.reached.own));
+                seal::response(*keys, &names, headers, payload)?
+            }
+            None => payload,
+        };
+        sign::bind(headers, &payload, form)?;
+        Ok(payload)
     }
 
     async fn refuse(
@@ -238,6 +266,8 @@ impl Callee {
             form: None,
             nonce: String::new(),
             signer: self.channel.peer.fingerprint(),
+            response_keys: None,
+            original: None,
         }
     }
 }

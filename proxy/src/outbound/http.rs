@@ -3,11 +3,10 @@
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::{HeaderValue, Request, Response, header, request};
+use http::{HeaderMap, HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
-use signet_policy::{Permit, Refusal};
-use signet_signature::Form;
+use signet_policy::{Permit, Protection, ProtectionLevel, Refusal};
 use tracing::Instrument;
 
 use super::Destination;
@@ -15,7 +14,7 @@ use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
 use crate::head::{self, Origin};
-use crate::headers::MESH_REQUEST_ID;
+use crate::headers::{MESH_PROTECTION, MESH_REQUEST_ID};
 use crate::http_client;
 use crate::http_server::{self, Version};
 use crate::pool::{Connection, Lease};
@@ -23,6 +22,7 @@ use crate::prefixed::Prefixed;
 use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::Direction;
+use crate::seal::{self, Sealing};
 use crate::sign::{self, SentRequest};
 use crate::target;
 use crate::telemetry::trace::request_span;
@@ -100,9 +100,14 @@ impl Caller {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
         };
-        let form = self.form();
-        let mut payload = Payload::take(body, form.is_some()).await.map_err(|_| Refusal::MalformedMessage)?;
-        sign::bind(&mut parts.headers, &payload, form)?;
+        let (protection, sealing) = self.protection(&parts.headers)?;
+        let form = sign::form(protection);
+        let whole_max = sign::whole_max(form, sealing.is_some());
+        let mut payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::MalformedMessage)?;
+        sign::prepare(&mut parts.headers, &payload, form)?;
+        if sealing.is_none() {
+            sign::bind(&mut parts.headers, &payload, form)?;
+        }
         parts.headers.insert(
             MESH_REQUEST_ID,
             HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?,
@@ -113,14 +118,15 @@ impl Caller {
             let channel = Rc::clone(lease.context());
             let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
-            let (request, sent) =
-                sign::request(&self.worker, &channel, parts, &authority, payload, form).await?;
+            let sealing = sealing.as_deref();
+            let (request, mut sent) =
+                sign::request(&self.worker, &channel, parts, &authority, payload, form, sealing).await?;
             let signed = form.is_some();
             let request =
                 request.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant.clone(), signed)));
             match lease.send(request).await {
                 Ok((response, hold)) => {
-                    let response = self.deliver(response, &channel, &sent, grant).await?;
+                    let response = self.deliver(response, &channel, &mut sent, grant).await?;
                     return Ok((response.map(|body| body.holding(hold)), permit));
                 }
                 Err(failed) => {
@@ -166,10 +172,23 @@ impl Caller {
         Ok(grant)
     }
 
-    /// How requests are signed, whoever of those that may answer does.
-    fn form(&self) -> Option<Form> {
+    /// How a request is protected, whoever of those that may answer does: as their policy asks for, or better where
+    /// the application wants that.
+    fn protection(&self, headers: &HeaderMap) -> Result<(Protection, Option<Box<Sealing>>), Refusal> {
         let snapshot = self.worker.shared.snapshot();
-        sign::form(self.destination.identities.iter().map(|id| snapshot.index.protection(id)))
+        let identities = &self.destination.identities;
+        let mut protection = sign::strictest(identities.iter().map(|id| snapshot.index.protection(id)));
+        if let Some(wish) = headers.get(MESH_PROTECTION) {
+            protection.level = protection.level.max(wished(wish)?);
+        }
+        if protection.level != ProtectionLevel::Private {
+            return Ok((protection, None));
+        }
+        let entry = snapshot.lookup(self.destination.address).map(|(entry, _)| entry);
+        let keys = entry.map(|entry| &*entry.sealing_keys).unwrap_or_default();
+        let recipients = identities.iter().flat_map(|id| keys.iter().map(|key| (id.clone(), *key)));
+        let fields = seal::names(snapshot.index.sealed_headers(&self.destination.id));
+        Ok((protection, Some(Box::new(Sealing { recipients: recipients.collect(), fields }))))
     }
 
     fn wire_version(&self) -> http::Version {
@@ -204,7 +223,7 @@ impl Caller {
         &self,
         response: Response<Incoming>,
         channel: &Rc<Channel>,
-        sent: &SentRequest,
+        sent: &mut SentRequest,
         grant: Grant,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = response.into_parts();
@@ -217,6 +236,16 @@ impl Caller {
         self.worker.shared.metrics.requests.inc(Direction::Outbound);
         let signed = sent.form.is_some();
         Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
+    }
+}
+
+/// The level that an application asks for.
+fn wished(value: &HeaderValue) -> Result<ProtectionLevel, Refusal> {
+    match value.as_bytes() {
+        b"public" => Ok(ProtectionLevel::Public),
+        b"protected" => Ok(ProtectionLevel::Protected),
+        b"private" => Ok(ProtectionLevel::Private),
+        _ => Err(Refusal::MalformedMessage),
     }
 }
 

@@ -9,7 +9,7 @@ use signet_policy::{Protocol, SpeaksFirst};
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port_or_none, spiffe_id};
 use crate::proto::sync as wire;
-use crate::{DecodeError, MAX_ENTRIES, MAX_PER_ENTRY};
+use crate::{DecodeError, MAX_ENTRIES, MAX_PER_ENTRY, MAX_SEALING_KEYS};
 
 /// The directory of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Entry {
     pub speaks_first: Option<SpeaksFirst>,
     /// Unix seconds after which an observed habit is no longer to be relied on; `None` for a declared one.
     pub habit_expires: Option<u64>,
+    /// X25519 keys of the instances that answer there, to what is sealed for them.
+    pub sealing_keys: Vec<[u8; 32]>,
 }
 
 impl Entry {
@@ -132,6 +134,7 @@ impl TryFrom<wire::DirectoryEntry> for Entry {
     fn try_from(entry: wire::DirectoryEntry) -> Result<Self, DecodeError> {
         at_most("directory.identities", entry.identities.len(), MAX_PER_ENTRY)?;
         at_most("directory.names", entry.names.len(), MAX_PER_ENTRY)?;
+        at_most("directory.sealing_keys", entry.sealing_keys.len(), MAX_SEALING_KEYS)?;
         Ok(Self {
             address: address("directory.address", &entry.address)?,
             port: port_or_none("directory.port", entry.port)?,
@@ -146,6 +149,11 @@ impl TryFrom<wire::DirectoryEntry> for Entry {
             workload: name("directory.workload", entry.workload)?,
             names: entry.names.into_iter().map(|n| name("directory.names", n)).collect::<Result<_, _>>()?,
             habit_expires: (entry.habit_expires != 0).then_some(entry.habit_expires),
+            sealing_keys: entry
+                .sealing_keys
+                .iter()
+                .map(|key| sealing_key("directory.sealing_keys", key))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -171,8 +179,17 @@ impl From<&Entry> for wire::DirectoryEntry {
             protocol: wire::Protocol::from(entry.protocol).into(),
             speaks_first: wire::SpeaksFirst::from(entry.speaks_first).into(),
             habit_expires: entry.habit_expires.unwrap_or(0),
+            sealing_keys: entry.sealing_keys.iter().map(|key| key.to_vec()).collect(),
         }
     }
+}
+
+/// An X25519 public key.
+///
+/// # Errors
+/// [`DecodeError::Length`] when it is not 32 bytes long.
+pub fn sealing_key(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], DecodeError> {
+    bytes.try_into().map_err(|_| DecodeError::Length { field, expected: 32 })
 }
 
 pub(crate) fn protocol_from(field: &'static str, value: i32) -> Result<Protocol, DecodeError> {

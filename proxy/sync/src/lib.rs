@@ -31,7 +31,7 @@ mod token;
 pub use anchors::{Anchors, DirectoryKey};
 pub use claim::{Claim, decode_claims};
 pub use decode::DecodeError;
-pub use directory::{Directory, Entry};
+pub use directory::{Directory, Entry, sealing_key};
 pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, negotiate};
 pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
 pub use revocations::{Revocation, Revocations, Subject};
@@ -63,6 +63,12 @@ pub const MAX_DIRECTORY_KEYS: usize = 1_024;
 
 /// Identities or names behind one address and port, and networks of one area.
 pub const MAX_PER_ENTRY: usize = 256;
+
+/// Keys to what is sealed for one place: as many as one message can be sealed for.
+pub const MAX_SEALING_KEYS: usize = 64;
+
+/// Header fields that are sealed for one workload.
+pub const MAX_SEALED_HEADERS: usize = 64;
 
 /// Addresses one proxy may claim, and ports on each: a container has a handful.
 pub const MAX_CLAIMS: usize = 256;

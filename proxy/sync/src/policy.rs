@@ -14,10 +14,10 @@ use signet_policy::{
     ProtectionLevel, RecordHash, SignatureMode, Transport, WorkloadModel,
 };
 
-use crate::DecodeError;
-use crate::bytes::{address, fields_at_most, octets, port, spiffe_id};
+use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
 use crate::directory::{protocol_from, speaks_first_from};
 use crate::proto::sync as wire;
+use crate::{DecodeError, MAX_SEALED_HEADERS};
 
 /// The policy in a section's payload.
 pub(crate) fn decode(payload: &[u8]) -> Result<PolicyModel, DecodeError> {
@@ -34,6 +34,7 @@ impl TryFrom<wire::Policy> for PolicyModel {
             trust_domain: trust_domain("policy.trust_domain", &policy.trust_domain)?,
             mtls: mtls_from("policy.mtls", policy.mtls)?
                 .ok_or(DecodeError::Enum { field: "policy.mtls", value: policy.mtls })?,
+            sealed_headers: sealed_from("policy.sealed_headers", policy.protection.as_ref())?,
             protection: protection_from("policy.protection", policy.protection)?,
             clock_skew_s: policy.clock_skew_s,
             networks: each(policy.networks, network_from)?,
@@ -55,7 +56,7 @@ impl From<&PolicyModel> for wire::Policy {
         Self {
             trust_domain: model.trust_domain.to_string(),
             mtls: mtls_to(Some(model.mtls)),
-            protection: Some(protection_to(model.protection)),
+            protection: Some(protection_to(model.protection, &model.sealed_headers)),
             clock_skew_s: model.clock_skew_s,
             networks: model.networks.iter().map(network_to).collect(),
             egress: model.egress.iter().map(egress_to).collect(),
@@ -125,6 +126,7 @@ fn workload_from(workload: wire::Workload) -> Result<WorkloadModel, DecodeError>
         names: workload.names,
         ports: each(workload.ports, port_from)?,
         mtls: mtls_from("policy.workloads.mtls", workload.mtls)?,
+        sealed_headers: sealed_from("policy.workloads.sealed_headers", workload.protection.as_ref())?,
         protection: protection_from("policy.workloads.protection", workload.protection)?,
         addresses: each(workload.addresses, |a| address("policy.workloads.addresses", &a))?,
         advertise: each(workload.advertise, advertised_from)?,
@@ -140,7 +142,7 @@ fn workload_to(workload: &WorkloadModel) -> wire::Workload {
         names: workload.names.clone(),
         ports: workload.ports.iter().map(port_to).collect(),
         mtls: mtls_to(workload.mtls),
-        protection: Some(protection_to(workload.protection)),
+        protection: Some(protection_to(workload.protection, &workload.sealed_headers)),
         addresses: workload.addresses.iter().map(|&a| octets(a)).collect(),
         advertise: workload.advertise.iter().map(advertised_to).collect(),
     }
@@ -214,6 +216,7 @@ fn protection_from(
         level: match wire::ProtectionLevel::try_from(protection.level) {
             Ok(wire::ProtectionLevel::Public) => ProtectionLevel::Public,
             Ok(wire::ProtectionLevel::Protected) => ProtectionLevel::Protected,
+            Ok(wire::ProtectionLevel::Private) => ProtectionLevel::Private,
             Ok(wire::ProtectionLevel::Unspecified) | Err(_) => return Err(refused(protection.level)),
         },
         mode: match wire::SignatureMode::try_from(protection.mode) {
@@ -231,11 +234,22 @@ fn protection_from(
     })
 }
 
-fn protection_to(protection: Protection) -> wire::Protection {
+/// Names of header fields; none before they could be given, when nothing was sealed.
+fn sealed_from(
+    field: &'static str,
+    protection: Option<&wire::Protection>,
+) -> Result<Vec<String>, DecodeError> {
+    let names = protection.map(|protection| &*protection.sealed_headers).unwrap_or_default();
+    at_most(field, names.len(), MAX_SEALED_HEADERS)?;
+    names.iter().map(|text| name(field, text.clone())).collect()
+}
+
+fn protection_to(protection: Protection, sealed_headers: &[String]) -> wire::Protection {
     wire::Protection {
         level: match protection.level {
             ProtectionLevel::Public => wire::ProtectionLevel::Public,
             ProtectionLevel::Protected => wire::ProtectionLevel::Protected,
+            ProtectionLevel::Private => wire::ProtectionLevel::Private,
         }
         .into(),
         mode: match protection.mode {
@@ -248,6 +262,7 @@ fn protection_to(protection: Protection) -> wire::Protection {
             RecordHash::Sha256 => wire::RecordHash::Sha256,
         }
         .into(),
+        sealed_headers: sealed_headers.to_vec(),
     }
 }
 

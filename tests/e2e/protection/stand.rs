@@ -19,6 +19,7 @@ pub(super) const SECOND: u16 = 8202;
 /// What a workload's port is, and how it is protected.
 pub(super) const PORTS: &str = "ports: [{port: 8201, protocol: http}, {port: 8202, protocol: http}]";
 pub(super) const PUBLIC: &str = "protection: {level: public}";
+pub(super) const PRIVATE: &str = "protection: {level: private}";
 pub(super) const PROTECTED: &str = "protection: {level: protected}";
 /// Both levels, as settings of the workload.
 pub(super) const LEVELS: [&str; 2] = [PROTECTED, PUBLIC];
@@ -106,12 +107,18 @@ pub(super) struct Back {
 
 impl Back {
     pub(super) fn new(protection: &str) -> Result<Self, Failure> {
+        Self::with_key(protection, |_| Vec::new())
+    }
+
+    /// The same; the server publishes a key that callers may seal for.
+    pub(super) fn with_key(protection: &str, key: fn(&Identity) -> Vec<u8>) -> Result<Self, Failure> {
         let site = site(&[], protection)?;
         let (server, client) = (site.container("server")?, site.container("client")?);
         let [sender] = site.sidecars([(&client, "client")])?;
         let identity = site.intruder(&server, "server")?;
         let address = place(&server, HTTP);
-        let claims = Claimant::start(&server, &identity, site.mesh.address(), &[address])?;
+        let control_plane = site.mesh.address();
+        let claims = Claimant::start_with_key(&server, &identity, control_plane, &[address], key(&identity))?;
         assert_eq!(claims.verdict(address)?, Ok(()));
         sender.wait_until_known(address)?;
         Ok(Self { sender, identity, client, address, _claims: claims, server, site })

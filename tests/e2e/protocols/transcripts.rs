@@ -34,6 +34,10 @@ pub(super) fn every_app_answers_its_client_as_without_the_mesh_at_level_public()
     meshed_answers_are_the_plain_ones("{level: public}")
 }
 
+pub(super) fn every_app_answers_its_client_as_without_the_mesh_at_level_private() -> TestResult {
+    meshed_answers_are_the_plain_ones("{level: private}")
+}
+
 /// Two machines that use the same container subnet, reached at published ports over IPv4 and IPv6.
 fn meshed_answers_are_the_plain_ones(protection: &str) -> TestResult {
     let lab = Lab::new()?;

@@ -38,6 +38,9 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyMode
     }
     if let Some(protection) = &spec.protection {
         model.protection = value::protection(scope, protection, model.protection);
+        if let Some(names) = value::sealed_headers(scope, protection) {
+            model.sealed_headers = names;
+        }
     }
     if let Some(skew) = &spec.clock_skew {
         model.clock_skew_s =

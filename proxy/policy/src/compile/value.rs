@@ -20,14 +20,33 @@ const CLASSES: &[(&str, Class)] = &[
 
 const MTLS_MODES: &[(&str, MtlsMode)] = &[("permissive", MtlsMode::Permissive), ("strict", MtlsMode::Strict)];
 
-const LEVELS: &[(&str, ProtectionLevel)] =
-    &[("protected", ProtectionLevel::Protected), ("public", ProtectionLevel::Public)];
+const LEVELS: &[(&str, ProtectionLevel)] = &[
+    ("private", ProtectionLevel::Private),
+    ("protected", ProtectionLevel::Protected),
+    ("public", ProtectionLevel::Public),
+];
 
 const SIGNATURE_MODES: &[(&str, SignatureMode)] =
     &[("ed25519", SignatureMode::Ed25519), ("ed25519-batch", SignatureMode::Ed25519Batch)];
 
 const RECORD_HASHES: &[(&str, RecordHash)] =
     &[("blake3", RecordHash::Blake3), ("sha-256", RecordHash::Sha256)];
+
+/// What proxies read on a message's way, or what frames it there.
+const NEEDED_ON_THE_WAY: [&str; 12] = [
+    "connection",
+    "content-encoding",
+    "expect",
+    "host",
+    "keep-alive",
+    "signature",
+    "signature-input",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
 
 /// Longest manifest name, as in Kubernetes.
 const MAX_NAME_BYTES: usize = 253;
@@ -98,6 +117,33 @@ pub(super) fn protection(scope: &mut Scope<'_>, spec: &ProtectionSpec, inherited
         read.record_hash = word(scope, hash, "record hash", RECORD_HASHES).unwrap_or(inherited.record_hash);
     }
     read
+}
+
+/// The header fields that are sealed: lower-case names, each once, none that a message needs on its way.
+pub(super) fn sealed_headers(scope: &mut Scope<'_>, spec: &ProtectionSpec) -> Option<Vec<String>> {
+    let list = spec.sealed_headers.as_ref()?;
+    let mut names = Vec::new();
+    for text in entries(scope, Some(list), "sealedHeaders", "to seal the usual ones") {
+        let name = text.value.to_ascii_lowercase();
+        if !is_token(&name) {
+            let message = format!("{} is no header name", quoted(&text.value));
+            scope.refuse(Place::of(text), message, "write the name alone, without colon or value");
+        } else if NEEDED_ON_THE_WAY.contains(&&*name) || name.starts_with("mesh-") {
+            let message = format!("{} cannot be sealed", quoted(&text.value));
+            scope.refuse(Place::of(text), message, "remove it: it is needed to carry the message");
+        } else {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
+}
+
+/// A token (RFC 9110 section 5.6.2), as header names are.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.bytes().all(is_tchar)
 }
 
 /// A manifest, rule, port or network name: what Kubernetes accepts for objects.

@@ -37,6 +37,7 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
         Some(given) => value::protection(scope, given, mesh.protection),
         None => mesh.protection,
     };
+    let sealed_headers = spec.protection.as_ref().and_then(|given| value::sealed_headers(scope, given));
     let addresses =
         value::entries(scope, spec.addresses.as_ref(), "addresses", "to accept any of its network");
     let addresses = addresses.iter().filter_map(|text| address(scope, text, network, mesh)).collect();
@@ -52,6 +53,7 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
         ports,
         mtls,
         protection,
+        sealed_headers: sealed_headers.unwrap_or_else(|| mesh.sealed_headers.clone()),
         addresses,
         advertise,
     })

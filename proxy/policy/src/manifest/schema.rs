@@ -84,6 +84,8 @@ pub(crate) struct ProtectionSpec {
     pub(crate) mode: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) record_hash: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) sealed_headers: Option<List<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -89,6 +89,7 @@ fn workload(
         ports: vec![port(80, protocol), port(81, Protocol::Auto)],
         mtls,
         protection: Protection::default(),
+        sealed_headers: Vec::new(),
         addresses: Vec::new(),
         advertise: Vec::new(),
     }

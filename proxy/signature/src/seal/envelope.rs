@@ -37,9 +37,9 @@ pub struct Secret([u8; SECRET_LEN]);
 impl Secret {
     /// The keys of one exchange.
     #[must_use]
-    pub fn exchange(&self, place: &Place<'_>) -> ExchangeKeys {
+    pub fn exchange(&self, place: &Place) -> ExchangeKeys {
         let mut info = b"mesh-seal-message-v1\0".to_vec();
-        for part in [place.method, place.authority, place.target, place.nonce] {
+        for part in [&place.method, &place.authority, &place.path, &place.query, &place.nonce] {
             push(&mut info, part);
         }
         let prk = hpke::extract(digest(&SHA256, &info).as_ref(), &[&self.0]);

@@ -15,8 +15,10 @@ fn key(seed: u8) -> SealingKey {
     SealingKey::derive(&signing_key(seed)).unwrap()
 }
 
-fn place() -> Place<'static> {
-    Place { method: "POST", authority: "store:8080", target: "/items?x=1", nonce: "AAAA.7" }
+fn place() -> Place {
+    let text = str::to_owned;
+    let (path, query) = (text("/items"), text("?x=1"));
+    Place { method: text("POST"), authority: text("store:8080"), path, query, nonce: text("AAAA.7") }
 }
 
 fn sealed_for(keys: &[&SealingKey]) -> SealedSecret {
@@ -102,12 +104,13 @@ fn a_body_opens_only_at_the_place_it_was_sealed_for() {
     let secret = sealed_for(&[&key(1)]).secret;
     let wire = seal(secret.exchange(&place()).request, &[], b"pay 5");
     let elsewhere = [
-        Place { method: "PUT", ..place() },
-        Place { authority: "store:8081", ..place() },
-        Place { target: "/items?x=2", ..place() },
-        Place { nonce: "AAAA.8", ..place() },
+        Place { method: "PUT".to_owned(), ..place() },
+        Place { authority: "store:8081".to_owned(), ..place() },
+        Place { path: "/item".to_owned(), ..place() },
+        Place { query: "?x=2".to_owned(), ..place() },
+        Place { nonce: "AAAA.8".to_owned(), ..place() },
         // What moves from one part to the next.
-        Place { authority: "store:8080/", target: "items?x=1", ..place() },
+        Place { path: "/items?".to_owned(), query: "x=1".to_owned(), ..place() },
     ];
     for other in elsewhere {
         assert_eq!(open(secret.exchange(&other).request, &wire), Err(SealError::Broken), "{other:?}");
@@ -187,4 +190,15 @@ fn the_number_of_recipients_has_bounds_and_a_weak_key_is_none() {
     assert_eq!(SealedSecret::new(SENDER, &[]).unwrap_err(), SealError::Recipients);
     let weak = Recipient { spiffe_id: WORKLOAD, key: &[0; 32] };
     assert_eq!(SealedSecret::new(SENDER, &[weak]).unwrap_err(), SealError::Key);
+}
+
+#[test]
+fn the_place_of_a_request_is_what_its_signature_covers() {
+    let uri: http::Uri = "/Items?x=1".parse().unwrap();
+    let headers = HeaderMap::new();
+    let view = RequestView::new(&http::Method::POST, &uri, "http", "Store:80", &headers);
+    let place = Place::of(&view, "AAAA.7").unwrap();
+    let Place { method, authority, path, query, nonce } = place;
+    let expected = ["POST", "store", "/Items", "?x=1", "AAAA.7"];
+    assert_eq!([&*method, &*authority, &*path, &*query, &*nonce], expected);
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use signet_signature::seal::SealingKey;
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_client::ControlClient;
 use signet_sync::proto::sync::{control_message, proxy_message};
@@ -73,6 +74,10 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             have: subscriber.have(),
             claims: claims.iter().map(wire::Claim::from).collect(),
+            // Derived, so that it is the one that the credentials of this certificate open with.
+            sealing_key: SealingKey::derive(identity.signing.key.secret_der())
+                .map(|key| key.public().to_vec())
+                .unwrap_or_default(),
         };
         let (outbound, queue) = mpsc::channel(OUTBOUND_MESSAGES);
         let session_messages = ReceiverStream::new(queue);

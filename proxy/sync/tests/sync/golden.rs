@@ -43,6 +43,7 @@ fn stream_messages_are_the_bytes_they_have_always_been() {
         version: "0.1.0".into(),
         have: subscriber.have(),
         claims: vec![wire::Claim { address: vec![172, 18, 0, 2], ports: vec![8201] }],
+        sealing_key: vec![7; 32],
     };
     let hello = wire::ProxyMessage { message: Some(wire::proxy_message::Message::Hello(hello)) };
     golden("hello.message", &hello.encode_to_vec());

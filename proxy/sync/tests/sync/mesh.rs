@@ -190,6 +190,7 @@ fn workload() -> WorkloadModel {
             mode: SignatureMode::Ed25519,
             record_hash: RecordHash::Sha256,
         },
+        sealed_headers: vec!["cookie".to_owned()],
         addresses: vec!["172.18.0.2".parse().unwrap()],
         advertise: vec![Advertised {
             network: "lan".into(),
@@ -212,6 +213,7 @@ pub(crate) fn directory(mark: u64) -> Directory {
         protocol: Protocol::Http,
         speaks_first: Some(SpeaksFirst::Client),
         habit_expires: Some(mark),
+        sealing_keys: vec![[last; 32]],
     };
     let v6 = Entry { address: "fd00::7".parse().unwrap(), ..entry(7, 3306) };
     Directory::new(NETWORK.to_owned(), vec![entry(2, 8201), v6]).unwrap()
