@@ -16,6 +16,8 @@ pub(crate) const MESH_ORIGIN: HeaderName = HeaderName::from_static("mesh-origin"
 pub(crate) const MESH_CERT: HeaderName = HeaderName::from_static("mesh-cert");
 /// An application's wish for more protection than policy asks for: `protected` or `private`.
 pub(crate) const MESH_PROTECTION: HeaderName = HeaderName::from_static("mesh-protection");
+/// On a handshake, and on the answer that accepts it: the protocol that the two applications go on with, as records.
+pub(crate) const MESH_UPGRADE: HeaderName = HeaderName::from_static("mesh-upgrade");
 /// Names a request in refusals, logs and `signet explain` on both sides.
 pub(crate) const MESH_REQUEST_ID: HeaderName = HeaderName::from_static("mesh-request-id");
 /// Digest of the content (RFC 9530).
@@ -42,6 +44,21 @@ const HOP: [HeaderName; 8] = [
     header::EXPECT,
     header::TRANSFER_ENCODING,
 ];
+
+/// The protocol that an application may switch an HTTP/1.1 connection to (RFC 6455).
+pub(crate) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// Whether a message asks for, or agrees to, a WebSocket. Other upgrades may be ignored (RFC 9110 section 7.8); a client
+/// of this one would wait for ever.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Says on this hop that the connection is to be switched.
+pub(crate) fn switch_to(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, protocol);
+}
 
 /// Fields that may not stand in trailers (RFC 9110 section 6.5.1): framing, routing, authentication
 /// and what says how the content is to be read.

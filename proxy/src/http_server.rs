@@ -1,10 +1,13 @@
 //! Serving HTTP on one accepted connection, with every limit in one place.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -77,13 +80,18 @@ impl Reset for MeshStream {
 /// connection apart after a failure wants futures that can be moved, too.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
-/// Serves one connection until it ends or, on drain, until what was begun is answered.
+/// Set by a service that answers 101: the connection speaks another protocol from there on.
+pub(crate) type Switch = Rc<Cell<bool>>;
+
+/// Serves one connection until it ends or, on drain, until what was begun is answered. A connection that was switched to
+/// another protocol is given back, with what was read of that already.
 pub(crate) async fn serve<I, F>(
     io: I,
     version: Version,
     mut drain: watch::Receiver<bool>,
+    switch: Switch,
     respond: F,
-) -> hyper::Result<()>
+) -> hyper::Result<Option<(I, Bytes)>>
 where
     I: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
     F: Fn(Request<Incoming>) -> Answer + Unpin + 'static,
@@ -106,23 +114,27 @@ where
                 connection.poll_without_shutdown(cx)
             });
             let served = served.await;
-            let mut io = connection.into_parts().io.into_inner();
+            let parts = connection.into_parts();
+            let mut io = parts.io.into_inner();
+            if served.is_ok() && switch.get() {
+                return Ok(Some((io, parts.read_buf)));
+            }
             match &served {
                 // close_notify or FIN: everything was said.
                 Ok(()) => drop(tokio::time::timeout(FAREWELL, io.shutdown()).await),
                 // The end of a body that broke off must not look like its end.
                 Err(_) => io.reset(),
             }
-            served
+            served.map(|()| None)
         }
         Version::Http2 => {
             let connection = http2_builder().serve_connection(TokioIo::new(io), service);
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
-                done = connection.as_mut() => return done,
+                done = connection.as_mut() => return done.map(|()| None),
                 () = draining => connection.as_mut().graceful_shutdown(),
             }
-            connection.await
+            connection.await.map(|()| None)
         }
     }
 }

@@ -12,6 +12,7 @@ mod app;
 mod http;
 mod plaintext;
 mod stream;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

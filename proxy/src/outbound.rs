@@ -10,6 +10,7 @@
 mod egress;
 mod http;
 mod stream;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use tokio::net::TcpStream;
 use crate::authorize::{Content, Grant};
 use crate::clock;
 use crate::detect::Protocol;
-use crate::http_server::{self, Version};
+use crate::http_server::{self, Switch, Version};
 use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
 use crate::problem;
 use crate::ring::Direction;
@@ -183,7 +184,7 @@ async fn explain(worker: &Rc<Worker>, client: TcpStream, address: SocketAddr, re
         Box::pin(std::future::ready(Ok(response))) as http_server::Answer
     };
     // The client may break off; it has its answer or does not want it.
-    let _ = http_server::serve(client, version, worker.drain.clone(), respond).await;
+    let _ = http_server::serve(client, version, worker.drain.clone(), Switch::default(), respond).await;
 }
 
 /// Ends a connection with a reset and says why in the records.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rustls_pki_types::CertificateDer;
 use signet_policy::{Protection, ProtectionLevel, Refusal};
 use signet_signature::record::{
@@ -33,10 +33,12 @@ pub(crate) struct Destination<'a> {
     pub(crate) protection: Protection,
 }
 
-/// Opens a stream as its client. `auto` asks the other side to let the application speak first.
+/// Opens a stream as its client. `auto` asks the other side to let the application speak first. `read` was read from the
+/// connection already.
 pub(crate) async fn open(
     worker: &Worker,
     mut mesh: MeshStream,
+    read: Bytes,
     channel: &Channel,
     to: Destination<'_>,
     auto: bool,
@@ -45,7 +47,7 @@ pub(crate) async fn open(
     let opening = opening(&credentials, channel, Direction::ClientToServer, &to, auto)?;
     let opened = async {
         say(&mut mesh, &opening.records()).await?;
-        let mut incoming = Incoming::new(opening.reader());
+        let mut incoming = Incoming::new(opening.reader(), read);
         let hello = incoming.hello(&mut mesh).await?;
         if hello.hash.is_some() {
             let chain = incoming.chain(&mut mesh).await?;
@@ -70,16 +72,17 @@ pub(crate) struct Opened {
     pub(crate) hello: Hello,
 }
 
-/// Reads a peer's HELLO and chain, and checks that it wants what it reached.
+/// Reads a peer's HELLO and chain, and checks that it wants what it reached. `read` was read from the connection already.
 pub(crate) async fn accept(
     worker: &Worker,
     mut mesh: MeshStream,
+    read: Bytes,
     channel: &Channel,
     reached: Destination<'_>,
 ) -> Result<Opened, Refusal> {
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
     let opening = opening(&credentials, channel, Direction::ServerToClient, &reached, false)?;
-    let mut incoming = Incoming::new(opening.reader());
+    let mut incoming = Incoming::new(opening.reader(), read);
     let read = async {
         let hello = incoming.hello(&mut mesh).await?;
         if hello.destination != reached.workload || hello.port != reached.port {
@@ -158,8 +161,8 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn new(reader: RecordReader) -> Self {
-        Self { reader, input: BytesMut::new() }
+    fn new(reader: RecordReader, read: Bytes) -> Self {
+        Self { reader, input: BytesMut::from(read) }
     }
 
     async fn hello(&mut self, mesh: &mut MeshStream) -> Result<Hello, Refusal> {

@@ -12,6 +12,7 @@ pub(crate) mod server;
 pub(crate) mod stage;
 mod streams;
 mod transcripts;
+mod websocket;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -53,6 +54,18 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "each_side_of_an_unsigned_connection_to_a_declared_port_ends_on_its_own",
         streams::each_side_of_an_unsigned_connection_to_a_declared_port_ends_on_its_own,
+    ),
+    (
+        "websocket_passes_with_the_first_bytes_of_both_sides",
+        websocket::websocket_passes_with_the_first_bytes_of_both_sides,
+    ),
+    (
+        "websocket_passes_at_level_public_and_at_level_private",
+        websocket::websocket_passes_at_level_public_and_at_level_private,
+    ),
+    (
+        "websocket_is_refused_where_its_path_is_not_permitted",
+        websocket::websocket_is_refused_where_its_path_is_not_permitted,
     ),
     ("tls_of_the_app_itself_passes_untouched", streams::tls_of_the_app_itself_passes_untouched),
     (

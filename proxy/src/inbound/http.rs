@@ -1,5 +1,6 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -11,13 +12,14 @@ use signet_signature::Form;
 use signet_signature::seal::MessageKeys;
 use tracing::Instrument;
 
+use super::upgrade::{self, Switched};
 use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
 use crate::head::{self, Origin};
-use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, frame_as_chunked};
-use crate::http_server::{self, Version};
+use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
+use crate::http_server::{self, Switch, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
 use crate::seal;
@@ -41,21 +43,36 @@ pub(crate) async fn serve(
 ) {
     let drain = worker.drain.clone();
     let peer = channel.peer.id().clone();
-    let callee = Rc::new(Callee { worker, channel, reached, version });
-    let served = http_server::serve(stream, version, drain, move |request| {
-        let callee = Rc::clone(&callee);
+    let switch = Switch::default();
+    let callee = Callee {
+        worker,
+        channel,
+        reached,
+        version,
+        switch: Rc::clone(&switch),
+        switched: RefCell::default(),
+    };
+    let callee = Rc::new(callee);
+    let serving = Rc::clone(&callee);
+    let served = http_server::serve(stream, version, drain, switch, move |request| {
+        let callee = Rc::clone(&serving);
         Box::pin(async move { Ok(callee.respond(request).await) })
     });
-    if let Err(error) = served.await {
-        tracing::debug!(%peer, %error, "mesh connection ended");
+    match served.await {
+        Ok(None) => {}
+        Ok(Some((mesh, read))) => Box::pin(upgrade::carry(&callee, mesh, read)).await,
+        Err(error) => tracing::debug!(%peer, %error, "mesh connection ended"),
     }
 }
 
-struct Callee {
-    worker: Rc<Worker>,
-    channel: Rc<Channel>,
-    reached: Reached,
+pub(super) struct Callee {
+    pub(super) worker: Rc<Worker>,
+    pub(super) channel: Rc<Channel>,
+    pub(super) reached: Reached,
     version: Version,
+    pub(super) switch: Switch,
+    /// What the connection goes on as, once it is switched.
+    pub(super) switched: RefCell<Option<Switched>>,
 }
 
 /// What an exchange leaves behind for its record, however far it came.
@@ -118,6 +135,15 @@ impl Callee {
         let keys = received.response_keys.take();
         trail.request_id = claimed_id(&received.headers);
         let permit = grant.decide(&worker.shared.snapshot())?;
+        if received.headers.contains_key(&MESH_UPGRADE) {
+            if self.version == Version::Http2 {
+                return Err(Refusal::UpgradeUnsupported);
+            }
+            let response =
+                Box::pin(upgrade::exchange(self, &permit, verified, received, keys, grant)).await?;
+            worker.shared.metrics.requests.inc(Direction::Inbound);
+            return Ok((response, permit));
+        }
         let (permit, response, hold) =
             self.forward(permit, verified, &grant, received.form.is_some()).await?;
         let response = self.sign(received, keys, grant, response).await?;
@@ -180,7 +206,7 @@ impl Callee {
     }
 
     /// Signs the application's response, bound to the request as it was received.
-    async fn sign(
+    pub(super) async fn sign(
         &self,
         received: &SentRequest,
         keys: Option<Box<MessageKeys>>,
@@ -206,7 +232,7 @@ impl Callee {
     }
 
     /// Prepares a response for its signature, sealed where its request was.
-    fn bind(
+    pub(super) fn bind(
         &self,
         headers: &mut HeaderMap,
         payload: Payload,
@@ -273,7 +299,7 @@ impl Callee {
 }
 
 /// Tells the application who calls, in the form that Envoy made the convention.
-fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
+pub(super) fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
     // SPIFFE IDs hold no characters that would need quoting here.
     if let Ok(value) = HeaderValue::try_from(format!("By={own};URI={peer}")) {
         headers.insert(CLIENT_CERT, value);

@@ -19,7 +19,7 @@ use crate::body::Body;
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
 use crate::headers;
-use crate::http_server::{self, Version};
+use crate::http_server::{self, Switch, Version};
 use crate::limits::Stranger;
 use crate::opaque;
 use crate::prefixed::Prefixed;
@@ -192,7 +192,7 @@ fn still_permissive(worker: &Rc<Worker>, grant: Grant) -> Recheck {
 async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, version: Version) {
     worker.shared.metrics.plaintext.inc(Direction::Inbound);
     let drain = worker.drain.clone();
-    let served = http_server::serve(client, version, drain, move |request| {
+    let served = http_server::serve(client, version, drain, Switch::default(), move |request| {
         let (worker, reached) = (Rc::clone(&worker), reached.clone());
         Box::pin(async move { Ok(respond(&worker, &reached, version, request).await) })
     });

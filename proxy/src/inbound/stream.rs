@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use signet_policy::{Permit, Refusal, SpeaksFirst};
 use signet_signature::record::{Event as RecordEvent, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,7 +70,7 @@ async fn open(
     let protection = worker.shared.snapshot().index.protection(&reached.own);
     let destination =
         Destination { workload: reached.own.as_str(), port: reached.address.port(), protection };
-    let opened = records::accept(worker, stream, channel, destination).await?;
+    let opened = records::accept(worker, stream, Bytes::new(), channel, destination).await?;
     let auto = opened.hello.auto;
     let permitted = grant.decide(&worker.shared.snapshot());
     let ready = match permitted {

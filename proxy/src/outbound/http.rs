@@ -1,22 +1,24 @@
 //! HTTP requests to another workload, one by one.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, header, request};
+use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Protection, ProtectionLevel, Refusal};
 use tracing::Instrument;
 
 use super::Destination;
+use super::upgrade::{self, Switched};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
 use crate::head::{self, Origin};
-use crate::headers::{MESH_PROTECTION, MESH_REQUEST_ID};
+use crate::headers::{self, MESH_PROTECTION, MESH_REQUEST_ID};
 use crate::http_client;
-use crate::http_server::{self, Version};
+use crate::http_server::{self, Switch, Version};
 use crate::pool::{Connection, Lease};
 use crate::prefixed::Prefixed;
 use crate::problem;
@@ -43,21 +45,36 @@ pub(crate) async fn serve(
 ) {
     let address = destination.address;
     let drain = worker.drain.clone();
-    let caller = Rc::new(Caller { worker, own, destination, version });
-    let served = http_server::serve(client, version, drain, move |request| {
-        let caller = Rc::clone(&caller);
+    let switch = Switch::default();
+    let caller = Caller {
+        worker,
+        own,
+        destination,
+        version,
+        switch: Rc::clone(&switch),
+        switched: RefCell::default(),
+    };
+    let caller = Rc::new(caller);
+    let serving = Rc::clone(&caller);
+    let served = http_server::serve(client, version, drain, switch, move |request| {
+        let caller = Rc::clone(&serving);
         Box::pin(async move { Ok(caller.respond(request).await) })
     });
-    if let Err(error) = served.await {
-        tracing::debug!(%address, %error, "application connection ended");
+    match served.await {
+        Ok(None) => {}
+        Ok(Some((client, read))) => Box::pin(upgrade::carry(&caller, client, read)).await,
+        Err(error) => tracing::debug!(%address, %error, "application connection ended"),
     }
 }
 
-struct Caller {
-    worker: Rc<Worker>,
+pub(super) struct Caller {
+    pub(super) worker: Rc<Worker>,
     own: SpiffeId,
-    destination: Destination,
+    pub(super) destination: Destination,
     version: Version,
+    pub(super) switch: Switch,
+    /// What the connection goes on as, once it is switched.
+    pub(super) switched: RefCell<Option<Switched>>,
 }
 
 impl Caller {
@@ -96,6 +113,11 @@ impl Caller {
         head::check_request(&parts, Origin::App)?;
         let grant = granted.insert(self.judge(&parts)?);
         let permit = grant.decide(&self.worker.shared.snapshot())?;
+        if self.version == Version::Http1 && headers::is_websocket(&parts.headers) {
+            let grant = grant.clone();
+            let response = Box::pin(upgrade::exchange(self, parts, body, grant, request_id)).await?;
+            return Ok((response, permit));
+        }
         let authority = match &grant.content {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
@@ -151,15 +173,12 @@ impl Caller {
 
     /// What the request asks for, in the bytes that will be sent; refused where that is ambiguous.
     fn judge(&self, parts: &request::Parts) -> Result<Grant, Refusal> {
-        if parts.headers.get(header::UPGRADE).is_some_and(is_websocket) {
-            return Err(Refusal::UpgradeUnsupported);
-        }
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         Ok(self.destination.grant(&self.own, content))
     }
 
     /// The same exchange with the workload that really answers there: still trusted, and permitted.
-    fn judge_peer(&self, grant: &Grant, channel: &Rc<Channel>) -> Result<Grant, Refusal> {
+    pub(super) fn judge_peer(&self, grant: &Grant, channel: &Rc<Channel>) -> Result<Grant, Refusal> {
         let snapshot = self.worker.shared.snapshot();
         let mut grant = grant.clone();
         grant.channel = Some(Rc::clone(channel));
@@ -174,7 +193,10 @@ impl Caller {
 
     /// How a request is protected, whoever of those that may answer does: as their policy asks for, or better where
     /// the application wants that.
-    fn protection(&self, headers: &HeaderMap) -> Result<(Protection, Option<Box<Sealing>>), Refusal> {
+    pub(super) fn protection(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<(Protection, Option<Box<Sealing>>), Refusal> {
         let snapshot = self.worker.shared.snapshot();
         let identities = &self.destination.identities;
         let mut protection = sign::strictest(identities.iter().map(|id| snapshot.index.protection(id)));
@@ -219,7 +241,7 @@ impl Caller {
         Ok(Connection { sender, usable_until: Some(channel.usable_until), context: channel })
     }
 
-    async fn deliver(
+    pub(super) async fn deliver(
         &self,
         response: Response<Incoming>,
         channel: &Rc<Channel>,
@@ -247,9 +269,4 @@ fn wished(value: &HeaderValue) -> Result<ProtectionLevel, Refusal> {
         b"private" => Ok(ProtectionLevel::Private),
         _ => Err(Refusal::MalformedMessage),
     }
-}
-
-/// Other upgrades may be ignored (RFC 9110 section 7.8); a WebSocket client would wait for ever.
-fn is_websocket(value: &HeaderValue) -> bool {
-    value.as_bytes().eq_ignore_ascii_case(b"websocket")
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use signet_identity::SpiffeId;
 use signet_policy::{Refusal, SpeaksFirst};
 use signet_signature::record::{Event as RecordEvent, RecordType};
@@ -172,7 +172,7 @@ async fn open(worker: &Worker, destination: &Destination, auto: bool) -> Result<
     let protection = worker.shared.snapshot().index.protection(channel.peer.id());
     let to =
         records::Destination { workload: channel.peer.id().as_str(), port: destination.port, protection };
-    let records = records::open(worker, mesh, &channel, to, auto).await?;
+    let records = records::open(worker, mesh, Bytes::new(), &channel, to, auto).await?;
     Ok(Stream { records, channel })
 }
 
