@@ -224,3 +224,27 @@ async fn repeating_a_claim_writes_nothing() {
     fixture.claim(1, "one", &[80], fixture.now).await;
     assert_eq!(fixture.store.list("").await.unwrap().revision, before);
 }
+
+#[tokio::test]
+async fn an_instance_has_one_sealing_key_for_each_certificate_and_the_newest_counts() {
+    let fixture = Fixture::new();
+    let key = |byte: u8, leaf: &str| SealingKey {
+        id: id("api"),
+        key: [byte; 32],
+        leaf: leaf.to_owned(),
+        expires: 100,
+    };
+    let announce = async |key: SealingKey| fixture.claims.announce("first", &key).await.unwrap();
+    assert!(announce(key(1, "leaf")).await);
+    assert!(announce(key(1, "leaf")).await, "said again");
+    assert!(!announce(key(2, "leaf")).await, "another one for the same certificate");
+    assert!(announce(key(3, "renewed")).await);
+    let kept = async || {
+        let found = records::list::<SealingKey>(&*fixture.store, records::SEALING_KEYS).await.unwrap();
+        found.into_iter().map(|found| found.record.key).collect::<Vec<_>>()
+    };
+    assert_eq!(kept().await, [[3; 32]]);
+    let late = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+    fixture.claims.sweep(&fixture.model, late).await.unwrap();
+    assert_eq!(kept().await, Vec::<[u8; 32]>::new(), "ended with its certificate");
+}

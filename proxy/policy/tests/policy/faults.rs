@@ -149,7 +149,7 @@ fn mesh_values_are_checked() {
         ),
         (
             "trustDomain: td\nprotection: {level: secret}",
-            "6:23: `secret` is no protection level; fix: use one of `protected`, `public`",
+            "6:23: `secret` is no protection level; fix: use one of `private`, `protected`, `public`",
         ),
         (
             "trustDomain: td\nprotection: {mode: ed25519-bach}",
@@ -158,6 +158,18 @@ fn mesh_values_are_checked() {
         (
             "trustDomain: td\nprotection: {recordHash: sha256}",
             "6:28: `sha256` is no record hash; fix: write `sha-256`",
+        ),
+        (
+            "trustDomain: td\nprotection: {sealedHeaders: []}",
+            "6:31: `sealedHeaders` is empty; fix: leave it out to seal the usual ones",
+        ),
+        (
+            "trustDomain: td\nprotection: {sealedHeaders: [X-Own, Host]}",
+            "6:39: `Host` cannot be sealed; fix: remove it: it is needed to carry the message",
+        ),
+        (
+            "trustDomain: td\nprotection: {sealedHeaders: ['cookie: a']}",
+            "6:32: `cookie: a` is no header name; fix: write the name alone, without colon or value",
         ),
         ("trustDomain: td\nclockSkew: 300", "6:14: `300` is no duration; fix: add the unit: `300s`"),
         ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 60m"),
