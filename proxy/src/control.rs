@@ -14,6 +14,7 @@
 
 mod connect;
 mod enrol;
+mod expiry;
 mod interfaces;
 mod renew;
 mod state;
@@ -317,6 +318,7 @@ impl Joined {
             tokio::select! {
                 never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
                 () = renew::until_ended(&self.node) => {}
+                never = expiry::follow(&self.node) => match never {},
             }
             self.node.withdraw_credentials();
             let ended = self.node.identity.load_full();

@@ -36,9 +36,13 @@ enum Command {
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
     Get(command::get::Get),
+    History(command::rollback::History),
     #[command(subcommand)]
     Message(command::message::Message),
+    #[command(subcommand)]
+    Policy(command::policy::Policy),
     Revoke(command::revoke::Revoke),
+    Rollback(command::rollback::Rollback),
     #[command(subcommand)]
     Token(command::token::Token),
     Validate(command::validate::Validate),
@@ -88,7 +92,10 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Demo(demo) => demo.run(format),
         Command::Explain(explain) => wait(explain.run(format)),
         Command::Get(get) => wait(get.run(format)),
+        Command::History(history) => wait(history.run(format)),
         Command::Message(message) => message.run(format),
+        Command::Policy(policy) => policy.run(format),
+        Command::Rollback(rollback) => wait(rollback.run(format)),
         Command::Revoke(revoke) => wait(revoke.run(format)),
         Command::Token(token) => wait(token.run(format)),
         Command::Validate(validate) => validate.run(format),

@@ -8,6 +8,8 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod message;
+pub(crate) mod policy;
 pub(crate) mod revoke;
+pub(crate) mod rollback;
 pub(crate) mod token;
 pub(crate) mod validate;

@@ -149,6 +149,8 @@ impl Caller {
             return Err(Refusal::UpgradeUnsupported);
         }
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let snapshot = self.worker.shared.snapshot();
+        let content = content.with_headers(&snapshot.index, &self.destination.id, &parts.headers);
         Ok(self.destination.grant(&self.own, content))
     }
 

@@ -1,0 +1,116 @@
+//! Rules that contradict each other: an allow that a deny leaves nothing of.
+
+use crate::compile::Scope;
+use crate::diagnostic::{Findings, Place, quoted};
+use crate::manifest::{Manifest, Spec};
+use crate::model::{
+    AccessPolicyModel, Operation, PolicyAction, PolicyMode, PolicyModel, RuleModel, SourceMatch, Target,
+};
+
+/// Most pairs of an allowing and a denying rule that are compared: beyond it the contradiction is left to `explain`.
+const MAX_PAIRS: usize = 1_000_000;
+
+/// Refuses enforced rules that can never allow anything because one denying rule covers all of them. `manifests` holds
+/// the manifest of each policy.
+pub(super) fn refuse_shadowed_rules(model: &PolicyModel, manifests: &[&Manifest], findings: &mut Findings) {
+    let of = |action| {
+        model
+            .policies
+            .iter()
+            .zip(manifests)
+            .filter(move |(policy, _)| policy.mode == PolicyMode::Enforce && policy.action == action)
+    };
+    let denying: Vec<(&AccessPolicyModel, &RuleModel)> = of(PolicyAction::Deny)
+        .flat_map(|(policy, _)| policy.rules.iter().map(move |rule| (policy, rule)))
+        .collect();
+    if denying.is_empty() {
+        return;
+    }
+    let mut left = MAX_PAIRS;
+    for (policy, manifest) in of(PolicyAction::Allow) {
+        for (number, rule) in policy.rules.iter().enumerate() {
+            left = left.saturating_sub(denying.len());
+            if left == 0 || findings.is_full() {
+                return;
+            }
+            let shadow = denying.iter().find(|(denying, deny)| {
+                covers_target(&denying.target, &policy.target, model)
+                    && covers_ports(&denying.ports, &policy.ports)
+                    && covers_rule(deny, rule)
+            });
+            if let Some((denying, deny)) = shadow {
+                let message = format!(
+                    "rule {} can never allow anything: {}/{} denies all of it",
+                    quoted(&rule.name),
+                    denying.name,
+                    deny.name
+                );
+                let place = place_of(manifest, number);
+                Scope::new(manifest, findings).refuse(
+                    place,
+                    message,
+                    "remove it, or narrow the rule that denies",
+                );
+            }
+        }
+    }
+}
+
+fn place_of(manifest: &Manifest, number: usize) -> Place {
+    let rule = match manifest.spec() {
+        Spec::AccessPolicy(spec) => spec.rules.0.value.get(number),
+        _ => None,
+    };
+    rule.map_or_else(|| Place::of(manifest.spanned_name()), Place::of)
+}
+
+fn covers_target(wide: &Target, narrow: &Target, model: &PolicyModel) -> bool {
+    match (wide, narrow) {
+        (Target::Everything, _) => true,
+        (Target::Classes(wide), Target::Classes(narrow)) => narrow.iter().all(|class| wide.contains(class)),
+        (Target::Workloads(wide), Target::Workloads(narrow)) => narrow.iter().all(|name| wide.contains(name)),
+        (Target::Classes(_), Target::Workloads(narrow)) => narrow
+            .iter()
+            .all(|name| model.workload_named(name).is_some_and(|workload| wide.selects(workload))),
+        (_, Target::Everything) | (Target::Workloads(_), Target::Classes(_)) => false,
+    }
+}
+
+fn covers_ports(wide: &[u16], narrow: &[u16]) -> bool {
+    wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(|port| wide.contains(port)))
+}
+
+fn covers_rule(wide: &RuleModel, narrow: &RuleModel) -> bool {
+    (wide.when.is_empty() || wide.when == narrow.when)
+        && narrow.from.iter().all(|source| wide.from.iter().any(|other| covers_source(other, source)))
+        && (wide.to.is_empty()
+            || (!narrow.to.is_empty()
+                && narrow.to.iter().all(|one| wide.to.iter().any(|other| covers_operation(other, one)))))
+}
+
+fn covers_source(wide: &SourceMatch, narrow: &SourceMatch) -> bool {
+    match (wide, narrow) {
+        (SourceMatch::Anyone, _) => true,
+        (SourceMatch::Authenticated, narrow) => *narrow != SourceMatch::Anyone,
+        (SourceMatch::TrustDomain(domain), SourceMatch::Identity(pattern)) => {
+            pattern.trust_domain() == domain
+        }
+        (SourceMatch::Identity(wide), SourceMatch::Identity(narrow)) => {
+            wide == narrow || narrow.exact().is_some_and(|id| wide.matches(&id))
+        }
+        (wide, narrow) => wide == narrow,
+    }
+}
+
+fn covers_operation(wide: &Operation, narrow: &Operation) -> bool {
+    let listed = |wide: &[String], narrow: &[String]| {
+        wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(|one| wide.contains(one)))
+    };
+    let path = |one: &crate::pattern::PathPattern| {
+        wide.paths.iter().any(|other| other == one || (one.is_exact() && other.matches(one.as_str())))
+    };
+    listed(&wide.methods, &narrow.methods)
+        && (wide.paths.is_empty() || (!narrow.paths.is_empty() && narrow.paths.iter().all(path)))
+        && covers_ports(&wide.ports, &narrow.ports)
+        && (wide.headers.is_empty() || wide.headers == narrow.headers)
+}
