@@ -210,6 +210,7 @@ impl Worker {
                 direction: event.direction,
                 peer: event.peer.to_owned(),
                 address: event.address,
+                port: event.grant.map_or(0, |grant| grant.port),
                 method: clip(method),
                 authority: clip(authority),
                 path: clip(path),

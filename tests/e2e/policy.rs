@@ -194,6 +194,8 @@ fn request_id_explains_both_ends() -> TestResult {
         assert!(text.contains(side), "{side} is missing in {explanation:#}");
     }
     assert_eq!(explanation["proxies"].as_array().map(Vec::len), Some(2), "{explanation:#}");
+    let rule = &explanation["now"]["decision"];
+    assert_eq!((&rule["policy"], &rule["rule"]), (&"open".into(), &"rule-1".into()), "{explanation:#}");
 
     // Refused before it left: only the client's sidecar knows of it.
     let refused =
@@ -202,6 +204,8 @@ fn request_id_explains_both_ends() -> TestResult {
     let (exit, explanation) = explain(&site, &refused.request_id().ok_or("the refusal names the request")?)?;
     assert_eq!(exit, Some(1), "{explanation}");
     assert!(explanation.to_string().contains("access-denied"), "{explanation:#}");
+    let reason = &explanation["now"]["rules"][0]["reason"];
+    assert_eq!(reason, "it does not allow the method POST", "{explanation:#}");
 
     let (exit, _) = explain(&site, "00000000-0000-0000-0000-000000000000")?;
     assert!(!matches!(exit, Some(0)), "nobody knows this request");
@@ -308,7 +312,8 @@ fn role_opens_until_it_ends_also_for_open_streams() -> TestResult {
     site.mesh.apply("past.yaml", &role_grant("client-leads", "client", "leader", "2020-01-01T00:00:00Z"))?;
     assert_eq!(status(), Some(403));
 
-    let ends = SystemTime::now() + Duration::from_secs(8);
+    // Ends are whole seconds.
+    let ends = UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 8);
     site.mesh.apply("now.yaml", &role_grant("client-leads", "client", "leader", &rfc3339(ends)?))?;
     wait_for("the role", || (status()? == 404).then_some(()))?;
     let mut events = Plain::dial(&client, address)?;

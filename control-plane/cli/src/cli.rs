@@ -32,6 +32,7 @@ pub struct Cli {
 enum Command {
     Apply(command::apply::Apply),
     Check(command::check::Check),
+    Coverage(command::coverage::Coverage),
     Delete(command::delete::Delete),
     Demo(command::demo::Demo),
     Explain(command::explain::Explain),
@@ -88,6 +89,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::App(app) => wait(app.run()),
         Command::Apply(apply) => wait(apply.run(format)),
         Command::Check(check) => wait(check.run(format)),
+        Command::Coverage(coverage) => wait(coverage.run(format)),
         Command::Delete(delete) => wait(delete.run(format)),
         Command::Demo(demo) => demo.run(format),
         Command::Explain(explain) => wait(explain.run(format)),

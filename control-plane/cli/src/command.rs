@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod apply;
 pub(crate) mod check;
+pub(crate) mod coverage;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod explain;

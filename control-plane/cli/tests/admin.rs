@@ -427,3 +427,20 @@ fn a_change_is_shown_line_by_line_and_undone() {
     desk.run(&["rollback", "0"]).exits(0);
     assert_eq!(desk.run(&["get"]).exits(0).stdout, "nothing is stored under that name\n");
 }
+
+#[test]
+fn coverage_lists_what_is_not_protected_yet() {
+    let desk = Desk::with_control_plane();
+    desk.run(&["coverage"]).exits(64);
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let listed = desk.run(&["coverage"]).exits(1).stdout;
+    assert_eq!(
+        listed,
+        "✗ gateway, port 8080: no enforced rule\n✗ gateway: no sidecar is connected\n✗ store: no sidecar is connected\n"
+    );
+    let json = desk.run(&["coverage", "-f", "manifests", "-o", "json"]).exits(1).json();
+    assert_eq!(
+        (&json["ports"][0]["gaps"][0]["gap"], &json["withoutSidecar"]),
+        (&"noRule".into(), &Value::Array(Vec::new()))
+    );
+}

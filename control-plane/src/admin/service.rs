@@ -14,13 +14,14 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
+use super::past;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
 use crate::records::{self, Registration, Subject};
 use crate::revocation::{RevocationError, revoke};
 use crate::services::Mesh;
 use crate::store::{Revision, Store, StoreError};
-use crate::streams::{Answer, Stream};
+use crate::streams::Stream;
 use crate::token::{self, Grant};
 
 /// How long an `apply` waits for its own state to be pushed. It is durable either way.
@@ -263,7 +264,8 @@ impl Admin for AdminService {
                         id.escape_debug()
                     )));
                 }
-                Ok(Response::new(joined(&id, &answers)))
+                let published = self.mesh.published.borrow().clone();
+                Ok(Response::new(past::joined(&id, &answers, &published)))
             }
             Some(Question::RequestId(_)) => Err(Status::invalid_argument("that is not a request id")),
             None => Err(Status::invalid_argument("nothing is asked")),
@@ -497,40 +499,4 @@ fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
     SpiffeId::parse(text).map_err(|_| {
         Status::not_found(format!("{} is neither a Workload nor a SPIFFE ID", text.escape_debug()))
     })
-}
-
-/// The answers of all proxies that remember a request, as one: the fields of the first record that was refused (or,
-/// when none was, of the first record), the decision in the form of a hypothetical one, and all answers under
-/// `proxies`. A proxy's answer is the list of its records.
-fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
-    let mut text = format!("request {}\n", request_id.escape_debug());
-    let mut proxies = Vec::new();
-    for answer in answers {
-        let value = answer.json.clone().unwrap_or_default();
-        let shown = serde_json::to_string_pretty(&value).unwrap_or_default();
-        text.push_str(&format!("\n{} ({})\n{shown}\n", answer.spiffe_id, answer.instance));
-        proxies.push(serde_json::json!({
-            "spiffeId": answer.spiffe_id.as_str(),
-            "instance": answer.instance,
-            "answer": value,
-        }));
-    }
-    let refusal = |record: &serde_json::Value| {
-        record
-            .get("refused")
-            .and_then(serde_json::Value::as_str)
-            .filter(|code| !code.is_empty())
-            .map(str::to_owned)
-    };
-    let records = || proxies.iter().filter_map(|proxy| proxy.get("answer")?.as_array()).flatten();
-    let leading = records().find(|record| refusal(record).is_some()).or_else(|| records().next());
-    let mut fields = leading.and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
-    let decision = match leading.and_then(refusal) {
-        Some(code) => serde_json::json!({ "outcome": "refused", "code": code }),
-        None => serde_json::json!({ "outcome": "allowed" }),
-    };
-    fields.insert("decision".to_owned(), decision);
-    fields.insert("requestId".to_owned(), request_id.into());
-    fields.insert("proxies".to_owned(), proxies.into());
-    wire::ExplainResponse { json: serde_json::Value::Object(fields).to_string(), text }
 }

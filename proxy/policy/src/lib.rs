@@ -21,6 +21,7 @@
 mod cases;
 mod compile;
 mod condition;
+mod coverage;
 mod decide;
 mod diagnostic;
 mod explain;
@@ -39,6 +40,7 @@ pub use compile::{
     MAX_SELECTED_RULES, MAX_WORKLOADS, compile, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
+pub use coverage::{Exposure, Gap, coverage};
 pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use explain::{Decision, Explanation, RuleReport, explain};

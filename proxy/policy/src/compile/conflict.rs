@@ -7,8 +7,8 @@ use crate::model::{
     AccessPolicyModel, Operation, PolicyAction, PolicyMode, PolicyModel, RuleModel, SourceMatch, Target,
 };
 
-/// Most pairs of an allowing and a denying rule that are compared: beyond it the contradiction is left to `explain`.
-const MAX_PAIRS: usize = 1_000_000;
+/// Most comparisons of single entries of rules: a second's worth. Contradictions beyond it are left to `explain`.
+const MAX_COMPARISONS: usize = 20_000_000;
 
 /// Refuses enforced rules that can never allow anything because one denying rule covers all of them. `manifests` holds
 /// the manifest of each policy.
@@ -26,18 +26,23 @@ pub(super) fn refuse_shadowed_rules(model: &PolicyModel, manifests: &[&Manifest]
     if denying.is_empty() {
         return;
     }
-    let mut left = MAX_PAIRS;
+    let mut left = MAX_COMPARISONS;
     for (policy, manifest) in of(PolicyAction::Allow) {
         for (number, rule) in policy.rules.iter().enumerate() {
-            left = left.saturating_sub(denying.len());
-            if left == 0 || findings.is_full() {
-                return;
-            }
-            let shadow = denying.iter().find(|(denying, deny)| {
-                covers_target(&denying.target, &policy.target, model)
+            let mut shadow = None;
+            for (denying, deny) in &denying {
+                left = left.saturating_sub(comparisons(denying, deny, policy, rule));
+                if left == 0 || findings.is_full() {
+                    return;
+                }
+                if covers_rule(deny, rule)
                     && covers_ports(&denying.ports, &policy.ports)
-                    && covers_rule(deny, rule)
-            });
+                    && covers_target(&denying.target, &policy.target, model)
+                {
+                    shadow = Some((denying, deny));
+                    break;
+                }
+            }
             if let Some((denying, deny)) = shadow {
                 let message = format!(
                     "rule {} can never allow anything: {}/{} denies all of it",
@@ -56,6 +61,27 @@ pub(super) fn refuse_shadowed_rules(model: &PolicyModel, manifests: &[&Manifest]
     }
 }
 
+/// How many entries are compared at most.
+fn comparisons(
+    denying: &AccessPolicyModel,
+    deny: &RuleModel,
+    policy: &AccessPolicyModel,
+    rule: &RuleModel,
+) -> usize {
+    let entries = |rule: &RuleModel| -> usize {
+        let of = |operation: &Operation| 1 + operation.methods.len() + operation.paths.len();
+        rule.from.len() + rule.to.iter().map(of).sum::<usize>()
+    };
+    let names = |target: &Target| match target {
+        Target::Workloads(names) => names.len(),
+        Target::Classes(_) | Target::Everything => 1,
+    };
+    (1 + entries(deny)).saturating_mul(1 + entries(rule)).saturating_add(
+        (denying.ports.len() + names(&denying.target))
+            .saturating_mul(policy.ports.len() + names(&policy.target)),
+    )
+}
+
 fn place_of(manifest: &Manifest, number: usize) -> Place {
     let rule = match manifest.spec() {
         Spec::AccessPolicy(spec) => spec.rules.0.value.get(number),
@@ -69,9 +95,9 @@ fn covers_target(wide: &Target, narrow: &Target, model: &PolicyModel) -> bool {
         (Target::Everything, _) => true,
         (Target::Classes(wide), Target::Classes(narrow)) => narrow.iter().all(|class| wide.contains(class)),
         (Target::Workloads(wide), Target::Workloads(narrow)) => narrow.iter().all(|name| wide.contains(name)),
-        (Target::Classes(_), Target::Workloads(narrow)) => narrow
+        (Target::Classes(wide), Target::Workloads(narrow)) => narrow
             .iter()
-            .all(|name| model.workload_named(name).is_some_and(|workload| wide.selects(workload))),
+            .all(|name| model.workload_named(name).is_some_and(|workload| wide.contains(&workload.class))),
         (_, Target::Everything) | (Target::Workloads(_), Target::Classes(_)) => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use signet_policy::{json_schema, parse_cases};
+use signet_policy::{coverage, json_schema, parse_cases};
 
 use crate::{MESH, manifest, model_of};
 
@@ -91,6 +91,51 @@ fn cases_that_cannot_be_asked_say_where_and_why() {
     let faults =
         parse_cases("cases.yaml", &case("to: web, opaque: true, expect: deny")).unwrap().run(&dependent);
     assert!(faults.unwrap_err()[0].message.contains("depends on the time"));
+}
+
+#[test]
+fn coverage_names_what_is_not_protected_yet() {
+    let workload = |name: &str, rest: &str| {
+        manifest("Workload", name, &format!("class: app\ndevice: d\nnetwork: n1\n{rest}"))
+    };
+    let policies = [
+        ("web-access", "target: {workloads: [web]}\nports: [80]\nrules: [{from: [{class: app}]}]"),
+        (
+            "web-watch",
+            "target: {workloads: [web]}\nports: [81]\nmode: observe\nrules: [{from: [{class: app}]}]",
+        ),
+        (
+            "web-shut",
+            "target: {workloads: [web]}\nports: [82]\naction: deny\nrules: [{from: [{class: agent}]}]",
+        ),
+        ("old-access", "target: {workloads: [old]}\nrules: [{from: [{any: anyone}]}]"),
+        ("nobody", "target: {workloads: [bare]}\nrules: []"),
+    ];
+    let text: String = [
+        MESH.to_owned(),
+        workload("web", "ports: [{port: 80}, {port: 81}, {port: 82}]"),
+        workload("old", "mtls: {mode: permissive}\nprotection: {level: public}\nports: [{port: 80}]"),
+        workload("bare", ""),
+    ]
+    .into_iter()
+    .chain(policies.iter().map(|(name, spec)| manifest("AccessPolicy", name, spec)))
+    .collect();
+    let found: Vec<String> = coverage(&model_of(&text))
+        .iter()
+        .map(|exposure| {
+            let gaps: Vec<String> = exposure.gaps.iter().map(ToString::to_string).collect();
+            format!("{} {:?} {}", exposure.workload, exposure.port, gaps.join("; "))
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "web Some(81) only observed by web-watch",
+            "web Some(82) no enforced rule",
+            "old Some(80) takes plaintext; takes unsigned messages",
+            "bare None no enforced rule",
+        ]
+    );
 }
 
 /// `SIGNET_BLESS=1 cargo test -p signet-policy` writes it anew.
