@@ -170,11 +170,14 @@ mod tests {
         HeaderMatch { name: "x-tenant".to_owned(), value: value.clone() }.matches(&headers, action)
     }
 
+    /// What is asked for, the fields of a request, and whether it matches where it allows and where it denies.
+    type Case<'a> = (&'a ValueMatch, &'a [(&'a str, &'a str)], bool, bool);
+
     #[test]
     fn allowing_is_narrow_and_denying_is_broad() {
         let exact = ValueMatch::Exact("a".to_owned());
         let prefix = ValueMatch::Prefix("a".to_owned());
-        let table: [(&ValueMatch, &[(&str, &str)], bool, bool); 20] = [
+        let table: [Case<'_>; 20] = [
             (&exact, &[("x-tenant", "a")], true, true),
             (&exact, &[("X-Tenant", "a")], true, true),
             (&exact, &[("x-tenant", "A")], false, false),

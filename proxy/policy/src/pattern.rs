@@ -103,7 +103,7 @@ fn unescaped(text: &[u8], depth: usize) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let (mut byte, mut used) = (*rest.first()?, 1);
         for _ in 0..depth {
-            let digits = rest.get(used..).and_then(|digits| escaped_byte(digits));
+            let digits = rest.get(used..).and_then(escaped_byte);
             match digits {
                 Some(escaped) if byte == b'%' => (byte, used) = (escaped, used + 2),
                 _ => break,
