@@ -117,8 +117,13 @@ pub(crate) fn strip_known_hop(headers: &mut HeaderMap) {
 
 /// Removes what only a sidecar may say.
 pub(crate) fn strip_protected(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| is_protected(name)).cloned().collect();
-    for name in own {
+    remove_where(headers, is_protected);
+}
+
+/// Removes the fields of which something holds.
+pub(crate) fn remove_where(headers: &mut HeaderMap, holds: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| holds(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
@@ -168,6 +173,12 @@ fn says_who_calls(name: &HeaderName) -> bool {
     KNOWN.iter().any(|pattern| pattern.matches(name.as_str()))
 }
 
+/// Tells the trailer fields that an application may not get under a plan, for as long as its request lasts.
+pub(crate) fn withheld_trailers(plan: &HeaderPlan<'_>) -> impl Fn(&HeaderName) -> bool + use<> {
+    let patterns = plan.withheld();
+    move |name| may_not_trail(name) || patterns.iter().any(|pattern| pattern.matches(name.as_str()))
+}
+
 fn may_not_trail(name: &HeaderName) -> bool {
     NOT_IN_TRAILERS.contains(name) || is_protected(name) || says_who_calls(name)
 }
@@ -179,10 +190,7 @@ pub(crate) fn trailers_are_harmless(trailers: &HeaderMap) -> bool {
 
 /// Removes the trailer fields that may not stand there.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    let refused: Vec<HeaderName> = trailers.keys().filter(|name| may_not_trail(name)).cloned().collect();
-    for name in refused {
-        trailers.remove(name);
-    }
+    remove_where(trailers, may_not_trail);
 }
 
 /// Whether the coding of signed records is named, wherever in the list: of a message that has none nobody would

@@ -23,10 +23,21 @@ fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: server\r\nAccept: text/plain\r\n{FIELDS}\r\n")
 }
 
+/// A request whose fields come behind its body; long enough to travel as records.
+fn trailing(path: &str) -> String {
+    let body = "x".repeat(70_000);
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: server\r\nTE: trailers\r\nTrailer: X-User, X-Peer, Slipstream-Authn-Info, X-Sum\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\nX-User: root\r\nx_peer: root\r\nX-Peer: root\r\n\
+         Slipstream-Authn-Info: super ADMIN\r\nX-Sum: 7\r\n\r\n",
+        body.len()
+    )
+}
+
 /// The request with this path as the app got it, in lower case: names come in any.
 fn received(app: &Recorder, path: &str) -> Result<String, Failure> {
-    let start = format!("GET {path} ");
-    let seen = app.requests().into_iter().find(|request| request.starts_with(&start));
+    let is_it = |request: &String| request.split(' ').nth(1) == Some(path);
+    let seen = app.requests().into_iter().find(is_it);
     Ok(seen.ok_or_else(|| format!("the app has not seen {path}"))?.to_lowercase())
 }
 
@@ -85,6 +96,13 @@ fn super_admin_of_who_is_not_entitled_arrives_as_anonymous() -> TestResult {
         assert!(seen.contains("x-user: nobody\r\n") && !seen.contains("root"), "{seen}");
         assert!(seen.contains(&format!("x-peer: spiffe://site.example/app/host/{who}\r\n")), "{seen}");
         assert!(seen.contains("accept: text/plain\r\n"), "{seen}");
+
+        let path = format!("/trailing/{who}");
+        assert_eq!(Plain::ask(from, address, &trailing(&path))?.status, 200);
+        let seen = received(&app, &path)?;
+        let trailers = seen.rsplit("\r\n0\r\n").next().unwrap_or_default();
+        assert!(trailers.contains("x-sum: 7\r\n") && !trailers.contains("root"), "{trailers}");
+        assert!(!trailers.contains("admin"), "nobody says it behind the body: {trailers}");
     }
     Ok(())
 }
@@ -112,5 +130,13 @@ fn plain_callers_say_nothing_about_themselves() -> TestResult {
         received(&app, &path).ok().filter(|seen| !seen.contains("x-forwarded-for"))
     })?;
     assert!(!seen.contains("x-peer") && !seen.contains("admin"), "{seen}");
+    assert_eq!(Plain::ask(&stranger, address, &trailing("/trailing"))?.status, 200);
+    let seen = received(&app, "/trailing")?;
+    let trailers = seen.rsplit("\r\n0\r\n").next().unwrap_or_default();
+    assert!(trailers.contains("x-sum: 7\r\n"), "{trailers}");
+    assert!(
+        !trailers.contains("admin") && !trailers.contains("x-peer") && !trailers.contains("x_peer"),
+        "{trailers}"
+    );
     Ok(())
 }

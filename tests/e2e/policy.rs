@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("deny_wins_and_opens_no_way_for_bytes", deny_wins_and_opens_no_way_for_bytes),
     ("header_fields_and_addresses_decide", header_fields_and_addresses_decide),
     ("role_opens_until_it_ends_also_for_open_streams", role_opens_until_it_ends_also_for_open_streams),
+    ("observed_policy_is_enforced_without_a_restart", observed_policy_is_enforced_without_a_restart),
     ("rollback_brings_back_what_was_allowed", rollback_brings_back_what_was_allowed),
     ("bad_input_is_refused_and_changes_nothing", bad_input_is_refused_and_changes_nothing),
 ];
@@ -329,6 +330,37 @@ fn role_opens_until_it_ends_also_for_open_streams() -> TestResult {
     wait_for("the role again", || (status()? == 404).then_some(()))?;
     site.mesh.delete("RoleGrant", "client-leads")?;
     wait_for("the role taken away", || (status()? == 403).then_some(()))?;
+    Ok(())
+}
+
+fn observed_policy_is_enforced_without_a_restart() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let _app = Recorder::http(&server, HTTP)?;
+    let [callee, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let mut kept = Plain::dial(&client, address)?;
+    let mut status = move |path: &str| -> Option<u16> {
+        kept.send(get(path, "server").as_bytes()).ok()?;
+        Some(kept.answer().ok()?.status)
+    };
+    let rules = ["{from: [{any: authenticated}], to: [{paths: [/admin/**]}]}"];
+    let enforced = deny("no-admin", "server", &rules);
+    let observed = enforced.replace("action: deny", "action: deny\n  mode: observe");
+    let open = policy("open", "server", &[&allow("client", "")]);
+    site.mesh.apply("observed.yaml", &format!("{open}{observed}"))?;
+    wait_for("the permission", || (status("/")? == 200).then_some(()))?;
+
+    let would = || callee.metrics().map(|metrics| metrics.value("signet_observed_refusals_total"));
+    let before = would()?;
+    assert_eq!(status("/admin/x"), Some(200), "what is only observed passes");
+    assert_eq!(status("/"), Some(200));
+    assert_eq!(would()? - before, 1.0, "one would have been refused");
+
+    site.mesh.apply("enforced.yaml", &enforced)?;
+    wait_for("the refusal on a connection that was served", || (status("/admin/x")? == 403).then_some(()))?;
+    assert_eq!(status("/"), Some(200));
     Ok(())
 }
 

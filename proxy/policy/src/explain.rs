@@ -182,6 +182,9 @@ impl fmt::Display for Explanation {
         if let Some(note) = &self.note {
             writeln!(f, "  {note}")?;
         }
+        if !self.roles.is_empty() {
+            writeln!(f, "  the source holds the roles {}", self.roles.join(", "))?;
+        }
         if self.rules.is_empty() {
             return writeln!(f, "  no policy selects this workload");
         }

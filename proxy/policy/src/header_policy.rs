@@ -192,6 +192,14 @@ impl<'a> HeaderPlan<'a> {
         self.policy?.peer_header.as_deref()
     }
 
+    /// The fields that this caller may not send at all, for where they cannot be overwritten.
+    pub fn withheld(&self) -> Vec<FieldPattern> {
+        let Some(policy) = self.policy else { return Vec::new() };
+        let own = policy.peer_header.as_deref().and_then(|name| FieldPattern::parse(name).ok());
+        let fields = policy.fields.iter().filter(|field| !self.is_entitled(&field.entitled));
+        fields.flat_map(|field| field.names.iter().cloned()).chain(own).collect()
+    }
+
     fn is_entitled(&self, entitled: &[SourceMatch]) -> bool {
         self.caller.is_some_and(|caller| entitled.iter().any(|source| source.matches(&caller)))
     }
@@ -289,6 +297,9 @@ mod tests {
         );
         assert_eq!(plan(Some(&lm)).fate("cookie"), Fate::Remove);
         assert_eq!(plan(Some(&lm)).fate("accept"), Fate::Keep);
+        let withheld = |id| plan(id).withheld().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(withheld(Some(&lm)), ["x-user", "c*", "x-peer"]);
+        assert_eq!(withheld(None), ["slipstream-authn-info", "x-user", "c*", "x-peer"]);
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl Callee {
             clock::unix_seconds(),
         );
         headers::tell_caller(verified.get_mut().headers_mut(), &plan, Some(self.channel.peer.id()));
+        verified.get_mut().body_mut().withhold(headers::withheld_trailers(&plan));
         let (permit, response, hold) =
             self.forward(permit, verified, &grant, received.form.is_some()).await?;
         let response = self.sign(received, grant, response).await?;

@@ -242,7 +242,8 @@ async fn exchange(
     headers::strip_protected(&mut parts.headers);
     let plan = snapshot.index.header_plan(None, &reached.own, grant.port, clock::unix_seconds());
     headers::tell_caller(&mut parts.headers, &plan, None);
-    let body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    let mut body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    body.withhold(headers::withheld_trailers(&plan));
     let mut request = Request::from_parts(parts, body);
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
