@@ -77,12 +77,14 @@ impl From<BodyError> for io::Error {
     }
 }
 
+type Withheld = Box<dyn Fn(&HeaderName) -> bool>;
+
 /// Any body the proxy sends.
 pub(crate) struct Body {
     kind: Kind,
     recheck: Option<Recheck>,
     /// Tells trailer fields that its reader may not get.
-    withheld: Option<Box<dyn Fn(&HeaderName) -> bool>>,
+    withheld: Option<Withheld>,
     _holds: Vec<Hold>,
 }
 

@@ -357,6 +357,12 @@ fn observed_policy_is_enforced_without_a_restart() -> TestResult {
     assert_eq!(status("/admin/x"), Some(200), "what is only observed passes");
     assert_eq!(status("/"), Some(200));
     assert_eq!(would()? - before, 1.0, "one would have been refused");
+    wait_for("the report of it", || {
+        let (exit, coverage) = signet(&site, &["coverage", "-o", "json"]).ok()?;
+        let is_server = |proxy: &&Value| proxy["spiffeId"] == id("server").as_str();
+        let server = coverage["unprotected"].as_array()?.iter().find(is_server)?;
+        (exit == Some(1) && server["observedRefusals"].as_u64()? > 0).then_some(())
+    })?;
 
     site.mesh.apply("enforced.yaml", &enforced)?;
     wait_for("the refusal on a connection that was served", || (status("/admin/x")? == 403).then_some(()))?;

@@ -439,6 +439,13 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
             open_connections: status.open_connections,
             refused: status.refused,
             clock_offset_ms: report.clock_offset_ms,
+            unprotected: status.unprotected.map(|counted| wire::Unprotected {
+                plaintext_in: counted.plaintext_in,
+                plaintext_out: counted.plaintext_out,
+                unsigned_requests: counted.unsigned_requests,
+                unsigned_responses: counted.unsigned_responses,
+                observed_refusals: counted.observed_refusals,
+            }),
         }),
         network,
         version: stream.map_or_else(String::new, |stream| stream.version.clone()),
