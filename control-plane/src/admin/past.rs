@@ -38,12 +38,18 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
     };
     // The callee saw most: where the request came from, and as what.
     let seen = all().find(|(_, record)| is_inbound(record)).or_else(|| all().next());
-    if let Some(now) = seen.and_then(|(answer, record)| again(answer, record, published)) {
+    let index = PolicyIndex::new(&published.model);
+    if let Some(now) = seen.and_then(|(answer, record)| again(answer, record, &index)) {
         let version = published.sections.get(&SectionName::Policy);
         let version = version.map(|section| Version::from(&**section).to_string()).unwrap_or_default();
         let same = all().all(|(_, record)| field(record, "policy") == Some(&version));
         let since = if same { "" } else { ", which is not the one it was decided under" };
         let _ = write!(text, "under the policy in force, version {version}{since}:\n{now}");
+        let destination = SpiffeId::parse(&now.destination).ok();
+        if destination.is_some_and(|id| index.asks_for_headers(&id)) {
+            text.push_str("  no record holds header fields: rules that ask for some are shown as if they were not there\n");
+            fields.insert("headersUnknown".to_owned(), true.into());
+        }
         fields.insert("now".to_owned(), serde_json::to_value(&now).unwrap_or_default());
     }
     fields.insert("decision".to_owned(), decision);
@@ -89,7 +95,7 @@ fn line(proxy: &SpiffeId, record: &Value) -> String {
 
 /// What the rules in force say of a recorded request, at the moment it was made. `None` where the record does not tell
 /// enough.
-fn again(answer: &Answer, record: &Value, published: &Published) -> Option<Explanation> {
+fn again(answer: &Answer, record: &Value, index: &PolicyIndex) -> Option<Explanation> {
     let peer = SpiffeId::parse(field(record, "peer")?).ok();
     let number = |name: &str| record.get(name).and_then(Value::as_u64);
     let port = number("port").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
@@ -111,5 +117,5 @@ fn again(answer: &Answer, record: &Value, published: &Published) -> Option<Expla
     };
     let now = number("unix_ms")? / 1_000;
     let facts = Facts { source: source.as_ref(), origin, destination: &destination, port, layer, now };
-    Some(explain(&PolicyIndex::new(&published.model), &facts))
+    Some(explain(index, &facts))
 }

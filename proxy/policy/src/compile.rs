@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use self::value::unix_seconds;
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted};
-use crate::manifest::{Kind, Manifest, Spec};
+use crate::manifest::{Kind, Manifest, Spec, TargetSpec};
 use crate::model::{AccessPolicyModel, PolicyModel, SourceMatch, Target, WorkloadModel};
 
 /// Most entries of any list in a manifest: more is better said with a wildcard.
@@ -101,6 +101,34 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
         );
     }
     findings.into_result(model)
+}
+
+/// Checks what can be checked of manifests without the Mesh and the Workloads they belong to: the values of policies
+/// and grants, each by itself. Names of workloads are taken as declared.
+pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    refuse_duplicates(manifests, &mut findings);
+    let mut granted = HashSet::new();
+    for manifest in manifests {
+        let scope = &mut Scope::new(manifest, &mut findings);
+        match manifest.spec() {
+            Spec::AccessPolicy(spec) => {
+                access_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::HeaderPolicy(spec) => {
+                header_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::RoleGrant(spec) => {
+                role_grant::lower(scope, spec, &mut granted);
+            }
+            Spec::Mesh(_) | Spec::Workload(_) => {}
+        }
+    }
+    findings.into_list()
+}
+
+fn named_by(target: &TargetSpec) -> HashSet<&str> {
+    target.workloads.iter().flat_map(|list| &list.0.value).map(|name| name.value.as_str()).collect()
 }
 
 /// One manifest being compiled, and where its faults go.

@@ -37,7 +37,7 @@ mod target;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
     MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_POLICIES, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY,
-    MAX_SELECTED_RULES, MAX_WORKLOADS, compile, unix_seconds,
+    MAX_SELECTED_RULES, MAX_WORKLOADS, check_values, compile, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};

@@ -185,6 +185,10 @@ pub(super) fn address(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<I
 
 pub(super) fn cidr(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<IpNet> {
     let fix = match (text.value.parse::<IpNet>(), text.value.parse::<IpAddr>()) {
+        // Addresses are compared as what they stand for, so such a range would never match.
+        (Ok(net), _) if net.addr() != net.addr().to_canonical() => {
+            "write it as a range of IPv4, such as `10.0.0.0/8`".to_owned()
+        }
         (Ok(net), _) if net.trunc() == net => return Some(net),
         (Ok(net), _) => format!("write `{}`, or a longer prefix", net.trunc()),
         (Err(_), Ok(address)) => format!("write `{}` for this one address", IpNet::from(address)),

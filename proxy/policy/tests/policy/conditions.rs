@@ -201,6 +201,10 @@ fn values_of_rules_are_checked() {
             "rules: [{FROM, when: {sourceAddresses: [10.0.0.1]}}]",
             "`10.0.0.1` is no address range; fix: write `10.0.0.1/32`",
         ),
+        (
+            "rules: [{FROM, when: {sourceAddresses: ['::ffff:10.0.0.0/104']}}]",
+            "`::ffff:10.0.0.0/104` is no address range; fix: write it as a range of IPv4",
+        ),
         ("rules: [{FROM, when: {time: []}}]", "`time` is empty"),
         ("rules: [{FROM, when: {time: [{}]}}]", "is always open"),
         ("rules: [{FROM, when: {time: [{days: []}]}}]", "`days` is empty"),

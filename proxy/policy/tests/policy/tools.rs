@@ -94,6 +94,27 @@ fn cases_that_cannot_be_asked_say_where_and_why() {
 }
 
 #[test]
+fn values_are_checked_without_the_mesh_they_belong_to() {
+    let check = |text: &str| -> Vec<String> {
+        let manifests = signet_policy::parse_manifests("test.yaml", text).unwrap();
+        signet_policy::check_values(&manifests).iter().map(ToString::to_string).collect()
+    };
+    let policy = |spec: &str| manifest("AccessPolicy", "p", spec);
+    assert_eq!(
+        check(&policy("target: {workloads: [unknown]}\nrules: [{from: [{any: authenticated}]}]")),
+        [""; 0]
+    );
+    let faults = check(&format!(
+        "{}{}{}",
+        policy("target: {workloads: []}\nrules: [{from: [{any: anybody}]}]"),
+        manifest("HeaderPolicy", "h", "target: {workloads: [x]}\npeerHeader: host"),
+        manifest("RoleGrant", "g", "identity: x\nrole: r\nnotAfter: never"),
+    ));
+    let lines: Vec<&str> = faults.iter().map(|fault| fault.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["6", "7", "14", "20", "22"], "{faults:?}");
+}
+
+#[test]
 fn coverage_names_what_is_not_protected_yet() {
     let workload = |name: &str, rest: &str| {
         manifest("Workload", name, &format!("class: app\ndevice: d\nnetwork: n1\n{rest}"))
