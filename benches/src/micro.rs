@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use signet_identity::SpiffeId;
-use signet_policy::{Facts, Layer, PolicyIndex, compile, decide, parse_manifests};
+use signet_policy::{Facts, Layer, Origin, PolicyIndex, compile, decide, parse_manifests};
 use signet_signature::{
     ChannelId, MeshSigner, ReplayWindow, RequestView, ResponseView, Rules, SignedHead, VerifiedKey,
     sha256_header, verify_request,
@@ -110,7 +110,8 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    fn text(&self) -> String {
+    /// Its manifests.
+    pub fn text(&self) -> String {
         let mut text = envelope("Mesh", "bench");
         text += "  trustDomain: mesh.example\n  networks: [{name: lan}]\n";
         for workload in 0..self.workloads {
@@ -143,7 +144,8 @@ impl Mesh {
     }
 }
 
-fn envelope(kind: &str, name: &str) -> String {
+/// What every manifest begins with, up to the fields of its `spec`.
+pub fn envelope(kind: &str, name: &str) -> String {
     format!(
         "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n"
     )
@@ -219,10 +221,11 @@ fn decisions(count: u32) {
     let (caller, destination) = (id("c999"), id("s99"));
     let facts = Facts {
         source: Some(&caller),
-        source_addr: None,
+        origin: Origin::LeftToDestination,
         destination: &destination,
         port: 80,
-        layer: Layer::Http { method: "GET", path: "/p999/devices/42", authority: "10.0.0.1" },
+        layer: Layer::Http { method: "GET", path: "/p999/devices/42", authority: "10.0.0.1", headers: None },
+        now: NOW,
     };
     for _ in 0..count {
         assert!(decide(&index, black_box(&facts)).is_ok(), "the caller is allowed");

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use prost::Message as _;
+use serde::{Deserialize, Serialize};
 use signet_identity::TrustDomain;
 use signet_policy::{Diagnostic, Kind, MAX_DIAGNOSTICS, Manifest, PolicyModel, compile, parse_manifests};
 use signet_sync::MAX_SECTION_BYTES;
 use signet_sync::proto::sync as wire;
 
+use crate::diff::diff;
+use crate::history::History;
 use crate::records::{self, MANIFESTS, MANIFESTS_HEAD};
 use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
 
@@ -30,7 +33,8 @@ struct Stored {
 }
 
 /// What a change does to one manifest.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Action {
     Created,
     Deleted,
@@ -42,11 +46,29 @@ pub(crate) enum Action {
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) revision: Revision,
-    pub(crate) changes: Vec<(Kind, String, Action)>,
+    /// The version that this made, or the one in force.
+    pub(crate) version: u64,
+    pub(crate) changes: Vec<Change>,
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// What is valid but less safe than it could be.
     pub(crate) notes: Vec<Diagnostic>,
 }
+
+/// What happened, or would happen, to one manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+    pub(crate) action: Action,
+    /// The lines that differ.
+    pub(crate) diff: String,
+}
+
+/// What is wanted of each manifest that a change is about: the new one, or none at all.
+type Wanted = BTreeMap<(Kind, String), Option<Manifest>>;
+
+/// Bytes of all diffs in one answer; later ones are left out.
+const DIFFS_MAX: usize = 512 * 1024;
 
 /// One manifest as listed.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +103,9 @@ impl Manifests {
                 manifests.entries.insert(place, stored.clone());
                 continue;
             }
-            let damaged = || StoreError::Corrupted(format!("{} is not the manifest it was", entry.key));
-            let text = std::str::from_utf8(&entry.value).map_err(|_| damaged())?;
-            let parsed = parse_manifests(name, text).map_err(|_| damaged())?;
-            let [manifest] = parsed.as_slice() else { return Err(damaged()) };
+            let damaged = |_| StoreError::Corrupted(format!("{} is no text", entry.key));
+            let text = std::str::from_utf8(&entry.value).map_err(damaged)?;
+            let manifest = stored_manifest(name, text)?;
             let stored = Stored { manifest: manifest.clone(), revision: entry.revision };
             manifests.entries.insert((manifest.kind(), manifest.name().to_owned()), stored);
         }
@@ -135,10 +156,12 @@ impl Manifests {
         files: &[(&str, &str)],
         dry_run: bool,
     ) -> Result<Outcome, StoreError> {
+        let history = History::load(store).await?;
         let new = match parse(files) {
             Ok(new) => new,
-            Err(diagnostics) => return Ok(self.refused(diagnostics)),
+            Err(diagnostics) => return Ok(self.refused(&history, diagnostics)),
         };
+        // Two of one name must come before the compiler as two.
         let replaced =
             |kind: Kind, name: &str| new.iter().any(|new| new.kind() == kind && new.name() == name);
         let kept = self.entries.iter().filter(|((kind, name), _)| !replaced(*kind, name));
@@ -146,30 +169,15 @@ impl Manifests {
             kept.map(|(_, stored)| stored.manifest.clone()).chain(new.iter().cloned()).collect();
         let model = match checked(&together, trust_domain) {
             Ok(model) => model,
-            Err(diagnostics) => return Ok(self.refused(diagnostics)),
+            Err(diagnostics) => return Ok(self.refused(&history, diagnostics)),
         };
-        let mut outcome = self.refused(Vec::new());
         // A Mesh can make a network of workloads that are stored already one with gateways.
         let looked_at = if new.iter().any(|new| new.kind() == Kind::Mesh) { &together } else { &new };
-        outcome.notes = notes(looked_at, &model);
-        let mut writes = Vec::new();
-        for manifest in &new {
-            let stored = self.entries.get(&(manifest.kind(), manifest.name().to_owned()));
-            let action = match stored {
-                None => Action::Created,
-                Some(stored) if stored.manifest.text() == manifest.text() => Action::Unchanged,
-                Some(_) => Action::Updated,
-            };
-            if action != Action::Unchanged {
-                let expect = stored.map_or(Expect::Absent, |stored| Expect::At(stored.revision));
-                writes.push(Write::put(key(manifest), expect, manifest.text().as_bytes().to_vec()));
-            }
-            outcome.changes.push((manifest.kind(), manifest.name().to_owned(), action));
-        }
-        if !dry_run {
-            outcome.revision = self.commit(store, writes).await?;
-        }
-        Ok(outcome)
+        let mut notes = notes(looked_at, &model);
+        notes.extend(over(&new, &model, records::unix_seconds(SystemTime::now())));
+        let wanted = new.into_iter().map(|new| ((new.kind(), new.name().to_owned()), Some(new))).collect();
+        let outcome = self.change(store, &history, &wanted, dry_run).await?;
+        Ok(Outcome { notes, ..outcome })
     }
 
     /// Removes one manifest, unless the rest would not be valid without it.
@@ -182,44 +190,128 @@ impl Manifests {
         dry_run: bool,
     ) -> Result<Option<Outcome>, StoreError> {
         let place = (kind, name.to_owned());
-        let Some(stored) = self.entries.get(&place) else { return Ok(None) };
-        let rest: Vec<Manifest> = self
-            .entries
-            .iter()
-            .filter(|(other, _)| **other != place)
-            .map(|(_, stored)| stored.manifest.clone())
-            .collect();
-        if !rest.is_empty()
-            && let Err(diagnostics) = checked(&rest, trust_domain)
-        {
-            return Ok(Some(self.refused(diagnostics)));
+        if !self.entries.contains_key(&place) {
+            return Ok(None);
         }
-        let mut outcome = self.refused(Vec::new());
-        outcome.changes.push((kind, name.to_owned(), Action::Deleted));
-        if !dry_run {
-            let write = Write::delete(key(&stored.manifest), Expect::At(stored.revision));
-            outcome.revision = self.commit(store, vec![write]).await?;
+        let history = History::load(store).await?;
+        let wanted = Wanted::from([(place, None)]);
+        if let Err(diagnostics) = self.checked_with(&wanted, trust_domain) {
+            return Ok(Some(self.refused(&history, diagnostics)));
         }
-        Ok(Some(outcome))
+        self.change(store, &history, &wanted, dry_run).await.map(Some)
     }
 
-    async fn commit(&self, store: &dyn Store, mut writes: Vec<Write>) -> Result<Revision, StoreError> {
-        if writes.is_empty() {
-            return Ok(self.revision());
+    /// Makes the manifests what they were at a version, or at the one before the one in force. `None` when that version
+    /// is not kept.
+    pub(crate) async fn rollback(
+        &self,
+        store: &dyn Store,
+        trust_domain: &TrustDomain,
+        version: Option<u64>,
+        dry_run: bool,
+    ) -> Result<Option<Outcome>, StoreError> {
+        let history = History::load(store).await?;
+        let version = match version {
+            Some(version) => version,
+            None if history.current() == 0 => return Ok(None),
+            None => history.current() - 1,
+        };
+        if !(history.oldest()..=history.current()).contains(&version) {
+            return Ok(None);
         }
-        let stamp = records::unix_seconds(SystemTime::now()).to_string();
+        let mut wanted = Wanted::new();
+        for (place, text) in history.undo(store, version).await? {
+            let manifest = match text {
+                Some(text) => Some(stored_manifest(&format!("{}/{}", place.0, place.1), &text)?),
+                None => None,
+            };
+            wanted.insert(place, manifest);
+        }
+        // What was valid then can be refused by a newer program.
+        if let Err(diagnostics) = self.checked_with(&wanted, trust_domain) {
+            return Ok(Some(self.refused(&history, diagnostics)));
+        }
+        self.change(store, &history, &wanted, dry_run).await.map(Some)
+    }
+
+    /// Checks what there would be after a change.
+    fn checked_with(&self, wanted: &Wanted, trust_domain: &TrustDomain) -> Result<(), Vec<Diagnostic>> {
+        let kept = self.entries.iter().filter(|(place, _)| !wanted.contains_key(*place));
+        let kept = kept.map(|(_, stored)| stored.manifest.clone());
+        let together: Vec<Manifest> = kept.chain(wanted.values().flatten().cloned()).collect();
+        if together.is_empty() {
+            return Ok(());
+        }
+        checked(&together, trust_domain).map(|_| ())
+    }
+
+    /// Stores what is wanted, all of it in one commit, together with what it takes to undo it.
+    async fn change(
+        &self,
+        store: &dyn Store,
+        history: &History,
+        wanted: &Wanted,
+        dry_run: bool,
+    ) -> Result<Outcome, StoreError> {
+        let mut outcome = self.refused(history, Vec::new());
+        let (mut writes, mut replaced, mut room) = (Vec::new(), Vec::new(), DIFFS_MAX);
+        for ((kind, name), new) in wanted {
+            let stored = self.entries.get(&(*kind, name.clone()));
+            let (before, after) =
+                (stored.map(|stored| stored.manifest.text()), new.as_ref().map(Manifest::text));
+            let action = match (before, after) {
+                (None, None) => continue,
+                (None, Some(_)) => Action::Created,
+                (Some(_), None) => Action::Deleted,
+                (Some(before), Some(after)) if before == after => Action::Unchanged,
+                (Some(_), Some(_)) => Action::Updated,
+            };
+            let mut shown = diff(before.unwrap_or_default(), after.unwrap_or_default());
+            if shown.len() > room {
+                shown.clear();
+            }
+            room -= shown.len();
+            outcome.changes.push(Change { kind: *kind, name: name.clone(), action, diff: shown });
+            if action == Action::Unchanged {
+                continue;
+            }
+            let expect = stored.map_or(Expect::Absent, |stored| Expect::At(stored.revision));
+            let key = format!("{MANIFESTS}{kind}/{name}");
+            writes.push(match after {
+                Some(text) => Write::put(key, expect, text.as_bytes().to_vec()),
+                None => Write::delete(key, expect),
+            });
+            replaced.push((*kind, name.as_str(), action, before));
+        }
+        if dry_run || writes.is_empty() {
+            return Ok(outcome);
+        }
+        let at = records::unix_seconds(SystemTime::now());
+        writes.extend(history.record(store, at, &replaced).await?);
         let expect = self.head.map_or(Expect::Absent, Expect::At);
-        writes.push(Write::put(MANIFESTS_HEAD, expect, stamp.into_bytes()));
-        store.commit(writes).await
+        writes.push(Write::put(MANIFESTS_HEAD, expect, at.to_string().into_bytes()));
+        outcome.revision = store.commit(writes).await?;
+        outcome.version += 1;
+        Ok(outcome)
     }
 
-    fn refused(&self, diagnostics: Vec<Diagnostic>) -> Outcome {
-        Outcome { revision: self.revision(), changes: Vec::new(), diagnostics, notes: Vec::new() }
+    fn refused(&self, history: &History, diagnostics: Vec<Diagnostic>) -> Outcome {
+        Outcome {
+            revision: self.revision(),
+            version: history.current(),
+            changes: Vec::new(),
+            diagnostics,
+            notes: Vec::new(),
+        }
     }
 }
 
-fn key(manifest: &Manifest) -> String {
-    format!("{MANIFESTS}{}/{}", manifest.kind(), manifest.name())
+/// A manifest as it was stored; `name` is for whoever looks for the damage.
+fn stored_manifest(name: &str, text: &str) -> Result<Manifest, StoreError> {
+    let damaged = || StoreError::Corrupted(format!("{name} is not the manifest it was"));
+    let parsed = parse_manifests(name, text).map_err(|_| damaged())?;
+    let [manifest] = parsed.as_slice() else { return Err(damaged()) };
+    Ok(manifest.clone())
 }
 
 fn parse(files: &[(&str, &str)]) -> Result<Vec<Manifest>, Vec<Diagnostic>> {
@@ -281,6 +373,22 @@ fn notes(manifests: &[Manifest], model: &PolicyModel) -> Vec<Diagnostic> {
         fix: "give it `addresses`, unless all workloads behind the gateways trust each other".to_owned(),
     };
     manifests.iter().filter(exposed).map(note).take(MAX_DIAGNOSTICS).collect()
+}
+
+/// Role grants that are over before they begin.
+fn over(manifests: &[Manifest], model: &PolicyModel, now: u64) -> Vec<Diagnostic> {
+    let ended = |manifest: &&Manifest| {
+        let grant = model.role_grants.iter().find(|grant| grant.name == manifest.name());
+        manifest.kind() == Kind::RoleGrant && grant.is_some_and(|grant| !grant.is_in_force(now))
+    };
+    let note = |manifest: &Manifest| Diagnostic {
+        file: manifest.file().to_owned(),
+        line: manifest.line(),
+        column: 1,
+        message: format!("RoleGrant {} is over already", manifest.name()),
+        fix: "give it a later `notAfter`, or delete it".to_owned(),
+    };
+    manifests.iter().filter(ended).map(note).take(MAX_DIAGNOSTICS).collect()
 }
 
 fn diagnostic(message: String, fix: String) -> Diagnostic {

@@ -16,7 +16,7 @@ use signet_policy::PolicyModel;
 use signet_sync::proto::sync as wire;
 use signet_sync::{
     Anchors, DecodeError, Directory, DirectoryKey, KeyError, MAX_SECTION_BYTES, POLICY_KEY_ID, Revocation,
-    Revocations, SectionName, Subject, Version, area_key_id,
+    Revocations, SectionName, Subject, Version, area_key_id, minimum_reader,
 };
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -32,7 +32,7 @@ use crate::store::{Changes, Listing, Revision, Store, StoreError};
 /// The name of the one area this control plane writes directories for.
 const AREA: &str = "main";
 
-/// Readers of protocol 1 understand everything sent today.
+/// Readers of protocol 1 understand everything but what a policy may say.
 const MINIMUM_READER: u32 = 1;
 
 /// How long to wait after a failed round: the store may be out of space.
@@ -174,7 +174,7 @@ async fn round(
         }
     };
     let payloads = payloads(&listing, &model, authority, habits, now)?;
-    let sections = number_and_sign(store, authority, payloads, last).await?;
+    let sections = number_and_sign(store, authority, payloads, minimum_reader(&model), last).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
     Ok(Published { revision: listing.revision, model, sections, advertised, manifests })
@@ -241,6 +241,7 @@ async fn number_and_sign(
     store: &dyn Store,
     authority: &Authority,
     mut payloads: BTreeMap<SectionName, Vec<u8>>,
+    policy_reader: u32,
     last: Option<&Published>,
 ) -> Result<BTreeMap<SectionName, Arc<wire::Section>>, PublishError> {
     let mut versions = BTreeMap::new();
@@ -273,7 +274,10 @@ async fn number_and_sign(
         }
         let section = match known {
             Some(section) if Version::from(&**section) == version => section.clone(),
-            _ => Arc::new(sign(authority, &name, version, payload)?),
+            _ => {
+                let reader = if name == SectionName::Policy { policy_reader } else { MINIMUM_READER };
+                Arc::new(sign(authority, &name, version, reader, payload)?)
+            }
         };
         sections.insert(name, section);
     }
@@ -303,6 +307,7 @@ fn sign(
     authority: &Authority,
     name: &SectionName,
     version: Version,
+    reader: u32,
     payload: Vec<u8>,
 ) -> Result<wire::Section, KeyError> {
     let (key, key_id) = match name {
@@ -311,7 +316,7 @@ fn sign(
     };
     let proof =
         if version.epoch > 1 { authority.policy_key().prove_epoch(name, version.epoch)? } else { Vec::new() };
-    key.sign(&key_id, name, version, MINIMUM_READER, payload, proof)
+    key.sign(&key_id, name, version, reader, payload, proof)
 }
 
 /// What proxies observed on their own ports. In memory only: it is learned anew in minutes.

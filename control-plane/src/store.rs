@@ -26,8 +26,9 @@ pub use self::redb::RedbStore;
 /// is already far beyond what a person writes.
 pub const VALUE_MAX: usize = 1024 * 1024;
 
-/// The most writes of one commit: an `apply` of a few thousand manifests at once, times one key each.
-pub const WRITES_MAX: usize = 8_192;
+/// The most writes of one commit: an `apply` of a few thousand manifests at once, with one key for each, one for what
+/// it replaces, and one of an old version that goes.
+pub const WRITES_MAX: usize = 16_384;
 
 /// The most changes kept for watchers; one that is further behind lists again.
 pub const CHANGES_MAX: u64 = 16_384;

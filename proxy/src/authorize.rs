@@ -1,12 +1,15 @@
 //! May this exchange take place, and may it still?
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
+use http::HeaderMap;
 use signet_identity::SpiffeId;
-use signet_policy::{Facts, Layer, Permit, ProtectionLevel, Refusal, decide};
+use signet_policy::{
+    Facts, Layer, Origin, Permit, PolicyIndex, ProtectionLevel, Refusal, RequestHeaders, decide,
+};
 
 use crate::channel::Channel;
+use crate::clock;
 use crate::snapshot::Snapshot;
 
 /// The facts of one exchange, kept so that it can be judged again while it is open.
@@ -14,7 +17,8 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Grant {
     /// The caller; none for plaintext, which permissive mode lets in.
     pub(crate) source: Option<SpiffeId>,
-    pub(crate) source_addr: Option<IpAddr>,
+    /// The caller's address, which only its callee sees.
+    pub(crate) origin: Origin,
     pub(crate) destination: SpiffeId,
     /// The destination's own port, behind any published one.
     pub(crate) port: u16,
@@ -26,8 +30,33 @@ pub(crate) struct Grant {
 /// What is exchanged.
 #[derive(Clone)]
 pub(crate) enum Content {
-    Http { method: String, path: String, authority: String },
+    Http {
+        method: String,
+        path: String,
+        authority: String,
+        /// Kept only where a rule asks for header fields: most meshes have none that do.
+        headers: Option<Rc<RequestHeaders>>,
+    },
     Opaque,
+}
+
+impl Content {
+    /// Keeps the header fields of a request as they were received, if policy may ask for them. An exchange that began
+    /// before any rule did is judged later as if it had none that allow.
+    pub(crate) fn with_headers(
+        mut self,
+        index: &PolicyIndex,
+        destination: &SpiffeId,
+        received: &HeaderMap,
+    ) -> Self {
+        if let Self::Http { headers, .. } = &mut self
+            && index.asks_for_headers(destination)
+        {
+            let fields = received.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            *headers = Some(Rc::new(RequestHeaders::new(fields)));
+        }
+        self
+    }
 }
 
 impl Grant {
@@ -52,15 +81,18 @@ impl Grant {
     /// The facts, borrowed.
     pub(crate) fn facts(&self) -> Facts<'_> {
         let layer = match &self.content {
-            Content::Http { method, path, authority } => Layer::Http { method, path, authority },
+            Content::Http { method, path, authority, headers } => {
+                Layer::Http { method, path, authority, headers: headers.as_deref() }
+            }
             Content::Opaque => Layer::Opaque,
         };
         Facts {
             source: self.source.as_ref(),
-            source_addr: self.source_addr,
+            origin: self.origin,
             destination: &self.destination,
             port: self.port,
             layer,
+            now: clock::unix_seconds(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use signet_policy::Refusal;
@@ -82,10 +82,14 @@ impl From<BodyError> for io::Error {
     }
 }
 
+type Withheld = Box<dyn Fn(&HeaderName) -> bool>;
+
 /// Any body the proxy sends.
 pub(crate) struct Body {
     kind: Kind,
     recheck: Option<Recheck>,
+    /// Tells trailer fields that its reader may not get.
+    withheld: Option<Withheld>,
     _holds: Vec<Hold>,
 }
 
@@ -177,6 +181,13 @@ impl Body {
         self
     }
 
+    /// Keeps trailer fields from its reader. A whole body has none.
+    pub(crate) fn withhold(&mut self, withheld: impl Fn(&HeaderName) -> bool + 'static) {
+        if !matches!(self.kind, Kind::Whole(_)) {
+            self.withheld = Some(Box::new(withheld));
+        }
+    }
+
     /// Keeps `hold` alive until the body is done or dropped.
     pub(crate) fn holding(mut self, hold: Option<Hold>) -> Self {
         self._holds.extend(hold);
@@ -186,7 +197,7 @@ impl Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, recheck: None, _holds: Vec::new() }
+        Self { kind, recheck: None, withheld: None, _holds: Vec::new() }
     }
 }
 
@@ -221,14 +232,21 @@ impl HttpBody for Body {
         {
             return Poll::Ready(Some(Err(BodyError::NoLongerPermitted)));
         }
-        match &mut self.kind {
+        let this = &mut *self;
+        let mut polled = match &mut this.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken),
             Kind::Signed(body) => body.poll(cx),
             Kind::Unsigned(body) => body.poll(cx),
             Kind::Verified(body) => body.poll(cx),
             Kind::Opened(body) => body.poll(cx),
+        };
+        if let (Some(withheld), Poll::Ready(Some(Ok(frame)))) = (&this.withheld, &mut polled)
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::remove_where(trailers, withheld);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

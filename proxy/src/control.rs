@@ -14,6 +14,7 @@
 
 mod connect;
 mod enrol;
+mod expiry;
 mod interfaces;
 mod renew;
 mod state;
@@ -100,6 +101,23 @@ pub struct Health {
     pub open_connections: u32,
     /// Refusals since start, by code.
     pub refused: BTreeMap<String, u64>,
+    /// What went past the mesh's protection since start.
+    pub unprotected: Unprotected,
+}
+
+/// What went past the mesh's protection because policy lets it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Unprotected {
+    /// Connections in plaintext that came in.
+    pub plaintext_in: u64,
+    /// Connections in plaintext that went out.
+    pub plaintext_out: u64,
+    /// Requests received without a signature.
+    pub unsigned_requests: u64,
+    /// Responses received without a signature.
+    pub unsigned_responses: u64,
+    /// Exchanges that a policy in `mode: observe` would have refused.
+    pub observed_refusals: u64,
 }
 
 /// Where the proxy stands with its control plane, for readiness and metrics.
@@ -317,6 +335,7 @@ impl Joined {
             tokio::select! {
                 never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
                 () = renew::until_ended(&self.node) => {}
+                never = expiry::follow(&self.node) => match never {},
             }
             self.node.withdraw_credentials();
             let ended = self.node.identity.load_full();

@@ -1,7 +1,8 @@
 //! Which header fields belong to whom: the hop, the mesh, or the message.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use signet_policy::Refusal;
+use signet_identity::SpiffeId;
+use signet_policy::{ALWAYS_STRIPPED, Fate, FieldPattern, HeaderPlan, IDENTITY_FIELDS, Refusal};
 use signet_signature::seal::SEAL_CODING;
 
 /// Everything with this prefix is the mesh's own; applications neither send nor see it.
@@ -136,8 +137,13 @@ pub(crate) fn strip_known_hop(headers: &mut HeaderMap) {
 
 /// Removes what only a sidecar may say.
 pub(crate) fn strip_protected(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers.keys().filter(|name| is_protected(name)).cloned().collect();
-    for name in own {
+    remove_where(headers, is_protected);
+}
+
+/// Removes the fields of which something holds.
+pub(crate) fn remove_where(headers: &mut HeaderMap, holds: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| holds(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
@@ -148,21 +154,63 @@ fn is_protected(name: &HeaderName) -> bool {
     if name.contains('_') { is(&name.replace('_', "-")) } else { is(name) }
 }
 
+/// Makes of the fields by which an application tells who calls what policy says, and writes the verified caller where
+/// policy wants it. What was received and signed is not what this is about: it comes last, before the application.
+pub(crate) fn tell_caller(headers: &mut HeaderMap, plan: &HeaderPlan<'_>, caller: Option<&SpiffeId>) {
+    let touched = headers.keys().filter(|name| plan.fate(name.as_str()) != Fate::Keep);
+    let touched: Vec<HeaderName> = touched.cloned().collect();
+    for name in touched {
+        match plan.fate(name.as_str()) {
+            Fate::Keep => {}
+            Fate::Remove => {
+                headers.remove(&name);
+            }
+            // One that is no value of a header field is none that policy can have.
+            Fate::Overwrite(value) => match HeaderValue::from_str(value) {
+                Ok(value) => {
+                    headers.insert(&name, value);
+                }
+                Err(_) => {
+                    headers.remove(&name);
+                }
+            },
+        }
+    }
+    if let (Some(name), Some(caller)) = (plan.peer_header(), caller)
+        && let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(caller.as_str()))
+    {
+        headers.insert(name, value);
+    }
+}
+
+/// Fields that say who calls, to applications that take trailers for header fields.
+fn says_who_calls(name: &HeaderName) -> bool {
+    static KNOWN: std::sync::LazyLock<Vec<FieldPattern>> = std::sync::LazyLock::new(|| {
+        let names = ALWAYS_STRIPPED.iter().chain(&IDENTITY_FIELDS);
+        names.filter_map(|name| FieldPattern::parse(name).ok()).collect()
+    });
+    KNOWN.iter().any(|pattern| pattern.matches(name.as_str()))
+}
+
+/// Tells the trailer fields that an application may not get under a plan, for as long as its request lasts.
+pub(crate) fn withheld_trailers(plan: &HeaderPlan<'_>) -> impl Fn(&HeaderName) -> bool + use<> {
+    let patterns = plan.withheld();
+    move |name| may_not_trail(name) || patterns.iter().any(|pattern| pattern.matches(name.as_str()))
+}
+
+fn may_not_trail(name: &HeaderName) -> bool {
+    NOT_IN_TRAILERS.contains(name) || is_protected(name) || says_who_calls(name)
+}
+
 /// Whether every trailer field may stand there.
 pub(crate) fn trailers_are_harmless(trailers: &HeaderMap) -> bool {
-    trailers.keys().all(|name| !NOT_IN_TRAILERS.contains(name) && !is_protected(name))
+    trailers.keys().all(|name| !may_not_trail(name))
 }
 
 /// Removes the trailer fields that may not stand there.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    let refused: Vec<HeaderName> = trailers
-        .keys()
-        .filter(|name| NOT_IN_TRAILERS.contains(name) || is_protected(name))
-        .cloned()
-        .collect();
-    for name in refused {
-        trailers.remove(name);
-    }
+    remove_where(trailers, may_not_trail);
 }
 
 /// Whether a coding of the mesh is named, wherever in the list: of a message that has none nobody would take it away
@@ -348,6 +396,22 @@ mod tests {
     }
 
     #[test]
+    fn without_a_policy_only_what_cannot_be_true_is_kept_from_the_application() {
+        let caller = SpiffeId::parse("spiffe://td/app/d/x").unwrap();
+        let index = signet_policy::PolicyIndex::deny_all();
+        let plan = index.header_plan(Some(&caller), &caller, 80, 0);
+        let mut headers = map(&[
+            ("slipstream-authn-info", "super ADMIN"),
+            ("slipstream-authn-info", "again"),
+            ("Slipstream_Authn_Info", "super ADMIN"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("accept", "*/*"),
+        ]);
+        tell_caller(&mut headers, &plan, Some(&caller));
+        assert_eq!(headers, map(&[("x-forwarded-for", "192.0.2.1"), ("accept", "*/*")]));
+    }
+
+    #[test]
     fn only_chunked_alone_is_a_transfer_coding() {
         assert_eq!(check_framing(&map(&[])), Ok(()));
         assert_eq!(check_framing(&map(&[("transfer-encoding", "Chunked")])), Ok(()));
@@ -369,6 +433,9 @@ mod tests {
             "authorization",
             "X_Forwarded_Client_Cert",
             "mesh-x",
+            "Slipstream-Authn-Info",
+            "x_forwarded_for",
+            "forwarded",
         ] {
             let mut trailers = map(&[(name, "1"), ("grpc-status", "0")]);
             assert!(!trailers_are_harmless(&trailers), "{name}");

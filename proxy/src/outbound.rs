@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use signet_identity::SpiffeId;
-use signet_policy::{Permit, Protocol as Declared, Refusal, SpeaksFirst};
+use signet_policy::{Origin, Permit, Protocol as Declared, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
 
 use crate::authorize::{Content, Grant};
@@ -63,7 +63,7 @@ impl Destination {
     pub(crate) fn grant(&self, source: &SpiffeId, content: Content) -> Grant {
         Grant {
             source: Some(source.clone()),
-            source_addr: None,
+            origin: Origin::LeftToDestination,
             destination: self.id.clone(),
             port: self.port,
             content,

@@ -145,6 +145,13 @@ fn hooks(
             canary_ok: health.canary_ok.load(Ordering::Acquire),
             open_connections: u32::try_from(shared.metrics.open_connections.get()).unwrap_or_default(),
             refused: shared.metrics.refused().into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
+            unprotected: control::Unprotected {
+                plaintext_in: shared.metrics.plaintext.get(Direction::Inbound),
+                plaintext_out: shared.metrics.plaintext.get(Direction::Outbound),
+                unsigned_requests: shared.metrics.unsigned_messages.get(Direction::Inbound),
+                unsigned_responses: shared.metrics.unsigned_messages.get(Direction::Outbound),
+                observed_refusals: shared.metrics.observed_refusals.get(),
+            },
         }),
         observed,
         report,

@@ -49,6 +49,8 @@ pub struct Record {
     pub peer: String,
     /// The other end's address: the caller inbound, the original destination outbound.
     pub address: SocketAddr,
+    /// The destination workload's own port, which policy speaks of; 0 where it was not known.
+    pub port: u16,
     /// Method, or `-` for opaque bytes.
     pub method: String,
     /// Authority as the client wrote it.
@@ -124,6 +126,7 @@ mod tests {
             direction: Direction::Inbound,
             peer: String::new(),
             address: ([127, 0, 0, 1], 80).into(),
+            port: 80,
             method: "GET".into(),
             authority: String::new(),
             path: "/".into(),

@@ -29,5 +29,6 @@ pub(crate) fn content(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result
         method: method.as_str().to_owned(),
         path: checked.path().to_owned(),
         authority: checked.authority().to_owned(),
+        headers: None,
     })
 }

@@ -201,7 +201,7 @@ impl Worker {
             self.observe(event.request_id, grant);
         }
         let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
-            Some(Content::Http { method, path, authority }) => {
+            Some(Content::Http { method, path, authority, .. }) => {
                 (method.as_str(), path.as_str(), authority.as_str())
             }
             Some(Content::Opaque) | None => ("-", "", ""),
@@ -213,6 +213,7 @@ impl Worker {
                 direction: event.direction,
                 peer: event.peer.to_owned(),
                 address: event.address,
+                port: event.grant.map_or(0, |grant| grant.port),
                 method: clip(method),
                 authority: clip(authority),
                 path: clip(path),
@@ -230,7 +231,8 @@ impl Worker {
             if !observation.allowed() {
                 self.shared.metrics.observed_refusals.inc();
                 tracing::info!(
-                    target: "signet::access", request_id, policy = &*observation.policy, "would be refused"
+                    target: "signet::access", request_id, policy = &*observation.policy,
+                    rule = observation.rule.as_deref().unwrap_or_default(), "would be refused"
                 );
             }
         }

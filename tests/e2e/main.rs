@@ -3,6 +3,7 @@
 
 mod bypass;
 mod claims;
+mod headers;
 mod identity;
 mod lifecycle;
 mod policy;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             identity::TESTS,
             claims::TESTS,
             policy::TESTS,
+            headers::TESTS,
             lifecycle::TESTS,
             protocols::TESTS,
             protection::TESTS,

@@ -1,13 +1,14 @@
 //! What policy allows, what it refuses, how fast a change bites, and that a wrong one changes nothing.
 
 use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use signet_cli::lab::mesh::{app, program};
 use signet_cli::lab::runner::{Test, TestResult};
-use signet_tests::manifest::{allow, mesh, policy, workload};
+use signet_tests::manifest::{allow, deny, mesh, policy, role_grant, workload};
 use signet_tests::plain::get;
-use signet_tests::{Ended, Failure, LIMIT, Plain, Recorder, Site, place, wait_for};
+use signet_tests::{Ended, Failure, LIMIT, Plain, Recorder, Site, id, place, wait_for};
 
 pub(crate) const TESTS: &[Test] = &[
     ("nothing_is_allowed_until_a_rule_says_so", nothing_is_allowed_until_a_rule_says_so),
@@ -17,6 +18,12 @@ pub(crate) const TESTS: &[Test] = &[
         invalid_policy_is_refused_with_its_place_and_changes_nothing,
     ),
     ("request_id_explains_both_ends", request_id_explains_both_ends),
+    ("deny_wins_and_opens_no_way_for_bytes", deny_wins_and_opens_no_way_for_bytes),
+    ("header_fields_and_addresses_decide", header_fields_and_addresses_decide),
+    ("role_opens_until_it_ends_also_for_open_streams", role_opens_until_it_ends_also_for_open_streams),
+    ("observed_policy_is_enforced_without_a_restart", observed_policy_is_enforced_without_a_restart),
+    ("rollback_brings_back_what_was_allowed", rollback_brings_back_what_was_allowed),
+    ("bad_input_is_refused_and_changes_nothing", bad_input_is_refused_and_changes_nothing),
 ];
 
 const HTTP: u16 = 8201;
@@ -188,6 +195,8 @@ fn request_id_explains_both_ends() -> TestResult {
         assert!(text.contains(side), "{side} is missing in {explanation:#}");
     }
     assert_eq!(explanation["proxies"].as_array().map(Vec::len), Some(2), "{explanation:#}");
+    let rule = &explanation["now"]["decision"];
+    assert_eq!((&rule["policy"], &rule["rule"]), (&"open".into(), &"rule-1".into()), "{explanation:#}");
 
     // Refused before it left: only the client's sidecar knows of it.
     let refused =
@@ -196,18 +205,293 @@ fn request_id_explains_both_ends() -> TestResult {
     let (exit, explanation) = explain(&site, &refused.request_id().ok_or("the refusal names the request")?)?;
     assert_eq!(exit, Some(1), "{explanation}");
     assert!(explanation.to_string().contains("access-denied"), "{explanation:#}");
+    let reason = &explanation["now"]["rules"][0]["reason"];
+    assert_eq!(reason, "it does not allow the method POST", "{explanation:#}");
 
     let (exit, _) = explain(&site, "00000000-0000-0000-0000-000000000000")?;
     assert!(!matches!(exit, Some(0)), "nobody knows this request");
     Ok(())
 }
 
+fn deny_wins_and_opens_no_way_for_bytes() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let app = Recorder::http(&server, LINE)?;
+    let [_server, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, LINE);
+    sidecar.wait_until_known(address)?;
+    let ask = |method: &str, path: &str| -> Option<(u16, String)> {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\n\r\n");
+        let answer = Plain::ask(&client, address, &request).ok()?;
+        Some((answer.status, answer.code().unwrap_or_default()))
+    };
+    let denied = Some((403, "deny-rule".to_owned()));
+    let allowed = Some((200, String::new()));
+
+    let rule = "{name: no-admin, from: [{any: anyone}], to: [{paths: [/admin/**]}, {methods: [DELETE]}]}";
+    site.mesh.apply("shut.yaml", &deny("shut", "server", &[rule]))?;
+    site.mesh.apply("open.yaml", &policy("open", "server", &[&allow("client", "")]))?;
+    wait_for("the permission", || ask("GET", "/").filter(|answer| Some(answer.clone()) == allowed))?;
+    for (method, path) in
+        [("GET", "/admin"), ("GET", "/admin/x"), ("GET", "/ADMIN/"), ("GET", "/%61dmin/x"), ("DELETE", "/")]
+    {
+        assert_eq!(ask(method, path), denied, "{method} {path}");
+    }
+    assert_eq!(ask("GET", "/administrator"), allowed);
+
+    // Bytes that are not HTTP could be anything, so the deny of requests keeps them out.
+    let (received, ended) = Plain::tell(&client, address, b"DELETE\n")?;
+    assert_eq!((received.as_slice(), ended), (&b""[..], Ended::Reset));
+    let reached = app.text();
+    assert!(!reached.contains("DELETE") && !reached.to_lowercase().contains("dmin/x"), "{reached}");
+
+    // Without it they pass, on a connection of the same client.
+    site.mesh.delete("AccessPolicy", "shut")?;
+    wait_for("the permission of everything", || {
+        ask("DELETE", "/").filter(|answer| Some(answer.clone()) == allowed)
+    })?;
+    Ok(())
+}
+
+fn header_fields_and_addresses_decide() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let app = Recorder::http(&server, HTTP)?;
+    let [callee, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let ask = |fields: &str| -> Option<(u16, String)> {
+        let request = format!("GET / HTTP/1.1\r\nHost: server\r\n{fields}\r\n");
+        let answer = Plain::ask(&client, address, &request).ok()?;
+        Some((answer.status, answer.code().unwrap_or_default()))
+    };
+    let refused = Some((403, "access-denied".to_owned()));
+    let allowed = Some((200, String::new()));
+
+    let tenant = "{headers: [{name: x-tenant, exact: blue}, {name: x-debug, absent: true}]}";
+    site.mesh.apply("blue.yaml", &policy("open", "server", &[&allow("client", tenant)]))?;
+    wait_for("the permission", || {
+        ask("X-Tenant: blue\r\n").filter(|answer| Some(answer.clone()) == allowed)
+    })?;
+    for fields in [
+        "",
+        "X-Tenant: red\r\n",
+        "X-Tenant: blue\r\nX-Tenant: red\r\n",
+        "X-Tenant: blue\r\nX_Tenant: red\r\n",
+        "X-Tenant: blue\r\nX-Debug: 1\r\n",
+    ] {
+        assert_eq!(ask(fields), refused, "{fields}");
+    }
+    assert!(app.requests().iter().all(|request| !request.contains("red") && !request.contains("Debug")));
+
+    // Where the caller is, its own sidecar cannot know; the callee's sees it.
+    let near = |range: &str| {
+        let from = format!("from: [{{identity: '{}'}}]", id("client"));
+        policy("open", "server", &[&format!("{{{from}, when: {{sourceAddresses: [{range}]}}}}")])
+    };
+    site.mesh.apply("near.yaml", &near(&format!("{}/32", client.ipv4())))?;
+    wait_for("the permission by address", || ask("").filter(|answer| Some(answer.clone()) == allowed))?;
+    site.mesh.apply("far.yaml", &near("192.0.2.0/24"))?;
+    wait_for("the refusal by address", || ask("").filter(|answer| Some(answer.clone()) == refused))?;
+    assert!(callee.metrics()?.refusals("access-denied") > 0, "the callee's sidecar refuses");
+    Ok(())
+}
+
+fn role_opens_until_it_ends_also_for_open_streams() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let _events = app(&server, &["sse"], &[EVENTS])?;
+    let [_server, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, EVENTS);
+    sidecar.wait_until_known(address)?;
+    let status = || Plain::ask(&client, address, &get("/nothing", "server")).ok().map(|answer| answer.status);
+
+    site.mesh.apply("leaders.yaml", &policy("leaders", "server", &["{from: [{role: leader}]}"]))?;
+    wait_for("the policy", || (status()? == 403).then_some(()))?;
+    // Of another, and over long ago.
+    site.mesh.apply("other.yaml", &role_grant("other-leads", "other", "leader", "2100-01-01T00:00:00Z"))?;
+    site.mesh.apply("past.yaml", &role_grant("client-leads", "client", "leader", "2020-01-01T00:00:00Z"))?;
+    assert_eq!(status(), Some(403));
+
+    // Ends are whole seconds.
+    let ends = UNIX_EPOCH + Duration::from_secs(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 8);
+    site.mesh.apply("now.yaml", &role_grant("client-leads", "client", "leader", &rfc3339(ends)?))?;
+    wait_for("the role", || (status()? == 404).then_some(()))?;
+    let mut events = Plain::dial(&client, address)?;
+    events.send(get("/events?n=100000&every=50", "server").as_bytes())?;
+    events.read_until("id: 3\n")?;
+    let (received, ended) = events.rest();
+    assert_ne!(ended, Ended::Open, "events still come");
+    assert!(!received.ends_with(b"0\r\n\r\n"), "the stream pretends to be complete");
+    assert!(SystemTime::now() >= ends, "it ended before its time");
+    assert_eq!(status(), Some(403), "and nothing new begins");
+
+    site.mesh.apply("again.yaml", &role_grant("client-leads", "client", "leader", "2100-01-01T00:00:00Z"))?;
+    wait_for("the role again", || (status()? == 404).then_some(()))?;
+    site.mesh.delete("RoleGrant", "client-leads")?;
+    wait_for("the role taken away", || (status()? == 403).then_some(()))?;
+    Ok(())
+}
+
+fn observed_policy_is_enforced_without_a_restart() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let _app = Recorder::http(&server, HTTP)?;
+    let [callee, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let mut kept = Plain::dial(&client, address)?;
+    let mut status = move |path: &str| -> Option<u16> {
+        kept.send(get(path, "server").as_bytes()).ok()?;
+        Some(kept.answer().ok()?.status)
+    };
+    let rules = ["{from: [{any: authenticated}], to: [{paths: [/admin/**]}]}"];
+    let enforced = deny("no-admin", "server", &rules);
+    let observed = enforced.replace("action: deny", "action: deny\n  mode: observe");
+    let open = policy("open", "server", &[&allow("client", "")]);
+    site.mesh.apply("observed.yaml", &format!("{open}{observed}"))?;
+    wait_for("the permission", || (status("/")? == 200).then_some(()))?;
+
+    let would = || callee.metrics().map(|metrics| metrics.value("signet_observed_refusals_total"));
+    let before = would()?;
+    assert_eq!(status("/admin/x"), Some(200), "what is only observed passes");
+    assert_eq!(status("/"), Some(200));
+    assert_eq!(would()? - before, 1.0, "one would have been refused");
+    wait_for("the report of it", || {
+        let (exit, coverage) = signet(&site, &["coverage", "-o", "json"]).ok()?;
+        let is_server = |proxy: &&Value| proxy["spiffeId"] == id("server").as_str();
+        let server = coverage["unprotected"].as_array()?.iter().find(is_server)?;
+        (exit == Some(1) && server["observedRefusals"].as_u64()? > 0).then_some(())
+    })?;
+
+    site.mesh.apply("enforced.yaml", &enforced)?;
+    wait_for("the refusal on a connection that was served", || (status("/admin/x")? == 403).then_some(()))?;
+    assert_eq!(status("/"), Some(200));
+    Ok(())
+}
+
+fn rollback_brings_back_what_was_allowed() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let _app = Recorder::http(&server, HTTP)?;
+    let [_server, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let status = || Plain::ask(&client, address, &get("/", "server")).ok().map(|answer| answer.status);
+    site.mesh.apply("open.yaml", &policy("open", "server", &[&allow("client", "")]))?;
+    wait_for("the permission", || (status()? == 200).then_some(()))?;
+    site.mesh.apply("shut.yaml", &policy("open", "server", &[]))?;
+    wait_for("the refusal", || (status()? == 403).then_some(()))?;
+
+    let (exit, would) = signet(&site, &["rollback", "--dry-run", "-o", "json"])?;
+    assert_eq!((exit, &would["stored"]), (Some(0), &Value::Bool(false)), "{would:#}");
+    let diff = would["changes"][0]["diff"].as_str().unwrap_or_default();
+    assert!(diff.contains("-  rules: []\n") && diff.contains("+  rules: [{from:"), "{would:#}");
+    assert_eq!(status(), Some(403), "a dry run changes nothing");
+
+    let (exit, done) = signet(&site, &["rollback", "-o", "json"])?;
+    assert_eq!((exit, &done["stored"]), (Some(0), &Value::Bool(true)), "{done:#}");
+    wait_for("the permission again", || (status()? == 200).then_some(()))?;
+    let (exit, history) = signet(&site, &["history", "-o", "json"])?;
+    assert_eq!((exit, history["versions"].as_array().map(Vec::len)), (Some(0), Some(4)), "{history:#}");
+    let (exit, _) = signet(&site, &["rollback", "99", "-o", "json"])?;
+    assert_eq!(exit, Some(1), "there is no such version");
+    Ok(())
+}
+
+fn bad_input_is_refused_and_changes_nothing() -> TestResult {
+    let site = site()?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let _app = Recorder::http(&server, HTTP)?;
+    let [_server, sidecar] = site.sidecars([(&server, "server"), (&client, "client")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let status = || Plain::ask(&client, address, &get("/", "server")).ok().map(|answer| answer.status);
+    let good = policy("open", "server", &[&allow("client", "")]);
+    let revision = site.mesh.apply("good.yaml", &good)?;
+    wait_for("the permission", || (status()? == 200).then_some(()))?;
+
+    let opening = policy("opening", "server", &["{from: [{any: anyone}]}"]);
+    let mut bomb = "---\nx0: &x0 [a, a, a, a, a, a, a, a, a, a]\n".to_owned();
+    for level in 1..9 {
+        let before = format!("*x{}, ", level - 1).repeat(10);
+        bomb += &format!("x{level}: &x{level} [{before}]\n");
+    }
+    let shut = deny("shut", "server", &["{from: [{any: anyone}]}"]);
+    let wrong: [(&str, Vec<u8>, &str); 7] = [
+        (
+            "unknown-field",
+            opening.replace("rules:", "ruels:").into_bytes(),
+            "unknown field `ruels`; fix: write `rules`",
+        ),
+        (
+            "duplicate-key",
+            opening.replace("spec:\n", "spec:\n  rules: []\n").into_bytes(),
+            "`rules` is given twice",
+        ),
+        (
+            "conflict",
+            format!("{opening}{shut}").into_bytes(),
+            "can never allow anything: shut/rule-1 denies all of it",
+        ),
+        (
+            "empty-selector",
+            opening.replace("[server]", "[]").into_bytes(),
+            "`workloads` is empty; fix: name some",
+        ),
+        ("bomb", format!("{opening}{bomb}").into_bytes(), "fix: "),
+        ("latin-1", [opening.as_bytes(), b"# caf\xe9\n"].concat(), "it is no text in UTF-8"),
+        ("10-mib", [opening.as_bytes(), &vec![b'#'; 10 * 1024 * 1024]].concat(), "longer than 1048576 bytes"),
+    ];
+    for (name, bytes, word) in wrong {
+        let file = site.mesh.folder().join(format!("{name}.yaml"));
+        fs::write(&file, bytes)?;
+        for command in ["validate", "apply"] {
+            let (exit, output) = signet(&site, &[command, "-f", &file.to_string_lossy()])?;
+            let output = output.as_str().unwrap_or_default().to_owned();
+            // What contradicts the rest is only seen by who has the rest.
+            if command == "apply" || name != "conflict" {
+                assert_eq!(exit, Some(64), "{command} {name}: {output}");
+                assert!(output.contains(word), "{command} {name}: {output}");
+            }
+        }
+    }
+    assert_eq!(status(), Some(200), "what was allowed still is");
+    assert_eq!(site.mesh.apply("good.yaml", &good)?, revision, "the store is as it was");
+    Ok(())
+}
+
+/// A moment in whole seconds, such as `2026-03-31T18:00:00Z`.
+fn rfc3339(time: SystemTime) -> Result<String, Failure> {
+    let seconds = time.duration_since(UNIX_EPOCH)?.as_secs();
+    // Years from March on, so that the leap day is the last of one.
+    let days = seconds / 86_400 + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
+    assert_eq!(signet_policy::unix_seconds(&text), Some(seconds), "{text}");
+    Ok(text)
+}
+
 /// What `signet explain` tells of a past request.
 fn explain(site: &Site, request_id: &str) -> Result<(Option<i32>, Value), Failure> {
+    signet(site, &["explain", request_id, "-o", "json"])
+}
+
+/// What a command exits with and says, as JSON where it is.
+fn signet(site: &Site, arguments: &[&str]) -> Result<(Option<i32>, Value), Failure> {
     let socket = format!("unix:{}", site.mesh.socket().display());
-    let arguments = ["explain", request_id, "-o", "json", "--control-plane", &socket];
-    let explain = site.host.namespace().start(program(&arguments))?;
-    let code = explain.wait(LIMIT)?.code();
-    let output = explain.output();
+    let of_control_plane = !matches!(arguments.first(), Some(&"validate"));
+    let socket: &[&str] = if of_control_plane { &["--control-plane", &socket] } else { &[] };
+    let command = site.host.namespace().start(program(&[arguments, socket].concat()))?;
+    let code = command.wait(LIMIT)?.code();
+    let output = command.output();
     Ok((code, serde_json::from_str(&output).unwrap_or(Value::String(output))))
 }

@@ -29,6 +29,24 @@ pub fn allow(caller: &str, to: &str) -> String {
     format!("{{from: [{{identity: '{identity}'}}]{to}}}")
 }
 
+/// A policy that denies, for one workload: each rule in full.
+pub fn deny(name: &str, workload: &str, rules: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("AccessPolicy", name, &[&target, "action: deny", &format!("rules: [{}]", rules.join(", "))])
+}
+
+/// A header policy for one workload, such as with `peerHeader: x-peer`.
+pub fn header_policy(name: &str, workload: &str, settings: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("HeaderPolicy", name, &[&[target.as_str()], settings].concat())
+}
+
+/// A role for a workload, until a moment such as `2026-03-31T18:00:00Z`.
+pub fn role_grant(name: &str, holder: &str, role: &str, not_after: &str) -> String {
+    let identity = format!("identity: spiffe://{TRUST_DOMAIN}/app/host/{holder}");
+    document("RoleGrant", name, &[&identity, &format!("role: {role}"), &format!("notAfter: {not_after}")])
+}
+
 fn document(kind: &str, name: &str, settings: &[&str]) -> String {
     let spec: String = settings.iter().map(|setting| format!("  {setting}\n")).collect();
     format!(

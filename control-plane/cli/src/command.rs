@@ -3,11 +3,14 @@
 pub(crate) mod app;
 pub(crate) mod apply;
 pub(crate) mod check;
+pub(crate) mod coverage;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod message;
+pub(crate) mod policy;
 pub(crate) mod revoke;
+pub(crate) mod rollback;
 pub(crate) mod token;
 pub(crate) mod validate;

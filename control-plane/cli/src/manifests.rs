@@ -83,15 +83,23 @@ fn read_file(path: &Path) -> Result<ManifestText, Failure> {
 }
 
 fn limited(source: impl Read, name: &str) -> Result<String, Failure> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     source
         .take(FILE_MAX + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(Failure::Usage(format!("{name}: longer than {FILE_MAX} bytes")));
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(Failure::Usage(format!(
+            "{name}: it is longer than {FILE_MAX} bytes; fix: split it into several files"
+        )));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = good.split(|byte| *byte == b'\n').count();
+        let column = String::from_utf8_lossy(good.rsplit(|byte| *byte == b'\n').next().unwrap_or_default());
+        let column = column.chars().count() + 1;
+        Failure::Usage(format!("{name}:{line}:{column}: it is no text in UTF-8; fix: save it as UTF-8"))
+    })
 }
 
 #[cfg(test)]
@@ -116,5 +124,17 @@ mod tests {
         let long = folder.path().join("long.yaml");
         fs::write(&long, vec![b'#'; usize::try_from(FILE_MAX).unwrap() + 1]).unwrap();
         assert!(matches!(read(&[long]), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_are_refused_with_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("latin-1.yaml");
+        fs::write(&file, b"kind: Mesh\n# caf\xe9\n").unwrap();
+        let Err(Failure::Usage(message)) = read(std::slice::from_ref(&file)) else { panic!("refused") };
+        assert!(
+            message.ends_with("latin-1.yaml:2:6: it is no text in UTF-8; fix: save it as UTF-8"),
+            "{message}"
+        );
     }
 }

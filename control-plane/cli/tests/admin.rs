@@ -326,3 +326,121 @@ fn workload_that_anybody_behind_a_gateway_could_pass_for_is_noted() {
     let again = desk.run(&["apply", "-f", "manifests", "-o", "json"]).exits(0).json();
     assert_eq!((&again["stored"], again["notes"].as_array().unwrap().len()), (&Value::from(true), 2));
 }
+
+const CASES: &str = "policies: [manifests]
+cases:
+- { name: the gateway reads, from: gateway, to: store, port: 8080, method: GET, path: /api/x, expect: allow, rule: read-store/gateway-reads }
+- { name: and no more, from: gateway, to: store, port: 8080, method: POST, path: /api/x, expect: access-denied }
+";
+
+#[test]
+fn cases_are_asked_of_the_manifests_they_name() {
+    let desk = Desk::new();
+    fs::write(desk.folder.path().join("cases.yaml"), CASES).unwrap();
+    let good = desk.run(&["policy", "test", "cases.yaml"]).exits(0);
+    assert!(
+        good.stdout.contains("case the gateway reads ... ok\ncase and no more ... ok\n"),
+        "{}",
+        good.stdout
+    );
+    assert!(good.stdout.ends_with("case result: ok. 2 passed; 0 failed\n"), "{}", good.stdout);
+
+    fs::write(desk.folder.path().join("cases.yaml"), CASES.replace("expect: access-denied", "expect: allow"))
+        .unwrap();
+    let bad = desk.run(&["policy", "test", "cases.yaml"]).exits(1);
+    for part in [
+        "case and no more ... FAILED",
+        "cases.yaml:4: and no more\nexpected allow, but it is refused access-denied (403)",
+        "✗ read-store/gateway-reads: it does not allow the method POST",
+        "case result: FAILED. 1 passed; 1 failed",
+    ] {
+        assert!(bad.stdout.contains(part), "{part} is missing in:\n{}", bad.stdout);
+    }
+    let json = desk.run(&["policy", "test", "cases.yaml", "-f", "manifests", "-o", "json"]).exits(1).json();
+    assert_eq!(
+        (&json["passed"], &json["failed"], &json["cases"][1]["ok"]),
+        (&1.into(), &1.into(), &false.into())
+    );
+
+    fs::write(desk.folder.path().join("cases.yaml"), CASES.replace("expect: allow", "expects: allow"))
+        .unwrap();
+    let wrong = desk.run(&["policy", "test", "cases.yaml"]).exits(64);
+    assert!(
+        wrong.stderr.contains("cases.yaml:3:") && wrong.stderr.contains("fix: write `expect`"),
+        "{}",
+        wrong.stderr
+    );
+    desk.run(&["policy", "test", "none.yaml"]).exits(64);
+}
+
+#[test]
+fn the_schema_is_printed_for_editors() {
+    let schema = Desk::new().run(&["policy", "schema"]).exits(0).json();
+    assert_eq!(schema["properties"]["kind"]["enum"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn a_hypothetical_request_is_explained_under_its_conditions() {
+    let desk = Desk::new();
+    let conditional = POLICY.replace(
+        "      to:",
+        "      when: { sourceAddresses: [10.0.0.0/8], time: [{ days: [mon] }] }\n      to:",
+    );
+    fs::write(desk.folder.path().join("manifests/3-policy.yaml"), conditional).unwrap();
+    let ask = |more: &[&str]| {
+        let question = "explain --from gateway --to store --port 8080 --path /api/x -f manifests -o json";
+        desk.run(&[&question.split(' ').collect::<Vec<_>>(), more].concat())
+    };
+    let monday = ["--at", "2026-03-02T12:00:00Z"];
+    assert_eq!(ask(&monday).exits(0).json()["decision"]["rule"], "gateway-reads");
+    ask(&["--at", "2026-03-03T12:00:00Z"]).exits(1);
+    ask(&[&monday[..], &["--source-address", "10.1.1.1", "--header", "x-a: b"]].concat()).exits(0);
+    ask(&[&monday[..], &["--source-address", "192.0.2.1"]].concat()).exits(1);
+    ask(&["--at", "noon"]).exits(64);
+}
+
+#[test]
+fn a_change_is_shown_line_by_line_and_undone() {
+    let desk = Desk::with_control_plane();
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let file = desk.folder.path().join("manifests/3-policy.yaml");
+    fs::write(&file, POLICY.replace("[GET]", "[GET, POST]")).unwrap();
+    let diff =
+        "    -      to: [{ methods: [GET], paths: [\"/api/**\"] }]\n    +      to: [{ methods: [GET, POST]";
+    let dry = desk.run(&["apply", "-f", "manifests", "--dry-run"]).exits(0);
+    assert!(dry.stdout.contains("AccessPolicy/read-store updated (dry run)\n"), "{}", dry.stdout);
+    assert!(dry.stdout.contains(diff) && !dry.stdout.contains("rollback"), "{}", dry.stdout);
+    let done = desk.run(&["apply", "-f", "manifests"]).exits(0);
+    assert!(
+        done.stdout.contains(diff) && done.stdout.contains("version 2; `signet rollback` undoes it"),
+        "{}",
+        done.stdout
+    );
+
+    let undone = desk.run(&["rollback"]).exits(0);
+    assert!(undone.stdout.contains("AccessPolicy/read-store updated\n"), "{}", undone.stdout);
+    let stored = desk.run(&["get", "AccessPolicy", "read-store", "-o", "yaml"]).exits(0);
+    assert!(stored.stdout.contains("methods: [GET]"), "{}", stored.stdout);
+    let history = desk.run(&["history"]).exits(0);
+    assert!(history.stdout.starts_with("version 3, "), "{}", history.stdout);
+    desk.run(&["rollback", "17"]).exits(1);
+    desk.run(&["rollback", "0"]).exits(0);
+    assert_eq!(desk.run(&["get"]).exits(0).stdout, "nothing is stored under that name\n");
+}
+
+#[test]
+fn coverage_lists_what_is_not_protected_yet() {
+    let desk = Desk::with_control_plane();
+    desk.run(&["coverage"]).exits(64);
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let listed = desk.run(&["coverage"]).exits(1).stdout;
+    assert_eq!(
+        listed,
+        "✗ gateway, port 8080: no enforced rule\n✗ gateway: no sidecar is connected\n✗ store: no sidecar is connected\n"
+    );
+    let json = desk.run(&["coverage", "-f", "manifests", "-o", "json"]).exits(1).json();
+    assert_eq!(
+        (&json["ports"][0]["gaps"][0]["gap"], &json["withoutSidecar"]),
+        (&"noRule".into(), &Value::Array(Vec::new()))
+    );
+}

@@ -5,19 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use signet_identity::{Fingerprint, SpiffeId};
-use signet_policy::{Facts, Kind, Layer, PolicyIndex, PolicyModel, WorkloadModel, explain};
+use signet_policy::{
+    Facts, Kind, Layer, Origin, PolicyIndex, PolicyModel, RequestHeaders, WorkloadModel, explain,
+};
 use signet_sync::proto::admin as wire;
 use signet_sync::proto::admin::admin_server::Admin;
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
-use crate::manifests::{Action, Item, Manifests, Outcome};
+use super::past;
+use crate::history::{History, RecordedChange, Version};
+use crate::manifests::{Action, Change, Item, Manifests, Outcome};
 use crate::records::{self, Registration, Subject};
 use crate::revocation::{RevocationError, revoke};
 use crate::services::Mesh;
 use crate::store::{Revision, Store, StoreError};
-use crate::streams::{Answer, Stream};
+use crate::streams::Stream;
 use crate::token::{self, Grant};
 
 /// How long an `apply` waits for its own state to be pushed. It is durable either way.
@@ -89,6 +93,7 @@ impl Admin for AdminService {
                         changes: changes(&outcome),
                         diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
                         notes: outcome.notes.iter().map(diagnostic).collect(),
+                        version: outcome.version,
                     }));
                 }
                 Err(StoreError::Conflict { .. }) => {}
@@ -128,9 +133,50 @@ impl Admin for AdminService {
                         revision: outcome.revision.0,
                         changes: changes(&outcome),
                         diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
+                        version: outcome.version,
                     }));
                 }
                 Ok(None) => return Err(Status::not_found(format!("there is no {kind} {}", request.name))),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(store_failed(error)),
+            }
+        }
+        Err(busy())
+    }
+
+    async fn history(
+        &self,
+        _: Request<wire::HistoryRequest>,
+    ) -> Result<Response<wire::HistoryResponse>, Status> {
+        let history = History::load(&*self.store).await.map_err(store_failed)?;
+        let versions = history.newest_first().map(past_version).collect();
+        Ok(Response::new(wire::HistoryResponse { versions }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<wire::RollbackRequest>,
+    ) -> Result<Response<wire::RollbackResponse>, Status> {
+        let request = request.into_inner();
+        for _ in 0..ATTEMPTS_MAX {
+            let manifests = self.manifests().await?;
+            let trust_domain = self.trust_domain();
+            match manifests.rollback(&*self.store, trust_domain, request.version, request.dry_run).await {
+                Ok(Some(outcome)) => {
+                    self.pushed(outcome.revision).await;
+                    tracing::info!(revision = outcome.revision.0, version = outcome.version, "rollback");
+                    return Ok(Response::new(wire::RollbackResponse {
+                        revision: outcome.revision.0,
+                        changes: changes(&outcome),
+                        diagnostics: outcome.diagnostics.iter().map(diagnostic).collect(),
+                        version: outcome.version,
+                    }));
+                }
+                Ok(None) => {
+                    return Err(Status::not_found(
+                        "that version is not kept; `signet history` lists those that are",
+                    ));
+                }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(store_failed(error)),
             }
@@ -218,7 +264,8 @@ impl Admin for AdminService {
                         id.escape_debug()
                     )));
                 }
-                Ok(Response::new(joined(&id, &answers)))
+                let published = self.mesh.published.borrow().clone();
+                Ok(Response::new(past::joined(&id, &answers, &published)))
             }
             Some(Question::RequestId(_)) => Err(Status::invalid_argument("that is not a request id")),
             None => Err(Status::invalid_argument("nothing is asked")),
@@ -266,16 +313,39 @@ fn kind(text: &str) -> Result<Kind, Status> {
 }
 
 fn changes(outcome: &Outcome) -> Vec<wire::Change> {
-    let change = |(kind, name, action): &(Kind, String, Action)| {
-        let action = match action {
-            Action::Created => wire::ChangeAction::Created,
-            Action::Deleted => wire::ChangeAction::Deleted,
-            Action::Unchanged => wire::ChangeAction::Unchanged,
-            Action::Updated => wire::ChangeAction::Updated,
-        };
-        wire::Change { kind: kind.to_string(), name: name.clone(), action: action.into() }
+    let change = |Change { kind, name, action, diff }: &Change| wire::Change {
+        kind: kind.to_string(),
+        name: name.clone(),
+        action: wire::ChangeAction::from(*action).into(),
+        diff: diff.clone(),
     };
     outcome.changes.iter().map(change).collect()
+}
+
+impl From<Action> for wire::ChangeAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Created => Self::Created,
+            Action::Deleted => Self::Deleted,
+            Action::Unchanged => Self::Unchanged,
+            Action::Updated => Self::Updated,
+        }
+    }
+}
+
+fn past_version(version: &Version) -> wire::PastVersion {
+    let change = |RecordedChange { kind, name, action }: &RecordedChange| wire::Change {
+        kind: kind.clone(),
+        name: name.clone(),
+        action: wire::ChangeAction::from(*action).into(),
+        diff: String::new(),
+    };
+    wire::PastVersion {
+        version: version.number,
+        at: version.record.at,
+        changes: version.record.changes.iter().map(change).collect(),
+        more: u32::try_from(version.record.more).unwrap_or(u32::MAX),
+    }
 }
 
 fn diagnostic(found: &signet_policy::Diagnostic) -> wire::Diagnostic {
@@ -369,6 +439,13 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
             open_connections: status.open_connections,
             refused: status.refused,
             clock_offset_ms: report.clock_offset_ms,
+            unprotected: status.unprotected.map(|counted| wire::Unprotected {
+                plaintext_in: counted.plaintext_in,
+                plaintext_out: counted.plaintext_out,
+                unsigned_requests: counted.unsigned_requests,
+                unsigned_responses: counted.unsigned_responses,
+                observed_refusals: counted.observed_refusals,
+            }),
         }),
         network,
         version: stream.map_or_else(String::new, |stream| stream.version.clone()),
@@ -395,12 +472,26 @@ fn hypothetical(model: &PolicyModel, question: &wire::Hypothetical) -> Result<wi
         .ok()
         .filter(|port| *port != 0)
         .ok_or_else(|| Status::invalid_argument("the port is not one"))?;
+    let fields = question.headers.iter().map(|header| (header.name.as_str(), header.value.as_bytes()));
+    let headers = RequestHeaders::new(fields);
     let layer = if question.opaque {
         Layer::Opaque
     } else {
-        Layer::Http { method: &question.method, path: &question.path, authority: &question.authority }
+        Layer::Http {
+            method: &question.method,
+            path: &question.path,
+            authority: &question.authority,
+            headers: Some(&headers),
+        }
     };
-    let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+    let origin = match question.source_address.as_str() {
+        "" => Origin::LeftToDestination,
+        text => Origin::Seen(
+            text.parse().map_err(|_| Status::invalid_argument("the source address is no IP address"))?,
+        ),
+    };
+    let now = if question.at == 0 { records::unix_seconds(SystemTime::now()) } else { question.at };
+    let facts = Facts { source: source.as_ref(), origin, destination: &destination, port, layer, now };
     let explanation = explain(&PolicyIndex::new(model), &facts);
     let json = serde_json::to_string(&explanation)
         .map_err(|_| Status::internal("the explanation cannot be written"))?;
@@ -415,40 +506,4 @@ fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
     SpiffeId::parse(text).map_err(|_| {
         Status::not_found(format!("{} is neither a Workload nor a SPIFFE ID", text.escape_debug()))
     })
-}
-
-/// The answers of all proxies that remember a request, as one: the fields of the first record that was refused (or,
-/// when none was, of the first record), the decision in the form of a hypothetical one, and all answers under
-/// `proxies`. A proxy's answer is the list of its records.
-fn joined(request_id: &str, answers: &[Answer]) -> wire::ExplainResponse {
-    let mut text = format!("request {}\n", request_id.escape_debug());
-    let mut proxies = Vec::new();
-    for answer in answers {
-        let value = answer.json.clone().unwrap_or_default();
-        let shown = serde_json::to_string_pretty(&value).unwrap_or_default();
-        text.push_str(&format!("\n{} ({})\n{shown}\n", answer.spiffe_id, answer.instance));
-        proxies.push(serde_json::json!({
-            "spiffeId": answer.spiffe_id.as_str(),
-            "instance": answer.instance,
-            "answer": value,
-        }));
-    }
-    let refusal = |record: &serde_json::Value| {
-        record
-            .get("refused")
-            .and_then(serde_json::Value::as_str)
-            .filter(|code| !code.is_empty())
-            .map(str::to_owned)
-    };
-    let records = || proxies.iter().filter_map(|proxy| proxy.get("answer")?.as_array()).flatten();
-    let leading = records().find(|record| refusal(record).is_some()).or_else(|| records().next());
-    let mut fields = leading.and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
-    let decision = match leading.and_then(refusal) {
-        Some(code) => serde_json::json!({ "outcome": "refused", "code": code }),
-        None => serde_json::json!({ "outcome": "allowed" }),
-    };
-    fields.insert("decision".to_owned(), decision);
-    fields.insert("requestId".to_owned(), request_id.into());
-    fields.insert("proxies".to_owned(), proxies.into());
-    wire::ExplainResponse { json: serde_json::Value::Object(fields).to_string(), text }
 }

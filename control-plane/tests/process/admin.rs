@@ -2,7 +2,8 @@
 
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{
-    CreateTokenRequest, DeleteRequest, ExplainRequest, GetRequest, Hypothetical, RevokeRequest,
+    CreateTokenRequest, DeleteRequest, ExplainRequest, GetRequest, Header, HistoryRequest, Hypothetical,
+    RevokeRequest, RollbackRequest,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
@@ -75,7 +76,7 @@ async fn a_hypothetical_request_is_explained() {
         method: "GET".to_owned(),
         path: "/".to_owned(),
         authority: "api.example".to_owned(),
-        opaque: false,
+        ..Hypothetical::default()
     };
     let ask = |question| ExplainRequest { question: Some(Question::Hypothetical(question)) };
     let mut operator = server.operator().await;
@@ -85,8 +86,125 @@ async fn a_hypothetical_request_is_explained() {
     assert!(!answer.text.is_empty());
     let unknown = Hypothetical { destination: "none".to_owned(), ..question.clone() };
     assert_eq!(operator.explain(ask(unknown)).await.unwrap_err().code(), Code::NotFound);
-    let no_port = Hypothetical { port: 65_536, ..question };
+    let no_port = Hypothetical { port: 65_536, ..question.clone() };
     assert_eq!(operator.explain(ask(no_port)).await.unwrap_err().code(), Code::InvalidArgument);
+    let nowhere = Hypothetical { source_address: "here".to_owned(), ..question.clone() };
+    assert_eq!(operator.explain(ask(nowhere)).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // Under conditions.
+    let rule = "{from: [{any: authenticated}], to: [{headers: [{name: x-a, exact: b}]}], \
+                when: {sourceAddresses: [10.0.0.0/8], time: [{days: [mon]}]}}";
+    server.apply(&policy("conditional", rule)).await;
+    let met = Hypothetical {
+        headers: vec![Header { name: "X-A".to_owned(), value: "b".to_owned() }],
+        source_address: "10.1.1.1".to_owned(),
+        // A Monday.
+        at: 1_772_452_800,
+        ..question
+    };
+    let outcome = async |question| {
+        let answer = server.operator().await.explain(ask(question)).await.unwrap().into_inner();
+        let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
+        json["decision"]["outcome"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(outcome(met.clone()).await, "allowed");
+    assert_eq!(outcome(Hypothetical { headers: Vec::new(), ..met.clone() }).await, "refused");
+    assert_eq!(
+        outcome(Hypothetical { source_address: "192.0.2.1".to_owned(), ..met.clone() }).await,
+        "refused"
+    );
+    assert_eq!(outcome(Hypothetical { at: met.at + 86_400, ..met }).await, "refused");
+}
+
+/// A policy for workload `api` with these rules.
+fn policy(name: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: AccessPolicy\nmetadata: {{ name: {name} }}\nspec:\n  \
+         target: {{ workloads: [api] }}\n  rules: [{rules}]\n"
+    )
+}
+
+const ANYBODY: &str = "{ from: [{ any: authenticated }] }";
+
+#[tokio::test]
+async fn every_change_has_a_version_and_can_be_undone() {
+    let (_state, server) = mesh().await;
+    let mut operator = server.operator().await;
+    let first = server.apply(&workload("api")).await.version;
+    let second = server.apply(&policy("open", ANYBODY)).await;
+    assert_eq!(second.version, first + 1);
+    let third = server.apply(&policy("open", "")).await;
+    let [change] = third.changes.as_slice() else { panic!("{third:?}") };
+    let lines: Vec<&str> = change.diff.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(lines, ["-  rules: [{ from: [{ any: authenticated }] }]", "+  rules: []"]);
+    // What changes nothing is no version.
+    assert_eq!(server.apply(&policy("open", "")).await.version, third.version);
+
+    let text = async |name: &str| {
+        let get = GetRequest { kind: "AccessPolicy".to_owned(), name: name.to_owned() };
+        server.operator().await.get(get).await.map(|got| got.into_inner().items.remove(0).yaml)
+    };
+    let back = |version, dry_run| RollbackRequest { version, dry_run };
+    let dry = operator.rollback(back(None, true)).await.unwrap().into_inner();
+    assert_eq!((dry.version, dry.changes.len()), (third.version, 1));
+    assert_eq!(text("open").await.unwrap(), policy("open", ""), "a dry run changes nothing");
+
+    let undone = operator.rollback(back(None, false)).await.unwrap().into_inner();
+    assert_eq!((undone.version, undone.diagnostics.len()), (third.version + 1, 0));
+    assert_eq!(text("open").await.unwrap(), policy("open", ANYBODY));
+    // An undo can be undone, and several changes at once.
+    operator.rollback(back(Some(first), false)).await.unwrap();
+    assert_eq!(text("open").await.unwrap_err().code(), Code::NotFound);
+    operator.rollback(back(Some(third.version), false)).await.unwrap();
+    assert_eq!(text("open").await.unwrap(), policy("open", ""));
+    let delete = DeleteRequest { kind: "AccessPolicy".to_owned(), name: "open".to_owned(), dry_run: false };
+    operator.delete(delete).await.unwrap();
+    operator.rollback(back(None, false)).await.unwrap();
+    assert_eq!(text("open").await.unwrap(), policy("open", ""));
+
+    let history = operator.history(HistoryRequest {}).await.unwrap().into_inner().versions;
+    let numbers: Vec<u64> = history.iter().map(|version| version.version).collect();
+    let newest = third.version + 5;
+    assert_eq!(numbers, (1..=newest).rev().collect::<Vec<_>>());
+    assert_eq!((history[0].changes[0].name.as_str(), history[0].more), ("open", 0));
+    for gone in [Some(newest + 1), Some(u64::MAX)] {
+        assert_eq!(operator.rollback(back(gone, false)).await.unwrap_err().code(), Code::NotFound);
+    }
+    // Before the first version there was nothing.
+    let emptied = operator.rollback(back(Some(0), false)).await.unwrap().into_inner();
+    assert!(emptied.diagnostics.is_empty() && emptied.changes.len() == 3, "{emptied:?}");
+}
+
+#[tokio::test]
+async fn only_the_latest_versions_are_kept() {
+    let (_state, server) = mesh().await;
+    server.apply(&workload("api")).await;
+    for number in 0..55 {
+        server
+            .apply(&policy("open", &format!("{{ name: r{number}, from: [{{ any: authenticated }}] }}")))
+            .await;
+    }
+    let mut operator = server.operator().await;
+    let versions = operator.history(HistoryRequest {}).await.unwrap().into_inner().versions;
+    let (newest, oldest) = (versions[0].version, versions.last().unwrap().version);
+    assert_eq!((versions.len(), newest - oldest), (50, 49));
+    let back = |version| RollbackRequest { version: Some(version), dry_run: true };
+    assert!(operator.rollback(back(oldest - 1)).await.is_ok());
+    assert_eq!(operator.rollback(back(oldest - 2)).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_role_that_is_over_is_noted_and_stored() {
+    let (_state, server) = mesh().await;
+    let grant = |end: &str| {
+        format!(
+            "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: RoleGrant\nmetadata: {{ name: g }}\nspec: {{ identity: \
+             spiffe://mesh.example/app/edge/api, role: leader, notAfter: {end} }}\n"
+        )
+    };
+    assert!(server.apply(&grant("2100-01-01T00:00:00Z")).await.notes.is_empty());
+    let [note] = server.apply(&grant("2020-01-01T00:00:00Z")).await.notes.try_into().unwrap();
+    assert!(note.message.contains("RoleGrant g is over already"), "{note:?}");
 }
 
 #[tokio::test]

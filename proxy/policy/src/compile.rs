@@ -1,14 +1,19 @@
 //! Manifests to the policy model: values are read, names resolved, and contradictions between manifests refused.
 
-mod access_policy;
-mod mesh;
-mod value;
-mod workload;
+pub(crate) mod access_policy;
+pub(crate) mod condition;
+mod conflict;
+mod header_policy;
+pub(crate) mod mesh;
+mod role_grant;
+pub(crate) mod value;
+pub(crate) mod workload;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::value::unix_seconds;
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted};
-use crate::manifest::{Kind, Manifest, Spec};
+use crate::manifest::{Kind, Manifest, Spec, TargetSpec};
 use crate::model::{AccessPolicyModel, PolicyModel, SourceMatch, Target, WorkloadModel};
 
 /// Most entries of any list in a manifest: more is better said with a wildcard.
@@ -17,11 +22,17 @@ pub const MAX_LIST_ENTRIES: usize = 1_000;
 /// Most rules of one policy.
 pub const MAX_RULES_PER_POLICY: usize = 1_000;
 
+/// Most header policies of a mesh: one for all workloads of a kind is usual.
+pub const MAX_HEADER_POLICIES: usize = 1_000;
+
 /// Most access policies of a mesh.
 pub const MAX_POLICIES: usize = 10_000;
 
 /// Most workloads of a mesh.
 pub const MAX_WORKLOADS: usize = 10_000;
+
+/// Most role grants of a mesh: each workload holds one or two.
+pub const MAX_ROLE_GRANTS: usize = 10_000;
 
 /// Most places in the index of every sidecar: each source of each rule, at each port of each workload it is for.
 /// A place takes about 40 bytes, so this keeps the index under 40 MiB; 1,000 rules for all of 100 services with three
@@ -54,15 +65,33 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     }
     workload::refuse_conflicts(&model.workloads, &places, &mut findings);
     let declared = declared_names(manifests);
+    let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
     for manifest in manifests {
-        if let Spec::AccessPolicy(spec) = manifest.spec() {
-            let scope = &mut Scope::new(manifest, &mut findings);
-            if let Some(policy) = access_policy::lower(scope, spec, &declared) {
-                access_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
-                model.policies.push(policy);
+        let scope = &mut Scope::new(manifest, &mut findings);
+        match manifest.spec() {
+            Spec::AccessPolicy(spec) => {
+                if let Some(policy) = access_policy::lower(scope, spec, &declared) {
+                    access_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
+                    model.policies.push(policy);
+                    policies.push(manifest);
+                }
             }
+            Spec::HeaderPolicy(spec) => {
+                if let Some(policy) = header_policy::lower(scope, spec, &declared) {
+                    model.header_policies.push(policy);
+                    header_policies.push(manifest);
+                }
+            }
+            Spec::RoleGrant(spec) => {
+                if let Some(grant) = role_grant::lower(scope, spec, &mut granted) {
+                    model.role_grants.push(grant);
+                }
+            }
+            Spec::Mesh(_) | Spec::Workload(_) => {}
         }
     }
+    conflict::refuse_shadowed_rules(&model, &policies, &mut findings);
+    header_policy::refuse_conflicts(&model, &header_policies, &mut findings);
     if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
         Scope::new(first, &mut findings).refuse(
             Place::START,
@@ -72,6 +101,34 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
         );
     }
     findings.into_result(model)
+}
+
+/// Checks what can be checked of manifests without the Mesh and the Workloads they belong to: the values of policies
+/// and grants, each by itself. Names of workloads are taken as declared.
+pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
+    let mut findings = Findings::default();
+    refuse_duplicates(manifests, &mut findings);
+    let mut granted = HashSet::new();
+    for manifest in manifests {
+        let scope = &mut Scope::new(manifest, &mut findings);
+        match manifest.spec() {
+            Spec::AccessPolicy(spec) => {
+                access_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::HeaderPolicy(spec) => {
+                header_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::RoleGrant(spec) => {
+                role_grant::lower(scope, spec, &mut granted);
+            }
+            Spec::Mesh(_) | Spec::Workload(_) => {}
+        }
+    }
+    findings.into_list()
+}
+
+fn named_by(target: &TargetSpec) -> HashSet<&str> {
+    target.workloads.iter().flat_map(|list| &list.0.value).map(|name| name.value.as_str()).collect()
 }
 
 /// One manifest being compiled, and where its faults go.
@@ -113,7 +170,13 @@ fn refuse_duplicates(manifests: &[Manifest], findings: &mut Findings) {
 }
 
 fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
-    for (kind, limit) in [(Kind::AccessPolicy, MAX_POLICIES), (Kind::Workload, MAX_WORKLOADS)] {
+    let limits = [
+        (Kind::AccessPolicy, MAX_POLICIES),
+        (Kind::HeaderPolicy, MAX_HEADER_POLICIES),
+        (Kind::RoleGrant, MAX_ROLE_GRANTS),
+        (Kind::Workload, MAX_WORKLOADS),
+    ];
+    for (kind, limit) in limits {
         if let Some(first) = manifests.iter().filter(|manifest| manifest.kind() == kind).nth(limit) {
             let place = Place::of(first.spanned_name());
             let message = format!("this is one {kind} more than the {limit} a mesh may have");

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use signet_identity::SpiffeId;
 
-use crate::index::{Entry, IndexedRule, PolicyIndex};
-use crate::model::{MtlsMode, PolicyMode};
+use crate::condition::RequestHeaders;
+use crate::index::{Asked, Entry, IndexedRule, PolicyIndex};
+use crate::model::{MtlsMode, PolicyAction, PolicyMode};
 use crate::refusal::Refusal;
 use crate::target::check_path;
 
@@ -15,14 +16,35 @@ use crate::target::check_path;
 pub struct Facts<'a> {
     /// The identity the source proved; `None` for plaintext.
     pub source: Option<&'a SpiffeId>,
-    /// Where the connection came from. It is shown by `explain` and never decides: addresses prove nothing.
-    pub source_addr: Option<IpAddr>,
+    /// Where the connection comes from.
+    pub origin: Origin,
     /// The workload the message is for.
     pub destination: &'a SpiffeId,
     /// The container port it is for.
     pub port: u16,
     /// What kind of message it is.
     pub layer: Layer<'a>,
+    /// When, in seconds since 1970.
+    pub now: u64,
+}
+
+/// Where a connection comes from, as far as whoever decides can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The address the destination sees.
+    Seen(IpAddr),
+    /// Only the destination will see it: conditions on it are its to judge, and stand in nobody's way before.
+    LeftToDestination,
+}
+
+impl Origin {
+    /// The address, where it is known.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Seen(address) => Some(address.to_canonical()),
+            Self::LeftToDestination => None,
+        }
+    }
 }
 
 /// What the mesh sees of a message.
@@ -36,18 +58,11 @@ pub enum Layer<'a> {
         path: &'a str,
         /// The host and optional port the request names.
         authority: &'a str,
+        /// The header fields as received; `None` when nobody kept them because no rule asked for any.
+        headers: Option<&'a RequestHeaders>,
     },
     /// Bytes: TLS of the application's own, or any protocol that is not HTTP.
     Opaque,
-}
-
-impl<'a> Layer<'a> {
-    pub(crate) fn request(self) -> Option<(&'a str, &'a str)> {
-        match self {
-            Self::Http { method, path, .. } => Some((method, path)),
-            Self::Opaque => None,
-        }
-    }
 }
 
 /// Proof that [`decide()`] allowed something, and which rule did. There is no other way to get one.
@@ -79,14 +94,19 @@ impl Permit {
 pub struct Observation {
     /// The policy.
     pub policy: Arc<str>,
-    /// The rule that would have allowed it; `None` if none of its rules would.
+    /// Whether its rules allow or deny.
+    pub action: PolicyAction,
+    /// The rule that matches; `None` if none does.
     pub rule: Option<Arc<str>>,
 }
 
 impl Observation {
-    /// Whether the policy would have allowed it.
+    /// Whether the policy would have let it pass.
     pub fn allowed(&self) -> bool {
-        self.rule.is_some()
+        match self.action {
+            PolicyAction::Allow => self.rule.is_some(),
+            PolicyAction::Deny => self.rule.is_none(),
+        }
     }
 }
 
@@ -96,25 +116,29 @@ impl Observation {
 ///
 /// # Errors
 /// The refusal, with the first of these that applies: `not-ready`, `no-policy` for a workload nobody declared,
-/// `plaintext-refused`, `connect-refused`, `ambiguous-target`, `authority-mismatch`, `opaque-to-l7-port`, and, when no
-/// rule allows it, `no-policy` or `access-denied`.
+/// `plaintext-refused`, `connect-refused`, `ambiguous-target`, `authority-mismatch`, `opaque-to-l7-port`, `deny-rule`,
+/// and, when no rule allows it, `no-policy` or `access-denied`.
 pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal> {
-    let own = index.trust_domain().ok_or(Refusal::NotReady)?;
+    let caller = index.caller(facts.source, facts.now).ok_or(Refusal::NotReady)?;
     let entry = index.entry(facts.destination).ok_or(Refusal::NoPolicy)?;
     if facts.source.is_none() && entry.mtls == MtlsMode::Strict {
         return Err(Refusal::PlaintextRefused);
     }
     let port = entry.port_facts(facts.port);
     match facts.layer {
-        Layer::Http { method, path, authority } => {
+        Layer::Http { method, path, authority, .. } => {
             check_request(method, path)?;
             index.check_authority(facts.destination, authority)?;
         }
         Layer::Opaque if port.l7 => return Err(Refusal::OpaqueToL7Port),
         Layer::Opaque => {}
     }
-    let request = facts.layer.request();
-    match entry.find_rule(facts.source, facts.port, own, |rule| rule.allows(facts.port, request)) {
+    let asked = Asked::of(facts);
+    let matching = |action| entry.find_rule(action, &caller, facts.port, |rule| rule.covers(&asked, action));
+    if port.denies && matching(PolicyAction::Deny).is_some() {
+        return Err(Refusal::DenyRule);
+    }
+    match matching(PolicyAction::Allow) {
         Some(rule) => Ok(Permit::from_rule(rule)),
         None if port.selected => Err(Refusal::AccessDenied),
         None => Err(Refusal::NoPolicy),
@@ -135,21 +159,22 @@ fn check_request(method: &str, path: &str) -> Result<(), Refusal> {
 /// What the observe-mode policies that select this port would have said, for logs and metrics. Free when there are
 /// none.
 pub fn observe(index: &PolicyIndex, facts: &Facts<'_>) -> Vec<Observation> {
-    let (Some(own), Some(entry)) = (index.trust_domain(), index.entry(facts.destination)) else {
+    let (Some(caller), Some(entry)) = (index.caller(facts.source, facts.now), index.entry(facts.destination))
+    else {
         return Vec::new();
     };
     if !entry.has_observers {
         return Vec::new();
     }
-    let would_allow = |rule: &&Arc<IndexedRule>| {
-        rule.model.matches_source(facts.source, own) && rule.allows(facts.port, facts.layer.request())
+    let asked = Asked::of(facts);
+    let said = |policy: &Arc<crate::index::IndexedPolicy>| {
+        let action = policy.model.action;
+        let matches =
+            |rule: &&Arc<IndexedRule>| rule.model.matches_source(&caller) && rule.covers(&asked, action);
+        let rule = policy.rules.iter().find(matches).map(|rule| Arc::clone(&rule.name));
+        Observation { policy: Arc::clone(&policy.name), action, rule }
     };
-    observers(entry, facts.port)
-        .map(|policy| Observation {
-            policy: Arc::clone(&policy.name),
-            rule: policy.rules.iter().find(would_allow).map(|rule| Arc::clone(&rule.name)),
-        })
-        .collect()
+    observers(entry, facts.port).map(said).collect()
 }
 
 fn observers(entry: &Entry, port: u16) -> impl Iterator<Item = &Arc<crate::index::IndexedPolicy>> {

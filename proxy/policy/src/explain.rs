@@ -4,11 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use signet_identity::TrustDomain;
 
 use crate::decide::{Facts, Layer, Permit, decide};
-use crate::index::{Entry, IndexedPolicy, IndexedRule, PolicyIndex};
-use crate::model::{MtlsMode, PolicyMode, Protocol};
+use crate::index::{Asked, Entry, IndexedPolicy, IndexedRule, PolicyIndex, from_there, in_time};
+use crate::model::{Caller, MtlsMode, Operation, PolicyAction, PolicyMode, Protocol};
 use crate::refusal::Refusal;
 use crate::target::check_path;
 
@@ -40,6 +39,8 @@ pub struct Explanation {
     pub decision: Decision,
     /// What decided before any rule was asked, in words.
     pub note: Option<String>,
+    /// The roles that the source holds.
+    pub roles: Vec<String>,
     /// The rules of all policies that select the destination workload.
     pub rules: Vec<RuleReport>,
 }
@@ -63,6 +64,12 @@ pub enum Decision {
         status: u16,
         /// The sentence the caller sees.
         detail: &'static str,
+        /// The policy that denies it, where a rule does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        policy: Option<String>,
+        /// The rule in it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
     },
 }
 
@@ -76,7 +83,9 @@ pub struct RuleReport {
     pub rule: Option<String>,
     /// Whether the policy decides or only reports.
     pub mode: PolicyMode,
-    /// Whether the rule allows the message.
+    /// Whether its rules allow or deny.
+    pub action: PolicyAction,
+    /// Whether the rule allows, or denies, the message.
     pub matched: bool,
     /// Why it matches or does not.
     pub reason: String,
@@ -86,13 +95,22 @@ pub struct RuleReport {
 pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
     let decided = decide(index, facts);
     let entry = index.entry(facts.destination);
+    let caller = index.caller(facts.source, facts.now);
     let (method, path, authority) = match facts.layer {
-        Layer::Http { method, path, authority } => (Some(method), Some(path), Some(authority)),
+        Layer::Http { method, path, authority, .. } => (Some(method), Some(path), Some(authority)),
         Layer::Opaque => (None, None, None),
     };
+    let rules: Vec<RuleReport> = match (entry, &caller) {
+        (Some(entry), Some(caller)) => {
+            entry.policies.iter().flat_map(|policy| report(policy, facts, caller)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let held =
+        caller.into_iter().flat_map(|caller| caller.roles).filter(|grant| grant.is_in_force(facts.now));
     Explanation {
         source: facts.source.map(ToString::to_string),
-        source_address: facts.source_addr,
+        source_address: facts.origin.address(),
         destination: facts.destination.to_string(),
         port: facts.port,
         method: method.map(str::to_owned),
@@ -102,13 +120,9 @@ pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
         protocol: index.protocol(facts.destination, facts.port),
         layer7: index.is_l7(facts.destination, facts.port),
         note: note(index, facts, entry, decided.as_ref().err().copied()),
-        decision: Decision::of(&decided),
-        rules: match (entry, index.trust_domain()) {
-            (Some(entry), Some(own)) => {
-                entry.policies.iter().flat_map(|policy| report(policy, facts, own)).collect()
-            }
-            _ => Vec::new(),
-        },
+        decision: Decision::of(&decided, &rules),
+        roles: held.map(|grant| grant.role.clone()).collect(),
+        rules,
     }
 }
 
@@ -125,13 +139,26 @@ impl Explanation {
 }
 
 impl Decision {
-    fn of(decided: &Result<Permit, Refusal>) -> Self {
+    fn of(decided: &Result<Permit, Refusal>, rules: &[RuleReport]) -> Self {
         match decided {
             Ok(permit) => {
                 Self::Allowed { policy: permit.policy().to_owned(), rule: permit.rule().to_owned() }
             }
             Err(refusal) => {
-                Self::Refused { code: *refusal, status: refusal.status(), detail: refusal.detail() }
+                let denies = |report: &&RuleReport| {
+                    report.matched
+                        && report.action == PolicyAction::Deny
+                        && report.mode == PolicyMode::Enforce
+                        && *refusal == Refusal::DenyRule
+                };
+                let by = rules.iter().find(denies);
+                Self::Refused {
+                    code: *refusal,
+                    status: refusal.status(),
+                    detail: refusal.detail(),
+                    policy: by.map(|report| report.policy.clone()),
+                    rule: by.and_then(|report| report.rule.clone()),
+                }
             }
         }
     }
@@ -141,7 +168,10 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allowed { policy, rule } => write!(f, "allowed by {policy}/{rule}"),
-            Self::Refused { code, status, detail } => write!(f, "refused {code} ({status}): {detail}"),
+            Self::Refused { code, status, policy: Some(policy), rule: Some(rule), .. } => {
+                write!(f, "refused {code} ({status}) by {policy}/{rule}")
+            }
+            Self::Refused { code, status, detail, .. } => write!(f, "refused {code} ({status}): {detail}"),
         }
     }
 }
@@ -152,14 +182,18 @@ impl fmt::Display for Explanation {
         if let Some(note) = &self.note {
             writeln!(f, "  {note}")?;
         }
+        if !self.roles.is_empty() {
+            writeln!(f, "  the source holds the roles {}", self.roles.join(", "))?;
+        }
         if self.rules.is_empty() {
             return writeln!(f, "  no policy selects this workload");
         }
         for report in &self.rules {
             let mark = if report.matched { "✓" } else { "✗" };
             let rule = report.rule.as_deref().unwrap_or("(no rules)");
+            let action = if report.action == PolicyAction::Deny { " [deny]" } else { "" };
             let mode = if report.mode == PolicyMode::Observe { " [observe]" } else { "" };
-            writeln!(f, "  {mark} {}/{rule}{mode}: {}", report.policy, report.reason)?;
+            writeln!(f, "  {mark} {}/{rule}{action}{mode}: {}", report.policy, report.reason)?;
         }
         Ok(())
     }
@@ -191,64 +225,117 @@ fn note(
             if protocol.is_http() {
                 format!("port {} is declared as {}", facts.port, protocol.as_str())
             } else {
-                format!("an enforced rule decides on port {} by method or path", facts.port)
+                format!("an enforced rule decides on port {} by method, path or header", facts.port)
             }
         }
         _ => return None,
     })
 }
 
-fn report(policy: &IndexedPolicy, facts: &Facts<'_>, own: &TrustDomain) -> Vec<RuleReport> {
+fn report(policy: &IndexedPolicy, facts: &Facts<'_>, caller: &Caller<'_>) -> Vec<RuleReport> {
     let line = |rule: Option<&IndexedRule>, reason: Result<String, String>| RuleReport {
         policy: policy.model.name.clone(),
         rule: rule.map(|rule| rule.name.to_string()),
         mode: policy.model.mode,
+        action: policy.model.action,
         matched: reason.is_ok(),
         reason: reason.unwrap_or_else(|why| why),
     };
     if policy.rules.is_empty() {
-        return vec![line(None, Err("the policy allows nothing".to_owned()))];
+        let reason = match policy.model.action {
+            PolicyAction::Allow => "the policy allows nothing",
+            PolicyAction::Deny => "the policy denies nothing",
+        };
+        return vec![line(None, Err(reason.to_owned()))];
     }
-    policy.rules.iter().map(|rule| line(Some(rule), judge(policy, rule, facts, own))).collect()
+    policy.rules.iter().map(|rule| line(Some(rule), judge(policy, rule, facts, caller))).collect()
 }
 
-/// `Ok` with the reason when the rule allows the message, `Err` with the reason when it does not.
+/// `Ok` with the reason when the rule matches the message, `Err` with the reason when it does not.
 fn judge(
     policy: &IndexedPolicy,
     rule: &IndexedRule,
     facts: &Facts<'_>,
-    own: &TrustDomain,
+    caller: &Caller<'_>,
 ) -> Result<String, String> {
-    let port = facts.port;
+    let (port, action) = (facts.port, policy.model.action);
     if !policy.model.selects_port(port) {
         return Err(format!("the policy is for ports {}, not {port}", joined(&policy.model.ports)));
     }
-    if !rule.model.matches_source(facts.source, own) {
+    if !rule.model.matches_source(caller) {
         return Err(match facts.source {
             Some(source) => format!("the source {source} is none of those in `from`"),
             None => "an anonymous source matches only `any: anyone`".to_owned(),
         });
     }
-    if rule.model.to.is_empty() {
-        return Ok("the source matches and the rule allows everything on these ports".to_owned());
+    let asked = Asked::of(facts);
+    if !rule.covers_operation(&asked, action) {
+        return Err(why_not(rule, &asked, action));
     }
-    let at_port = || rule.model.to.iter().filter(|operation| operation.covers_port(port));
-    if at_port().next().is_none() {
-        return Err(format!("none of its operations is for port {port}"));
+    if !in_time(&rule.model.when, facts.now) {
+        return Err("none of its time windows is open".to_owned());
     }
-    if rule.allows(port, facts.layer.request()) {
-        return Ok("source and operation match".to_owned());
+    if !from_there(&rule.model.when, facts.origin, action) {
+        return Err(match facts.origin.address() {
+            Some(address) => format!("the address {address} is none of its `sourceAddresses`"),
+            None => "the destination has to see where the connection comes from".to_owned(),
+        });
     }
-    let Layer::Http { method, path, .. } = facts.layer else {
-        return Err("it allows HTTP requests, and these are opaque bytes".to_owned());
+    let does = match action {
+        PolicyAction::Allow => "allows",
+        PolicyAction::Deny => "denies",
     };
-    if at_port().all(|operation| !operation.allows_method(method)) {
-        return Err(format!("it does not allow the method {}", shown(method)));
+    let mut reason = if rule.model.to.is_empty() {
+        format!("the source matches and the rule {does} everything on these ports")
+    } else {
+        "source and operation match".to_owned()
+    };
+    if !rule.model.when.source_addresses.is_empty() && facts.origin.address().is_none() {
+        reason += ", if the destination sees one of its `sourceAddresses`";
     }
-    if at_port().all(|operation| !operation.allows_path(path)) {
-        return Err(format!("it does not allow the path {}", shown(path)));
+    Ok(reason)
+}
+
+/// Why none of a rule's operations is what is asked.
+fn why_not(rule: &IndexedRule, asked: &Asked<'_>, action: PolicyAction) -> String {
+    let is = match action {
+        PolicyAction::Allow => "allow",
+        PolicyAction::Deny => "deny",
+    };
+    let at_port: Vec<&Operation> =
+        rule.model.to.iter().filter(|operation| operation.covers_port(asked.port)).collect();
+    if at_port.is_empty() {
+        return format!("none of its operations is for port {}", asked.port);
     }
-    Err(format!("no single operation allows both the method {} and the path {}", shown(method), shown(path)))
+    let Some((method, path, headers)) = asked.request else {
+        return "it is about HTTP requests, and these are opaque bytes".to_owned();
+    };
+    let none = |matches: &dyn Fn(&Operation) -> bool| at_port.iter().all(|operation| !matches(operation));
+    if none(&|operation| operation.matches_method(method, action)) {
+        return format!("it does not {is} the method {}", shown(method));
+    }
+    if none(&|operation| operation.matches_path(path, action)) {
+        return format!("it does not {is} the path {}", shown(path));
+    }
+    let both = |operation: &Operation| {
+        operation.matches_method(method, action) && operation.matches_path(path, action)
+    };
+    if none(&both) {
+        return format!(
+            "no single operation has both the method {} and the path {}",
+            shown(method),
+            shown(path)
+        );
+    }
+    let missing = at_port
+        .iter()
+        .filter(|operation| both(operation))
+        .flat_map(|operation| &operation.headers)
+        .find(|header| headers.is_none_or(|headers| !header.matches(headers, action)));
+    match missing {
+        Some(header) => format!("the header field {} is not as it asks for", header.name),
+        None => "no single operation has it all".to_owned(),
+    }
 }
 
 fn joined(ports: &[u16]) -> String {

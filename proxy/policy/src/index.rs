@@ -6,15 +6,19 @@
 //! policies: the answer is the same, and input cannot grow the index.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use signet_identity::{SpiffeId, TrustDomain};
 
+use crate::condition::{RequestHeaders, TimeWindow};
+use crate::decide::{Facts, Layer, Origin};
+use crate::header_policy::HeaderPlan;
 use crate::model::{
-    AccessPolicyModel, EgressRule, MtlsMode, PolicyMode, PolicyModel, Protection, Protocol, RuleModel,
-    SourceMatch, SpeaksFirst, Transport, WorkloadModel,
+    AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, PolicyAction, PolicyMode,
+    PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst, Transport,
+    WorkloadModel,
 };
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
@@ -44,6 +48,9 @@ struct Ready {
     names: HashMap<String, Vec<SpiffeId>>,
     /// By network, then by address and port.
     advertised: HashMap<String, HashMap<(IpAddr, u16), Published>>,
+    roles: HashMap<SpiffeId, Vec<RoleGrantModel>>,
+    /// The different windows that rules ask for.
+    windows: Vec<TimeWindow>,
 }
 
 /// What stands behind a published address and port.
@@ -60,6 +67,9 @@ pub(crate) struct Entry {
     pub(crate) mtls: MtlsMode,
     pub(crate) policies: Vec<Arc<IndexedPolicy>>,
     pub(crate) has_observers: bool,
+    /// Whether any rule, of whatever mode, asks for header fields.
+    asks_for_headers: bool,
+    header_policies: Vec<Arc<HeaderPolicyModel>>,
     ports: HashMap<u16, PortRules>,
 }
 
@@ -83,6 +93,13 @@ pub(crate) struct IndexedRule {
 #[derive(Clone, Debug)]
 struct PortRules {
     facts: PortFacts,
+    allow: RuleSet,
+    deny: RuleSet,
+}
+
+/// The rules of one action at one port.
+#[derive(Clone, Debug, Default)]
+struct RuleSet {
     by_identity: HashMap<SpiffeId, Vec<Arc<IndexedRule>>>,
     /// Rules with a source that is not an exact identity.
     general: Vec<Arc<IndexedRule>>,
@@ -95,6 +112,27 @@ pub(crate) struct PortFacts {
     pub(crate) l7: bool,
     /// Some enforced policy selects it.
     pub(crate) selected: bool,
+    /// Some enforced policy that denies selects it.
+    pub(crate) denies: bool,
+}
+
+/// What a rule is asked about, but for who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) port: u16,
+    pub(crate) request: Option<(&'a str, &'a str, Option<&'a RequestHeaders>)>,
+    origin: Origin,
+    now: u64,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(facts: &Facts<'a>) -> Self {
+        let request = match facts.layer {
+            Layer::Http { method, path, headers, .. } => Some((method, path, headers)),
+            Layer::Opaque => None,
+        };
+        Self { port: facts.port, request, origin: facts.origin, now: facts.now }
+    }
 }
 
 impl PolicyIndex {
@@ -107,7 +145,14 @@ impl PolicyIndex {
             workloads: HashMap::with_capacity(model.workloads.len()),
             names: HashMap::new(),
             advertised: HashMap::new(),
+            roles: HashMap::new(),
+            windows: windows_of(model),
         };
+        for grant in &model.role_grants {
+            ready.roles.entry(grant.identity.clone()).or_default().push(grant.clone());
+        }
+        let header_policies: Vec<Arc<HeaderPolicyModel>> =
+            model.header_policies.iter().cloned().map(Arc::new).collect();
         for workload in &model.workloads {
             for name in &workload.names {
                 ready.names.entry(name.to_ascii_lowercase()).or_default().push(workload.id.clone());
@@ -123,7 +168,7 @@ impl PolicyIndex {
                         target_port: place.target_port,
                     });
             }
-            let entry = Entry::new(workload, model.mtls_of(workload), &policies);
+            let entry = Entry::new(workload, model.mtls_of(workload), &policies, &header_policies);
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
         }
         Self { rules: Some(Box::new(ready)) }
@@ -178,12 +223,47 @@ impl PolicyIndex {
 
     /// Whether any enforced rule could allow this source anything at this port. To be asked before the first bytes are
     /// known; it allows nothing by itself.
-    pub fn l4_possible(&self, source: Option<&SpiffeId>, destination: &SpiffeId, port: u16) -> bool {
-        let (Some(ready), Some(entry)) = (&self.rules, self.entry(destination)) else { return false };
+    pub fn l4_possible(
+        &self,
+        source: Option<&SpiffeId>,
+        destination: &SpiffeId,
+        port: u16,
+        now: u64,
+    ) -> bool {
+        let (Some(caller), Some(entry)) = (self.caller(source, now), self.entry(destination)) else {
+            return false;
+        };
         if source.is_none() && entry.mtls == MtlsMode::Strict {
             return false;
         }
-        entry.find_rule(source, port, &ready.trust_domain, |_| true).is_some()
+        entry.find_rule(PolicyAction::Allow, &caller, port, |_| true).is_some()
+    }
+
+    /// Whether the header fields of requests to a workload have to be kept for [`Facts`].
+    pub fn asks_for_headers(&self, destination: &SpiffeId) -> bool {
+        self.entry(destination).is_some_and(|entry| entry.asks_for_headers)
+    }
+
+    /// What becomes of the header fields of a permitted request before the application gets it.
+    pub fn header_plan<'a>(
+        &'a self,
+        source: Option<&'a SpiffeId>,
+        destination: &SpiffeId,
+        port: u16,
+        now: u64,
+    ) -> HeaderPlan<'a> {
+        let policy = self
+            .entry(destination)
+            .and_then(|entry| entry.header_policies.iter().find(|policy| policy.selects_port(port)));
+        HeaderPlan { policy: policy.map(Arc::as_ref), caller: self.caller(source, now) }
+    }
+
+    /// The first moment after this one at which the same question may get another answer with nobody changing
+    /// anything: a role ends, a window opens or closes.
+    pub fn next_change(&self, after: u64) -> Option<u64> {
+        let ready = self.rules.as_ref()?;
+        let roles = ready.roles.values().flatten().map(|grant| grant.not_after).filter(|end| *end > after);
+        roles.chain(ready.windows.iter().filter_map(|window| window.next_change(after))).min()
     }
 
     /// The workload published at an address, and the container port behind it.
@@ -235,19 +315,41 @@ impl PolicyIndex {
         }
     }
 
+    /// A source as rules see it; `None` before the first policy.
+    pub(crate) fn caller<'a>(&'a self, id: Option<&'a SpiffeId>, now: u64) -> Option<Caller<'a>> {
+        let ready = self.rules.as_ref()?;
+        let roles = match id {
+            Some(id) if !ready.roles.is_empty() => ready.roles.get(id).map_or(&[][..], Vec::as_slice),
+            _ => &[],
+        };
+        Some(Caller { id, trust_domain: &ready.trust_domain, roles, now })
+    }
+
     pub(crate) fn entry(&self, id: &SpiffeId) -> Option<&Entry> {
         self.rules.as_ref()?.workloads.get(id)
     }
 }
 
 impl Entry {
-    fn new(workload: &WorkloadModel, mtls: MtlsMode, policies: &[Arc<IndexedPolicy>]) -> Self {
+    fn new(
+        workload: &WorkloadModel,
+        mtls: MtlsMode,
+        policies: &[Arc<IndexedPolicy>],
+        header_policies: &[Arc<HeaderPolicyModel>],
+    ) -> Self {
         let policies: Vec<Arc<IndexedPolicy>> =
             policies.iter().filter(|policy| policy.model.target.selects(workload)).cloned().collect();
+        let operations = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.model.to);
         let mut entry = Self {
             model: workload.clone(),
             mtls,
             has_observers: policies.iter().any(|policy| policy.model.mode == PolicyMode::Observe),
+            asks_for_headers: operations.into_iter().any(|operation| !operation.headers.is_empty()),
+            header_policies: header_policies
+                .iter()
+                .filter(|policy| policy.target.selects(workload))
+                .cloned()
+                .collect(),
             policies,
             ports: HashMap::new(),
         };
@@ -257,35 +359,29 @@ impl Entry {
     }
 
     fn pick(&self, port: u16) -> PortRules {
-        let mut picked =
-            PortRules { facts: self.work_out(port), by_identity: HashMap::new(), general: Vec::new() };
-        for rule in self.rules_at(port, PolicyMode::Enforce) {
-            match exact_sources(&rule.model) {
-                Some(sources) => {
-                    for source in sources {
-                        picked.by_identity.entry(source).or_default().push(Arc::clone(rule));
-                    }
-                }
-                None => picked.general.push(Arc::clone(rule)),
-            }
-        }
-        picked
+        let of = |action| RuleSet::new(self.rules_at(port, PolicyMode::Enforce, action));
+        PortRules { facts: self.work_out(port), allow: of(PolicyAction::Allow), deny: of(PolicyAction::Deny) }
     }
 
     /// The facts of a port without the index.
     fn work_out(&self, port: u16) -> PortFacts {
         let declared = self.model.port(port).is_some_and(|declared| declared.protocol.is_http());
+        // A deny that is about requests must see requests, like any other rule that is.
         let ruled = || {
-            self.rules_at(port, PolicyMode::Enforce)
+            [PolicyAction::Allow, PolicyAction::Deny]
+                .into_iter()
+                .flat_map(|action| self.rules_at(port, PolicyMode::Enforce, action))
                 .flat_map(|rule| &rule.model.to)
                 .any(|operation| operation.is_l7() && operation.covers_port(port))
         };
+        let mut selecting = self
+            .policies
+            .iter()
+            .filter(|policy| policy.model.mode == PolicyMode::Enforce && policy.model.selects_port(port));
         PortFacts {
             l7: declared || ruled(),
-            selected: self
-                .policies
-                .iter()
-                .any(|policy| policy.model.mode == PolicyMode::Enforce && policy.model.selects_port(port)),
+            selected: selecting.clone().next().is_some(),
+            denies: selecting.any(|policy| policy.model.action == PolicyAction::Deny),
         }
     }
 
@@ -293,11 +389,18 @@ impl Entry {
         self.ports.get(&port).map_or_else(|| self.work_out(port), |rules| rules.facts)
     }
 
-    /// The rules of policies of one mode that have something to say about a port.
-    pub(crate) fn rules_at(&self, port: u16, mode: PolicyMode) -> impl Iterator<Item = &Arc<IndexedRule>> {
+    /// The rules of policies of one mode and action that have something to say about a port.
+    pub(crate) fn rules_at(
+        &self,
+        port: u16,
+        mode: PolicyMode,
+        action: PolicyAction,
+    ) -> impl Iterator<Item = &Arc<IndexedRule>> {
         self.policies
             .iter()
-            .filter(move |policy| policy.model.mode == mode && policy.model.selects_port(port))
+            .filter(move |policy| {
+                policy.model.mode == mode && policy.model.action == action && policy.model.selects_port(port)
+            })
             .flat_map(|policy| &policy.rules)
             .filter(move |rule| rule.covers_port(port))
     }
@@ -305,19 +408,40 @@ impl Entry {
     /// An enforced rule at this port that matches the source and passes `accepts`.
     pub(crate) fn find_rule(
         &self,
-        source: Option<&SpiffeId>,
+        action: PolicyAction,
+        caller: &Caller<'_>,
         port: u16,
-        own: &TrustDomain,
         accepts: impl Fn(&IndexedRule) -> bool,
     ) -> Option<&Arc<IndexedRule>> {
         let Some(rules) = self.ports.get(&port) else {
             return self
-                .rules_at(port, PolicyMode::Enforce)
-                .find(|rule| rule.model.matches_source(source, own) && accepts(rule));
+                .rules_at(port, PolicyMode::Enforce, action)
+                .find(|rule| rule.model.matches_source(caller) && accepts(rule));
         };
-        let written_for_source = source.and_then(|id| rules.by_identity.get(id)).into_iter().flatten();
-        let general = rules.general.iter().filter(|rule| rule.model.matches_source(source, own));
+        let rules = match action {
+            PolicyAction::Allow => &rules.allow,
+            PolicyAction::Deny => &rules.deny,
+        };
+        let written_for_source = caller.id.and_then(|id| rules.by_identity.get(id)).into_iter().flatten();
+        let general = rules.general.iter().filter(|rule| rule.model.matches_source(caller));
         written_for_source.chain(general).find(|rule| accepts(rule))
+    }
+}
+
+impl RuleSet {
+    fn new<'a>(rules: impl Iterator<Item = &'a Arc<IndexedRule>>) -> Self {
+        let mut set = Self::default();
+        for rule in rules {
+            match exact_sources(&rule.model) {
+                Some(sources) => {
+                    for source in sources {
+                        set.by_identity.entry(source).or_default().push(Arc::clone(rule));
+                    }
+                }
+                None => set.general.push(Arc::clone(rule)),
+            }
+        }
+        set
     }
 }
 
@@ -326,19 +450,50 @@ impl IndexedRule {
         self.model.to.is_empty() || self.model.to.iter().any(|operation| operation.covers_port(port))
     }
 
-    /// Whether the rule allows this at a port that its policy selects, leaving the source aside.
-    pub(crate) fn allows(&self, port: u16, request: Option<(&str, &str)>) -> bool {
+    /// Whether the rule is about what is asked, at a port that its policy selects, leaving the source aside.
+    pub(crate) fn covers(&self, asked: &Asked<'_>, action: PolicyAction) -> bool {
+        self.covers_operation(asked, action) && holds(&self.model.when, asked, action)
+    }
+
+    /// The same without the conditions.
+    pub(crate) fn covers_operation(&self, asked: &Asked<'_>, action: PolicyAction) -> bool {
         self.model.to.is_empty()
             || self.model.to.iter().any(|operation| {
-                operation.covers_port(port)
-                    && match request {
-                        Some((method, path)) => {
-                            operation.allows_method(method) && operation.allows_path(path)
+                operation.covers_port(asked.port)
+                    && match asked.request {
+                        Some((method, path, headers)) => {
+                            operation.matches_method(method, action)
+                                && operation.matches_path(path, action)
+                                && operation.matches_headers(headers, action)
                         }
                         None => !operation.is_l7(),
                     }
             })
     }
+}
+
+/// Whether what a rule asks for besides holds.
+fn holds(when: &Conditions, asked: &Asked<'_>, action: PolicyAction) -> bool {
+    from_there(when, asked.origin, action) && in_time(when, asked.now)
+}
+
+pub(crate) fn in_time(when: &Conditions, now: u64) -> bool {
+    when.time.is_empty() || when.time.iter().any(|window| window.is_open(now))
+}
+
+pub(crate) fn from_there(when: &Conditions, origin: Origin, action: PolicyAction) -> bool {
+    match origin.address() {
+        _ if when.source_addresses.is_empty() => true,
+        Some(address) => when.source_addresses.iter().any(|range| range.contains(&address)),
+        None => action == PolicyAction::Allow,
+    }
+}
+
+/// The different windows of all rules.
+fn windows_of(model: &PolicyModel) -> Vec<TimeWindow> {
+    let rules = model.policies.iter().flat_map(|policy| &policy.rules);
+    let windows: HashSet<TimeWindow> = rules.flat_map(|rule| rule.when.time.iter().copied()).collect();
+    windows.into_iter().collect()
 }
 
 fn index_policy(model: &AccessPolicyModel) -> Arc<IndexedPolicy> {

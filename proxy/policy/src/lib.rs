@@ -8,40 +8,54 @@
 //!
 //! Invariants:
 //!
-//! * Rules only allow. What no enforced rule allows is refused, and so is everything before the first policy arrived.
-//! * A port with any method or path rule is a layer-7 port: bytes that are not HTTP never pass there.
+//! * What no enforced rule allows is refused, and so is everything before the first policy arrived. A rule that denies
+//!   wins over every rule that allows.
+//! * A port with any rule on methods, paths or header fields, denying ones included, is a layer-7 port: bytes that are
+//!   not HTTP never pass there.
 //! * [`decide()`] and [`check_target()`] are pure, take untrusted input, and neither panic nor allocate in proportion to it.
 //! * A [`Permit`] is made by [`decide()`] alone, so code that asks for one cannot skip the decision.
 //! * Every «no» of the product is a [`Refusal`] with a stable code.
 //!
 //! This crate does no I/O and reads no clock. The language is documented in `docs/policy.md`.
 
+mod cases;
 mod compile;
+mod condition;
+mod coverage;
 mod decide;
 mod diagnostic;
 mod explain;
+mod header_policy;
 mod index;
 mod manifest;
 mod model;
 mod pattern;
 mod refusal;
+mod schema;
 mod target;
 
+pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
-    MAX_LIST_ENTRIES, MAX_POLICIES, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS, compile,
+    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_POLICIES, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY,
+    MAX_SELECTED_RULES, MAX_WORKLOADS, check_values, compile, unix_seconds,
 };
-pub use decide::{Facts, Layer, Observation, Permit, decide, observe};
+pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
+pub use coverage::{Exposure, Gap, coverage};
+pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use explain::{Decision, Explanation, RuleReport, explain};
+pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};
 pub use index::{Egress, PolicyIndex};
 pub use manifest::{
     API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests,
 };
 pub use model::{
-    AccessPolicyModel, Advertised, EgressRule, Lifetimes, MtlsMode, Network, Operation, PolicyMode,
-    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RuleModel, SignatureMode,
-    SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
+    AccessPolicyModel, Advertised, Caller, Conditions, EgressRule, HeaderPolicyModel, IdentityFields,
+    Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection,
+    ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch,
+    SpeaksFirst, Target, Transport, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use refusal::{Blame, Refusal};
+pub use schema::json_schema;
 pub use target::{RequestTarget, check_target};

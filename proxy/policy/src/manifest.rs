@@ -10,13 +10,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy, Spanned};
 use thiserror::Error;
 
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
-    AccessPolicySpec, AdvertiseSpec, EgressSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec,
-    OperationSpec, PortSpec, ProtectionSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WorkloadSpec,
+    AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
+    IdentityHeadersSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec, OperationSpec, PortSpec,
+    ProtectionSpec, RoleGrantSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 
@@ -29,7 +31,7 @@ pub const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// Most documents in one text.
 pub const MAX_DOCUMENTS: usize = 5_000;
 
-/// Deepest nesting of a document; the schema needs eight levels.
+/// Deepest nesting of a document; the schema needs ten levels.
 const MAX_DEPTH: usize = 16;
 
 /// Most nodes of a document: a policy with its full number of rules, each with a few entries.
@@ -45,21 +47,28 @@ const MAX_REPLAYED_EVENTS: usize = 10_000;
 pub enum Kind {
     /// Who may call what.
     AccessPolicy,
+    /// Which header fields may say who calls.
+    HeaderPolicy,
     /// The defaults of the mesh.
     Mesh,
+    /// Who holds a role, and until when.
+    RoleGrant,
     /// One workload.
     Workload,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::AccessPolicy, Self::Mesh, Self::Workload];
+    pub const ALL: [Self; 5] =
+        [Self::AccessPolicy, Self::HeaderPolicy, Self::Mesh, Self::RoleGrant, Self::Workload];
 
     /// The name in manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessPolicy => "AccessPolicy",
+            Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
+            Self::RoleGrant => "RoleGrant",
             Self::Workload => "Workload",
         }
     }
@@ -73,7 +82,7 @@ impl fmt::Display for Kind {
 
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the kind is none of AccessPolicy, Mesh, Workload")]
+#[error("the kind is none of AccessPolicy, HeaderPolicy, Mesh, RoleGrant, Workload")]
 pub struct UnknownKind;
 
 impl FromStr for Kind {
@@ -101,7 +110,9 @@ impl Manifest {
     pub fn kind(&self) -> Kind {
         match self.spec {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
+            Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
+            Spec::RoleGrant(_) => Kind::RoleGrant,
             Spec::Workload(_) => Kind::Workload,
         }
     }
@@ -170,7 +181,7 @@ pub fn parse_manifests(file_name: &str, text: &str) -> Result<Vec<Manifest>, Vec
         if number >= MAX_DOCUMENTS || findings.is_full() {
             break;
         }
-        match read_document(document) {
+        match read_document::<Document>(document) {
             Ok(read) => {
                 refuse_envelope(&read, file_name, first_line, &mut findings);
                 let Document { name, spec: Ok(spec), .. } = read else { continue };
@@ -259,7 +270,8 @@ fn is_blank(document: &str) -> bool {
     })
 }
 
-fn read_document(text: &str) -> Result<Document, serde_saphyr::Error> {
+/// Reads one document of whatever shape, with all that bounds and forbids.
+pub(crate) fn read_document<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
@@ -282,7 +294,7 @@ fn read_document(text: &str) -> Result<Document, serde_saphyr::Error> {
 }
 
 /// The place in the document, what is wrong, and the fix.
-fn describe(error: &serde_saphyr::Error, document: &str) -> (Place, String, String) {
+pub(crate) fn describe(error: &serde_saphyr::Error, document: &str) -> (Place, String, String) {
     use serde_saphyr::Error;
     let error = error.without_snippet();
     let place = match error {

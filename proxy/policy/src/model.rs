@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use signet_identity::{Class, SpiffeId, TrustDomain};
 
+use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
+use crate::header_policy::FieldPattern;
 use crate::pattern::{IdentityPattern, PathPattern};
 
 /// Everything the mesh's manifests say, resolved and checked.
@@ -39,6 +41,12 @@ pub struct PolicyModel {
     pub workloads: Vec<WorkloadModel>,
     /// The access policies, in the order declared.
     pub policies: Vec<AccessPolicyModel>,
+    /// The header policies, in the order declared.
+    #[serde(default)]
+    pub header_policies: Vec<HeaderPolicyModel>,
+    /// Who holds which role until when.
+    #[serde(default)]
+    pub role_grants: Vec<RoleGrantModel>,
 }
 
 impl PolicyModel {
@@ -55,6 +63,8 @@ impl PolicyModel {
             lifetimes: Lifetimes::default(),
             workloads: Vec::new(),
             policies: Vec::new(),
+            header_policies: Vec::new(),
+            role_grants: Vec::new(),
         }
     }
 
@@ -363,7 +373,10 @@ pub struct AccessPolicyModel {
     pub ports: Vec<u16>,
     /// Whether it decides.
     pub mode: PolicyMode,
-    /// What it allows.
+    /// Whether its rules allow or deny.
+    #[serde(default)]
+    pub action: PolicyAction,
+    /// What it allows or denies.
     pub rules: Vec<RuleModel>,
 }
 
@@ -407,7 +420,18 @@ pub enum PolicyMode {
     Observe,
 }
 
-/// One rule: these sources may do these operations.
+/// What the rules of a policy do with what they match. A deny wins over every allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyAction {
+    /// What a rule matches is allowed, unless something denies it.
+    #[default]
+    Allow,
+    /// What a rule matches is refused, whatever allows it.
+    Deny,
+}
+
+/// One rule: these sources, these operations, under these conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleModel {
@@ -417,12 +441,15 @@ pub struct RuleModel {
     pub from: Vec<SourceMatch>,
     /// The operations; one of them has to match. Empty means everything on the ports the policy selects.
     pub to: Vec<Operation>,
+    /// What must hold besides.
+    #[serde(default)]
+    pub when: Conditions,
 }
 
 impl RuleModel {
-    /// Whether one of the sources matches. An anonymous source is `None`.
-    pub fn matches_source(&self, source: Option<&SpiffeId>, own: &TrustDomain) -> bool {
-        self.from.iter().any(|allowed| allowed.matches(source, own))
+    /// Whether one of the sources matches.
+    pub fn matches_source(&self, caller: &Caller<'_>) -> bool {
+        self.from.iter().any(|source| source.matches(caller))
     }
 }
 
@@ -438,41 +465,101 @@ pub enum SourceMatch {
     Class(Class),
     /// Identities that match.
     Identity(IdentityPattern),
+    /// Whoever holds this role at the moment.
+    Role(String),
     /// All identities of this trust domain.
     TrustDomain(TrustDomain),
 }
 
 impl SourceMatch {
-    /// Whether a source matches; `own` is the mesh's trust domain.
-    pub fn matches(&self, source: Option<&SpiffeId>, own: &TrustDomain) -> bool {
-        let Some(id) = source else { return matches!(self, Self::Anyone) };
+    /// Whether a source matches.
+    pub fn matches(&self, caller: &Caller<'_>) -> bool {
+        let Some(id) = caller.id else { return matches!(self, Self::Anyone) };
         match self {
             Self::Anyone | Self::Authenticated => true,
             Self::Class(class) => {
-                id.trust_domain() == own.as_str() && id.parts().is_some_and(|parts| parts.class == *class)
+                id.trust_domain() == caller.trust_domain.as_str()
+                    && id.parts().is_some_and(|parts| parts.class == *class)
             }
             Self::Identity(pattern) => pattern.matches(id),
+            Self::Role(role) => {
+                caller.roles.iter().any(|held| held.is_in_force(caller.now) && held.role == *role)
+            }
             Self::TrustDomain(domain) => id.trust_domain() == domain.as_str(),
         }
     }
 }
 
-/// What may be done: the dimensions that are given must all match.
+/// Who asks, as far as rules can tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The identity it proved; `None` for plaintext.
+    pub id: Option<&'a SpiffeId>,
+    /// The mesh's own trust domain.
+    pub trust_domain: &'a TrustDomain,
+    /// The role grants of this identity, also those that are over.
+    pub roles: &'a [RoleGrantModel],
+    /// Now, in seconds since 1970.
+    pub now: u64,
+}
+
+/// An identity holds a role until a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RoleGrantModel {
+    /// The manifest's name.
+    pub name: String,
+    /// Who holds the role.
+    pub identity: SpiffeId,
+    /// The role.
+    pub role: String,
+    /// The first moment at which it no longer counts, in seconds since 1970.
+    pub not_after: u64,
+}
+
+impl RoleGrantModel {
+    /// Whether it still counts.
+    pub fn is_in_force(&self, now: u64) -> bool {
+        now < self.not_after
+    }
+}
+
+/// What must hold besides source and operation. Everything that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Conditions {
+    /// Where the connection comes from, as the destination sees it; empty means anywhere.
+    pub source_addresses: Vec<IpNet>,
+    /// When; one of the windows has to be open. Empty means always.
+    pub time: Vec<TimeWindow>,
+}
+
+impl Conditions {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.source_addresses.is_empty() && self.time.is_empty()
+    }
+}
+
+/// What is done: the dimensions that are given must all match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Operation {
-    /// HTTP methods; empty means all, and bytes that are not HTTP too unless there are paths.
+    /// HTTP methods; empty means all, and bytes that are not HTTP too unless there are paths or headers.
     pub methods: Vec<String>,
     /// Raw request paths; empty means all.
     pub paths: Vec<PathPattern>,
     /// Ports among those the policy selects; empty means all of them.
     pub ports: Vec<u16>,
+    /// What the request's header fields must be like, all of it.
+    #[serde(default)]
+    pub headers: Vec<HeaderMatch>,
 }
 
 impl Operation {
     /// Whether the operation asks for something only HTTP has.
     pub fn is_l7(&self) -> bool {
-        !self.methods.is_empty() || !self.paths.is_empty()
+        !self.methods.is_empty() || !self.paths.is_empty() || !self.headers.is_empty()
     }
 
     /// Whether the operation is about this port.
@@ -480,19 +567,72 @@ impl Operation {
         covers(&self.ports, port)
     }
 
-    /// Whether the method matches. Methods are case-sensitive (RFC 9110 section 9.1).
-    pub fn allows_method(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|allowed| allowed == method)
+    /// Whether the method matches. Methods are case-sensitive (RFC 9110 section 9.1), but some servers do not know: what
+    /// is denied is denied in every letter case.
+    pub fn matches_method(&self, method: &str, action: PolicyAction) -> bool {
+        self.methods.is_empty()
+            || self.methods.iter().any(|listed| match action {
+                PolicyAction::Allow => listed == method,
+                PolicyAction::Deny => listed.eq_ignore_ascii_case(method),
+            })
     }
 
-    /// Whether the raw path matches.
-    pub fn allows_path(&self, path: &str) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(|pattern| pattern.matches(path))
+    /// Whether the raw path matches. What is denied is denied however it is spelt.
+    pub fn matches_path(&self, path: &str, action: PolicyAction) -> bool {
+        self.paths.is_empty()
+            || self.paths.iter().any(|pattern| match action {
+                PolicyAction::Allow => pattern.matches(path),
+                PolicyAction::Deny => pattern.matches_any_spelling(path),
+            })
+    }
+
+    /// Whether the header fields are as asked for. Where nobody kept them, an allow does not match and a deny does.
+    pub fn matches_headers(&self, headers: Option<&RequestHeaders>, action: PolicyAction) -> bool {
+        self.headers.is_empty()
+            || match headers {
+                Some(fields) => self.headers.iter().all(|header| header.matches(fields, action)),
+                None => action == PolicyAction::Deny,
+            }
     }
 }
 
+/// What happens to header fields by which applications tell who calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderPolicyModel {
+    /// The manifest's name.
+    pub name: String,
+    /// The workloads whose requests it is about.
+    pub target: Target,
+    /// Their ports; empty means all.
+    pub ports: Vec<u16>,
+    /// Which fields, and who may send them. The first entry that names a field counts.
+    pub fields: Vec<IdentityFields>,
+    /// The field that carries the caller's verified identity to the application, in lower case.
+    pub peer_header: Option<String>,
+}
+
+impl HeaderPolicyModel {
+    /// Whether the policy selects this port, leaving aside of which workload.
+    pub fn selects_port(&self, port: u16) -> bool {
+        covers(&self.ports, port)
+    }
+}
+
+/// Header fields that only some may send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IdentityFields {
+    /// Which fields.
+    pub names: Vec<FieldPattern>,
+    /// Who may send them; nobody when empty.
+    pub entitled: Vec<SourceMatch>,
+    /// What a request of anybody else says instead; without it the field is removed.
+    pub overwrite: Option<String>,
+}
+
 /// An empty list of ports stands for all.
-fn covers(ports: &[u16], port: u16) -> bool {
+pub(crate) fn covers(ports: &[u16], port: u16) -> bool {
     ports.is_empty() || ports.contains(&port)
 }
 
@@ -513,18 +653,42 @@ mod tests {
     fn class_and_anonymous_sources_are_told_apart() {
         let own = TrustDomain::parse("td").unwrap();
         let id = |text| SpiffeId::parse(text).unwrap();
+        let matches = |source: &SourceMatch, id: Option<SpiffeId>| {
+            source.matches(&Caller { id: id.as_ref(), trust_domain: &own, roles: &[], now: 0 })
+        };
         let app = SourceMatch::Class(Class::App);
-        assert!(app.matches(Some(&id("spiffe://td/app/d/x")), &own));
-        assert!(!app.matches(Some(&id("spiffe://foreign/app/d/x")), &own));
-        assert!(!app.matches(Some(&id("spiffe://td/agent/d/x")), &own));
+        assert!(matches(&app, Some(id("spiffe://td/app/d/x"))));
+        assert!(!matches(&app, Some(id("spiffe://foreign/app/d/x"))));
+        assert!(!matches(&app, Some(id("spiffe://td/agent/d/x"))));
         for (source, anonymous) in [
             (app, false),
             (SourceMatch::Anyone, true),
             (SourceMatch::Authenticated, false),
+            (SourceMatch::Role("leader".to_owned()), false),
             (SourceMatch::TrustDomain(own.clone()), false),
             (SourceMatch::Identity(IdentityPattern::parse("spiffe://td/**").unwrap()), false),
         ] {
-            assert_eq!(source.matches(None, &own), anonymous, "{source:?}");
+            assert_eq!(matches(&source, None), anonymous, "{source:?}");
         }
+    }
+
+    #[test]
+    fn a_role_counts_until_its_end_and_not_a_moment_longer() {
+        let own = TrustDomain::parse("td").unwrap();
+        let holder = SpiffeId::parse("spiffe://td/agent/d/x").unwrap();
+        let grant = RoleGrantModel {
+            name: "g".to_owned(),
+            identity: holder.clone(),
+            role: "leader".to_owned(),
+            not_after: 100,
+        };
+        let roles = std::slice::from_ref(&grant);
+        let leads = |now, role: &str| {
+            let caller = Caller { id: Some(&holder), trust_domain: &own, roles, now };
+            SourceMatch::Role(role.to_owned()).matches(&caller)
+        };
+        assert!(leads(99, "leader"));
+        assert!(!leads(100, "leader"));
+        assert!(!leads(99, "backup"));
     }
 }

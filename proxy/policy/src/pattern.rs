@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use signet_identity::{SpiffeId, TrustDomain};
 use thiserror::Error;
 
-use crate::target::{Ambiguity, check_path};
+use crate::target::{Ambiguity, check_path, escaped_byte};
 
 /// Longest pattern in bytes: as long as the longest SPIFFE ID.
 const MAX_PATTERN_BYTES: usize = 2_048;
@@ -83,6 +83,35 @@ impl Segment {
             Self::Exactly(expected) => **expected == *text,
         }
     }
+
+    /// Whether the segment is this one for some server: with any letter case, and escaped up to twice.
+    fn matches_any_spelling(&self, text: &str) -> bool {
+        match self {
+            Self::Any => !text.is_empty(),
+            Self::Exactly(expected) => {
+                let (expected, text) = (expected.as_bytes(), text.as_bytes());
+                let spelt = |depth| unescaped(expected, depth).eq(unescaped(text, depth));
+                spelt(0) || spelt(1) || spelt(2)
+            }
+        }
+    }
+}
+
+/// The bytes behind escapes, in lower case. What is escaped more often than twice is refused before any rule is asked.
+fn unescaped(text: &[u8], depth: usize) -> impl Iterator<Item = u8> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (mut byte, mut used) = (*rest.first()?, 1);
+        for _ in 0..depth {
+            let digits = rest.get(used..).and_then(escaped_byte);
+            match digits {
+                Some(escaped) if byte == b'%' => (byte, used) = (escaped, used + 2),
+                _ => break,
+            }
+        }
+        rest = rest.get(used..).unwrap_or_default();
+        Some(byte.to_ascii_lowercase())
+    })
 }
 
 /// The segments of a pattern and whether `**` closes it.
@@ -170,6 +199,11 @@ impl IdentityPattern {
         }
     }
 
+    /// The trust domain of all identities that match.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// The one identity that matches, if the pattern has no wildcard.
     pub fn exact(&self) -> Option<SpiffeId> {
         if self.segments.is_exact() { SpiffeId::parse(&self.text).ok() } else { None }
@@ -211,6 +245,24 @@ impl PathPattern {
             Some(mut rest) => self.segments.open || rest.next().is_none(),
             None => false,
         }
+    }
+
+    /// Whether only the path as written matches.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.segments.is_exact()
+    }
+
+    /// Whether some server might take a raw path for one that matches: letter case, escapes and a trailing slash make
+    /// no difference. For rules that deny.
+    pub fn matches_any_spelling(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let fixed = match self.segments.fixed.split_last() {
+            Some((Segment::Exactly(last), before)) if last.is_empty() && !self.segments.open => before,
+            _ => &self.segments.fixed,
+        };
+        let mut parts = rest.split('/').filter(|part| !part.is_empty());
+        fixed.iter().all(|segment| parts.next().is_some_and(|part| segment.matches_any_spelling(part)))
+            && (self.segments.open || parts.next().is_none())
     }
 
     /// The pattern as written.
@@ -339,6 +391,36 @@ mod tests {
         ];
         for (pattern, path, expected) in table {
             assert_eq!(PathPattern::parse(pattern).unwrap().matches(path), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_denied_is_denied_in_every_spelling() {
+        let table = [
+            ("/admin", "/admin", true),
+            ("/admin", "/admin/", true),
+            ("/admin/", "/admin", true),
+            ("/admin", "/ADMIN", true),
+            ("/admin", "/%61dmin", true),
+            ("/admin", "/%2561dmin", true),
+            ("/admin", "/ad%4Din", true),
+            ("/admin", "/admin2", false),
+            ("/admin", "/admin/x", false),
+            ("/admin/**", "/admin", true),
+            ("/admin/**", "/%41dmin/x/y", true),
+            ("/admin/*", "/admin/x/", true),
+            ("/admin/*", "/admin/", false),
+            ("/%61", "/a", true),
+            ("/", "/", true),
+            ("/", "/a", false),
+            ("/**", "/", true),
+            ("/**", "/a/b", true),
+            ("/*", "/", false),
+            ("/a%25", "/a%25", true),
+        ];
+        for (pattern, path, expected) in table {
+            let pattern = PathPattern::parse(pattern).unwrap();
+            assert_eq!(pattern.matches_any_spelling(path), expected, "{pattern} {path}");
         }
     }
 

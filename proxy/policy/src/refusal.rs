@@ -92,6 +92,8 @@ refusals! {
         "the body is longer than this path can verify";
     ConnectRefused, "connect-refused", 403, Caller, false,
         "the mesh carries no CONNECT requests of applications";
+    DenyRule, "deny-rule", 403, Caller, false,
+        "a rule denies this caller what it asks for, whatever other rules allow";
     DigestMismatch, "digest-mismatch", 400, Caller, false,
         "the body does not match its signed digest";
     Draining, "draining", 503, Mesh, true,
@@ -107,7 +109,7 @@ refusals! {
     NotReady, "not-ready", 503, Mesh, true,
         "the sidecar has no certificate or no policy yet";
     OpaqueToL7Port, "opaque-to-l7-port", 403, Caller, false,
-        "this port is decided on by method and path, and these bytes are not HTTP";
+        "this port is decided on by method, path or header, and these bytes are not HTTP";
     Overloaded, "overloaded", 503, Mesh, true,
         "a limit of the sidecar is reached";
     PeerIdentityMismatch, "peer-identity-mismatch", 502, Callee, false,

@@ -247,7 +247,7 @@ fn check_escape(byte: u8, rest: &[u8]) -> Result<(), Ambiguity> {
 }
 
 /// The byte that two leading hexadecimal digits stand for.
-fn escaped_byte(digits: &[u8]) -> Option<u8> {
+pub(crate) fn escaped_byte(digits: &[u8]) -> Option<u8> {
     let &[high, low, ..] = digits else { return None };
     let value = |digit: u8| char::from(digit).to_digit(16);
     u8::try_from(value(high)? * 16 + value(low)?).ok()

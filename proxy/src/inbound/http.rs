@@ -7,7 +7,7 @@ use std::rc::Rc;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
-use signet_policy::{Blame, Permit, Refusal};
+use signet_policy::{Blame, Origin as Whence, Permit, Refusal};
 use signet_signature::Form;
 use signet_signature::seal::MessageKeys;
 use tracing::Instrument;
@@ -17,8 +17,9 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
+use crate::clock;
 use crate::head::{self, Origin};
-use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
+use crate::headers::{self, CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
 use crate::http_server::{self, Switch, Version};
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
@@ -124,17 +125,39 @@ impl Callee {
         let slot = worker.limits.enter(self.channel.peer.id())?;
         head::check_request(&parts, Origin::Mesh)?;
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let content = content.with_headers(&snapshot.index, &self.reached.own, &parts.headers);
         let grant = trail.grant.insert(self.grant(content)).clone();
 
         // Asked before the body is read, so that a caller without permission costs no memory, and again
-        // after it: what is forwarded is permitted now.
-        let _permitted_so_far = grant.decide(&snapshot)?;
-        let verified =
+        // after it: what is forwarded is permitted now. A sealed field that a rule asks for is not seen yet.
+        if !seal::claims_seal(&parts.headers) {
+            let _permitted_so_far = grant.decide(&snapshot)?;
+        }
+        let mut verified =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, &self.reached.own)
                 .await?;
         let keys = received.response_keys.take();
         trail.request_id = claimed_id(&received.headers);
-        let permit = grant.decide(&worker.shared.snapshot())?;
+        let snapshot = worker.shared.snapshots.load_full();
+        let grant = if keys.is_some() {
+            // Fields that were sealed can be seen from here on.
+            let content = target::content(&received.method, &received.uri, &received.headers)?;
+            let content =
+                content.with_headers(&snapshot.index, &self.reached.own, verified.get_mut().headers());
+            trail.grant.insert(self.grant(content)).clone()
+        } else {
+            grant
+        };
+        let permit = grant.decide(&snapshot)?;
+        // What was signed has been verified and decided on; from here on it is what the application may see.
+        let plan = snapshot.index.header_plan(
+            Some(self.channel.peer.id()),
+            &self.reached.own,
+            grant.port,
+            clock::unix_seconds(),
+        );
+        headers::tell_caller(verified.get_mut().headers_mut(), &plan, Some(self.channel.peer.id()));
+        verified.get_mut().body_mut().withhold(headers::withheld_trailers(&plan));
         if received.headers.contains_key(&MESH_UPGRADE) {
             if self.version == Version::Http2 {
                 return Err(Refusal::UpgradeUnsupported);
@@ -156,7 +179,7 @@ impl Callee {
     fn grant(&self, content: Content) -> Grant {
         Grant {
             source: Some(self.channel.peer.id().clone()),
-            source_addr: Some(self.reached.caller.ip()),
+            origin: Whence::Seen(self.reached.caller.ip()),
             destination: self.reached.own.clone(),
             port: self.reached.address.port(),
             content,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use signet_policy::{MtlsMode, Permit, Refusal, SpeaksFirst};
+use signet_policy::{MtlsMode, Origin as Whence, Permit, Refusal, SpeaksFirst};
 use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Reached, app, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
+use crate::clock;
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
 use crate::headers;
@@ -228,8 +229,9 @@ async fn exchange(
     let (mut parts, body) = request.into_parts();
     head::check_request(&parts, Origin::App)?;
     let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
-    let grant = granted.insert(grant(reached, content)).clone();
     let snapshot = worker.shared.snapshots.load_full();
+    let content = content.with_headers(&snapshot.index, &reached.own, &parts.headers);
+    let grant = granted.insert(grant(reached, content)).clone();
     if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
         return Err(Refusal::PlaintextRefused);
     }
@@ -238,7 +240,10 @@ async fn exchange(
     headers::check_framing(&parts.headers)?;
     headers::strip_hop(&mut parts.headers);
     headers::strip_protected(&mut parts.headers);
-    let body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    let plan = snapshot.index.header_plan(None, &reached.own, grant.port, clock::unix_seconds());
+    headers::tell_caller(&mut parts.headers, &plan, None);
+    let mut body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
+    body.withhold(headers::withheld_trailers(&plan));
     let mut request = Request::from_parts(parts, body);
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
@@ -256,7 +261,7 @@ async fn exchange(
 fn grant(reached: &Reached, content: Content) -> Grant {
     Grant {
         source: None,
-        source_addr: Some(reached.caller.ip()),
+        origin: Whence::Seen(reached.caller.ip()),
         destination: reached.own.clone(),
         port: reached.address.port(),
         content,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use signet_policy::{Permit, Refusal, SpeaksFirst};
+use signet_policy::{Origin, Permit, Refusal, SpeaksFirst};
 use signet_signature::record::{Event as RecordEvent, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,7 +25,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
     let request_id = worker.request_id();
     let grant = Grant {
         source: Some(channel.peer.id().clone()),
-        source_addr: Some(reached.caller.ip()),
+        origin: Origin::Seen(reached.caller.ip()),
         destination: reached.own.clone(),
         port: reached.address.port(),
         content: Content::Opaque,

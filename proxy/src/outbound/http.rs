@@ -174,6 +174,8 @@ impl Caller {
     /// What the request asks for, in the bytes that will be sent; refused where that is ambiguous.
     fn judge(&self, parts: &request::Parts) -> Result<Grant, Refusal> {
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let snapshot = self.worker.shared.snapshot();
+        let content = content.with_headers(&snapshot.index, &self.destination.id, &parts.headers);
         Ok(self.destination.grant(&self.own, content))
     }
 

@@ -30,6 +30,14 @@ impl ByDirection {
             Direction::Outbound => self.outbound.inc(),
         };
     }
+
+    /// How many were counted.
+    pub fn get(&self, direction: Direction) -> u64 {
+        match direction {
+            Direction::Inbound => self.inbound.get(),
+            Direction::Outbound => self.outbound.get(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

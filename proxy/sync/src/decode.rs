@@ -54,8 +54,8 @@ pub enum DecodeError {
         /// The field.
         field: &'static str,
     },
-    /// A name is empty, too long or has control characters.
-    #[error("{field} is empty, too long or has control characters")]
+    /// A name is empty, too long or holds characters that no such name has.
+    #[error("{field} is empty, too long or holds characters that no such name has")]
     Name {
         /// The field.
         field: &'static str,
@@ -74,6 +74,12 @@ pub enum DecodeError {
     /// A port is 0 or above 65535.
     #[error("{field} is not a port")]
     Port {
+        /// The field.
+        field: &'static str,
+    },
+    /// A number is outside of what it can be.
+    #[error("{field} is out of range")]
+    Range {
         /// The field.
         field: &'static str,
     },

@@ -32,6 +32,7 @@ pub use anchors::{Anchors, DirectoryKey};
 pub use claim::{Claim, decode_claims};
 pub use decode::DecodeError;
 pub use directory::{Directory, Entry, sealing_key};
+pub use policy::minimum_reader;
 pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, negotiate};
 pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
 pub use revocations::{Revocation, Revocations, Subject};

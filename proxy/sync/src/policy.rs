@@ -5,19 +5,38 @@
 //! cannot see it.
 
 mod access;
+mod header;
 
 use ipnet::IpNet;
 use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
-    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyModel, PortModel, Protection,
-    ProtectionLevel, RecordHash, SignatureMode, Transport, WorkloadModel,
+    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyAction, PolicyModel, PortModel, Protection,
+    ProtectionLevel, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch, Transport,
+    WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
 use crate::directory::{protocol_from, speaks_first_from};
 use crate::proto::sync as wire;
 use crate::{DecodeError, MAX_SEALED_HEADERS};
+
+/// The lowest protocol number whose readers understand all of a policy: what they would pass over could be a
+/// permission.
+pub fn minimum_reader(model: &PolicyModel) -> u32 {
+    let asks_for_more = |rule: &RuleModel| {
+        !rule.when.is_empty()
+            || rule.to.iter().any(|operation| !operation.headers.is_empty())
+            || rule.from.iter().any(|source| matches!(source, SourceMatch::Role(_)))
+    };
+    let is_new = !model.header_policies.is_empty()
+        || !model.role_grants.is_empty()
+        || model
+            .policies
+            .iter()
+            .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
+    if is_new { 2 } else { 1 }
+}
 
 /// The policy in a section's payload.
 pub(crate) fn decode(payload: &[u8]) -> Result<PolicyModel, DecodeError> {
@@ -47,6 +66,8 @@ impl TryFrom<wire::Policy> for PolicyModel {
             },
             workloads: each(policy.workloads, workload_from)?,
             policies: each(policy.policies, access::policy_from)?,
+            header_policies: each(policy.header_policies, header::policy_from)?,
+            role_grants: each(policy.role_grants, grant_from)?,
         })
     }
 }
@@ -68,7 +89,27 @@ impl From<&PolicyModel> for wire::Policy {
             }),
             workloads: model.workloads.iter().map(workload_to).collect(),
             policies: model.policies.iter().map(access::policy_to).collect(),
+            header_policies: model.header_policies.iter().map(header::policy_to).collect(),
+            role_grants: model.role_grants.iter().map(grant_to).collect(),
         }
+    }
+}
+
+fn grant_from(grant: wire::RoleGrant) -> Result<RoleGrantModel, DecodeError> {
+    Ok(RoleGrantModel {
+        name: grant.name,
+        identity: spiffe_id("policy.role_grants.spiffe_id", &grant.spiffe_id)?,
+        role: grant.role,
+        not_after: grant.not_after,
+    })
+}
+
+fn grant_to(grant: &RoleGrantModel) -> wire::RoleGrant {
+    wire::RoleGrant {
+        name: grant.name.clone(),
+        spiffe_id: grant.identity.to_string(),
+        role: grant.role.clone(),
+        not_after: grant.not_after,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which protocol number two ends speak.
 
 /// The protocol number of this version: the highest it speaks, and the highest `Section.minimum_reader` it applies.
-pub const PROTOCOL: u32 = 1;
+///
+/// 2 added to policy what a reader of 1 would pass over: rules that deny, conditions, roles, header policies.
+pub const PROTOCOL: u32 = 2;
 
 /// The lowest protocol number this version still speaks: N and N−1 interoperate.
 pub const MIN_PROTOCOL: u32 = 1;

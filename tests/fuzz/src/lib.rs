@@ -130,7 +130,11 @@ mod tests {
             check_target,
             &[b"GET\n/api/a%20b?c=d\n\nexample.com:80", b"OPTIONS\n*\nh\nh", b"GET\nhttp://[::1]/x\n\n[::1]"],
         );
-        feed(manifest, &[include_bytes!("../../../manifests/examples/mesh.yaml")]);
+        let manifests: [&[u8]; 2] = [
+            include_bytes!("../../../manifests/examples/mesh.yaml"),
+            include_bytes!("../../../manifests/examples/callers.yaml"),
+        ];
+        feed(manifest, &manifests);
         feed(
             record_reader,
             &[

@@ -37,7 +37,7 @@ impl Apply {
 
 /// Shows what a change did.
 pub(super) fn show(format: Format, response: &ApplyResponse, dry_run: bool) -> Result<Verdict, Failure> {
-    let ApplyResponse { revision, changes, diagnostics, notes } = response;
+    let ApplyResponse { revision, changes, diagnostics, notes, version } = response;
     // Diagnostics mean that nothing was stored, and that the input is to blame.
     let verdict = if diagnostics.is_empty() { Verdict::Yes } else { Verdict::BadInput };
     if format == Format::Json {
@@ -45,10 +45,12 @@ pub(super) fn show(format: Format, response: &ApplyResponse, dry_run: bool) -> R
             "stored": diagnostics.is_empty() && !dry_run,
             "dry_run": dry_run,
             "revision": revision,
+            "version": version,
             "changes": changes.iter().map(|change| json!({
                 "kind": change.kind,
                 "name": change.name,
                 "action": word(change),
+                "diff": change.diff,
             })).collect::<Vec<_>>(),
             "diagnostics": diagnostics.iter().map(fields).collect::<Vec<_>>(),
             "notes": notes.iter().map(fields).collect::<Vec<_>>(),
@@ -62,14 +64,30 @@ pub(super) fn show(format: Format, response: &ApplyResponse, dry_run: bool) -> R
     for change in changes.iter().filter(|_| diagnostics.is_empty()) {
         let would = if dry_run { " (dry run)" } else { "" };
         print_line(format_args!("{}/{} {}{would}", change.kind, change.name, word(change)))?;
+        // What is new is in the file that was applied.
+        if change.action() == ChangeAction::Updated {
+            print_diff(&change.diff)?;
+        }
     }
     for Diagnostic { file, line, column, message, fix } in notes {
         print_line(format_args!("note: {file}:{line}:{column}: {message}; fix: {fix}"))?;
     }
     if verdict == Verdict::BadInput {
         print_line("nothing was changed")?;
+    } else if !dry_run && changes.iter().any(|change| change.action() != ChangeAction::Unchanged) {
+        print_line(format_args!("version {version}; `signet rollback` undoes it"))?;
     }
     Ok(verdict)
+}
+
+fn print_diff(diff: &str) -> Result<(), Failure> {
+    for line in diff.lines() {
+        // Manifests are text of people, and go to a terminal.
+        let shown: String =
+            line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+        print_line(format_args!("    {shown}"))?;
+    }
+    Ok(())
 }
 
 fn fields(diagnostic: &Diagnostic) -> Value {
@@ -82,7 +100,7 @@ fn fields(diagnostic: &Diagnostic) -> Value {
     })
 }
 
-fn word(change: &Change) -> &'static str {
+pub(super) fn word(change: &Change) -> &'static str {
     match change.action() {
         ChangeAction::Created => "created",
         ChangeAction::Updated => "updated",

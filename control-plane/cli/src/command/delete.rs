@@ -13,7 +13,7 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_js
     after_help = "Examples:\n  signet delete AccessPolicy read-devices\n  signet delete workload store --dry-run"
 )]
 pub(crate) struct Delete {
-    /// Mesh, Workload or AccessPolicy
+    /// Mesh, Workload, AccessPolicy, HeaderPolicy or RoleGrant
     kind: Kind,
     name: String,
     /// Tell what would change, without doing it
@@ -37,7 +37,8 @@ impl Delete {
             }
             .map(|()| Verdict::No);
         };
-        let DeleteResponse { revision, changes, diagnostics } = response;
-        show(format, &ApplyResponse { revision, changes, diagnostics, notes: Vec::new() }, self.dry_run)
+        let DeleteResponse { revision, changes, diagnostics, version } = response;
+        let response = ApplyResponse { revision, changes, diagnostics, notes: Vec::new(), version };
+        show(format, &response, self.dry_run)
     }
 }

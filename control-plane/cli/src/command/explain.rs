@@ -1,12 +1,17 @@
 //! `signet explain`: why a request would be, or was, allowed or refused.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use signet_identity::SpiffeId;
-use signet_policy::{Decision, Facts, Layer, PolicyIndex, PolicyModel, compile, explain};
+use signet_policy::{
+    Decision, Facts, Layer, Origin, PolicyIndex, PolicyModel, RequestHeaders, compile, explain, unix_seconds,
+};
 use signet_sync::proto::admin::explain_request::Question;
-use signet_sync::proto::admin::{ExplainRequest, Hypothetical};
+use signet_sync::proto::admin::{ExplainRequest, Header, Hypothetical};
 
 use super::validate::parse;
 use crate::client::{ControlPlane, answered, found};
@@ -23,7 +28,8 @@ const AUTHORITY: &str = "localhost";
 #[command(after_help = "Examples:
   signet explain 7c9e6679f0ac            a request that happened, by the id in its answer
   signet explain --from gateway --to store --port 8080 --method GET --path /api/device
-  signet explain --from gateway --to database --port 5432 --opaque -f policies/")]
+  signet explain --from gateway --to database --port 5432 --opaque -f policies/
+  signet explain --from lm --to cimi --port 8201 --header 'x-tenant: blue' --source-address 10.0.0.7 --at 2026-03-31T18:00:00Z")]
 pub(crate) struct Explain {
     /// Id of a past request
     #[arg(required_unless_present = "to", conflicts_with_all = ["to", "from", "files"])]
@@ -46,14 +52,50 @@ pub(crate) struct Explain {
     /// Host that the request names
     #[arg(long, default_value = AUTHORITY, value_name = "HOST")]
     authority: String,
+    /// A header field of the request; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<Field>,
     /// Not HTTP
-    #[arg(long, conflicts_with_all = ["method", "path", "authority"])]
+    #[arg(long, conflicts_with_all = ["method", "path", "authority", "headers"])]
     opaque: bool,
+    /// Where the connection comes from; left out: conditions on it are taken as met by what allows, as the caller's own
+    /// sidecar takes them
+    #[arg(long, requires = "to", value_name = "ADDRESS")]
+    source_address: Option<IpAddr>,
+    /// When, such as 2026-03-31T18:00:00Z; left out: now
+    #[arg(long, requires = "to", value_name = "TIME")]
+    at: Option<Moment>,
     /// Answer from these manifests, without a control plane
     #[arg(short = 'f', long = "filename", requires = "to", value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
     control_plane: ControlPlane,
+}
+
+/// `name: value`.
+#[derive(Debug, Clone)]
+struct Field(String, String);
+
+impl FromStr for Field {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').ok_or("write it as `name: value`")?;
+        Ok(Self(name.trim().to_owned(), value.trim().to_owned()))
+    }
+}
+
+/// Seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Moment(u64);
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = unix_seconds(text).map(Self);
+        read.ok_or_else(|| "write it such as 2026-03-31T18:00:00Z, or with +02:00 for Z".to_owned())
+    }
 }
 
 impl Explain {
@@ -99,6 +141,9 @@ impl Explain {
             path: without_query(&self.path).to_owned(),
             authority: self.authority,
             opaque: self.opaque,
+            headers: self.headers.into_iter().map(|Field(name, value)| Header { name, value }).collect(),
+            source_address: self.source_address.map(|address| address.to_string()).unwrap_or_default(),
+            at: self.at.map_or(0, |Moment(at)| at),
         })
     }
 
@@ -116,13 +161,27 @@ impl Explain {
         let source = self.from.as_deref().map(|name| identity(&model, name)).transpose()?;
         let destination = identity(&model, self.to.as_deref().unwrap_or_default())?;
         let port = self.port.unwrap_or_default();
+        let fields = self.headers.iter().map(|Field(name, value)| (name.as_str(), value.as_bytes()));
+        let headers = RequestHeaders::new(fields);
         let layer = if self.opaque {
             Layer::Opaque
         } else {
-            Layer::Http { method: &self.method, path: without_query(&self.path), authority: &self.authority }
+            Layer::Http {
+                method: &self.method,
+                path: without_query(&self.path),
+                authority: &self.authority,
+                headers: Some(&headers),
+            }
         };
-        let facts =
-            Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let facts = Facts {
+            source: source.as_ref(),
+            origin: self.source_address.map_or(Origin::LeftToDestination, Origin::Seen),
+            destination: &destination,
+            port,
+            layer,
+            now: self.at.map_or_else(clock, |Moment(at)| at),
+        };
         let explanation = explain(&PolicyIndex::new(&model), &facts);
         match format {
             Format::Json => print_json(&explanation)?,

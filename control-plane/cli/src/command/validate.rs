@@ -1,7 +1,7 @@
 //! `signet validate`: checks manifests without a control plane.
 
 use serde_json::json;
-use signet_policy::{Diagnostic, Kind, Manifest, compile, parse_manifests};
+use signet_policy::{Diagnostic, Kind, Manifest, check_values, compile, parse_manifests};
 
 use crate::manifests::{ManifestText, Manifests};
 use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
@@ -19,8 +19,9 @@ impl Validate {
         text_or_json(format)?;
         let (manifests, mut diagnostics) = parse(&self.manifests.read()?);
         let whole = manifests.iter().any(|manifest| manifest.kind() == Kind::Mesh);
-        if diagnostics.is_empty() && whole {
-            diagnostics = compile(&manifests).err().unwrap_or_default();
+        if diagnostics.is_empty() {
+            diagnostics =
+                if whole { compile(&manifests).err().unwrap_or_default() } else { check_values(&manifests) };
         }
         if format == Format::Json {
             print_json(&json!({

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use serde_saphyr::Spanned;
 use signet_identity::TrustDomain;
 
-use crate::compile::{MAX_RULES_PER_POLICY, Scope, value};
+use crate::compile::{MAX_RULES_PER_POLICY, Scope, condition, value};
 use crate::diagnostic::{Place, quoted, suggestion};
 use crate::manifest::{AccessPolicySpec, List, OperationSpec, RuleSpec, SourceSpec, TargetSpec};
 use crate::model::{
-    AccessPolicyModel, Operation, PolicyMode, Protocol, RuleModel, SourceMatch, SpeaksFirst, Target,
-    WorkloadModel,
+    AccessPolicyModel, Operation, PolicyAction, PolicyMode, Protocol, RuleModel, SourceMatch, SpeaksFirst,
+    Target, WorkloadModel,
 };
 use crate::pattern::{IdentityPattern, PathPattern, PatternError};
 
@@ -20,9 +20,13 @@ const EVERYTHING: &str = "*";
 /// Longest HTTP method; the longest registered one has 17 letters.
 const MAX_METHOD_BYTES: usize = 32;
 
-const MODES: &[(&str, PolicyMode)] = &[("enforce", PolicyMode::Enforce), ("observe", PolicyMode::Observe)];
+pub(crate) const MODES: &[(&str, PolicyMode)] =
+    &[("enforce", PolicyMode::Enforce), ("observe", PolicyMode::Observe)];
 
-const ANY: &[(&str, SourceMatch)] =
+pub(crate) const ACTIONS: &[(&str, PolicyAction)] =
+    &[("allow", PolicyAction::Allow), ("deny", PolicyAction::Deny)];
+
+pub(crate) const ANY: &[(&str, SourceMatch)] =
     &[("anyone", SourceMatch::Anyone), ("authenticated", SourceMatch::Authenticated)];
 
 pub(super) fn lower(
@@ -38,8 +42,16 @@ pub(super) fn lower(
         Some(text) => value::word(scope, text, "policy mode", MODES),
         None => Some(PolicyMode::Enforce),
     };
-    // No rules at all is a way to say «nobody», which is what default deny means anyway.
+    let action = match &spec.action {
+        Some(text) => value::word(scope, text, "action", ACTIONS),
+        None => Some(PolicyAction::Allow),
+    };
     let List(rules) = &spec.rules;
+    // No rules that allow are a way to say «nobody», which is what default deny means anyway.
+    if rules.value.is_empty() && action == Some(PolicyAction::Deny) {
+        let message = "a policy that denies has no rules".to_owned();
+        scope.refuse(Place::of(rules), message, "add a rule, or remove the policy");
+    }
     if rules.value.len() > MAX_RULES_PER_POLICY {
         let message = format!("{} rules, and {MAX_RULES_PER_POLICY} are accepted", rules.value.len());
         scope.refuse(Place::of(rules), message, "split the policy");
@@ -56,10 +68,21 @@ pub(super) fn lower(
         }
         lowered.push(rule);
     }
-    Some(AccessPolicyModel { name: name?, target: target?, ports, mode: mode?, rules: lowered })
+    Some(AccessPolicyModel {
+        name: name?,
+        target: target?,
+        ports,
+        mode: mode?,
+        action: action?,
+        rules: lowered,
+    })
 }
 
-fn target(scope: &mut Scope<'_>, spec: &Spanned<TargetSpec>, workloads: &HashSet<&str>) -> Option<Target> {
+pub(super) fn target(
+    scope: &mut Scope<'_>,
+    spec: &Spanned<TargetSpec>,
+    workloads: &HashSet<&str>,
+) -> Option<Target> {
     let (list, what) = match (&spec.value.workloads, &spec.value.classes) {
         (Some(list), None) => (list, "workloads"),
         (None, Some(list)) => (list, "classes"),
@@ -97,7 +120,7 @@ fn target(scope: &mut Scope<'_>, spec: &Spanned<TargetSpec>, workloads: &HashSet
     Some(Target::Workloads(entries.iter().map(|entry| entry.value.clone()).collect()))
 }
 
-fn ports(scope: &mut Scope<'_>, list: Option<&List<u32>>) -> Vec<u16> {
+pub(super) fn ports(scope: &mut Scope<'_>, list: Option<&List<u32>>) -> Vec<u16> {
     let entries = value::entries(scope, list, "ports", "for all ports");
     value::ports(scope, entries)
 }
@@ -116,18 +139,20 @@ fn rule(scope: &mut Scope<'_>, number: usize, spec: &RuleSpec, policy_ports: &[u
     let from = from.iter().filter_map(|entry| source(scope, entry)).collect();
     let to = value::entries(scope, spec.to.as_ref(), "to", "to allow everything on the policy's ports");
     let to = to.iter().filter_map(|entry| operation(scope, entry, policy_ports)).collect();
-    Some(RuleModel { name: name?, from, to })
+    let when = condition::conditions(scope, spec.when.as_ref());
+    Some(RuleModel { name: name?, from, to, when })
 }
 
-fn source(scope: &mut Scope<'_>, spec: &Spanned<SourceSpec>) -> Option<SourceMatch> {
-    let SourceSpec { identity, class, trust_domain, any } = &spec.value;
-    match (identity, class, trust_domain, any) {
-        (Some(text), None, None, None) => {
+pub(super) fn source(scope: &mut Scope<'_>, spec: &Spanned<SourceSpec>) -> Option<SourceMatch> {
+    let SourceSpec { identity, class, role, trust_domain, any } = &spec.value;
+    match (identity, class, role, trust_domain, any) {
+        (Some(text), None, None, None, None) => {
             let parsed = IdentityPattern::parse(&text.value);
             pattern(scope, text, "identity pattern", parsed).map(SourceMatch::Identity)
         }
-        (None, Some(text), None, None) => value::class(scope, text).map(SourceMatch::Class),
-        (None, None, Some(text), None) => {
+        (None, Some(text), None, None, None) => value::class(scope, text).map(SourceMatch::Class),
+        (None, None, Some(text), None, None) => value::name(scope, text, "role").map(SourceMatch::Role),
+        (None, None, None, Some(text), None) => {
             let parsed = TrustDomain::parse(&text.value);
             if let Err(error) = &parsed {
                 let message = format!("{} is no trust domain: {error}", quoted(&text.value));
@@ -139,9 +164,10 @@ fn source(scope: &mut Scope<'_>, spec: &Spanned<SourceSpec>) -> Option<SourceMat
             }
             parsed.ok().map(SourceMatch::TrustDomain)
         }
-        (None, None, None, Some(text)) => any_source(scope, text),
+        (None, None, None, None, Some(text)) => any_source(scope, text),
         _ => {
-            let message = "a source has exactly one of `identity`, `class`, `trustDomain`, `any`".to_owned();
+            let message =
+                "a source has exactly one of `identity`, `class`, `role`, `trustDomain`, `any`".to_owned();
             scope.refuse(Place::of(spec), message, "start a new list entry with `- ` for each");
             None
         }
@@ -162,9 +188,10 @@ fn operation(
     spec: &Spanned<OperationSpec>,
     policy_ports: &[u16],
 ) -> Option<Operation> {
-    let OperationSpec { methods, paths, ports: port_list } = &spec.value;
-    if methods.is_none() && paths.is_none() && port_list.is_none() {
-        let message = "an operation without `methods`, `paths` and `ports` allows everything".to_owned();
+    let OperationSpec { methods, paths, ports: port_list, headers } = &spec.value;
+    if methods.is_none() && paths.is_none() && port_list.is_none() && headers.is_none() {
+        let message =
+            "an operation without `methods`, `paths`, `headers` and `ports` is everything".to_owned();
         scope.refuse(Place::of(spec), message, "leave out `to` if that is meant");
         return None;
     }
@@ -184,7 +211,9 @@ fn operation(
             format!("add {stray} to the policy's `ports`, or remove it here"),
         );
     }
-    Some(Operation { methods, paths, ports })
+    let headers = value::entries(scope, headers.as_ref(), "headers", "for any header fields");
+    let headers = headers.iter().filter_map(|entry| condition::header(scope, entry)).collect();
+    Some(Operation { methods, paths, ports, headers })
 }
 
 fn method(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<String> {
@@ -259,7 +288,8 @@ fn refuse_l7_without_http(
     policy: &AccessPolicyModel,
     targeted: &[&WorkloadModel],
 ) {
-    if operation.value.methods.is_none() && operation.value.paths.is_none() {
+    let OperationSpec { methods, paths, headers, .. } = &operation.value;
+    if methods.is_none() && paths.is_none() && headers.is_none() {
         return;
     }
     let covered = |port: u16| {
@@ -280,7 +310,7 @@ fn refuse_l7_without_http(
     });
     if let Some((workload, port)) = clash {
         let message = format!(
-            "methods and paths are asked for on port {} of {}, which does not speak plain HTTP",
+            "methods, paths or headers are asked for on port {} of {}, which does not speak plain HTTP",
             port.port, workload.name
         );
         scope.refuse(Place::of(operation), message, "give this operation `ports` that speak HTTP");

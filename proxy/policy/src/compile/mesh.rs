@@ -13,7 +13,7 @@ const CLOCK_SKEW_S: (u64, u64) = (1, 3_600);
 /// Certificates live from a second (demonstrations rotate that fast) to 90 days.
 const LIFETIME_S: (u64, u64) = (1, 90 * 86_400);
 
-const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+pub(crate) const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 
 /// Most pairs of address range and port that UDP may go to: what a sidecar has room for in the kernel's rules. A range
 /// for all ports counts once.

@@ -11,25 +11,26 @@ use crate::diagnostic::{Place, quoted, suggestion};
 use crate::manifest::{List, MtlsSpec, ProtectionSpec};
 use crate::model::{MtlsMode, Protection, ProtectionLevel, RecordHash, SignatureMode};
 
-const CLASSES: &[(&str, Class)] = &[
+pub(crate) const CLASSES: &[(&str, Class)] = &[
     ("agent", Class::Agent),
     ("app", Class::App),
     ("external", Class::External),
     ("platform", Class::Platform),
 ];
 
-const MTLS_MODES: &[(&str, MtlsMode)] = &[("permissive", MtlsMode::Permissive), ("strict", MtlsMode::Strict)];
+pub(crate) const MTLS_MODES: &[(&str, MtlsMode)] =
+    &[("permissive", MtlsMode::Permissive), ("strict", MtlsMode::Strict)];
 
-const LEVELS: &[(&str, ProtectionLevel)] = &[
+pub(crate) const LEVELS: &[(&str, ProtectionLevel)] = &[
     ("private", ProtectionLevel::Private),
     ("protected", ProtectionLevel::Protected),
     ("public", ProtectionLevel::Public),
 ];
 
-const SIGNATURE_MODES: &[(&str, SignatureMode)] =
+pub(crate) const SIGNATURE_MODES: &[(&str, SignatureMode)] =
     &[("ed25519", SignatureMode::Ed25519), ("ed25519-batch", SignatureMode::Ed25519Batch)];
 
-const RECORD_HASHES: &[(&str, RecordHash)] =
+pub(crate) const RECORD_HASHES: &[(&str, RecordHash)] =
     &[("blake3", RecordHash::Blake3), ("sha-256", RecordHash::Sha256)];
 
 /// What proxies read on a message's way, or what frames it there.
@@ -230,6 +231,10 @@ pub(super) fn address(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<I
 
 pub(super) fn cidr(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<IpNet> {
     let fix = match (text.value.parse::<IpNet>(), text.value.parse::<IpAddr>()) {
+        // Addresses are compared as what they stand for, so such a range would never match.
+        (Ok(net), _) if net.addr() != net.addr().to_canonical() => {
+            "write it as a range of IPv4, such as `10.0.0.0/8`".to_owned()
+        }
         (Ok(net), _) if net.trunc() == net => return Some(net),
         (Ok(net), _) => format!("write `{}`, or a longer prefix", net.trunc()),
         (Err(_), Ok(address)) => format!("write `{}` for this one address", IpNet::from(address)),
@@ -276,10 +281,114 @@ pub(super) fn duration(scope: &mut Scope<'_>, text: &Spanned<String>, least: u64
     }
 }
 
+/// A moment such as `2026-03-31T18:00:00Z` (RFC 3339, whole seconds), in seconds since 1970.
+pub(super) fn instant(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<u64> {
+    let read = unix_seconds(&text.value);
+    if read.is_none() {
+        let message = format!("{} is no moment", quoted(&text.value));
+        scope.refuse(
+            Place::of(text),
+            message,
+            "write it such as `2026-03-31T18:00:00Z` or with `+02:00` for `Z`",
+        );
+    }
+    read
+}
+
+/// The seconds since 1970 of a moment in the form of RFC 3339 with whole seconds, such as `2026-03-31T18:00:00Z`.
+/// `None` when it is none, or before 1970.
+pub fn unix_seconds(text: &str) -> Option<u64> {
+    let (date, rest) = text.split_once('T')?;
+    let (clock, offset) = match rest.strip_suffix('Z') {
+        Some(clock) => (clock, 0),
+        None => {
+            let (clock, offset) = rest.split_at_checked(rest.len().checked_sub("+00:00".len())?)?;
+            let sign = match offset.as_bytes().first()? {
+                b'+' => 1,
+                b'-' => -1,
+                _ => return None,
+            };
+            let [hours, minutes] = numbers(offset.get(1..)?, ':', [2, 2])?;
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            (clock, sign * (hours * 60 + minutes) * 60)
+        }
+    };
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [hours, minutes, seconds] = numbers(clock, ':', [2, 2, 2])?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => return None,
+    };
+    if !(1..=length).contains(&day) || hours > 23 || minutes > 59 || seconds > 59 {
+        return None;
+    }
+    // Days since 1970 with years that begin in March, so that the leap day is the last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    u64::try_from(days * 86_400 + hours * 3_600 + minutes * 60 + seconds - offset).ok()
+}
+
+/// Decimal numbers of exactly these many digits.
+fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> Option<[i64; N]> {
+    let mut parts = text.split(separator);
+    let mut numbers = [0; N];
+    for (number, length) in numbers.iter_mut().zip(digits) {
+        let part = parts.next().filter(|part| part.len() == length)?;
+        if !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        *number = part.parse().ok()?;
+    }
+    if parts.next().is_none() { Some(numbers) } else { None }
+}
+
 fn in_words(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..86_400 => format!("{}m", seconds / 60),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_read_to_the_second() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29T12:00:00Z", Some(951_825_600)),
+            ("2026-03-02T00:00:00Z", Some(1_772_409_600)),
+            ("2026-03-02T02:00:00+02:00", Some(1_772_409_600)),
+            ("2026-03-01T19:30:00-04:30", Some(1_772_409_600)),
+            ("9999-12-31T23:59:59Z", Some(253_402_300_799)),
+            ("1969-12-31T23:59:59Z", None),
+            ("2026-02-29T00:00:00Z", None),
+            ("2100-02-29T00:00:00Z", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-00-01T00:00:00Z", None),
+            ("2026-01-00T00:00:00Z", None),
+            ("2026-01-01T24:00:00Z", None),
+            ("2026-01-01T00:60:00Z", None),
+            ("2026-01-01T00:00:60Z", None),
+            ("2026-01-01T00:00:00", None),
+            ("2026-01-01T00:00:00+24:00", None),
+            ("2026-01-01T00:00:00.5Z", None),
+            ("2026-1-1T00:00:00Z", None),
+            ("2026-01-01 00:00:00Z", None),
+            ("+026-01-01T00:00:00Z", None),
+            ("2026-01-01T00:00:00é", None),
+            ("", None),
+            ("T", None),
+        ] {
+            assert_eq!(unix_seconds(text), expected, "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::manifest::{AdvertiseSpec, Manifest, PortSpec, WorkloadSpec};
 use crate::model::{Advertised, PolicyModel, PortModel, Protocol, SpeaksFirst, WorkloadModel};
 use crate::pattern::is_identity_segment;
 
-const PROTOCOLS: &[(&str, Protocol)] = &[
+pub(crate) const PROTOCOLS: &[(&str, Protocol)] = &[
     ("auto", Protocol::Auto),
     ("grpc", Protocol::Grpc),
     ("http", Protocol::Http),
@@ -21,7 +21,8 @@ const PROTOCOLS: &[(&str, Protocol)] = &[
     ("tls", Protocol::Tls),
 ];
 
-const SIDES: &[(&str, SpeaksFirst)] = &[("client", SpeaksFirst::Client), ("server", SpeaksFirst::Server)];
+pub(crate) const SIDES: &[(&str, SpeaksFirst)] =
+    &[("client", SpeaksFirst::Client), ("server", SpeaksFirst::Server)];
 
 pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyModel) -> Option<WorkloadModel> {
     let manifest_name = scope.manifest.spanned_name().clone();

@@ -35,7 +35,9 @@ pub(crate) enum Unread {
 #[derive(Clone, Debug)]
 pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
+    HeaderPolicy(HeaderPolicySpec),
     Mesh(MeshSpec),
+    RoleGrant(RoleGrantSpec),
     Workload(WorkloadSpec),
 }
 
@@ -179,6 +181,8 @@ pub(crate) struct AccessPolicySpec {
     pub(crate) ports: Option<List<u32>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) mode: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) action: Option<Spanned<String>>,
     pub(crate) rules: List<RuleSpec>,
 }
 
@@ -199,6 +203,30 @@ pub(crate) struct RuleSpec {
     pub(crate) from: List<SourceSpec>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) to: Option<List<OperationSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) when: Option<Spanned<ConditionSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ConditionSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) source_addresses: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) time: Option<List<WindowSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct WindowSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) days: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) from: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) to: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) utc_offset: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -208,6 +236,8 @@ pub(crate) struct SourceSpec {
     pub(crate) identity: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) class: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) role: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) trust_domain: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
@@ -223,6 +253,53 @@ pub(crate) struct OperationSpec {
     pub(crate) paths: Option<List<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) ports: Option<List<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) headers: Option<List<HeaderSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeaderSpec {
+    pub(crate) name: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) exact: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) prefix: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) present: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) absent: Option<Spanned<bool>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct HeaderPolicySpec {
+    pub(crate) target: Spanned<TargetSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) identity_headers: Option<List<IdentityHeadersSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) peer_header: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdentityHeadersSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) names: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) entitled: Option<List<SourceSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) overwrite: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct RoleGrantSpec {
+    pub(crate) identity: Spanned<String>,
+    pub(crate) role: Spanned<String>,
+    pub(crate) not_after: Spanned<String>,
 }
 
 /// A field that is there has a value: `methods:` with nothing after it must not mean «all methods».
@@ -295,7 +372,9 @@ fn read_spec<'de, A: MapAccess<'de>>(
     };
     Ok(Ok(match kind {
         Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
+        Kind::HeaderPolicy => Spec::HeaderPolicy(map.next_value()?),
         Kind::Mesh => Spec::Mesh(map.next_value()?),
+        Kind::RoleGrant => Spec::RoleGrant(map.next_value()?),
         Kind::Workload => Spec::Workload(map.next_value()?),
     }))
 }

@@ -2,11 +2,11 @@
 
 use signet_identity::TrustDomain;
 use signet_policy::{
-    Decision, Egress, Facts, Layer, MtlsMode, PolicyIndex, PolicyModel, Protection, ProtectionLevel,
+    Decision, Egress, Facts, Layer, MtlsMode, Origin, PolicyIndex, PolicyModel, Protection, ProtectionLevel,
     Protocol, RecordHash, Refusal, SignatureMode, SpeaksFirst, Transport, decide, explain, observe,
 };
 
-use crate::{MESH, ask, id, manifest, model_of};
+use crate::{MESH, NOW, ask, id, manifest, model_of};
 
 const WEB: &str = "spiffe://td/app/d1/web";
 const SQL: &str = "spiffe://td/app/d1/sql";
@@ -163,7 +163,7 @@ fn before_the_first_policy_nothing_passes() {
     let index = PolicyIndex::deny_all();
     assert_eq!(ask(&index, BOSS, WEB, 80, "GET /"), "not-ready");
     assert_eq!(ask(&index, BOSS, WEB, 80, ""), "not-ready");
-    assert!(!index.l4_possible(Some(&id(BOSS)), &id(WEB), 80));
+    assert!(!index.l4_possible(Some(&id(BOSS)), &id(WEB), 80, NOW));
     assert_eq!(index.check_authority(&id(WEB), "web"), Err(Refusal::NotReady));
     let anywhere = "192.0.2.1".parse().unwrap();
     assert_eq!(index.egress(&id(WEB), anywhere, 80, Transport::Tcp), Err(Refusal::NotReady));
@@ -193,9 +193,15 @@ fn a_host_of_another_workload_is_refused() {
     assert_eq!(check(WEB, ""), Some(Refusal::AmbiguousTarget));
 
     let (source, destination) = (id(BOSS), id(WEB));
-    let layer = Layer::Http { method: "GET", path: "/", authority: "sql" };
-    let facts =
-        Facts { source: Some(&source), source_addr: None, destination: &destination, port: 80, layer };
+    let layer = Layer::Http { method: "GET", path: "/", authority: "sql", headers: None };
+    let facts = Facts {
+        source: Some(&source),
+        origin: Origin::LeftToDestination,
+        destination: &destination,
+        port: 80,
+        layer,
+        now: NOW,
+    };
     assert_eq!(decide(&index, &facts).err(), Some(Refusal::AuthorityMismatch));
 }
 
@@ -204,8 +210,9 @@ fn observe_policies_report_and_never_decide() {
     let index = PolicyIndex::new(&mesh());
     let (peer, boss, web) = (id(PEER), id(BOSS), id(WEB));
     let says = |source, port, method| {
-        let layer = Layer::Http { method, path: "/", authority: "web" };
-        let facts = Facts { source: Some(source), source_addr: None, destination: &web, port, layer };
+        let layer = Layer::Http { method, path: "/", authority: "web", headers: None };
+        let origin = Origin::LeftToDestination;
+        let facts = Facts { source: Some(source), origin, destination: &web, port, layer, now: NOW };
         let decided = decide(&index, &facts).map(|permit| permit.policy().to_owned());
         let observed: Vec<_> = observe(&index, &facts)
             .into_iter()
@@ -226,7 +233,7 @@ fn possible_sources_are_told_from_impossible_ones_before_any_byte() {
     let index = PolicyIndex::new(&mesh());
     let possible = |source: &str, destination: &str, port| {
         let source = (!source.is_empty()).then(|| id(source));
-        index.l4_possible(source.as_ref(), &id(destination), port)
+        index.l4_possible(source.as_ref(), &id(destination), port, NOW)
     };
     assert!(possible(PEER, WEB, 80));
     assert!(possible(PEER, WEB, 81));
@@ -308,12 +315,13 @@ fn explanations_name_every_rule_and_its_reason() {
     let index = PolicyIndex::new(&mesh());
     let (source, destination) = (id(PEER), id(WEB));
     let explained = |port, layer| {
+        let origin = Origin::LeftToDestination;
         explain(
             &index,
-            &Facts { source: Some(&source), source_addr: None, destination: &destination, port, layer },
+            &Facts { source: Some(&source), origin, destination: &destination, port, layer, now: NOW },
         )
     };
-    let http = |method, path| Layer::Http { method, path, authority: "web" };
+    let http = |method, path| Layer::Http { method, path, authority: "web", headers: None };
 
     let denied = explained(80, http("POST", "/exact"));
     let Decision::Refused { code, status, .. } = &denied.decision else { panic!("{denied}") };
@@ -323,7 +331,7 @@ fn explanations_name_every_rule_and_its_reason() {
     assert_eq!(
         reasons,
         [
-            ("web-l7", false, "no single operation allows both the method POST and the path /exact"),
+            ("web-l7", false, "no single operation has both the method POST and the path /exact"),
             ("web-l4", false, "the source spiffe://td/app/d2/peer is none of those in `from`"),
             ("web-l4", false, "the source spiffe://td/app/d2/peer is none of those in `from`"),
             ("everything", false, "it does not allow the method POST"),
@@ -340,10 +348,11 @@ fn explanations_name_every_rule_and_its_reason() {
 
     let note = |port, layer| explained(port, layer).note.unwrap();
     assert_eq!(note(80, Layer::Opaque), "port 80 is declared as http");
-    assert_eq!(note(81, Layer::Opaque), "an enforced rule decides on port 81 by method or path");
+    assert_eq!(note(81, Layer::Opaque), "an enforced rule decides on port 81 by method, path or header");
     assert_eq!(note(80, http("GET", "/a//b")), "the path holds an empty segment (`//`)");
     assert!(
-        note(80, Layer::Http { method: "GET", path: "/", authority: "sql" }).contains("another workload")
+        note(80, Layer::Http { method: "GET", path: "/", authority: "sql", headers: None })
+            .contains("another workload")
     );
     assert!(explained(83, Layer::Opaque).rules[3].reason.contains("opaque bytes"));
 

@@ -1,13 +1,14 @@
 //! The example manifests compile and mean what their comments say.
 
-use signet_policy::{Manifest, PolicyIndex, PolicyModel, compile, parse_manifests};
+use signet_policy::{Manifest, PolicyIndex, PolicyModel, compile, parse_cases, parse_manifests};
 
 use crate::{ask, listed};
 
-const EXAMPLES: [(&str, &str); 5] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("mesh.yaml", include_str!("../../../../manifests/examples/mesh.yaml")),
     ("agent-leader.yaml", include_str!("../../../../manifests/examples/agent-leader.yaml")),
     ("agent-access.yaml", include_str!("../../../../manifests/examples/agent-access.yaml")),
+    ("callers.yaml", include_str!("../../../../manifests/examples/callers.yaml")),
     ("edge-microagent.yaml", include_str!("../../../../manifests/examples/edge-microagent.yaml")),
     ("migration.yaml", include_str!("../../../../manifests/examples/migration.yaml")),
 ];
@@ -32,6 +33,16 @@ fn every_example_compiles_with_the_mesh_and_the_agent_it_is_for() {
         model_of(&["mesh.yaml", "agent-leader.yaml", name]);
     }
     assert_eq!(model_of(&EXAMPLES.map(|(name, _)| name)).workloads.len(), 13);
+}
+
+#[test]
+fn the_example_cases_come_out_as_expected() {
+    let text = include_str!("../../../../manifests/examples/cases/access.yaml");
+    let cases = parse_cases("access.yaml", text).unwrap();
+    let named: Vec<&str> = cases.policies().iter().map(|path| path.trim_start_matches("../")).collect();
+    let results = cases.run(&model_of(&named)).unwrap();
+    let failed: Vec<_> = results.iter().filter_map(|result| result.failure.as_ref()).collect();
+    assert!(results.len() >= 8 && failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

@@ -302,7 +302,7 @@ fn policy_values_are_checked() {
         ),
         (
             "target: {workloads: [web]}\nrules: [{from: [{class: app, any: anyone}]}]",
-            "25:19: a source has exactly one of `identity`, `class`, `trustDomain`, `any`; fix: start a new list entry with `- ` for each",
+            "25:19: a source has exactly one of `identity`, `class`, `role`, `trustDomain`, `any`; fix: start a new list entry with `- ` for each",
         ),
         (
             "target: {workloads: [web]}\nrules: [{from: [{any: everyone}]}]",
@@ -326,7 +326,7 @@ fn policy_values_are_checked() {
         ),
         (
             "target: {workloads: [web]}\nrules: [{ALL, to: [{}]}]",
-            "25:40: an operation without `methods`, `paths` and `ports` allows everything; fix: leave out `to` if that is meant",
+            "25:40: an operation without `methods`, `paths`, `headers` and `ports` is everything; fix: leave out `to` if that is meant",
         ),
         (
             "target: {workloads: [web]}\nports: [80]\nrules: [{ALL, to: [{methods: []}]}]",
@@ -354,11 +354,11 @@ fn policy_values_are_checked() {
         ),
         (
             "target: {workloads: [web]}\nrules: [{ALL, to: [{methods: [GET]}]}]",
-            "25:40: methods and paths are asked for on port 81 of web, which does not speak plain HTTP; fix: give this operation `ports` that speak HTTP",
+            "25:40: methods, paths or headers are asked for on port 81 of web, which does not speak plain HTTP; fix: give this operation `ports` that speak HTTP",
         ),
         (
             "target: {workloads: [web]}\nrules: [{ALL, to: [{methods: [GET], ports: [82]}]}]",
-            "25:40: methods and paths are asked for on port 82 of web",
+            "25:40: methods, paths or headers are asked for on port 82 of web",
         ),
     ];
     let mut wrong = Vec::new();

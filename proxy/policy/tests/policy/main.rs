@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
+mod conditions;
 mod decisions;
 mod examples;
 mod faults;
 mod properties;
 mod scale;
+mod tools;
 
 use signet_identity::SpiffeId;
-use signet_policy::{Facts, Layer, PolicyIndex, PolicyModel, compile, parse_manifests};
+use signet_policy::{
+    Facts, Layer, Origin, PolicyIndex, PolicyModel, RequestHeaders, compile, parse_manifests,
+};
 
 /// A mesh with two networks, for tests to append their own manifests to.
 const MESH: &str = "\
@@ -53,17 +57,55 @@ fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
+/// Monday, 2 March 2026, 12:00 UTC: when nothing else is said.
+const NOW: u64 = 1_772_452_800;
+
 /// Asks `decide` about a request or, without method, about opaque bytes; answers `policy/rule` or the code.
 fn ask(index: &PolicyIndex, source: &str, destination: &str, port: u16, request: &str) -> String {
-    let source = (!source.is_empty()).then(|| id(source));
-    let layer = match request.split_once(' ') {
-        Some((method, path)) => Layer::Http { method, path, authority: "unknown.host" },
-        None => Layer::Opaque,
-    };
-    let destination = id(destination);
-    let facts = Facts { source: source.as_ref(), source_addr: None, destination: &destination, port, layer };
-    match signet_policy::decide(index, &facts) {
-        Ok(permit) => format!("{}/{}", permit.policy(), permit.rule()),
-        Err(refusal) => refusal.code().to_owned(),
+    Question { source, destination, port, request, ..Question::default() }.ask(index)
+}
+
+/// A question with conditions.
+#[derive(Clone, Copy)]
+struct Question<'a> {
+    source: &'a str,
+    destination: &'a str,
+    port: u16,
+    request: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    origin: Origin,
+    now: u64,
+}
+
+impl Default for Question<'_> {
+    fn default() -> Self {
+        let origin = Origin::Seen([192, 0, 2, 1].into());
+        Self { source: "", destination: "", port: 80, request: "", headers: &[], origin, now: NOW }
+    }
+}
+
+impl Question<'_> {
+    fn ask(self, index: &PolicyIndex) -> String {
+        let source = (!self.source.is_empty()).then(|| id(self.source));
+        let headers = RequestHeaders::new(self.headers.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let layer = match self.request.split_once(' ') {
+            Some((method, path)) => {
+                Layer::Http { method, path, authority: "unknown.host", headers: Some(&headers) }
+            }
+            None => Layer::Opaque,
+        };
+        let destination = id(self.destination);
+        let facts = Facts {
+            source: source.as_ref(),
+            origin: self.origin,
+            destination: &destination,
+            port: self.port,
+            layer,
+            now: self.now,
+        };
+        match signet_policy::decide(index, &facts) {
+            Ok(permit) => format!("{}/{}", permit.policy(), permit.rule()),
+            Err(refusal) => refusal.code().to_owned(),
+        }
     }
 }

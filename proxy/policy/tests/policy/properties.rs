@@ -5,12 +5,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use signet_identity::{Class, SpiffeId, TrustDomain};
 use signet_policy::{
-    AccessPolicyModel, Facts, IdentityPattern, Layer, MtlsMode, Operation, PathPattern, PolicyIndex,
-    PolicyMode, PolicyModel, PortModel, Protection, Protocol, Refusal, RuleModel, SourceMatch, Target,
+    AccessPolicyModel, Caller, Conditions, Facts, HeaderMatch, IdentityPattern, Layer, MtlsMode, Operation,
+    Origin, PathPattern, PolicyAction, PolicyIndex, PolicyMode, PolicyModel, PortModel, Protection, Protocol,
+    Refusal, RequestHeaders, RoleGrantModel, RuleModel, SourceMatch, Target, TimeWindow, ValueMatch,
     WorkloadModel, check_target, compile, decide, explain, observe, parse_manifests,
 };
 
-use crate::{MESH, id, manifest};
+use crate::{MESH, NOW, id, manifest};
 
 const IDS: [&str; 5] = [
     "spiffe://td/app/d/a",
@@ -35,6 +36,7 @@ fn source_match() -> impl Strategy<Value = SourceMatch> {
         1 => Just(SourceMatch::Anyone),
         1 => Just(SourceMatch::Authenticated),
         1 => select(vec![Class::App, Class::Platform]).prop_map(SourceMatch::Class),
+        1 => select(vec!["leader", "former", "nobody"]).prop_map(|role| SourceMatch::Role(role.to_owned())),
         4 => pattern.prop_map(|text| SourceMatch::Identity(IdentityPattern::parse(text).unwrap())),
         1 => select(vec!["td", "other"]).prop_map(|name| SourceMatch::TrustDomain(TrustDomain::parse(name).unwrap())),
     ]
@@ -42,13 +44,33 @@ fn source_match() -> impl Strategy<Value = SourceMatch> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let patterns = vec(select(vec!["/", "/a", "/a/*", "/a/**", "/**", "/*/b"]), 0..3);
-    (vec(select(METHODS.to_vec()), 0..2), patterns, vec(select(PORTS.to_vec()), 0..2)).prop_map(
-        |(methods, paths, ports)| Operation {
+    let value = prop_oneof![
+        Just(ValueMatch::Absent),
+        Just(ValueMatch::Present),
+        Just(ValueMatch::Exact("a".to_owned())),
+        Just(ValueMatch::Prefix("a".to_owned())),
+    ];
+    let header = value.prop_map(|value| HeaderMatch { name: "x-tenant".to_owned(), value });
+    let headers = prop_oneof![4 => Just(Vec::new()), 1 => vec(header, 1..3)];
+    (vec(select(METHODS.to_vec()), 0..2), patterns, vec(select(PORTS.to_vec()), 0..2), headers).prop_map(
+        |(methods, paths, ports, headers)| Operation {
             methods: methods.into_iter().map(str::to_owned).collect(),
             paths: paths.into_iter().map(|text| PathPattern::parse(text).unwrap()).collect(),
             ports,
+            headers,
         },
     )
+}
+
+fn conditions() -> impl Strategy<Value = Conditions> {
+    let range = select(vec!["192.0.2.0/24", "198.51.100.0/24"]);
+    let monday = TimeWindow { days: 1, from: 0, to: 1_440, utc_offset: 0 };
+    let window = select(vec![monday, TimeWindow { days: 2, ..monday }]);
+    let some = (vec(range, 0..2), vec(window, 0..2)).prop_map(|(ranges, time)| Conditions {
+        source_addresses: ranges.into_iter().map(|range| range.parse().unwrap()).collect(),
+        time,
+    });
+    prop_oneof![3 => Just(Conditions::default()), 1 => some]
 }
 
 fn policy() -> impl Strategy<Value = AccessPolicyModel> {
@@ -58,16 +80,17 @@ fn policy() -> impl Strategy<Value = AccessPolicyModel> {
         vec(select(vec!["a", "b", "c", "ghost"]), 1..3)
             .prop_map(|names| Target::Workloads(names.into_iter().map(str::to_owned).collect())),
     ];
-    let rule = (vec(source_match(), 0..3), vec(operation(), 0..3));
+    let rule = (vec(source_match(), 0..3), vec(operation(), 0..3), conditions());
     let mode = prop_oneof![3 => Just(PolicyMode::Enforce), 1 => Just(PolicyMode::Observe)];
-    (target, vec(select(PORTS.to_vec()), 0..2), mode, vec(rule, 0..3)).prop_map(
-        |(target, ports, mode, rules)| {
+    let action = prop_oneof![3 => Just(PolicyAction::Allow), 1 => Just(PolicyAction::Deny)];
+    (target, vec(select(PORTS.to_vec()), 0..2), mode, action, vec(rule, 0..3)).prop_map(
+        |(target, ports, mode, action, rules)| {
             let rules = rules
                 .into_iter()
                 .enumerate()
-                .map(|(number, (from, to))| RuleModel { name: format!("r{number}"), from, to })
+                .map(|(number, (from, to, when))| RuleModel { name: format!("r{number}"), from, to, when })
                 .collect();
-            AccessPolicyModel { name: String::new(), target, ports, mode, rules }
+            AccessPolicyModel { name: String::new(), target, ports, mode, action, rules }
         },
     )
 }
@@ -109,13 +132,23 @@ fn model() -> impl Strategy<Value = PolicyModel> {
             workload("c", IDS[2], Class::Platform, Protocol::Auto, None),
         ];
         model.policies = policies;
+        model.role_grants = ["leader", "former"]
+            .map(|role| RoleGrantModel {
+                name: role.to_owned(),
+                identity: id(IDS[0]),
+                role: role.to_owned(),
+                not_after: if role == "leader" { NOW + 1 } else { NOW },
+            })
+            .to_vec();
         model
     })
 }
 
-/// Source, destination, port, and method, path and host for HTTP.
+/// Source, where from, destination, port, and method, path, host and header fields for HTTP.
 #[derive(Clone, Debug)]
 struct Asked {
+    origin: Origin,
+    headers: Option<RequestHeaders>,
     source: Option<SpiffeId>,
     destination: SpiffeId,
     port: u16,
@@ -126,14 +159,16 @@ impl Asked {
     fn facts(&self) -> Facts<'_> {
         Facts {
             source: self.source.as_ref(),
-            source_addr: None,
+            origin: self.origin,
             destination: &self.destination,
             port: self.port,
             layer: self.request.map_or(Layer::Opaque, |(method, path, authority)| Layer::Http {
                 method,
                 path,
                 authority,
+                headers: self.headers.as_ref(),
             }),
+            now: NOW,
         }
     }
 }
@@ -142,19 +177,35 @@ fn asked() -> impl Strategy<Value = Asked> {
     let hosts = select(vec!["elsewhere", "a.mesh", "B.mesh.:80", "shared.mesh"]);
     let request = (select(METHODS.to_vec()), select(PATHS.to_vec()), hosts);
     let source = proptest::option::weighted(0.9, select(IDS.to_vec()));
-    (source, select(IDS.to_vec()), select(PORTS.to_vec()), proptest::option::of(request)).prop_map(
-        |(source, destination, port, request)| Asked {
+    let origin = select(vec![Origin::LeftToDestination, Origin::Seen([192, 0, 2, 1].into())]);
+    let field = (select(vec!["x-tenant", "x_tenant"]), select(vec!["a", "b", "b, a"]));
+    let headers = vec(field, 0..3).prop_map(|fields| {
+        RequestHeaders::new(fields.into_iter().map(|(name, value)| (name, value.as_bytes())))
+    });
+    let headers = proptest::option::weighted(0.9, headers);
+    let place = (select(IDS.to_vec()), select(PORTS.to_vec()));
+    (source, origin, place, proptest::option::of(request), headers).prop_map(
+        |(source, origin, (destination, port), request, headers)| Asked {
             source: source.map(id),
+            origin,
             destination: id(destination),
             port,
             request,
+            headers,
         },
     )
 }
 
-/// The meaning of policies, written down as plainly as possible: no index, no order, no shortcut. `Some(true)` when
-/// some rule allows it.
-fn naive(model: &PolicyModel, asked: &Asked) -> Result<bool, Refusal> {
+/// What the rules say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Allowed,
+    Denied,
+    Nothing,
+}
+
+/// The meaning of policies, written down as plainly as possible: no index, no order, no shortcut.
+fn naive(model: &PolicyModel, asked: &Asked) -> Result<Said, Refusal> {
     let workload = model.workload(&asked.destination).ok_or(Refusal::NoPolicy)?;
     if asked.source.is_none() && model.mtls_of(workload) == MtlsMode::Strict {
         return Err(Refusal::PlaintextRefused);
@@ -189,23 +240,44 @@ fn naive(model: &PolicyModel, asked: &Asked) -> Result<bool, Refusal> {
         None if l7 => return Err(Refusal::OpaqueToL7Port),
         None => {}
     }
-    let allows = |rule: &RuleModel| {
-        let source = rule.from.iter().any(|from| from.matches(asked.source.as_ref(), &model.trust_domain));
+    let roles: Vec<RoleGrantModel> = model
+        .role_grants
+        .iter()
+        .filter(|grant| Some(&grant.identity) == asked.source.as_ref())
+        .cloned()
+        .collect();
+    let caller =
+        Caller { id: asked.source.as_ref(), trust_domain: &model.trust_domain, roles: &roles, now: NOW };
+    let matches = |rule: &RuleModel, action: PolicyAction| {
+        let source = rule.from.iter().any(|from| from.matches(&caller));
         let operation = rule.to.is_empty()
             || rule.to.iter().filter(at_port).any(|operation| match asked.request {
                 Some((method, path, _)) => {
-                    (operation.methods.is_empty() || operation.methods.iter().any(|known| known == method))
-                        && (operation.paths.is_empty()
-                            || operation.paths.iter().any(|pattern| pattern.matches(path)))
+                    operation.matches_method(method, action)
+                        && operation.matches_path(path, action)
+                        && operation.matches_headers(asked.headers.as_ref(), action)
                 }
                 None => !operation.is_l7(),
             });
-        source && operation
+        let address = match asked.origin {
+            _ if rule.when.source_addresses.is_empty() => true,
+            Origin::Seen(address) => rule.when.source_addresses.iter().any(|range| range.contains(&address)),
+            Origin::LeftToDestination => action == PolicyAction::Allow,
+        };
+        let time = rule.when.time.is_empty() || rule.when.time.iter().any(|window| window.is_open(NOW));
+        source && operation && address && time
     };
+    let says = |action: PolicyAction| {
+        let acting = selecting.iter().filter(|policy| policy.action == action);
+        acting.flat_map(|policy| &policy.rules).any(|rule| matches(rule, action))
+    };
+    if says(PolicyAction::Deny) {
+        return Ok(Said::Denied);
+    }
     if selecting.is_empty() {
         return Err(Refusal::NoPolicy);
     }
-    Ok(selecting.iter().flat_map(|policy| &policy.rules).any(allows))
+    Ok(if says(PolicyAction::Allow) { Said::Allowed } else { Said::Nothing })
 }
 
 proptest! {
@@ -216,14 +288,15 @@ proptest! {
         let index = PolicyIndex::new(&model);
         let decided = decide(&index, &asked.facts());
         match naive(&model, &asked) {
-            Ok(true) => {
+            Ok(Said::Allowed) => {
                 let permit = decided.unwrap();
                 let policy = model.policies.iter().find(|policy| policy.name == permit.policy()).unwrap();
-                prop_assert_eq!(policy.mode, PolicyMode::Enforce);
+                prop_assert_eq!((policy.mode, policy.action), (PolicyMode::Enforce, PolicyAction::Allow));
                 prop_assert!(policy.rules.iter().any(|rule| rule.name == permit.rule()));
-                prop_assert!(index.l4_possible(asked.source.as_ref(), &asked.destination, asked.port));
+                prop_assert!(index.l4_possible(asked.source.as_ref(), &asked.destination, asked.port, NOW));
             }
-            Ok(false) => prop_assert_eq!(decided.unwrap_err(), Refusal::AccessDenied),
+            Ok(Said::Denied) => prop_assert_eq!(decided.unwrap_err(), Refusal::DenyRule),
+            Ok(Said::Nothing) => prop_assert_eq!(decided.unwrap_err(), Refusal::AccessDenied),
             Err(refusal) => prop_assert_eq!(decided.unwrap_err(), refusal),
         }
     }
@@ -232,16 +305,28 @@ proptest! {
     fn explanations_agree_with_decisions(model in model(), asked in asked()) {
         let index = PolicyIndex::new(&model);
         let explanation = explain(&index, &asked.facts());
-        let enforced_match = explanation.rules.iter().any(|rule| rule.matched && rule.mode == PolicyMode::Enforce);
+        let enforced_match = |action| {
+            let matches = |rule: &signet_policy::RuleReport| {
+                rule.matched && rule.mode == PolicyMode::Enforce && rule.action == action
+            };
+            explanation.rules.iter().any(matches)
+        };
+        let (allows, denies) = (enforced_match(PolicyAction::Allow), enforced_match(PolicyAction::Deny));
         match decide(&index, &asked.facts()) {
-            Ok(_) => prop_assert!(enforced_match),
-            Err(Refusal::AccessDenied) => prop_assert!(!enforced_match, "{}", explanation),
+            Ok(_) => prop_assert!(allows && !denies, "{}", explanation),
+            Err(Refusal::DenyRule) => {
+                prop_assert!(denies, "{}", explanation);
+                let named = matches!(&explanation.decision, signet_policy::Decision::Refused { rule: Some(_), .. });
+                prop_assert!(named, "{}", explanation);
+            }
+            Err(Refusal::AccessDenied) => prop_assert!(!allows && !denies, "{}", explanation),
             Err(_) => {}
         }
         let observed = observe(&index, &asked.facts());
         for seen in observed {
             let reported = explanation.rules.iter().any(|rule| rule.policy == *seen.policy && rule.matched);
-            prop_assert_eq!(seen.allowed(), reported);
+            prop_assert_eq!(seen.rule.is_some(), reported);
+            prop_assert_eq!(seen.allowed(), reported == (seen.action == PolicyAction::Allow));
         }
     }
 
@@ -256,13 +341,28 @@ proptest! {
         let checked = check_target(&method, &target, None, &[&host]);
         let index = PolicyIndex::new(&PolicyModel::empty(TrustDomain::parse("td").unwrap()));
         let (source, destination) = (id(IDS[0]), id(IDS[1]));
-        let layer = Layer::Http { method: &method, path: &target, authority: &host };
-        let facts = Facts { source: Some(&source), source_addr: None, destination: &destination, port, layer };
+        let layer = Layer::Http { method: &method, path: &target, authority: &host, headers: None };
+        let origin = Origin::LeftToDestination;
+        let facts = Facts { source: Some(&source), origin, destination: &destination, port, layer, now: NOW };
         prop_assert!(decide(&index, &facts).is_err());
         let _ = explain(&index, &facts).to_string();
         if let Ok(checked) = checked {
             prop_assert!(checked.path().bytes().all(|byte| byte.is_ascii_graphic()));
             prop_assert!(!checked.path().contains("//") && !checked.path().contains(['\\', ';', '#', '?']));
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_in_every_spelling(path in "(/[aA%610x]{0,6}){1,3}/?") {
+        let denied = PathPattern::parse("/a/*/0/**").unwrap();
+        let decoded_once = String::from_utf8_lossy(&lenient(path.as_bytes())).into_owned();
+        let decoded_twice = String::from_utf8_lossy(&lenient(decoded_once.as_bytes())).into_owned();
+        for read in [&path, &decoded_once, &decoded_twice] {
+            let read = read.to_ascii_lowercase();
+            // A pattern is matched narrowly against what an application may make of the path.
+            if check_target("GET", &path, None, &["h"]).is_ok() && denied.matches(&read) {
+                prop_assert!(denied.matches_any_spelling(&path), "{} is read as {}", path, read);
+            }
         }
     }
 
@@ -282,11 +382,13 @@ proptest! {
     }
 
     #[test]
-    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
+    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh", "HeaderPolicy", "RoleGrant"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
         let [a, b, c, d, e, f, g, h] = values.try_into().unwrap();
         let spec = match kind {
             "Workload" => format!("class: {a}\ndevice: {b}\nnetwork: n1\nnames: [{c}]\nports: [{{port: {d}, protocol: {e}}}]\naddresses: [{f}]\nadvertise: {g}"),
             "AccessPolicy" => format!("target: {{workloads: [{a}]}}\nports: [{b}]\nrules: [{{from: [{{identity: {c}}}, {{any: {d}}}], to: [{{methods: [{e}], paths: [{f}], ports: [{g}]}}]}}]\nmode: {h}"),
+            "HeaderPolicy" => format!("target: {{classes: [{a}]}}\nports: [{b}]\nidentityHeaders: [{{names: [{c}], entitled: [{{role: {d}}}], overwrite: {e}}}, {{names: [{f}]}}]\npeerHeader: {g}\n{h}"),
+            "RoleGrant" => format!("identity: {a}\nrole: {b}\nnotAfter: {c}\n{d}: {e}{f}{g}{h}"),
             _ => format!("trustDomain: {a}\nclockSkew: {b}\nnetworks: [{{name: {c}, cidrs: [{d}], gateways: [{e}]}}]\negress: [{{cidr: {f}, protocol: {g}}}]\ncertificates: {{app: {{lifetime: {h}}}}}"),
         };
         let text = format!("{MESH}{}", manifest(kind, "x", &spec));
@@ -294,6 +396,24 @@ proptest! {
             PolicyIndex::new(&model);
         }
     }
+}
+
+/// Decodes what is an escape and leaves the rest.
+fn lenient(mut bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    while let Some((first, rest)) = bytes.split_first() {
+        bytes = rest;
+        let digits =
+            rest.get(..2).filter(|digits| *first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        match digits.and_then(|digits| std::str::from_utf8(digits).ok()) {
+            Some(digits) => {
+                decoded.push(u8::from_str_radix(digits, 16).unwrap());
+                bytes = &rest[2..];
+            }
+            None => decoded.push(*first),
+        }
+    }
+    decoded
 }
 
 fn decoded(mut bytes: &[u8]) -> Vec<u8> {

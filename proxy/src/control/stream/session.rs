@@ -257,6 +257,13 @@ impl Session {
             signing_not_after: unix_seconds(identity.signing.not_after),
             open_connections: health.open_connections,
             refused: health.refused.clone().into_iter().take(REFUSED_CODES).collect(),
+            unprotected: Some(wire::Unprotected {
+                plaintext_in: health.unprotected.plaintext_in,
+                plaintext_out: health.unprotected.plaintext_out,
+                unsigned_requests: health.unprotected.unsigned_requests,
+                unsigned_responses: health.unprotected.unsigned_responses,
+                observed_refusals: health.unprotected.observed_refusals,
+            }),
         };
         self.reported = Some((Instant::now(), health));
         self.send(proxy_message::Message::Status(status)).await

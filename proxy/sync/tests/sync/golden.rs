@@ -5,10 +5,11 @@
 use std::path::Path;
 
 use prost::Message;
+use signet_policy::{HeaderMatch, PolicyAction, PolicyModel, SourceMatch, ValueMatch};
 use signet_sync::proto::sync as wire;
-use signet_sync::{PROTOCOL, SectionName};
+use signet_sync::{PROTOCOL, SectionName, minimum_reader};
 
-use crate::mesh::{Mesh, directory, policy_model, v};
+use crate::mesh::{Mesh, directory, policy_model, policy_model_1, v};
 
 #[test]
 fn sections_are_the_bytes_they_have_always_been() {
@@ -30,6 +31,53 @@ fn stored_sections_are_applied() {
     assert_eq!(*subscriber.policy().unwrap().model, policy_model(2));
     assert_eq!(**subscriber.directories().next().unwrap(), directory(1));
     assert_eq!(subscriber.versions().map(|(_, version)| version).max(), Some(v(2, 1)));
+}
+
+/// This file is never written anew: it is what the program before this protocol has sent and stored.
+#[test]
+fn a_policy_of_the_protocol_before_means_what_it_meant() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    let section = wire::Section::decode(&*read("policy-1.section")).unwrap();
+    assert_eq!(section.minimum_reader, 1);
+    subscriber.apply(section).unwrap();
+    // Names of sealed fields could not be given then; nothing was sealed.
+    let mut model = policy_model_1(2);
+    model.sealed_headers.clear();
+    model.workloads.iter_mut().for_each(|workload| workload.sealed_headers.clear());
+    assert_eq!(*subscriber.policy().unwrap().model, model);
+    // And what could be said then is still for everybody.
+    assert_eq!(mesh.policy_of(v(1, 2), &policy_model_1(2)).minimum_reader, 1);
+}
+
+#[test]
+fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
+    let all = policy_model(1);
+    let edits: [fn(&mut PolicyModel); 3] = [
+        |model| model.policies.retain(|policy| policy.name != "shut"),
+        |model| model.header_policies.clear(),
+        |model| model.role_grants.clear(),
+    ];
+    for keep in 0..edits.len() {
+        let mut model = all.clone();
+        edits.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
+        assert_eq!(minimum_reader(&model), 2, "{keep}");
+    }
+    let rules: [fn(&mut PolicyModel); 4] = [
+        |model| model.policies[0].action = PolicyAction::Deny,
+        |model| model.policies[0].rules[0].from.push(SourceMatch::Role("x".into())),
+        |model| model.policies[0].rules[0].when.source_addresses.push("10.0.0.0/8".parse().unwrap()),
+        |model| {
+            let header = HeaderMatch { name: "x".into(), value: ValueMatch::Present };
+            model.policies[0].rules[0].to[0].headers.push(header);
+        },
+    ];
+    for edit in rules {
+        let mut model = policy_model_1(1);
+        assert_eq!(minimum_reader(&model), 1);
+        edit(&mut model);
+        assert_eq!(minimum_reader(&model), 2);
+    }
 }
 
 #[test]

@@ -8,14 +8,16 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
-    AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
-    PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash,
-    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
+    AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, HeaderMatch, HeaderPolicyModel,
+    IdentityFields, IdentityPattern, Lifetimes, MtlsMode, Network, Operation, PathPattern, PolicyAction,
+    PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch,
+    WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
     Anchors, Directory, DirectoryKey, Entry, POLICY_KEY_ID, Revocation, Revocations, SectionKey, SectionName,
-    Subject, Subscriber, Version, area_key_id,
+    Subject, Subscriber, Version, area_key_id, minimum_reader,
 };
 
 pub(crate) const AREA: &str = "plant";
@@ -60,7 +62,9 @@ impl Mesh {
     }
 
     pub(crate) fn policy_of(&self, version: Version, model: &PolicyModel) -> wire::Section {
-        self.by_policy_key(&SectionName::Policy, version, wire::Policy::from(model).encode_to_vec())
+        let (name, payload) = (SectionName::Policy, wire::Policy::from(model).encode_to_vec());
+        let proof = self.proof(&name, version);
+        self.policy_key.sign(POLICY_KEY_ID, &name, version, minimum_reader(model), payload, proof).unwrap()
     }
 
     pub(crate) fn directory(&self, version: Version) -> wire::Section {
@@ -119,10 +123,59 @@ pub(crate) fn key(seed: u8) -> SectionKey {
 
 /// A policy with every kind of everything in it; `mark` makes versions differ.
 pub(crate) fn policy_model(mark: u64) -> PolicyModel {
+    let mut model = policy_model_1(mark);
+    let value = |value| HeaderMatch { name: "x-tenant".into(), value };
+    let operation = Operation {
+        methods: Vec::new(),
+        paths: Vec::new(),
+        ports: vec![8201],
+        headers: vec![
+            value(ValueMatch::Absent),
+            value(ValueMatch::Exact("blue".into())),
+            value(ValueMatch::Prefix("b".into())),
+            value(ValueMatch::Present),
+        ],
+    };
+    let when = Conditions {
+        source_addresses: vec!["10.0.0.0/8".parse().unwrap()],
+        time: vec![TimeWindow { days: 0b1_1111, from: 480, to: 1_080, utc_offset: -90 }],
+    };
+    let leaders = vec![SourceMatch::Role("leader".into())];
+    model.policies.push(AccessPolicyModel {
+        name: "shut".into(),
+        target: Target::Everything,
+        ports: Vec::new(),
+        mode: PolicyMode::Enforce,
+        action: PolicyAction::Deny,
+        rules: vec![RuleModel { name: "rule-1".into(), from: leaders.clone(), to: vec![operation], when }],
+    });
+    let names = |names: &[&str]| names.iter().map(|name| FieldPattern::parse(name).unwrap()).collect();
+    model.header_policies.push(HeaderPolicyModel {
+        name: "identity".into(),
+        target: Target::Everything,
+        ports: vec![8201],
+        fields: vec![
+            IdentityFields { names: names(&["x-user"]), entitled: leaders, overwrite: Some("nobody".into()) },
+            IdentityFields { names: names(&["x-admin-*"]), entitled: Vec::new(), overwrite: None },
+        ],
+        peer_header: Some("x-peer".into()),
+    });
+    model.role_grants.push(RoleGrantModel {
+        name: "cimi-leads".into(),
+        identity: id("spiffe://mf2c.test/agent/d1/cimi"),
+        role: "leader".into(),
+        not_after: 1_900_000_000,
+    });
+    model
+}
+
+/// The same with what protocol 1 could say.
+pub(crate) fn policy_model_1(mark: u64) -> PolicyModel {
     let operation = Operation {
         methods: vec!["GET".into()],
         paths: vec![PathPattern::parse("/api/**").unwrap()],
         ports: vec![8201],
+        headers: Vec::new(),
     };
     let from = vec![
         SourceMatch::Anyone,
@@ -136,7 +189,13 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         target,
         ports: vec![8201],
         mode,
-        rules: vec![RuleModel { name: "rule-1".into(), from: from.clone(), to: vec![operation.clone()] }],
+        action: PolicyAction::Allow,
+        rules: vec![RuleModel {
+            name: "rule-1".into(),
+            from: from.clone(),
+            to: vec![operation.clone()],
+            when: Conditions::default(),
+        }],
     };
     PolicyModel {
         mtls: MtlsMode::Permissive,

@@ -178,7 +178,7 @@ fn anchors_may_not_change_the_policy_key() {
 #[test]
 fn values_a_reader_does_not_know_refuse_the_policy() {
     let mesh = Mesh::new();
-    let edits: [fn(&mut wire::Policy); 9] = [
+    let edits: [fn(&mut wire::Policy); 18] = [
         |p| p.mtls = 9,
         |p| p.mtls = 0,
         |p| p.policies[0].mode = 9,
@@ -188,6 +188,15 @@ fn values_a_reader_does_not_know_refuse_the_policy() {
         |p| p.workloads[0].ports[0].protocol = 77,
         |p| p.workloads[0].ports[0].port = 65_536,
         |p| p.lifetimes = None,
+        |p| p.policies[0].action = 3,
+        |p| p.policies[3].rules[0].to[0].headers[0].value = None,
+        |p| p.policies[3].rules[0].to[0].headers[0].name = "X-Tenant".into(),
+        |p| p.policies[3].rules[0].when.as_mut().unwrap().time[0].days = 0,
+        |p| p.policies[3].rules[0].when.as_mut().unwrap().time[0].from = 1_440,
+        |p| p.policies[3].rules[0].when.as_mut().unwrap().source_addresses[0].length = 33,
+        |p| p.header_policies[0].fields[0].names[0] = "host".into(),
+        |p| p.header_policies[0].peer_header = Some("x-*".into()),
+        |p| p.role_grants[0].spiffe_id = "spiffe://mf2c.test".into(),
     ];
     for edit in edits {
         let mut policy = wire::Policy::from(&policy_model(6));

@@ -1,0 +1,139 @@
+//! `HeaderPolicy` manifests: which header fields say who calls, and who may send them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde_saphyr::Spanned;
+
+use crate::compile::{Scope, access_policy, condition, value};
+use crate::diagnostic::{Findings, Place, quoted};
+use crate::header_policy::{FieldNameError, FieldPattern, IDENTITY_FIELDS, field_name};
+use crate::manifest::{HeaderPolicySpec, IdentityHeadersSpec, Manifest};
+use crate::model::{HeaderPolicyModel, IdentityFields, PolicyModel, Target};
+
+pub(super) fn lower(
+    scope: &mut Scope<'_>,
+    spec: &HeaderPolicySpec,
+    workloads: &HashSet<&str>,
+) -> Option<HeaderPolicyModel> {
+    let manifest_name = scope.manifest.spanned_name().clone();
+    let name = value::name(scope, &manifest_name, "HeaderPolicy");
+    let target = access_policy::target(scope, &spec.target, workloads);
+    let ports = access_policy::ports(scope, spec.ports.as_ref());
+    let entries = value::entries(
+        scope,
+        spec.identity_headers.as_ref(),
+        "identityHeaders",
+        "to keep the usual ones from everybody",
+    );
+    let mut fields: Vec<IdentityFields> = Vec::with_capacity(entries.len() + 1);
+    for entry in entries {
+        fields.extend(identity_fields(scope, entry, &fields));
+    }
+    // Last, so that an entry of the operator's own for one of them counts.
+    fields.push(IdentityFields { names: usual(), entitled: Vec::new(), overwrite: None });
+    let peer_header = match &spec.peer_header {
+        Some(text) => match field_name(&text.value) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                refuse_name(scope, text, error);
+                return None;
+            }
+        },
+        None => None,
+    };
+    Some(HeaderPolicyModel { name: name?, target: target?, ports, fields, peer_header })
+}
+
+fn identity_fields(
+    scope: &mut Scope<'_>,
+    spec: &Spanned<IdentityHeadersSpec>,
+    before: &[IdentityFields],
+) -> Option<IdentityFields> {
+    let IdentityHeadersSpec { names, entitled, overwrite } = &spec.value;
+    if names.is_none() && entitled.is_none() && overwrite.is_none() {
+        let message = "an entry without `names`, `entitled` and `overwrite` changes nothing".to_owned();
+        scope.refuse(Place::of(spec), message, "remove it: the usual fields are kept from everybody");
+        return None;
+    }
+    let mut read = Vec::new();
+    for text in value::entries(scope, names.as_ref(), "names", "for the usual fields") {
+        match FieldPattern::parse(&text.value) {
+            Ok(pattern) if before.iter().flat_map(|fields| &fields.names).any(|other| *other == pattern) => {
+                let message = format!("{} is named twice", quoted(&text.value));
+                scope.refuse(Place::of(text), message, "keep one of the two");
+            }
+            Ok(pattern) => read.push(pattern),
+            Err(error) => refuse_name(scope, text, error),
+        }
+    }
+    let sources = value::entries(scope, entitled.as_ref(), "entitled", "when nobody is");
+    let entitled = sources.iter().filter_map(|entry| access_policy::source(scope, entry)).collect();
+    let overwrite = match overwrite {
+        Some(text) => Some(condition::field_value(scope, text)?),
+        None => None,
+    };
+    let names = if names.is_none() { usual() } else { read };
+    Some(IdentityFields { names, entitled, overwrite })
+}
+
+fn usual() -> Vec<FieldPattern> {
+    IDENTITY_FIELDS.iter().filter_map(|name| FieldPattern::parse(name).ok()).collect()
+}
+
+fn refuse_name(scope: &mut Scope<'_>, text: &Spanned<String>, error: FieldNameError) {
+    let fix = match error {
+        FieldNameError::Everything => "write the beginning of the names before `*`, such as `x-admin-*`",
+        FieldNameError::NoName | FieldNameError::StarInside => {
+            "write a name such as `x-user`, or `x-admin-*`"
+        }
+        FieldNameError::Unmanaged => "name a field by which the application tells who calls",
+    };
+    let message = format!("{} is no header field for a policy: {error}", quoted(&text.value));
+    scope.refuse(Place::of(text), message, fix);
+}
+
+/// Refuses two policies for the same requests: which of the two counts would be anybody's guess.
+pub(super) fn refuse_conflicts(model: &PolicyModel, manifests: &[&Manifest], findings: &mut Findings) {
+    /// Which policy has all ports of a workload, or single ones.
+    type Taken = (Option<usize>, HashMap<u16, usize>);
+    let mut taken: HashMap<&str, Taken> = HashMap::new();
+    for (number, policy) in model.header_policies.iter().enumerate() {
+        let clash = targeted(model, &policy.target).find_map(|workload| {
+            let (all, single) = taken.entry(workload).or_default();
+            let first = match &*policy.ports {
+                [] => all.or_else(|| single.values().min().copied()),
+                ports => all.or_else(|| ports.iter().find_map(|port| single.get(port).copied())),
+            };
+            if first.is_none() {
+                single.extend(policy.ports.iter().map(|port| (*port, number)));
+                *all = policy.ports.is_empty().then_some(number);
+            }
+            Some((first?, workload))
+        });
+        if let Some((first, workload)) = clash
+            && let (Some(first), Some(second)) = (manifests.get(first), manifests.get(number))
+        {
+            let message = format!(
+                "HeaderPolicy {} at {}:{} is for the requests to {workload} as well",
+                quoted(first.name()),
+                first.file(),
+                first.line(),
+            );
+            let place = Place::of(second.spanned_name());
+            Scope::new(second, findings).refuse(place, message, "give them different targets or ports");
+        }
+    }
+}
+
+/// The names of the workloads of a target, each once.
+fn targeted<'a>(model: &'a PolicyModel, target: &'a Target) -> Box<dyn Iterator<Item = &'a str> + 'a> {
+    match target {
+        Target::Workloads(names) => {
+            Box::new(names.iter().collect::<BTreeSet<_>>().into_iter().map(String::as_str))
+        }
+        _ => {
+            let selected = model.workloads.iter().filter(|workload| target.selects(workload));
+            Box::new(selected.map(|workload| workload.name.as_str()))
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The shape of manifests as JSON Schema, for editors: names, words and bounds come from what reads and compiles them,
+//! and a test asks the reader for its fields.
+
+use serde_json::{Map, Value, json};
+
+use crate::compile::{access_policy, condition, mesh, value, workload};
+use crate::manifest::{API_VERSION, Kind};
+
+/// The JSON Schema (draft 7, which editors know) of one manifest.
+pub fn json_schema() -> Value {
+    let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+    let by_kind: Vec<Value> = Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            json!({
+                "if": { "properties": { "kind": { "const": kind.as_str() } } },
+                "then": { "properties": { "spec": spec(kind) } },
+            })
+        })
+        .collect();
+    let labels = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let metadata = fields(
+        &["name"],
+        [("name", name("Unique for its kind.")), ("labels", labels.clone()), ("annotations", labels)],
+    );
+    json!({
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Signet manifest",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": { "const": API_VERSION },
+            "kind": { "enum": kinds },
+            "metadata": metadata,
+            "spec": { "type": "object" },
+        },
+        "allOf": by_kind,
+    })
+}
+
+fn spec(kind: Kind) -> Value {
+    match kind {
+        Kind::AccessPolicy => access_policy_spec(),
+        Kind::HeaderPolicy => header_policy_spec(),
+        Kind::Mesh => mesh_spec(),
+        Kind::RoleGrant => role_grant_spec(),
+        Kind::Workload => workload_spec(),
+    }
+}
+
+fn mesh_spec() -> Value {
+    let network = fields(
+        &["name"],
+        [
+            ("name", name("")),
+            ("cidrs", list(text("An address range."))),
+            ("gateways", list(text("An address."))),
+        ],
+    );
+    let egress = fields(
+        &["cidr", "protocol"],
+        [
+            ("cidr", text("The addresses.")),
+            ("ports", list(port())),
+            ("protocol", words(mesh::TRANSPORTS, "")),
+            ("comment", text("")),
+        ],
+    );
+    let lifetime = || fields(&["lifetime"], [("lifetime", duration())]);
+    let certificates = fields(
+        &[],
+        [("agent", lifetime()), ("app", lifetime()), ("external", lifetime()), ("platform", lifetime())],
+    );
+    fields(
+        &["trustDomain"],
+        [
+            ("trustDomain", text("The trust domain of all identities of the mesh.")),
+            ("mtls", mtls()),
+            ("protection", protection()),
+            ("clockSkew", duration()),
+            ("networks", list(network)),
+            ("egress", list(egress)),
+            ("certificates", certificates),
+        ],
+    )
+}
+
+fn workload_spec() -> Value {
+    let ports = fields(
+        &["port"],
+        [
+            ("port", port()),
+            ("name", name("")),
+            ("protocol", words(workload::PROTOCOLS, "What is spoken there.")),
+            ("speaksFirst", words(workload::SIDES, "Which side sends the first byte.")),
+        ],
+    );
+    let advertise = fields(
+        &["network", "address", "port", "targetPort"],
+        [
+            ("network", name("")),
+            ("address", text("The address callers dial.")),
+            ("port", port()),
+            ("targetPort", port()),
+        ],
+    );
+    fields(
+        &["class", "device", "network"],
+        [
+            ("class", words(value::CLASSES, "")),
+            ("device", text("The machine.")),
+            ("workload", text("The last part of the identity; the manifest's name when left out.")),
+            ("network", name("The network its container is in.")),
+            ("names", list(text("A host name it is called by."))),
+            ("ports", list(ports)),
+            ("mtls", mtls()),
+            ("protection", protection()),
+            ("addresses", list(text("An address that may be claimed for it."))),
+            ("advertise", list(advertise)),
+        ],
+    )
+}
+
+fn access_policy_spec() -> Value {
+    let header = fields(
+        &["name"],
+        [
+            ("name", text("The field.")),
+            ("exact", text("Its value.")),
+            ("prefix", text("How its value begins.")),
+            ("present", json!({ "const": true })),
+            ("absent", json!({ "const": true })),
+        ],
+    );
+    let operation = fields(
+        &[],
+        [
+            ("methods", list(text("A method, in capitals."))),
+            ("paths", list(text("A path; `*` is one segment, a final `/**` the rest."))),
+            ("ports", list(port())),
+            ("headers", list(header)),
+        ],
+    );
+    let days: Vec<&str> = condition::DAYS.to_vec();
+    let day = days.join("|");
+    let clock =
+        |about: &str| json!({ "type": "string", "pattern": "^[0-9]{2}:[0-9]{2}$", "description": about });
+    let window = fields(
+        &[],
+        [
+            ("days", list(json!({ "type": "string", "pattern": format!("^({day})(-({day}))?$") }))),
+            ("from", clock("When it opens.")),
+            ("to", clock("When it closes; not later than `from` is on the day after.")),
+            ("utcOffset", json!({ "type": "string", "pattern": "^(Z|[+-][0-9]{2}:[0-9]{2})$" })),
+        ],
+    );
+    let when = fields(
+        &[],
+        [
+            ("sourceAddresses", list(text("An address range, as the destination sees it."))),
+            ("time", list(window)),
+        ],
+    );
+    let rule = fields(
+        &["from"],
+        [("name", name("")), ("from", list(source())), ("to", list(operation)), ("when", when)],
+    );
+    let rules = json!({ "type": "array", "items": rule });
+    fields(
+        &["target", "rules"],
+        [
+            ("target", target()),
+            ("ports", list(port())),
+            ("mode", words(access_policy::MODES, "`observe` reports and decides nothing.")),
+            ("action", words(access_policy::ACTIONS, "`deny` wins over every `allow`.")),
+            ("rules", rules),
+        ],
+    )
+}
+
+fn header_policy_spec() -> Value {
+    let entry = fields(
+        &[],
+        [
+            ("names", list(text("A field, or with a final `*` the beginning of some."))),
+            ("entitled", list(source())),
+            ("overwrite", text("What the field says instead.")),
+        ],
+    );
+    fields(
+        &["target"],
+        [
+            ("target", target()),
+            ("ports", list(port())),
+            ("identityHeaders", list(entry)),
+            ("peerHeader", text("The field that carries the caller's verified identity.")),
+        ],
+    )
+}
+
+fn role_grant_spec() -> Value {
+    fields(
+        &["identity", "role", "notAfter"],
+        [
+            ("identity", text("A whole SPIFFE ID.")),
+            ("role", name("")),
+            ("notAfter", json!({ "type": "string", "format": "date-time" })),
+        ],
+    )
+}
+
+fn source() -> Value {
+    let any: Vec<&str> = access_policy::ANY.iter().map(|(word, _)| *word).collect();
+    let mut source = fields(
+        &[],
+        [
+            ("identity", text("A SPIFFE ID; `*` is one segment, a final `/**` the rest.")),
+            ("class", words(value::CLASSES, "")),
+            ("role", name("Whoever holds this role, see RoleGrant.")),
+            ("trustDomain", text("Every identity of it.")),
+            ("any", json!({ "enum": any })),
+        ],
+    );
+    exactly_one(&mut source);
+    source
+}
+
+fn target() -> Value {
+    let mut classes: Vec<&str> = value::CLASSES.iter().map(|(word, _)| *word).collect();
+    classes.push("*");
+    let mut target = fields(
+        &[],
+        [
+            ("workloads", list(text("A Workload's name, or `*` alone for all."))),
+            ("classes", list(json!({ "enum": classes }))),
+        ],
+    );
+    exactly_one(&mut target);
+    target
+}
+
+fn mtls() -> Value {
+    fields(&["mode"], [("mode", words(value::MTLS_MODES, ""))])
+}
+
+fn protection() -> Value {
+    fields(
+        &[],
+        [
+            ("level", words(value::LEVELS, "")),
+            ("mode", words(value::SIGNATURE_MODES, "")),
+            ("recordHash", words(value::RECORD_HASHES, "")),
+            ("sealedHeaders", list(text("A header field that level `private` seals with the body."))),
+        ],
+    )
+}
+
+fn exactly_one(of: &mut Value) {
+    if let Some(of) = of.as_object_mut() {
+        of.insert("minProperties".to_owned(), 1.into());
+        of.insert("maxProperties".to_owned(), 1.into());
+    }
+}
+
+fn fields<const N: usize>(required: &[&str], properties: [(&str, Value); N]) -> Value {
+    let properties: Map<String, Value> =
+        properties.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect();
+    let mut object = json!({ "type": "object", "additionalProperties": false, "properties": properties });
+    if let (Some(object), false) = (object.as_object_mut(), required.is_empty()) {
+        object.insert("required".to_owned(), json!(required));
+    }
+    object
+}
+
+/// A list that is there has entries.
+fn list(items: Value) -> Value {
+    json!({ "type": "array", "minItems": 1, "items": items })
+}
+
+fn text(about: &str) -> Value {
+    described(json!({ "type": "string" }), about)
+}
+
+fn name(about: &str) -> Value {
+    described(json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$" }), about)
+}
+
+fn duration() -> Value {
+    json!({ "type": "string", "pattern": "^[0-9]+[smhd]$" })
+}
+
+fn port() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX })
+}
+
+fn words<T>(table: &[(&str, T)], about: &str) -> Value {
+    let words: Vec<&str> = table.iter().map(|(word, _)| *word).collect();
+    described(json!({ "enum": words }), about)
+}
+
+fn described(mut shape: Value, about: &str) -> Value {
+    if let (Some(shape), false) = (shape.as_object_mut(), about.is_empty()) {
+        shape.insert("description".to_owned(), about.into());
+    }
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::manifest::{
+        AccessPolicySpec, HeaderPolicySpec, MeshSpec, RoleGrantSpec, WorkloadSpec, read_document,
+    };
+
+    /// What the reader says of an object with a field that nobody knows, and of an empty one.
+    fn of_reader<T: DeserializeOwned>(around: &str) -> (Vec<String>, Option<String>) {
+        let read = |inner: &str| read_document::<T>(&around.replace("HERE", inner)).err();
+        let unknown = read("{zzz: 1}").unwrap();
+        let serde_saphyr::Error::SerdeUnknownField { expected, .. } = unknown.without_snippet() else {
+            panic!("{around}: {unknown}")
+        };
+        let missing = read("{}");
+        let missing = missing.as_ref().and_then(|error| match error.without_snippet() {
+            serde_saphyr::Error::SerdeMissingField { field, .. } => Some((*field).to_owned()),
+            _ => None,
+        });
+        (expected.iter().map(|field| (*field).to_owned()).collect(), missing)
+    }
+
+    fn check<T: DeserializeOwned>(kind: Kind, around: &str, pointer: &str) {
+        let (mut known, missing) = of_reader::<T>(around);
+        let schema = spec(kind);
+        let object = schema.pointer(pointer).unwrap_or_else(|| panic!("{kind}: no {pointer}"));
+        let mut described: Vec<String> = object["properties"].as_object().unwrap().keys().cloned().collect();
+        known.sort();
+        described.sort();
+        assert_eq!(described, known, "{kind} {pointer}");
+        let required = object.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+        match missing {
+            Some(field) => assert!(required.contains(&field.clone().into()), "{kind} {pointer}: {field}"),
+            None => assert!(required.is_empty(), "{kind} {pointer}: {required:?}"),
+        }
+    }
+
+    #[test]
+    fn the_schema_has_the_fields_that_the_reader_knows() {
+        check::<MeshSpec>(Kind::Mesh, "HERE", "");
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, mtls: HERE}", "/properties/mtls");
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, protection: HERE}", "/properties/protection");
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, networks: [HERE]}", "/properties/networks/items");
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, egress: [HERE]}", "/properties/egress/items");
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, certificates: HERE}", "/properties/certificates");
+        let app = "/properties/certificates/properties/app";
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, certificates: {app: HERE}}", app);
+        check::<WorkloadSpec>(Kind::Workload, "HERE", "");
+        let rest = "class: a, device: a, network: a";
+        check::<WorkloadSpec>(
+            Kind::Workload,
+            &format!("{{{rest}, ports: [HERE]}}"),
+            "/properties/ports/items",
+        );
+        let advertise = format!("{{{rest}, advertise: [HERE]}}");
+        check::<WorkloadSpec>(Kind::Workload, &advertise, "/properties/advertise/items");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, "HERE", "");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, "{rules: [], target: HERE}", "/properties/target");
+        let rules = "/properties/rules/items";
+        let rule = |rest: &str| format!("{{target: {{}}, rules: [{rest}]}}");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &rule("HERE"), rules);
+        let under = |place: &str| format!("{rules}/properties/{place}");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &rule("{from: [HERE]}"), &under("from/items"));
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &rule("{from: [], to: [HERE]}"), &under("to/items"));
+        let header = rule("{from: [], to: [{headers: [HERE]}]}");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &header, &under("to/items/properties/headers/items"));
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &rule("{from: [], when: HERE}"), &under("when"));
+        let window = rule("{from: [], when: {time: [HERE]}}");
+        check::<AccessPolicySpec>(Kind::AccessPolicy, &window, &under("when/properties/time/items"));
+        check::<HeaderPolicySpec>(Kind::HeaderPolicy, "HERE", "");
+        let entry = "{target: {}, identityHeaders: [HERE]}";
+        check::<HeaderPolicySpec>(Kind::HeaderPolicy, entry, "/properties/identityHeaders/items");
+        check::<RoleGrantSpec>(Kind::RoleGrant, "HERE", "");
+    }
+}
