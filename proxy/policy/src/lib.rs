@@ -40,7 +40,7 @@ pub use manifest::{
 pub use model::{
     AccessPolicyModel, Advertised, EgressRule, Lifetimes, MtlsMode, Network, Operation, PolicyMode,
     PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RuleModel, SignatureMode,
-    SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
+    SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use refusal::{Blame, Refusal};

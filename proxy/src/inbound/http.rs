@@ -1,8 +1,10 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
@@ -17,6 +19,7 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
+use crate::checkpoint;
 use crate::head::{self, Origin};
 use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
 use crate::http_server::{self, Switch, Version};
@@ -27,7 +30,7 @@ use crate::sign::{self, SentRequest, claimed};
 use crate::target;
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
-use crate::verify::{self, Verified};
+use crate::verify::{self, Terms, Verified};
 use crate::worker::{AppKey, Event, Worker};
 
 /// Request ids of other proxies longer than this are not taken over.
@@ -43,6 +46,7 @@ pub(crate) async fn serve(
 ) {
     let drain = worker.drain.clone();
     let peer = channel.peer.id().clone();
+    let carried = Rc::clone(&channel);
     let switch = Switch::default();
     let callee = Callee {
         worker,
@@ -54,9 +58,14 @@ pub(crate) async fn serve(
     };
     let callee = Rc::new(callee);
     let serving = Rc::clone(&callee);
-    let served = http_server::serve(stream, version, drain, switch, move |request| {
+    let mut served = pin!(http_server::serve(stream, version, drain, switch, move |request| {
         let callee = Rc::clone(&serving);
         Box::pin(async move { Ok(callee.respond(request).await) })
+    }));
+    let served = poll_fn(|cx| match served.as_mut().poll(cx) {
+        // What a cut channel was about to say is not said: the connection is dropped as it is.
+        Poll::Pending => carried.poll_cut(cx).map(|()| Ok(None)),
+        ended => ended,
     });
     match served.await {
         Ok(None) => {}
@@ -80,6 +89,8 @@ pub(super) struct Callee {
 struct Trail {
     grant: Option<Grant>,
     received: Option<SentRequest>,
+    /// Whether its refusal is recorded already.
+    recorded: bool,
     /// The caller's name for the request, once it is verified.
     request_id: Option<String>,
 }
@@ -87,6 +98,9 @@ struct Trail {
 impl Callee {
     /// Answers one request: with the application's response or with a signed refusal.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        if checkpoint::is_asked(&request) {
+            return Box::pin(self.settle(request)).await;
+        }
         let own_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Inbound, request.method(), request.headers());
@@ -101,6 +115,9 @@ impl Callee {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
         };
+        if trail.recorded {
+            return response;
+        }
         self.worker.record(&Event {
             request_id: &request_id,
             direction: Direction::Inbound,
@@ -110,6 +127,33 @@ impl Callee {
             outcome: &decided,
         });
         response
+    }
+
+    /// Exchanges checkpoints with the other sidecar: nothing for the application.
+    async fn settle(&self, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let mut received = self.as_claimed(&parts);
+        let outcome = match self.worker.limits.enter(self.channel.peer.id()) {
+            Ok(_slot) => {
+                checkpoint::answer(&self.worker, &self.channel, &mut received, parts, body, &self.reached.own)
+                    .await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let refusal = match outcome {
+            Ok(response) => return response,
+            Err(refusal) => refusal,
+        };
+        let request_id = self.worker.request_id();
+        self.worker.record(&Event {
+            request_id: &request_id,
+            direction: Direction::Inbound,
+            peer: self.channel.peer.id().as_str(),
+            address: self.reached.caller,
+            grant: None,
+            outcome: &Err(refusal),
+        });
+        self.refuse(refusal, Some(received), &request_id).await
     }
 
     async fn exchange(
@@ -126,16 +170,25 @@ impl Callee {
         let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let grant = trail.grant.insert(self.grant(content)).clone();
 
+        let own = &self.reached.own;
+        let mut protection = snapshot.index.protection(own);
+        let is_handshake = received.headers.contains_key(&MESH_UPGRADE);
+        if is_handshake {
+            // Its connection goes on as something else: nothing would come to cover it, and nothing may come too early.
+            protection = sign::at_once(protection);
+        }
+        let terms = Terms { own, protection };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
         let _permitted_so_far = grant.decide(&snapshot)?;
-        let verified =
-            verify::request(worker, &self.channel, &snapshot, received, parts, body, &self.reached.own)
-                .await?;
+        let (verified, owed) =
+            verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
         let keys = received.response_keys.take();
-        trail.request_id = claimed_id(&received.headers);
+        if owed.is_none() {
+            trail.request_id = claimed_id(&received.headers);
+        }
         let permit = grant.decide(&worker.shared.snapshot())?;
-        if received.headers.contains_key(&MESH_UPGRADE) {
+        if is_handshake {
             if self.version == Version::Http2 {
                 return Err(Refusal::UpgradeUnsupported);
             }
@@ -144,8 +197,14 @@ impl Callee {
             worker.shared.metrics.requests.inc(Direction::Inbound);
             return Ok((response, permit));
         }
-        let (permit, response, hold) =
-            self.forward(permit, verified, &grant, received.form.is_some()).await?;
+        let outcome = owed.map(|owed| owed.verify(worker, self.reached.caller, grant.clone()));
+        let forwarded = self.forward(permit, verified, &grant, received.form.is_some()).await;
+        if let Some(outcome) = outcome {
+            // Whatever came of it, nothing is said about a request that nobody signed.
+            outcome.proven().await.inspect_err(|_| trail.recorded = true)?;
+            trail.request_id = claimed_id(&received.headers);
+        }
+        let (permit, response, hold) = forwarded?;
         let response = self.sign(received, keys, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
@@ -258,8 +317,10 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature costs nothing to refuse, and may come of a policy that is on its way.
-        if refusal.blame() == Blame::Caller && refusal != Refusal::SignatureMissing {
+        // A message without a signature, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
+        // that is on its way.
+        let of_policy = matches!(refusal, Refusal::SignatureMissing | Refusal::SignatureMode);
+        if refusal.blame() == Blame::Caller && !of_policy {
             self.worker.limits.failed(self.channel.peer.id());
         }
         match received {

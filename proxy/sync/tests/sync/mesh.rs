@@ -10,7 +10,7 @@ use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, EgressRule, IdentityPattern, Lifetimes, MtlsMode, Network, Operation,
     PathPattern, PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash,
-    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, WorkloadModel,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -189,6 +189,7 @@ fn workload() -> WorkloadModel {
             level: ProtectionLevel::Public,
             mode: SignatureMode::Ed25519,
             record_hash: RecordHash::Sha256,
+            verify: Verification::Gate,
         },
         sealed_headers: vec!["cookie".to_owned()],
         addresses: vec!["172.18.0.2".parse().unwrap()],
