@@ -117,6 +117,16 @@ impl Body {
         Kind::Plain(incoming).into()
     }
 
+    /// All of it, where it was signed as a whole.
+    pub(crate) fn into_whole(self) -> Option<Bytes> {
+        match self.kind {
+            Kind::Whole(bytes) => Some(bytes.unwrap_or_default()),
+            Kind::Opened(_) | Kind::Plain(_) | Kind::Signed(_) | Kind::Unsigned(_) | Kind::Verified(_) => {
+                None
+            }
+        }
+    }
+
     /// Whether the length of what comes out is known beforehand.
     pub(crate) fn has_length(&self) -> bool {
         self.size_hint().exact().is_some()

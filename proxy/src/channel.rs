@@ -4,7 +4,8 @@
 //! and is worthless on any other. It also knows which signing certificates its two ends have shown
 //! each other, and whether its peer is still trusted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -13,11 +14,13 @@ use http::{HeaderMap, HeaderValue};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    Fingerprint, Peer, SigningIdentity, TlsError, VerifyError, channel_id, peer, verify_signing_chain,
-    verify_tls_chain,
+    ALPN_RECORDS, Fingerprint, Peer, SigningIdentity, SpiffeId, TlsError, VerifyError, channel_id, mac_keys,
+    peer, verify_signing_chain, verify_tls_chain,
 };
 use signet_policy::Refusal;
-use signet_signature::{ChannelId, ReplayWindow, VerifiedKey};
+use signet_signature::checkpoint::{CheckpointError, Moment, ReceivedLog, SentLog};
+use signet_signature::record::Direction;
+use signet_signature::{ChannelId, Form, MacKey, ReplayWindow, VerifiedKey};
 use thiserror::Error;
 
 use crate::headers::MESH_CERT;
@@ -64,8 +67,59 @@ pub(crate) struct Channel {
     keys: RefCell<Vec<Known>>,
     confirmed: Cell<Option<Fingerprint>>,
     introduced: Cell<Option<(Fingerprint, Instant)>>,
+    /// What messages may be authenticated with; none on a connection that carries no HTTP.
+    secrets: Option<Box<Secrets>>,
+    /// Made when the first message is, so that nobody else pays for it.
+    ledger: RefCell<Option<Box<Ledger>>>,
+    /// Whether a checkpoint is on its way from here.
+    settling: Cell<bool>,
+    /// Numbers of requests that were handed on and are being verified.
+    unproven: RefCell<Vec<u64>>,
+    /// Something came here that the peer cannot have sent honestly: nothing more is taken or sent.
+    cut: Cell<bool>,
+    /// Who carries the connection and has to be told.
+    carrier: RefCell<Option<Waker>>,
     /// Counted among the open connections as long as anybody holds the channel.
     open: Gauge,
+}
+
+/// The keys of a connection, before they are used.
+struct Secrets {
+    own: SpiffeId,
+    own_direction: Direction,
+    client: [u8; 32],
+    server: [u8; 32],
+}
+
+/// What was authenticated on a channel, either way (mode `hmac`).
+pub(crate) struct Ledger {
+    /// The key of what we send, and of what the peer does.
+    pub(crate) own: MacKey,
+    pub(crate) peer: MacKey,
+    pub(crate) sent: SentLog,
+    pub(crate) received: ReceivedLog,
+}
+
+impl Ledger {
+    fn new(secrets: &Secrets, channel: &ChannelId, peer: &SpiffeId) -> Self {
+        let (client, server) = (MacKey::new(&secrets.client), MacKey::new(&secrets.server));
+        let (c2s, s2c) = (Direction::ClientToServer, Direction::ServerToClient);
+        let (own, theirs, own_direction, peer_direction) = match secrets.own_direction {
+            Direction::ClientToServer => (client, server, c2s, s2c),
+            Direction::ServerToClient => (server, client, s2c, c2s),
+        };
+        Self {
+            own,
+            peer: theirs,
+            sent: SentLog::new(secrets.own.as_str(), channel, own_direction),
+            received: ReceivedLog::new(peer.as_str(), channel, peer_direction),
+        }
+    }
+
+    /// Whether a checkpoint should be exchanged now.
+    fn is_due(&self, now: Moment) -> bool {
+        self.sent.is_due(now) || self.received.is_due(now)
+    }
 }
 
 /// A signing certificate that the peer has shown.
@@ -95,10 +149,21 @@ impl Channel {
     ) -> Result<Self, ChannelError> {
         let (_, state) = stream.get_ref();
         let peer = peer(state)?;
-        let id = match stream {
-            MeshStream::Client(client) => channel_id(client.get_ref().1)?,
-            MeshStream::Server(server) => channel_id(server.get_ref().1)?,
+        let http = state.alpn_protocol() != Some(ALPN_RECORDS);
+        // The keys cannot be had later, when the stream belongs to the HTTP library.
+        let (id, own_direction, keys) = match stream {
+            MeshStream::Client(client) => {
+                let tls = client.get_ref().1;
+                (channel_id(tls)?, Direction::ClientToServer, http.then(|| mac_keys(tls)).transpose()?)
+            }
+            MeshStream::Server(server) => {
+                let tls = server.get_ref().1;
+                (channel_id(tls)?, Direction::ServerToClient, http.then(|| mac_keys(tls)).transpose()?)
+            }
         };
+        let own = || credentials.id().clone();
+        let secrets =
+            keys.map(|[client, server]| Box::new(Secrets { own: own(), own_direction, client, server }));
         let chain = state.peer_certificates().unwrap_or_default();
         open.inc();
         Ok(Self {
@@ -113,6 +178,12 @@ impl Channel {
             keys: RefCell::default(),
             confirmed: Cell::default(),
             introduced: Cell::default(),
+            secrets,
+            ledger: RefCell::default(),
+            settling: Cell::default(),
+            unproven: RefCell::default(),
+            cut: Cell::default(),
+            carrier: RefCell::default(),
             open: open.clone(),
         })
     }
@@ -129,8 +200,103 @@ impl Channel {
         &self.window
     }
 
+    /// What was authenticated here so far; none where nothing can be.
+    pub(crate) fn ledger(&self) -> Option<RefMut<'_, Ledger>> {
+        let secrets = self.secrets.as_ref()?;
+        let ledger = RefMut::map(self.ledger.borrow_mut(), |ledger| {
+            ledger.get_or_insert_with(|| Box::new(Ledger::new(secrets, &self.id, self.peer.id())))
+        });
+        Some(RefMut::map(ledger, |ledger| &mut **ledger))
+    }
+
+    /// The same, unless nothing was authenticated yet.
+    pub(crate) fn known_ledger(&self) -> Option<RefMut<'_, Ledger>> {
+        let ledger = RefMut::filter_map(self.ledger.borrow_mut(), Option::as_mut).ok()?;
+        Some(RefMut::map(ledger, |ledger| &mut **ledger))
+    }
+
+    /// How a message is signed that policy lets be authenticated: while too much waits for a checkpoint, or where there
+    /// are no keys, it gets a signature, which is taken everywhere.
+    pub(crate) fn affordable(&self, form: Form, now: impl FnOnce() -> Moment) -> Form {
+        if form != Form::Mac || self.ledger().is_some_and(|ledger| ledger.sent.has_room(now())) {
+            return form;
+        }
+        Form::Batch
+    }
+
+    /// Whether the two ends should exchange checkpoints now; always, to leave nothing behind, if anything waits at all
+    /// and the channel is `left`.
+    pub(crate) fn wants_checkpoint(&self, now: impl FnOnce() -> Moment, left: bool) -> bool {
+        if self.cut.get() || self.settling.get() || self.ledger.borrow().is_none() {
+            return false;
+        }
+        self.known_ledger().is_some_and(|ledger| {
+            ledger.is_due(now()) || (left && !(ledger.sent.is_settled() && ledger.received.debt() == 0))
+        })
+    }
+
+    /// Takes the turn of exchanging checkpoints, for one at a time: the order of the log is theirs.
+    pub(crate) fn begin_settling(&self) -> Option<Settling<'_>> {
+        (!self.settling.replace(true)).then_some(Settling(self))
+    }
+
+    /// Takes up a checkpoint of the peer.
+    pub(crate) fn cover(&self, note: &str, entries: &[u8]) -> Result<usize, CheckpointError> {
+        let keys = self.keys.borrow();
+        let mut ledger = self.known_ledger().ok_or(CheckpointError::Mismatch)?;
+        ledger.received.cover(note, entries, keys.iter().map(|known| &known.key.public_key))
+    }
+
+    /// Keeps a number from being handed on again while its message is verified; false when it is already kept.
+    pub(crate) fn reserve(&self, seq: u64) -> bool {
+        let mut unproven = self.unproven.borrow_mut();
+        let free = !unproven.contains(&seq);
+        if free {
+            unproven.push(seq);
+        }
+        free
+    }
+
+    /// Whether the number is that of a message being verified.
+    pub(crate) fn is_reserved(&self, seq: u64) -> bool {
+        self.unproven.borrow().contains(&seq)
+    }
+
+    /// Ends what [`reserve`](Self::reserve) began.
+    pub(crate) fn release(&self, seq: u64) {
+        self.unproven.borrow_mut().retain(|known| *known != seq);
+    }
+
+    /// Ends the connection: nothing that comes here can be trusted any more.
+    pub(crate) fn cut(&self) {
+        self.cut.set(true);
+        if let Some(carrier) = self.carrier.borrow_mut().take() {
+            carrier.wake();
+        }
+    }
+
+    /// Whether the connection was ended so.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Ready as soon as the connection was ended; for the one task that carries it.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.cut.get() {
+            return Poll::Ready(());
+        }
+        let mut carrier = self.carrier.borrow_mut();
+        if !carrier.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *carrier = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
     /// Whether the peer is still trusted under the snapshot: asked once per snapshot.
     pub(crate) fn check_trust(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
+        if self.cut.get() {
+            return Err(Refusal::PeerUnverified);
+        }
         let now = SystemTime::now();
         if now > self.peer.not_after() + EXPIRY_GRACE {
             return Err(Refusal::PeerUnverified);
@@ -220,6 +386,15 @@ impl Channel {
                 true
             }
         }
+    }
+}
+
+/// The turn of exchanging checkpoints on a channel.
+pub(crate) struct Settling<'a>(&'a Channel);
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.0.settling.set(false);
     }
 }
 

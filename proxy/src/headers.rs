@@ -19,6 +19,8 @@ pub(crate) const MESH_CERT: HeaderName = HeaderName::from_static("mesh-cert");
 pub(crate) const MESH_PROTECTION: HeaderName = HeaderName::from_static("mesh-protection");
 /// On a handshake, and on the answer that accepts it: the protocol that the two applications go on with, as records.
 pub(crate) const MESH_UPGRADE: HeaderName = HeaderName::from_static("mesh-upgrade");
+/// The signed checkpoint over authenticated messages: a note, as a byte sequence.
+pub(crate) const MESH_CHECKPOINT: HeaderName = HeaderName::from_static("mesh-checkpoint");
 /// Names a request in refusals, logs and `signet explain` on both sides.
 pub(crate) const MESH_REQUEST_ID: HeaderName = HeaderName::from_static("mesh-request-id");
 /// Digest of the content (RFC 9530).

@@ -165,6 +165,34 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
         Ok(self.share(key).unwrap_or_else(|| self.lease(key, connection, false, None)))
     }
 
+    /// Every connection whose context is `wanted`: idle ones are taken out, shared ones get one more stream.
+    pub(crate) fn lease_where(self: &Rc<Self>, wanted: impl Fn(&C) -> bool) -> Vec<Lease<K, C>> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut leases = Vec::new();
+        for (key, idle) in &mut state.http1 {
+            for c in idle.extract_if(.., |c| wanted(&c.context) && c.sender.is_ready()) {
+                state.http1_total -= 1;
+                let Idle { sender, context, usable_until, .. } = c;
+                let connection = Connection { sender: Sender::Http1(sender), context, usable_until };
+                leases.push(self.lease(key, connection, true, None));
+            }
+        }
+        state.http1.retain(|_, idle| !idle.is_empty());
+        for (key, shared) in &state.http2 {
+            for c in shared.iter().filter(|c| wanted(&c.context) && !c.sender.is_closed()) {
+                let stream = StreamCount::hold(&c.streams, &c.used);
+                let connection = Connection {
+                    sender: Sender::Http2(c.sender.clone()),
+                    context: c.context.clone(),
+                    usable_until: c.usable_until,
+                };
+                leases.push(self.lease(key, connection, true, Some(stream)));
+            }
+        }
+        leases
+    }
+
     /// Lets no further request start on connections that fail `keep`: trust has changed.
     pub(crate) fn retain(&self, keep: impl Fn(&C) -> bool) {
         let mut state = self.state.borrow_mut();
@@ -319,6 +347,42 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Lease<K, C> {
     /// What travels with the connection.
     pub(crate) fn context(&self) -> &C {
         &self.connection.context
+    }
+
+    /// Which HTTP the connection speaks.
+    pub(crate) fn version(&self) -> http::Version {
+        match self.connection.sender {
+            Sender::Http1(_) => http::Version::HTTP_11,
+            Sender::Http2(_) => http::Version::HTTP_2,
+        }
+    }
+
+    /// Sends a request of our own and keeps the lease, for the request that it is meant for.
+    pub(crate) async fn send_before(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        let sent = match &mut self.connection.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|error| error.into_error())
+    }
+
+    /// Waits until the connection can take the next request: the answer to the one before was read.
+    pub(crate) async fn ready(&mut self) -> Result<(), hyper::Error> {
+        match &mut self.connection.sender {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(sender) => sender.ready().await,
+        }
+    }
+
+    /// Gives the connection back without having sent anything more.
+    pub(crate) fn give_back(self) {
+        let Self { pool, key, connection: Connection { sender, context, usable_until }, .. } = self;
+        if let Sender::Http1(sender) = sender {
+            pool.put_idle(key, Idle { sender, context, usable_until, since: Instant::now() });
+        }
     }
 
     /// Sends the request and waits for the response's head. An HTTP/1.1 connection goes back to

@@ -22,6 +22,7 @@ use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin, Health};
 use crate::capture::{self, CaptureError, Rules};
+use crate::checkpoint;
 use crate::config::Config;
 use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
 use crate::habit::Observation;
@@ -32,6 +33,8 @@ use crate::{guard, inbound, listen, outbound, sockets};
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
+/// How long connections may take for their last checkpoints, on drain: a round trip, and time to sign.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a drain looks whether everything is done.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -254,6 +257,9 @@ async fn work(
         let _ = drain.wait_for(|draining| *draining).await;
     };
     listen::accept(Rc::clone(&worker), Direction::Inbound, inbound, inbound::serve, draining).await;
+    if tokio::time::timeout(SETTLE_LIMIT, checkpoint::settle_all(&worker)).await.is_err() {
+        tracing::warn!("some connections end without their last checkpoint");
+    }
     worker.mesh.clear();
     worker.apps.clear();
     let finished = async {

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, request, response};
 use signet_identity::Fingerprint;
-use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode};
+use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
+use signet_signature::checkpoint::Moment;
 use signet_signature::record::Direction;
 use signet_signature::seal::MessageKeys;
 use signet_signature::{
@@ -24,8 +25,9 @@ use crate::worker::Worker;
 /// Between sidecars plaintext is what was captured, whatever protects the hop; both ends agree.
 pub(crate) const SCHEME: &str = "http";
 
-/// The tags of request signatures, single and in a batch.
-const REQUEST_TAGS: [&str; 2] = ["mesh-req-v1", "mesh-req-b-v1"];
+/// The tags of request signatures.
+const REQUEST_TAGS: [(&str, Form); 3] =
+    [("mesh-req-v1", Form::Single), ("mesh-req-b-v1", Form::Batch), ("mesh-req-m-v1", Form::Mac)];
 
 /// A request as it was sent: what the signature of its response covers.
 pub(crate) struct SentRequest {
@@ -70,7 +72,9 @@ impl SentRequest {
 
 /// How a message is protected that may go to any of these workloads: as the strictest of them asks for.
 pub(crate) fn strictest(protections: impl Iterator<Item = Protection>) -> Protection {
-    protections.max_by_key(|protection| protection.level).unwrap_or_default()
+    // What is only authenticated is the weakest: one who asks for a signature may answer.
+    let strength = |protection: &Protection| (protection.level, protection.mode != SignatureMode::Hmac);
+    protections.max_by_key(strength).unwrap_or_default()
 }
 
 /// How a message is signed; none where it is not.
@@ -79,7 +83,17 @@ pub(crate) fn form(protection: Protection) -> Option<Form> {
         (ProtectionLevel::Public, _) => None,
         (_, SignatureMode::Ed25519) => Some(Form::Single),
         (_, SignatureMode::Ed25519Batch) => Some(Form::Batch),
+        (_, SignatureMode::Hmac) => Some(Form::Mac),
     }
+}
+
+/// The same protection, proven by each message itself and before it is handed on.
+pub(crate) fn at_once(protection: Protection) -> Protection {
+    let mode = match protection.mode {
+        SignatureMode::Hmac => SignatureMode::Ed25519Batch,
+        signed => signed,
+    };
+    Protection { mode, verify: Verification::Gate, ..protection }
 }
 
 /// The longest body that travels whole.
@@ -144,6 +158,7 @@ pub(crate) async fn request(
     sealing: Option<&Sealing>,
 ) -> Result<(Request<Body>, SentRequest), Refusal> {
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let form = form.map(|form| channel.affordable(form, || worker.moment()));
     let sequence = if form.is_some() { channel.next_sequence() } else { 0 };
     let (mut response_keys, mut original) = (None, None);
     if let Some(sealing) = sealing {
@@ -184,7 +199,7 @@ pub(crate) async fn request(
         .signer
         .prepare_request(&sent.view(), &channel.id, sequence, clock::unix_seconds(), form)
         .map_err(|error| unsignable(&error))?;
-    let signed = seal(worker, &credentials, unsigned).await?;
+    let signed = seal(worker, channel, &credentials, unsigned).await?;
     signed.append_to(request.headers_mut());
     if channel.must_introduce(sent.signer) {
         introduce(request.headers_mut(), &credentials);
@@ -205,6 +220,7 @@ pub(crate) async fn response(
     let Some(form) = received.form else {
         return Ok(Response::from_parts(parts, payload.unsigned()));
     };
+    let form = channel.affordable(form, || worker.moment());
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
     let view = ResponseView {
         status: parts.status.as_u16(),
@@ -216,7 +232,7 @@ pub(crate) async fn response(
         .signer
         .prepare_response(&view, &received.nonce, clock::unix_seconds(), form)
         .map_err(|error| unsignable(&error))?;
-    let signed = seal(worker, &credentials, unsigned).await?;
+    let signed = seal(worker, channel, &credentials, unsigned).await?;
     let mut response = Response::from_parts(parts, Body::empty());
     signed.append_to(response.headers_mut());
     if channel.answer_introduces(credentials.signing.fingerprint, &received.headers) {
@@ -226,14 +242,38 @@ pub(crate) async fn response(
     Ok(response)
 }
 
-async fn seal(worker: &Worker, credentials: &Credentials, unsigned: Unsigned) -> Result<SignedHead, Refusal> {
+async fn seal(
+    worker: &Worker,
+    channel: &Channel,
+    credentials: &Credentials,
+    unsigned: Unsigned,
+) -> Result<SignedHead, Refusal> {
     let metrics = &worker.shared.metrics;
+    if unsigned.form() == Form::Mac {
+        // Nothing is awaited here: messages leave in the order of their numbers.
+        let signed = authenticate(channel, credentials, unsigned, worker.moment());
+        metrics.macs.inc();
+        return signed.map_err(|error| unsignable(&error));
+    }
     let signed = match unsigned.form() {
         Form::Batch => worker.batcher.sign(&credentials.signer, unsigned, metrics).await,
-        Form::Single => credentials.signer.sign_single(unsigned),
+        Form::Mac | Form::Single => credentials.signer.sign_single(unsigned),
     };
     metrics.signatures.inc();
     signed.map_err(|error| unsignable(&error))
+}
+
+fn authenticate(
+    channel: &Channel,
+    credentials: &Credentials,
+    unsigned: Unsigned,
+    now: Moment,
+) -> Result<SignedHead, SignError> {
+    let mut ledger = channel.ledger().ok_or(SignError::Crypto)?;
+    let signed = credentials.signer.sign_mac(unsigned, &ledger.own)?;
+    let seq = channel.id.sequence(&signed.nonce).map_err(|_| SignError::Crypto)?;
+    ledger.sent.append(seq, &signed.base, now);
+    Ok(signed)
 }
 
 /// A refusal as this sidecar's own response, signed as its request claims to be; unsigned where the
@@ -241,11 +281,15 @@ async fn seal(worker: &Worker, credentials: &Credentials, unsigned: Unsigned) ->
 pub(crate) async fn refusal(
     worker: &Worker,
     channel: &Channel,
-    received: SentRequest,
+    mut received: SentRequest,
     refusal: Refusal,
     request_id: &str,
 ) -> Response<Body> {
     let plain = || problem::response(refusal, request_id);
+    if received.form == Some(Form::Mac) {
+        // What a request that was refused may cause is bounded by nothing that is settled later.
+        received.form = Some(Form::Single);
+    }
     let (mut parts, _) = plain().into_parts();
     // The answer to HEAD has no content to digest (RFC 9110 section 9.3.2).
     let headless = received.method == http::Method::HEAD;
@@ -268,10 +312,9 @@ pub(crate) fn claimed(headers: &HeaderMap) -> Option<(Form, String)> {
     let signatures = parse_signatures(headers).unwrap_or_default();
     let params = signatures.iter().map(LabelledSignature::params);
     let (form, params) = params
-        .filter_map(|params| match params.tag() {
-            Some(tag) if tag == REQUEST_TAGS[0] => Some((Form::Single, params)),
-            Some(tag) if tag == REQUEST_TAGS[1] => Some((Form::Batch, params)),
-            _ => None,
+        .filter_map(|params| {
+            let (_, form) = REQUEST_TAGS.into_iter().find(|(tag, _)| params.tag() == Some(*tag))?;
+            Some((form, params))
         })
         .next()?;
     Some((form, params.nonce().unwrap_or_default().to_owned()))

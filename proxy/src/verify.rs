@@ -1,20 +1,24 @@
 //! Verifies a message and makes the proof that the rest of the pipeline asks for.
 
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use hyper::body::{Body as _, Incoming};
 use signet_identity::SpiffeId;
-use signet_policy::{ProtectionLevel, Refusal};
+use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
+use signet_signature::digest::sha256;
 use signet_signature::record::{Direction, RecordReader};
 use signet_signature::{
-    BodyBinding, ResponseView, Rules, SignatureError, VerifiedHead, VerifiedKey, verify_request,
-    verify_response,
+    BodyBinding, Form, ReplayWindow, ResponseView, Rules, SignatureError, Unproven, VerifiedHead,
+    VerifiedKey, examine_request, examine_response,
 };
 
 use crate::body::{Body, BodyError, UnsignedBody, VerifiedBody, read_whole};
 use crate::channel::Channel;
+use crate::checkpoint;
 use crate::clock;
+use crate::deferred::{Owed, Place, check_unreserved};
 use crate::headers;
 use crate::seal;
 use crate::sign::SentRequest;
@@ -22,8 +26,8 @@ use crate::snapshot::Snapshot;
 use crate::worker::Worker;
 
 /// A message whose head, and every byte of whose body that is ever delivered, was signed by the peer
-/// of the channel it came on; or whose receiver's policy asks for the authenticated channel alone. Only this
-/// file can make one.
+/// of the channel it came on; or whose receiver's policy asks for the authenticated channel alone. Where policy says
+/// `async` an [`Owed`] comes with it: everything but the signature of the head was checked. Only this file can make one.
 pub(crate) struct Verified<M>(M);
 
 impl<M> Verified<M> {
@@ -37,103 +41,146 @@ impl<M> Verified<M> {
     }
 }
 
+/// What a request must have: the workload that it is for, and the protection that its policy asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) own: &'a SpiffeId,
+    pub(crate) protection: Protection,
+}
+
 /// Verifies a request on the channel it came on; `received` is the same request as it arrived and
 /// takes up its form and nonce, for the response. The nonce counts as used once its signature is
 /// verified, whatever the body turns out to be.
 pub(crate) async fn request(
     worker: &Worker,
-    channel: &Channel,
+    channel: &Rc<Channel>,
     snapshot: &Snapshot,
     received: &mut SentRequest,
     mut parts: request::Parts,
     body: Incoming,
-    own: &SpiffeId,
-) -> Result<Verified<Request<Body>>, Refusal> {
+    Terms { own, protection }: Terms<'_>,
+) -> Result<(Verified<Request<Body>>, Option<Owed>), Refusal> {
     let now = SystemTime::now();
     headers::check_peer_framing(&parts.headers)?;
-    let floor = snapshot.index.protection(own).level;
     let signed = signet_signature::claims_signature(&received.headers);
-    if !signed && floor == ProtectionLevel::Public {
+    if !signed && protection.level == ProtectionLevel::Public {
         worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Inbound);
         let body = unsigned(&mut parts.headers, body)?;
-        return Ok(Verified(Request::from_parts(parts, body)));
+        return Ok((Verified(Request::from_parts(parts, body)), None));
     }
-    if floor == ProtectionLevel::Private
+    if protection.level == ProtectionLevel::Private
         && !seal::nothing_in_clear(&received.headers, snapshot.index.sealed_headers(own))
     {
         return Err(if signed { Refusal::SealMissing } else { Refusal::SignatureMissing });
     }
     channel.learn(&received.headers, snapshot, now)?;
-    let mut key = None;
-    let known_roots = worker.roots.borrow().counts();
-    let head = verify_request(
-        &received.view(),
-        &channel.id,
-        &mut channel.window().borrow_mut(),
-        |keyid| remember(&mut key, channel.resolve(keyid, now)),
-        Rules {
-            roots: Some(&mut worker.roots.borrow_mut()),
+    let unproven = {
+        let ledger = if protection.mode == SignatureMode::Hmac { channel.ledger() } else { None };
+        let rules = Rules {
+            mac: ledger.as_deref().map(|ledger| &ledger.peer),
             ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
-        },
-    );
-    count(worker, known_roots, head.is_ok());
-    let head = head.map_err(refusal)?;
-    received.form = Some(head.form);
-    received.nonce.clone_from(&head.nonce);
-    let body = payload(&head, key.as_ref(), Direction::ClientToServer, &mut parts.headers, body).await?;
-    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
-    let secrets = &worker.secrets;
-    let (body, keys) =
-        seal::open_request(secrets, &credentials, &head.keyid, received, &mut parts.headers, body)?;
-    received.response_keys = keys;
+        };
+        let mut window = channel.window().borrow_mut();
+        let resolve = |keyid: &str| channel.resolve(keyid, now);
+        examine_request(&received.view(), &channel.id, &mut window, resolve, rules).map_err(refusal)?
+    };
+    check_unreserved(channel, unproven.seq()).map_err(refusal)?;
+    if unproven.form() == Form::Mac {
+        let ledger = channel.known_ledger().ok_or(Refusal::SignatureMode)?;
+        ledger.received.admit(worker.moment()).map_err(|_| Refusal::CheckpointOverdue)?;
+    }
+    let inbound = crate::ring::Direction::Inbound;
+    let key = unproven.key().clone();
+    // What is sealed is opened only after it was verified.
+    let verify = if seal::claims_seal(&parts.headers) { Verification::Gate } else { protection.verify };
+    let (body, owed) = match later(worker, channel, &unproven, verify, inbound) {
+        Some(place) => {
+            let owed = place.put_off(unproven, None);
+            let unproven = owed.unproven();
+            received.form = Some(unproven.form());
+            unproven.nonce().clone_into(&mut received.nonce);
+            let bound = Bound { body: unproven.body().map_err(refusal)?, base: unproven.base(), key: &key };
+            (payload(bound, Direction::ClientToServer, &mut parts.headers, body).await?, Some(owed))
+        }
+        None => {
+            let head = prove(worker, unproven, Some(&mut channel.window().borrow_mut()));
+            let head = head.map_err(refusal)?;
+            received.form = Some(head.form);
+            received.nonce.clone_from(&head.nonce);
+            take_up(worker, channel, inbound, &head)?;
+            let bound = Bound { body: head.body, base: &head.base, key: &key };
+            let body = payload(bound, Direction::ClientToServer, &mut parts.headers, body).await?;
+            let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+            let (secrets, headers) = (&worker.secrets, &mut parts.headers);
+            let (body, keys) =
+                seal::open_request(secrets, &credentials, &head.keyid, received, headers, body)?;
+            received.response_keys = keys;
+            (body, None)
+        }
+    };
     clean(&mut parts.headers);
-    Ok(Verified(Request::from_parts(parts, body)))
+    Ok((Verified(Request::from_parts(parts, body)), owed))
 }
 
 /// Verifies the response to a request that was sent on this channel. Only who asked without a signature
-/// takes an answer without one.
+/// takes an answer without one, and only who authenticated takes one that is no more than that.
 pub(crate) async fn response(
     worker: &Worker,
-    channel: &Channel,
+    channel: &Rc<Channel>,
     snapshot: &Snapshot,
     sent: &mut SentRequest,
     mut parts: response::Parts,
     body: Incoming,
-) -> Result<Verified<Response<Body>>, Refusal> {
+    verification: Verification,
+) -> Result<(Verified<Response<Body>>, Option<Owed>), Refusal> {
     let now = SystemTime::now();
     headers::check_peer_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
     if sent.form.is_none() {
         worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Outbound);
         let body = unsigned(&mut parts.headers, body).map_err(|_| Refusal::ResponseUnverified)?;
-        return Ok(Verified(Response::from_parts(parts, body)));
+        return Ok((Verified(Response::from_parts(parts, body)), None));
     }
     channel.learn(&parts.headers, snapshot, now).map_err(|_| Refusal::ResponseUnverified)?;
-    let view = ResponseView {
-        status: parts.status.as_u16(),
-        headers: &parts.headers,
-        trailers: None,
-        request: Some(sent.view()),
-    };
-    let mut key = None;
-    let known_roots = worker.roots.borrow().counts();
-    let head = verify_response(
-        &view,
-        &sent.nonce,
-        |keyid| remember(&mut key, channel.resolve(keyid, now)),
-        Rules {
-            roots: Some(&mut worker.roots.borrow_mut()),
-            ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
-        },
-    );
-    count(worker, known_roots, head.is_ok());
-    let head = head.map_err(|error| {
+    let unverified = |error: SignatureError| {
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
-    })?;
-    channel.confirm(sent.signer);
-    let body = payload(&head, key.as_ref(), Direction::ServerToClient, &mut parts.headers, body)
-        .await
-        .map_err(|_| Refusal::ResponseUnverified)?;
+    };
+    let unproven = {
+        let view = ResponseView {
+            status: parts.status.as_u16(),
+            headers: &parts.headers,
+            trailers: None,
+            request: Some(sent.view()),
+        };
+        let ledger = if sent.form == Some(Form::Mac) { channel.known_ledger() } else { None };
+        let rules = Rules {
+            mac: ledger.as_deref().map(|ledger| &ledger.peer),
+            ..Rules::new(channel.peer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s)
+        };
+        examine_response(&view, &sent.nonce, |keyid| channel.resolve(keyid, now), rules)
+            .map_err(unverified)?
+    };
+    let outbound = crate::ring::Direction::Outbound;
+    let key = unproven.key().clone();
+    let sealed = sent.response_keys.is_some() || seal::claims_seal(&parts.headers);
+    let verify = if sealed { Verification::Gate } else { verification };
+    let (body, owed) = match later(worker, channel, &unproven, verify, outbound) {
+        Some(place) => {
+            let owed = place.put_off(unproven, Some(sent.signer));
+            let unproven = owed.unproven();
+            let bound =
+                Bound { body: unproven.body().map_err(unverified)?, base: unproven.base(), key: &key };
+            (payload(bound, Direction::ServerToClient, &mut parts.headers, body).await, Some(owed))
+        }
+        None => {
+            let head = prove(worker, unproven, None).map_err(unverified)?;
+            channel.confirm(sent.signer);
+            take_up(worker, channel, outbound, &head).map_err(|_| Refusal::ResponseUnverified)?;
+            let bound = Bound { body: head.body, base: &head.base, key: &key };
+            (payload(bound, Direction::ServerToClient, &mut parts.headers, body).await, None)
+        }
+    };
+    let body = body.map_err(|_| Refusal::ResponseUnverified)?;
     let body = match sent.response_keys.take() {
         Some(keys) => {
             let headless = sent.method == http::Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
@@ -146,7 +193,67 @@ pub(crate) async fn response(
         None => body,
     };
     clean(&mut parts.headers);
-    Ok(Verified(Response::from_parts(parts, body)))
+    Ok((Verified(Response::from_parts(parts, body)), owed))
+}
+
+/// The place of a message that is verified later, where policy wants that and there is room. A code costs less to
+/// verify than to put off, and was verified already.
+fn later(
+    worker: &Worker,
+    channel: &Rc<Channel>,
+    unproven: &Unproven,
+    verification: Verification,
+    direction: crate::ring::Direction,
+) -> Option<Place> {
+    if verification == Verification::Gate || unproven.form() == Form::Mac {
+        return None;
+    }
+    Place::take(worker, channel, unproven, direction)
+}
+
+/// Verifies the signature of an examined message.
+pub(crate) fn prove(
+    worker: &Worker,
+    unproven: Unproven,
+    window: Option<&mut ReplayWindow>,
+) -> Result<VerifiedHead, SignatureError> {
+    let mut roots = worker.roots.borrow_mut();
+    let known = roots.counts();
+    let head = unproven.prove(Some(&mut roots), window);
+    let metrics = &worker.shared.metrics;
+    let (hits, misses) = roots.counts();
+    metrics.verifications.inc_by(head.is_ok().into());
+    metrics.root_cache_hits.inc_by(hits - known.0);
+    metrics.root_cache_misses.inc_by(misses - known.1);
+    head
+}
+
+/// Enters a message that was only authenticated among those that wait for a checkpoint.
+fn take_up(
+    worker: &Worker,
+    channel: &Channel,
+    direction: crate::ring::Direction,
+    head: &VerifiedHead,
+) -> Result<(), Refusal> {
+    if head.form != Form::Mac {
+        return Ok(());
+    }
+    let taken = {
+        let mut ledger = channel.known_ledger().ok_or(Refusal::SignatureMode)?;
+        let now = worker.moment();
+        ledger.received.admit(now).and_then(|()| ledger.received.receive(head.seq, &head.base, now))
+    };
+    let covered = taken.map_err(|error| checkpoint::incident(worker, channel, direction, error))?;
+    worker.shared.metrics.macs_covered.inc_by(covered.into());
+    Ok(())
+}
+
+/// What a head says of its body, and who says it.
+#[derive(Clone, Copy)]
+struct Bound<'a> {
+    body: BodyBinding,
+    base: &'a [u8],
+    key: &'a VerifiedKey,
 }
 
 /// The body of a message that carries no signature of ours, where policy asks for none. What is said by the
@@ -166,14 +273,13 @@ fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
 
 /// Reads and checks a whole body, or starts to verify a streamed one.
 async fn payload(
-    head: &VerifiedHead,
-    key: Option<&VerifiedKey>,
+    bound: Bound<'_>,
     direction: Direction,
     headers: &mut HeaderMap,
     mut body: Incoming,
 ) -> Result<Body, Refusal> {
-    match &head.body {
-        BodyBinding::Digest(_) => {
+    match bound.body {
+        BodyBinding::Digest(signed) => {
             if headers::has_records(headers) {
                 return Err(Refusal::MalformedMessage);
             }
@@ -182,12 +288,13 @@ async fn payload(
             if trailers.is_some_and(|trailers| !trailers.is_empty()) {
                 return Err(Refusal::SignatureCoverage);
             }
-            head.verify_body(&whole).map_err(refusal)?;
+            if sha256(&whole) != signed {
+                return Err(Refusal::DigestMismatch);
+            }
             Ok(Body::whole(whole))
         }
         BodyBinding::Records => {
-            let key = key.ok_or(Refusal::SignatureUnknownKey)?;
-            let reader = RecordReader::body(direction, &head.base, &key.public_key)
+            let reader = RecordReader::body(direction, bound.base, &bound.key.public_key)
                 .map_err(|_| Refusal::RecordMalformed)?;
             let length = headers::remove_records(headers)?;
             Ok(VerifiedBody::new(body, reader, length).into())
@@ -203,19 +310,6 @@ fn clean(headers: &mut HeaderMap) {
     headers::restore_digest(headers);
     headers::strip_protected(headers);
     signet_signature::strip(headers);
-}
-
-fn count(worker: &Worker, known_roots: (u64, u64), verified: bool) {
-    let metrics = &worker.shared.metrics;
-    let (hits, misses) = worker.roots.borrow().counts();
-    metrics.verifications.inc_by(verified.into());
-    metrics.root_cache_hits.inc_by(hits - known_roots.0);
-    metrics.root_cache_misses.inc_by(misses - known_roots.1);
-}
-
-fn remember(key: &mut Option<VerifiedKey>, found: Option<VerifiedKey>) -> Option<VerifiedKey> {
-    key.clone_from(&found);
-    found
 }
 
 fn broken(error: &BodyError) -> Refusal {
@@ -234,6 +328,7 @@ pub(crate) fn refusal(error: SignatureError) -> Refusal {
         "digest" => Refusal::DigestMismatch,
         "expired" => Refusal::SignatureExpired,
         "missing" => Refusal::SignatureMissing,
+        "mode" => Refusal::SignatureMode,
         "replay" => Refusal::Replay,
         "unknown-key" => Refusal::SignatureUnknownKey,
         _ => Refusal::SignatureMalformed,

@@ -12,11 +12,14 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal, observe};
 use signet_signature::batch::RootCache;
+use signet_signature::checkpoint::Moment;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::authorize::{Content, Grant};
 use crate::batcher::Batcher;
 use crate::channel::Channel;
+use crate::checkpoint;
 use crate::clock;
 use crate::config::Config;
 use crate::guard::Canary;
@@ -115,6 +118,11 @@ pub(crate) struct Worker {
     pub(crate) secrets: Secrets,
     /// Roots of batches that were verified here.
     pub(crate) roots: RefCell<RootCache>,
+    /// Messages that were handed on and are being verified.
+    pub(crate) unproven: Rc<Cell<usize>>,
+    /// Seconds that this worker has seen pass.
+    turns: Cell<u64>,
+    started: Instant,
     index: usize,
     requests: Cell<u64>,
     /// Tells request ids of this process from those of the one before it.
@@ -137,6 +145,9 @@ impl Worker {
             batcher: Rc::default(),
             secrets: Secrets::default(),
             roots: RefCell::default(),
+            unproven: Rc::default(),
+            turns: Cell::default(),
+            started: Instant::now(),
             index,
             requests: Cell::new(0),
             epoch: (clock::unix_ms() >> 4) as u32,
@@ -148,6 +159,11 @@ impl Worker {
         let number = self.requests.get();
         self.requests.set(number + 1);
         format!("{:08x}{:02x}{number:010x}", self.epoch, self.index & 0xff)
+    }
+
+    /// Now, as logs of authenticated messages tell it.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { at: self.started.elapsed(), turn: self.turns.get() }
     }
 
     /// The connections of one direction.
@@ -173,10 +189,14 @@ impl Worker {
     }
 
     /// Closes idle connections, forever.
-    pub(crate) async fn sweep(&self) {
+    pub(crate) async fn sweep(self: &Rc<Self>) {
         let mut ticks = tokio::time::interval(SWEEP);
+        // A worker that stood still has not seen the time pass.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.turns.set(self.turns.get() + 1);
+            checkpoint::settle_idle(self);
             self.mesh.sweep();
             self.apps.sweep();
             self.shared.parked.sweep();

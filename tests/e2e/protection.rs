@@ -1,10 +1,13 @@
-//! How messages are protected: batches of signatures, signatures one by one, and the level that does without.
+//! How messages are protected: batches of signatures, signatures one by one, codes with checkpoints, verification after
+//! delivery, and the level that does without.
 
 use signet_cli::lab::runner::Test;
 
 mod batches;
 mod forms;
+mod later;
 mod levels;
+mod macs;
 mod own;
 mod private;
 mod public;
@@ -28,6 +31,35 @@ pub(crate) const TESTS: &[Test] = &[
     ("policy_chooses_the_form_of_requests", forms::policy_chooses_the_form_of_requests),
     ("answer_has_the_form_of_its_request", forms::answer_has_the_form_of_its_request),
     ("form_and_tag_and_algorithm_must_agree", forms::form_and_tag_and_algorithm_must_agree),
+    (
+        "authenticated_calls_are_all_covered_by_checkpoints_that_fit",
+        macs::authenticated_calls_are_all_covered_by_checkpoints_that_fit,
+    ),
+    (
+        "code_that_was_not_agreed_on_or_is_not_of_its_place_is_refused",
+        macs::code_that_was_not_agreed_on_or_is_not_of_its_place_is_refused,
+    ),
+    (
+        "checkpoint_is_answered_with_one_and_reaches_no_app",
+        macs::checkpoint_is_answered_with_one_and_reaches_no_app,
+    ),
+    (
+        "checkpoint_that_does_not_fit_ends_the_connection_as_an_incident",
+        macs::checkpoint_that_does_not_fit_ends_the_connection_as_an_incident,
+    ),
+    (
+        "who_owes_checkpoints_is_not_heard_until_they_come",
+        macs::who_owes_checkpoints_is_not_heard_until_they_come,
+    ),
+    ("calls_verified_later_are_all_verified", later::calls_verified_later_are_all_verified),
+    (
+        "request_that_turns_out_forged_gets_no_answer_and_ends_its_connection",
+        later::request_that_turns_out_forged_gets_no_answer_and_ends_its_connection,
+    ),
+    (
+        "answer_that_turns_out_forged_ends_its_connection_as_an_incident",
+        later::answer_that_turns_out_forged_ends_its_connection_as_an_incident,
+    ),
     (
         "public_exchange_shows_nothing_of_the_mesh_to_either_end",
         public::public_exchange_shows_nothing_of_the_mesh_to_either_end,

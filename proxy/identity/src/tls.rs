@@ -30,6 +30,9 @@ pub const ALPN_CONTROL: &[u8] = b"h2";
 /// The TLS exporter label (RFC 8446 section 7.5) of the channel id that message signatures are bound to.
 pub const CHANNEL_ID_LABEL: &[u8] = b"EXPORTER-mesh-msgsig-v1";
 
+/// The label of the keys that messages are authenticated with, mode `hmac`.
+pub const MAC_KEY_LABEL: &[u8] = b"EXPORTER-mesh-msgmac-v1";
+
 /// The accepting end between sidecars: a client must show a TLS SVID of the bundle's trust domain.
 ///
 /// # Errors
@@ -74,6 +77,15 @@ pub fn client_config(svid: &TlsSvid, bundle: &TrustBundle, alpn: &[&[u8]]) -> Re
 /// [`TlsError::Rustls`] before the handshake is done.
 pub fn channel_id<D>(connection: &ConnectionCommon<D>) -> Result<[u8; 16], TlsError> {
     Ok(connection.export_keying_material([0; 16], CHANNEL_ID_LABEL, Some(&[]))?)
+}
+
+/// The keys of a connection for messages of the client and of the server, in this order: each good for one direction.
+///
+/// # Errors
+/// [`TlsError::Rustls`] before the handshake is done.
+pub fn mac_keys<D>(connection: &ConnectionCommon<D>) -> Result<[[u8; 32]; 2], TlsError> {
+    let key = |direction: &[u8]| connection.export_keying_material([0; 32], MAC_KEY_LABEL, Some(direction));
+    Ok([key(b"c2s")?, key(b"s2c")?])
 }
 
 /// What to give `rustls` where it asks for a server name: it is neither sent nor checked.

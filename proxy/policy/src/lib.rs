@@ -53,7 +53,7 @@ pub use model::{
     AccessPolicyModel, Advertised, Caller, Conditions, EgressRule, HeaderPolicyModel, IdentityFields,
     Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection,
     ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch,
-    SpeaksFirst, Target, Transport, WorkloadModel,
+    SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use refusal::{Blame, Refusal};

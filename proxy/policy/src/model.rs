@@ -128,6 +128,9 @@ pub struct Protection {
     /// What the signed records of bytes that are not HTTP are hashed with.
     #[serde(default)]
     pub record_hash: RecordHash,
+    /// When the signatures of HTTP messages are checked.
+    #[serde(default)]
+    pub verify: Verification,
 }
 
 /// What a message must have; a receiver refuses what has less.
@@ -152,6 +155,20 @@ pub enum SignatureMode {
     /// One Ed25519 signature for all that are ready at the same moment, and a path to it in each.
     #[default]
     Ed25519Batch,
+    /// A code made with a key that both ends of the connection have, and a signature over many messages afterwards. The
+    /// receiver takes it only where it stands here.
+    Hmac,
+}
+
+/// When a receiver checks the signature of an HTTP message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verification {
+    /// Right after it was handed on; the connection is cut if the signature turns out wrong.
+    Async,
+    /// Before any of it is handed on.
+    #[default]
+    Gate,
 }
 
 /// What signed records are hashed with. Either side may insist on SHA-256.

@@ -90,6 +90,10 @@ refusals! {
         "the signature does not match the message";
     BodyTooLarge, "body-too-large", 413, Caller, false,
         "the body is longer than this path can verify";
+    CheckpointMismatch, "checkpoint-mismatch", 400, Caller, false,
+        "the signed checkpoint of a connection does not fit the messages received on it";
+    CheckpointOverdue, "checkpoint-overdue", 503, Mesh, true,
+        "too many messages of the connection wait for their signed checkpoint";
     ConnectRefused, "connect-refused", 403, Caller, false,
         "the mesh carries no CONNECT requests of applications";
     DenyRule, "deny-rule", 403, Caller, false,
@@ -142,6 +146,8 @@ refusals! {
         "the signature headers cannot be read";
     SignatureMissing, "signature-missing", 400, Caller, false,
         "the message carries no mesh signature, or more than one";
+    SignatureMode, "signature-mode", 400, Caller, false,
+        "the message is authenticated in a way that this workload's policy does not take";
     SignatureUnknownKey, "signature-unknown-key", 400, Caller, false,
         "the signing key is not known to belong to the connected peer";
     StreamTruncated, "stream-truncated", 400, Caller, false,

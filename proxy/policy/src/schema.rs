@@ -251,6 +251,7 @@ fn protection() -> Value {
             ("level", words(value::LEVELS, "")),
             ("mode", words(value::SIGNATURE_MODES, "")),
             ("recordHash", words(value::RECORD_HASHES, "")),
+            ("verify", words(value::VERIFICATIONS, "")),
             ("sealedHeaders", list(text("A header field that level `private` seals with the body."))),
         ],
     )

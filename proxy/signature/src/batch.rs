@@ -248,7 +248,7 @@ fn leaf(blinder: &[u8; BLINDER], message: &[u8]) -> Hash {
     hash(&[LEAF_CONTEXT, blinder, message])
 }
 
-fn node(left: &Hash, right: &Hash) -> Hash {
+pub(crate) fn node(left: &Hash, right: &Hash) -> Hash {
     hash(&[NODE_PREFIX, left, right])
 }
 
@@ -256,7 +256,7 @@ fn statement(size: u16, root: &Hash) -> Vec<u8> {
     [ROOT_CONTEXT, &size.to_be_bytes(), root].concat()
 }
 
-fn hash(parts: &[&[u8]]) -> Hash {
+pub(crate) fn hash(parts: &[&[u8]]) -> Hash {
     let mut context = Context::new(&SHA256);
     parts.iter().for_each(|part| context.update(part));
     let mut hash = [0; HASH];

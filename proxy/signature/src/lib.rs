@@ -8,6 +8,7 @@
 //! * [`digest`] makes and checks `Content-Digest`;
 //! * [`profile`] is the narrow, fast form spoken between sidecars, with [`replay`] protection;
 //! * [`batch`] puts many messages under one signature;
+//! * [`checkpoint`] puts messages that were only authenticated ([`MacKey`]) under one afterwards;
 //! * [`record`] signs byte streams;
 //! * [`seal`] encrypts what only the destination may read.
 //!
@@ -17,12 +18,14 @@
 
 pub mod base;
 pub mod batch;
+pub mod checkpoint;
 pub mod component;
 mod derived;
 pub mod digest;
 mod field;
 pub mod input;
 pub mod key;
+mod mac;
 pub mod message;
 pub mod profile;
 pub mod record;
@@ -36,9 +39,11 @@ pub use component::Component;
 pub use digest::{DigestError, DigestVerifier, StreamingDigest, sha256_header, verify_digest};
 pub use input::{LabelledSignature, Params, ParseError, parse_signatures};
 pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
+pub use mac::MacKey;
 pub use message::{MessageView, RequestView, ResponseView};
 pub use profile::{
     BodyBinding, ChannelId, Form, Freshness, MeshSigner, Rules, SignError, SignatureError, SignedHead,
-    Unsigned, VerifiedHead, VerifiedKey, claims_signature, strip, verify_request, verify_response,
+    Unproven, Unsigned, VerifiedHead, VerifiedKey, claims_signature, examine_request, examine_response,
+    strip, verify_request, verify_response,
 };
 pub use replay::ReplayWindow;

@@ -1,7 +1,8 @@
 //! The mesh profile of RFC 9421: each message signed by its sender, fresh for one place on one channel.
 //!
-//! * A signature has one of two [`Form`]s: an Ed25519 signature of its own, or a place in a [batch](crate::batch)
-//!   under one. What is covered, and what it proves, is the same.
+//! * A signature has one of three [`Form`]s: an Ed25519 signature of its own, a place in a [batch](crate::batch)
+//!   under one, or a code made with a key of the channel. What is covered is the same; what the third proves to others
+//!   comes later, with a [checkpoint](crate::checkpoint).
 //! * What is covered is computed from the message by one function, `cover::required`, for signer and verifier
 //!   alike: the fixed components, and every field present that an application could act upon. So a
 //!   component the verifier needs is always demanded, and a sensitive field added on the way is a
@@ -29,8 +30,8 @@ pub use signer::{MeshSigner, keyid};
 pub use strip::{claims_signature, strip};
 pub use unsigned::{SignedHead, Unsigned};
 pub use verifier::{
-    BodyBinding, Freshness, Rules, VerifiedHead, VerifiedKey, verify_ed25519, verify_head, verify_request,
-    verify_response, verify_tail,
+    BodyBinding, Freshness, Rules, Unproven, VerifiedHead, VerifiedKey, examine_request, examine_response,
+    verify_ed25519, verify_head, verify_request, verify_response, verify_tail,
 };
 
 /// Most signatures on a message of the mesh: ours and a few of the application's own.
@@ -72,6 +73,9 @@ pub enum Form {
     /// A path to the signed root of a [batch](crate::batch). The parameter `alg` is left out, since no algorithm of
     /// that kind is registered; the tag tells.
     Batch,
+    /// A code made with a [key of the channel](crate::MacKey), `alg="hmac-sha256"`. It convinces the other end of the
+    /// channel and nobody else.
+    Mac,
     /// An Ed25519 signature of its own, `alg="ed25519"`.
     Single,
 }
@@ -81,10 +85,12 @@ pub(crate) fn tag(message: &crate::MessageView<'_>, part: Part, form: Form) -> &
     use crate::MessageView::{Request, Response};
     match (message, part, form) {
         (Request(_), Part::Whole, Form::Batch) => "mesh-req-b-v1",
+        (Request(_), Part::Whole, Form::Mac) => "mesh-req-m-v1",
         (Request(_), Part::Whole, Form::Single) => "mesh-req-v1",
         (Request(_), Part::Head, _) => "mesh-req-head-v1",
         (Request(_), Part::Tail, _) => "mesh-req-tail-v1",
         (Response(_), Part::Whole, Form::Batch) => "mesh-rsp-b-v1",
+        (Response(_), Part::Whole, Form::Mac) => "mesh-rsp-m-v1",
         (Response(_), Part::Whole, Form::Single) => "mesh-rsp-v1",
         (Response(_), Part::Head, _) => "mesh-rsp-head-v1",
         (Response(_), Part::Tail, _) => "mesh-rsp-tail-v1",

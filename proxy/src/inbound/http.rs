@@ -1,8 +1,10 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
@@ -17,6 +19,7 @@ use super::{Reached, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
+use crate::checkpoint;
 use crate::clock;
 use crate::head::{self, Origin};
 use crate::headers::{self, CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
@@ -28,7 +31,7 @@ use crate::sign::{self, SentRequest, claimed};
 use crate::target;
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
-use crate::verify::{self, Verified};
+use crate::verify::{self, Terms, Verified};
 use crate::worker::{AppKey, Event, Worker};
 
 /// Request ids of other proxies longer than this are not taken over.
@@ -44,6 +47,7 @@ pub(crate) async fn serve(
 ) {
     let drain = worker.drain.clone();
     let peer = channel.peer.id().clone();
+    let carried = Rc::clone(&channel);
     let switch = Switch::default();
     let callee = Callee {
         worker,
@@ -55,9 +59,14 @@ pub(crate) async fn serve(
     };
     let callee = Rc::new(callee);
     let serving = Rc::clone(&callee);
-    let served = http_server::serve(stream, version, drain, switch, move |request| {
+    let mut served = pin!(http_server::serve(stream, version, drain, switch, move |request| {
         let callee = Rc::clone(&serving);
         Box::pin(async move { Ok(callee.respond(request).await) })
+    }));
+    let served = poll_fn(|cx| match served.as_mut().poll(cx) {
+        // What a cut channel was about to say is not said: the connection is dropped as it is.
+        Poll::Pending => carried.poll_cut(cx).map(|()| Ok(None)),
+        ended => ended,
     });
     match served.await {
         Ok(None) => {}
@@ -81,6 +90,8 @@ pub(super) struct Callee {
 struct Trail {
     grant: Option<Grant>,
     received: Option<SentRequest>,
+    /// Whether its refusal is recorded already.
+    recorded: bool,
     /// The caller's name for the request, once it is verified.
     request_id: Option<String>,
 }
@@ -88,6 +99,9 @@ struct Trail {
 impl Callee {
     /// Answers one request: with the application's response or with a signed refusal.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        if checkpoint::is_asked(&request) {
+            return Box::pin(self.settle(request)).await;
+        }
         let own_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Inbound, request.method(), request.headers());
@@ -102,6 +116,9 @@ impl Callee {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
         };
+        if trail.recorded {
+            return response;
+        }
         self.worker.record(&Event {
             request_id: &request_id,
             direction: Direction::Inbound,
@@ -111,6 +128,33 @@ impl Callee {
             outcome: &decided,
         });
         response
+    }
+
+    /// Exchanges checkpoints with the other sidecar: nothing for the application.
+    async fn settle(&self, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let mut received = self.as_claimed(&parts);
+        let outcome = match self.worker.limits.enter(self.channel.peer.id()) {
+            Ok(_slot) => {
+                checkpoint::answer(&self.worker, &self.channel, &mut received, parts, body, &self.reached.own)
+                    .await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let refusal = match outcome {
+            Ok(response) => return response,
+            Err(refusal) => refusal,
+        };
+        let request_id = self.worker.request_id();
+        self.worker.record(&Event {
+            request_id: &request_id,
+            direction: Direction::Inbound,
+            peer: self.channel.peer.id().as_str(),
+            address: self.reached.caller,
+            grant: None,
+            outcome: &Err(refusal),
+        });
+        self.refuse(refusal, Some(received), &request_id).await
     }
 
     async fn exchange(
@@ -128,16 +172,25 @@ impl Callee {
         let content = content.with_headers(&snapshot.index, &self.reached.own, &parts.headers);
         let grant = trail.grant.insert(self.grant(content)).clone();
 
+        let own = &self.reached.own;
+        let mut protection = snapshot.index.protection(own);
+        let is_handshake = received.headers.contains_key(&MESH_UPGRADE);
+        if is_handshake {
+            // Its connection goes on as something else: nothing would come to cover it, and nothing may come too early.
+            protection = sign::at_once(protection);
+        }
+        let terms = Terms { own, protection };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now. A sealed field that a rule asks for is not seen yet.
         if !seal::claims_seal(&parts.headers) {
             let _permitted_so_far = grant.decide(&snapshot)?;
         }
-        let mut verified =
-            verify::request(worker, &self.channel, &snapshot, received, parts, body, &self.reached.own)
-                .await?;
+        let (mut verified, owed) =
+            verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
         let keys = received.response_keys.take();
-        trail.request_id = claimed_id(&received.headers);
+        if owed.is_none() {
+            trail.request_id = claimed_id(&received.headers);
+        }
         let snapshot = worker.shared.snapshots.load_full();
         let grant = if keys.is_some() {
             // Fields that were sealed can be seen from here on.
@@ -158,7 +211,7 @@ impl Callee {
         );
         headers::tell_caller(verified.get_mut().headers_mut(), &plan, Some(self.channel.peer.id()));
         verified.get_mut().body_mut().withhold(headers::withheld_trailers(&plan));
-        if received.headers.contains_key(&MESH_UPGRADE) {
+        if is_handshake {
             if self.version == Version::Http2 {
                 return Err(Refusal::UpgradeUnsupported);
             }
@@ -167,8 +220,14 @@ impl Callee {
             worker.shared.metrics.requests.inc(Direction::Inbound);
             return Ok((response, permit));
         }
-        let (permit, response, hold) =
-            self.forward(permit, verified, &grant, received.form.is_some()).await?;
+        let outcome = owed.map(|owed| owed.verify(worker, self.reached.caller, grant.clone()));
+        let forwarded = self.forward(permit, verified, &grant, received.form.is_some()).await;
+        if let Some(outcome) = outcome {
+            // Whatever came of it, nothing is said about a request that nobody signed.
+            outcome.proven().await.inspect_err(|_| trail.recorded = true)?;
+            trail.request_id = claimed_id(&received.headers);
+        }
+        let (permit, response, hold) = forwarded?;
         let response = self.sign(received, keys, grant, response).await?;
         // The peer's place and the stream's last as long as the response body.
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
@@ -281,8 +340,10 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature costs nothing to refuse, and may come of a policy that is on its way.
-        if refusal.blame() == Blame::Caller && refusal != Refusal::SignatureMissing {
+        // A message without a signature, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
+        // that is on its way.
+        let of_policy = matches!(refusal, Refusal::SignatureMissing | Refusal::SignatureMode);
+        if refusal.blame() == Blame::Caller && !of_policy {
             self.worker.limits.failed(self.channel.peer.id());
         }
         match received {

@@ -15,6 +15,7 @@ use super::upgrade::{self, Switched};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
+use crate::checkpoint;
 use crate::head::{self, Origin};
 use crate::headers::{self, MESH_PROTECTION, MESH_REQUEST_ID};
 use crate::http_client;
@@ -25,6 +26,7 @@ use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::Direction;
 use crate::seal::{self, Sealing};
+use crate::severable::Severable;
 use crate::sign::{self, SentRequest};
 use crate::target;
 use crate::telemetry::trace::request_span;
@@ -137,6 +139,8 @@ impl Caller {
         parts.version = self.wire_version();
         for attempt in 1..=ATTEMPTS {
             let lease = self.checkout().await?;
+            // What is due on it goes first; if that fails, the next connection is tried.
+            let Some(lease) = checkpoint::settled(&self.worker, lease).await else { continue };
             let channel = Rc::clone(lease.context());
             let grant = self.judge_peer(grant, &channel)?;
             let reused = lease.reused;
@@ -238,8 +242,9 @@ impl Caller {
     async fn dial(&self, alpn: Alpn) -> Result<Connection<Rc<Channel>>, Refusal> {
         let Destination { address, identities, .. } = &self.destination;
         let (stream, channel) = tls::dial(&self.worker, *address, identities, alpn).await?;
-        let sender =
-            http_client::open(stream, self.version).await.map_err(|_| Refusal::UpstreamUnreachable)?;
+        let sender = http_client::open(Severable::new(stream, Rc::clone(&channel)), self.version)
+            .await
+            .map_err(|_| Refusal::UpstreamUnreachable)?;
         Ok(Connection { sender, usable_until: Some(channel.usable_until), context: channel })
     }
 
@@ -256,7 +261,13 @@ impl Caller {
             return Err(Refusal::ResponseUnverified);
         }
         let snapshot = self.worker.shared.snapshots.load_full();
-        let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body).await?;
+        let verification = snapshot.index.protection(channel.peer.id()).verify;
+        let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body, verification);
+        let (verified, owed) = verified.await?;
+        if let Some(owed) = owed {
+            // The application has it by then; what is wrong ends the connection.
+            let _outcome = owed.verify(&self.worker, self.destination.address, grant.clone());
+        }
         self.worker.shared.metrics.requests.inc(Direction::Outbound);
         let signed = sent.form.is_some();
         Ok(verified.into_inner().map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))

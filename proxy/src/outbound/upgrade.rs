@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, request};
 use hyper::body::Incoming;
-use signet_policy::Refusal;
+use signet_policy::{Refusal, Verification};
 
 use super::http::Caller;
 use crate::authorize::{Content, Grant};
@@ -40,7 +40,8 @@ pub(super) async fn exchange(
 ) -> Result<Response<Body>, Refusal> {
     let worker = &caller.worker;
     let (protection, sealing) = caller.protection(&parts.headers)?;
-    let form = sign::form(protection);
+    // Nothing would come to cover a code: the connection goes on as something else.
+    let form = sign::form(sign::at_once(protection));
     let whole_max = sign::whole_max(form, sealing.is_some());
     let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::MalformedMessage)?;
     // Bytes after the handshake belong to the other protocol; a handshake has no body.
@@ -80,7 +81,8 @@ pub(super) async fn exchange(
         return Err(Refusal::ResponseUnverified);
     }
     let snapshot = worker.shared.snapshots.load_full();
-    let verified = verify::response(worker, &channel, &snapshot, &mut sent, parts, body).await?;
+    let verified =
+        verify::response(worker, &channel, &snapshot, &mut sent, parts, body, Verification::Gate).await?;
     worker.shared.metrics.requests.inc(Direction::Outbound);
 
     let (mesh, read) = connection.switched().await.ok_or(Refusal::UpstreamUnreachable)?;
@@ -93,7 +95,7 @@ pub(super) async fn exchange(
     let records = records::open(worker, mesh, read, &channel, to, false).await?;
     caller.switched.replace(Some(Switched { records, grant }));
     caller.switch.set(true);
-    let mut response = verified.into_inner();
+    let mut response = verified.0.into_inner();
     headers::switch_to(response.headers_mut(), WEBSOCKET);
     Ok(response)
 }

@@ -68,6 +68,16 @@ pub struct Metrics {
     pub signatures: Counter,
     /// Signatures made for batches of messages.
     pub signature_batches: Counter,
+    /// Messages authenticated with a key of their connection instead.
+    pub macs: Counter,
+    /// Checkpoints signed over such messages.
+    pub checkpoints_signed: Counter,
+    /// Checkpoints of peers that fit the messages received.
+    pub checkpoints_verified: Counter,
+    /// Messages of peers that a checkpoint has covered.
+    pub macs_covered: Counter,
+    /// Messages whose signature was verified after they were handed on.
+    pub deferred_verifications: Counter,
     /// Messages whose signature was verified.
     pub verifications: Counter,
     /// Messages whose batch's root was verified before.
@@ -93,6 +103,7 @@ pub struct Metrics {
     /// Certificates obtained since start.
     pub rotations: Counter,
     refusals: Family<RefusalLabels, Counter>,
+    incidents: Family<RefusalLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -105,6 +116,11 @@ impl Default for Metrics {
             unsigned_messages: ByDirection::default(),
             signatures: Counter::default(),
             signature_batches: Counter::default(),
+            macs: Counter::default(),
+            checkpoints_signed: Counter::default(),
+            checkpoints_verified: Counter::default(),
+            macs_covered: Counter::default(),
+            deferred_verifications: Counter::default(),
             verifications: Counter::default(),
             root_cache_hits: Counter::default(),
             root_cache_misses: Counter::default(),
@@ -118,6 +134,7 @@ impl Default for Metrics {
             certificate_expiry: Gauge::default(),
             rotations: Counter::default(),
             refusals: Family::default(),
+            incidents: Family::default(),
         };
         metrics.register();
         metrics
@@ -151,6 +168,32 @@ impl Metrics {
             "signature_batches",
             "Signatures made for batches of messages",
             self.signature_batches.clone(),
+        );
+        for (name, help, counter) in [
+            ("macs", "Messages authenticated with a key of their connection", &self.macs),
+            (
+                "checkpoints_signed",
+                "Checkpoints signed over authenticated messages",
+                &self.checkpoints_signed,
+            ),
+            (
+                "checkpoints_verified",
+                "Checkpoints of peers that fit the messages received",
+                &self.checkpoints_verified,
+            ),
+            ("macs_covered", "Authenticated messages of peers covered by a checkpoint", &self.macs_covered),
+            (
+                "deferred_verifications",
+                "Messages whose signature was verified after they were handed on",
+                &self.deferred_verifications,
+            ),
+        ] {
+            root.register(name, help, counter.clone());
+        }
+        root.register(
+            "incidents",
+            "Connections cut because of what an authenticated peer sent, by refusal code",
+            self.incidents.clone(),
         );
         root.register("verifications", "Messages whose signature was verified", self.verifications.clone());
         root.register(
@@ -189,6 +232,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refuse(&self, direction: Direction, refusal: Refusal) {
         self.refusals.get_or_create(&RefusalLabels { direction, refusal }).inc();
+    }
+
+    /// Counts a connection that was cut because of what its peer sent; the refusal is counted by itself.
+    pub fn incident(&self, direction: Direction, refusal: Refusal) {
+        self.incidents.get_or_create(&RefusalLabels { direction, refusal }).inc();
     }
 
     /// Refusals since start by code, both directions together; codes that never happened are left out.

@@ -13,7 +13,7 @@ use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyAction, PolicyModel, PortModel, Protection,
     ProtectionLevel, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch, Transport,
-    WorkloadModel,
+    Verification, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
@@ -263,6 +263,7 @@ fn protection_from(
         mode: match wire::SignatureMode::try_from(protection.mode) {
             Ok(wire::SignatureMode::Ed25519) => SignatureMode::Ed25519,
             Ok(wire::SignatureMode::Ed25519Batch) => SignatureMode::Ed25519Batch,
+            Ok(wire::SignatureMode::Hmac) => SignatureMode::Hmac,
             Ok(wire::SignatureMode::Unspecified) | Err(_) => return Err(refused(protection.mode)),
         },
         record_hash: match wire::RecordHash::try_from(protection.record_hash) {
@@ -271,6 +272,12 @@ fn protection_from(
             // Younger than its neighbours: a sender that does not know it means the default.
             Ok(wire::RecordHash::Unspecified) => RecordHash::default(),
             Err(_) => return Err(refused(protection.record_hash)),
+        },
+        verify: match wire::Verification::try_from(protection.verify) {
+            Ok(wire::Verification::Async) => Verification::Async,
+            // The same.
+            Ok(wire::Verification::Gate | wire::Verification::Unspecified) => Verification::Gate,
+            Err(_) => return Err(refused(protection.verify)),
         },
     })
 }
@@ -296,6 +303,7 @@ fn protection_to(protection: Protection, sealed_headers: &[String]) -> wire::Pro
         mode: match protection.mode {
             SignatureMode::Ed25519 => wire::SignatureMode::Ed25519,
             SignatureMode::Ed25519Batch => wire::SignatureMode::Ed25519Batch,
+            SignatureMode::Hmac => wire::SignatureMode::Hmac,
         }
         .into(),
         record_hash: match protection.record_hash {
@@ -304,6 +312,12 @@ fn protection_to(protection: Protection, sealed_headers: &[String]) -> wire::Pro
         }
         .into(),
         sealed_headers: sealed_headers.to_vec(),
+        verify: match protection.verify {
+            Verification::Async => wire::Verification::Async,
+            // Left out, as it was before it could be said.
+            Verification::Gate => wire::Verification::Unspecified,
+        }
+        .into(),
     }
 }
 

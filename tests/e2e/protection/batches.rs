@@ -25,14 +25,14 @@ use crate::protocols::http::{Caller as Client, read_request};
 use crate::protocols::server::serve;
 use crate::signatures::is_problem;
 
-const HTTP2: u16 = 9090;
-const CONNECTIONS: usize = 24;
-const CALLS: usize = 30;
+pub(super) const HTTP2: u16 = 9090;
+pub(super) const CONNECTIONS: usize = 24;
+pub(super) const CALLS: usize = 30;
 /// Above the 64 KiB that one digest covers.
 const LARGE: usize = 100_000;
-const CONNECTIONS_2: usize = 3;
-const STREAMS: usize = 40;
-const ROUNDS: usize = 5;
+pub(super) const CONNECTIONS_2: usize = 3;
+pub(super) const STREAMS: usize = 40;
+pub(super) const ROUNDS: usize = 5;
 
 pub(super) fn calls_at_the_same_moment_share_signatures_and_each_answer_is_right() -> TestResult {
     let ports = "ports: [{port: 8201, protocol: http}, {port: 9090, protocol: http2}]";
@@ -79,12 +79,12 @@ pub(super) fn calls_at_the_same_moment_share_signatures_and_each_answer_is_right
     Ok(())
 }
 
-fn counts(sidecars: &[Sidecar; 2]) -> Result<[Metrics; 2], Failure> {
+pub(super) fn counts(sidecars: &[Sidecar; 2]) -> Result<[Metrics; 2], Failure> {
     Ok([sidecars[0].metrics()?, sidecars[1].metrics()?])
 }
 
 /// All connections call in the same moment, again and again; each call is one of a kind, and so is its answer.
-fn call_over_http1(from: &Namespace, to: SocketAddr) -> TestResult {
+pub(super) fn call_over_http1(from: &Namespace, to: SocketAddr) -> TestResult {
     let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| Client::open(from, to)).collect();
     let together = Arc::new(Barrier::new(CONNECTIONS));
     let threads: Vec<_> = connections?
@@ -132,7 +132,7 @@ fn call_once(connection: &mut Client, number: usize, call: usize) -> Result<(), 
     }
 }
 
-fn echo(stream: TcpStream, (): &()) -> io::Result<()> {
+pub(super) fn echo(stream: TcpStream, (): &()) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream)? {
         let target = request.start.split(' ').nth(1).unwrap_or_default();
@@ -143,7 +143,7 @@ fn echo(stream: TcpStream, (): &()) -> io::Result<()> {
     Ok(())
 }
 
-fn call_over_http2(from: &Container, to: SocketAddr) -> TestResult {
+pub(super) fn call_over_http2(from: &Container, to: SocketAddr) -> TestResult {
     let wrong = inside(from.namespace(), move || async move {
         let mut senders = Vec::new();
         for _ in 0..CONNECTIONS_2 {
@@ -191,7 +191,7 @@ fn told(error: impl std::fmt::Display) -> IntruderError {
 }
 
 /// An HTTP/2 app that answers with what it was asked for; it listens until the test ends.
-fn echo_http2(at: &Container, port: u16) -> TestResult {
+pub(super) fn echo_http2(at: &Container, port: u16) -> TestResult {
     let listener = at.namespace().run(move || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))??;
     listener.set_nonblocking(true)?;
     std::thread::Builder::new().name("echo-http2".into()).spawn(move || -> io::Result<()> {

@@ -8,7 +8,7 @@ use signet_cli::lab::mesh::intruder::{Caller, Draft, IntruderError, Signed, insi
 use signet_cli::lab::runner::TestResult;
 use signet_identity::verify_signing_chain;
 use signet_signature::batch::sign_batch;
-use signet_signature::{Form, ResponseView, Rules, VerifiedKey, verify_response};
+use signet_signature::{Form, MacKey, ResponseView, Rules, VerifiedKey, verify_response};
 use signet_tests::manifest::mesh;
 use signet_tests::plain::get;
 use signet_tests::{id, wait_for};
@@ -138,6 +138,27 @@ const MIXTURES: &[Mixture] = &[
         codes: MALFORMED,
     },
     Mixture {
+        what: "a code of the connection under the tag of a signature",
+        prepared: Form::Single,
+        change: ("", ""),
+        sealed: Form::Mac,
+        codes: MALFORMED,
+    },
+    Mixture {
+        what: "a code of the connection where signatures are wanted",
+        prepared: Form::Mac,
+        change: ("", ""),
+        sealed: Form::Mac,
+        codes: &["signature-mode"],
+    },
+    Mixture {
+        what: "a signature under the tag of a code",
+        prepared: Form::Mac,
+        change: ("hmac-sha256", "ed25519"),
+        sealed: Form::Single,
+        codes: &["signature-mode"],
+    },
+    Mixture {
         what: "a batch of answers",
         prepared: Form::Batch,
         change: ("mesh-req-b-v1", "mesh-rsp-b-v1"),
@@ -197,6 +218,7 @@ fn mix(caller: &mut Caller, draft: &Draft, mixture: &Mixture) -> Result<Signed, 
         Form::Batch => sign_batch(&[base.as_bytes()], |root| caller.signer.sign(root).ok())
             .map_err(|error| IntruderError::Message(error.to_string()))?
             .swap_remove(0),
+        Form::Mac => MacKey::new(&caller.keys[0]).sign(base.as_bytes()).to_vec(),
         Form::Single => caller.signer.sign(base.as_bytes())?.to_vec(),
     };
     Ok(message

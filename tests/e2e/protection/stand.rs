@@ -6,7 +6,7 @@ use signet_cli::lab::Container;
 use signet_cli::lab::mesh::Sidecar;
 use signet_cli::lab::mesh::intruder::{Answer, Caller, Draft, Identity, IntruderError, Signed, now};
 use signet_identity::{ALPN_H1, server_config};
-use signet_signature::{Form, SignedHead, Unsigned};
+use signet_signature::{Form, MacKey, SignedHead, Unsigned};
 use signet_tests::impostor::Answering;
 use signet_tests::manifest::{allow, mesh, policy, workload};
 use signet_tests::{Claimant, Failure, Impostor, Plain, Recorder, Site, place};
@@ -159,6 +159,7 @@ pub(super) fn sign(caller: &mut Caller, draft: &Draft, form: Form) -> Result<Sig
     let (message, unsigned) = prepare(caller, draft, form)?;
     let head = match form {
         Form::Batch => caller.signer.sign_batch(vec![unsigned])?.swap_remove(0),
+        Form::Mac => caller.signer.sign_mac(unsigned, &MacKey::new(&caller.keys[0]))?,
         Form::Single => caller.signer.sign_single(unsigned)?,
     };
     Ok(sealed(message, &head))

@@ -48,6 +48,19 @@ fn channel_ids_of_two_connections_differ() {
 }
 
 #[test]
+fn keys_for_messages_are_shared_by_both_ends_and_differ_by_direction_and_connection() {
+    let mesh = Mesh::new();
+    let (client, server) = at(client(&mesh), server(&mesh), now());
+    let (here, there) = handshake_again(&client, &server).unwrap();
+    let (other, _) = handshake_again(&client, &server).unwrap();
+    let (keys, others) = (mac_keys(&here).unwrap(), mac_keys(&other).unwrap());
+    assert_eq!(keys, mac_keys(&there).unwrap());
+    assert_ne!(keys[0], keys[1]);
+    assert!(!others.contains(&keys[0]) && !others.contains(&keys[1]));
+    assert_ne!(keys[0][..16], channel_id(&here).unwrap());
+}
+
+#[test]
 fn channel_is_tls_13_with_the_post_quantum_group() {
     let mesh = Mesh::new();
     let (client, _) = handshake(client(&mesh), server(&mesh), now()).unwrap();

@@ -9,7 +9,7 @@ use signet_identity::Class;
 use crate::compile::{MAX_LIST_ENTRIES, Scope};
 use crate::diagnostic::{Place, quoted, suggestion};
 use crate::manifest::{List, MtlsSpec, ProtectionSpec};
-use crate::model::{MtlsMode, Protection, ProtectionLevel, RecordHash, SignatureMode};
+use crate::model::{MtlsMode, Protection, ProtectionLevel, RecordHash, SignatureMode, Verification};
 
 pub(crate) const CLASSES: &[(&str, Class)] = &[
     ("agent", Class::Agent),
@@ -27,8 +27,14 @@ pub(crate) const LEVELS: &[(&str, ProtectionLevel)] = &[
     ("public", ProtectionLevel::Public),
 ];
 
-pub(crate) const SIGNATURE_MODES: &[(&str, SignatureMode)] =
-    &[("ed25519", SignatureMode::Ed25519), ("ed25519-batch", SignatureMode::Ed25519Batch)];
+pub(crate) const SIGNATURE_MODES: &[(&str, SignatureMode)] = &[
+    ("ed25519", SignatureMode::Ed25519),
+    ("ed25519-batch", SignatureMode::Ed25519Batch),
+    ("hmac", SignatureMode::Hmac),
+];
+
+pub(crate) const VERIFICATIONS: &[(&str, Verification)] =
+    &[("async", Verification::Async), ("gate", Verification::Gate)];
 
 pub(crate) const RECORD_HASHES: &[(&str, RecordHash)] =
     &[("blake3", RecordHash::Blake3), ("sha-256", RecordHash::Sha256)];
@@ -116,6 +122,9 @@ pub(super) fn protection(scope: &mut Scope<'_>, spec: &ProtectionSpec, inherited
     }
     if let Some(hash) = &spec.record_hash {
         read.record_hash = word(scope, hash, "record hash", RECORD_HASHES).unwrap_or(inherited.record_hash);
+    }
+    if let Some(verify) = &spec.verify {
+        read.verify = word(scope, verify, "verification", VERIFICATIONS).unwrap_or(inherited.verify);
     }
     read
 }

@@ -88,6 +88,8 @@ pub(crate) struct ProtectionSpec {
     pub(crate) record_hash: Option<Spanned<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) sealed_headers: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) verify: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -3,7 +3,8 @@
 use signet_identity::TrustDomain;
 use signet_policy::{
     Decision, Egress, Facts, Layer, MtlsMode, Origin, PolicyIndex, PolicyModel, Protection, ProtectionLevel,
-    Protocol, RecordHash, Refusal, SignatureMode, SpeaksFirst, Transport, decide, explain, observe,
+    Protocol, RecordHash, Refusal, SignatureMode, SpeaksFirst, Transport, Verification, decide, explain,
+    observe,
 };
 
 use crate::{MESH, NOW, ask, id, manifest, model_of};
@@ -273,12 +274,15 @@ fn declarations_can_be_looked_up() {
 fn a_workload_takes_over_the_protection_it_does_not_set_itself() {
     let workloads = manifest("Workload", "s", "class: app\ndevice: d\nnetwork: n1")
         + &manifest("Workload", "p", "class: app\ndevice: d\nnetwork: n1\nprotection: {level: public}");
-    let model = model_of(&format!("{MESH}  protection: {{mode: ed25519, recordHash: sha-256}}\n{workloads}"));
+    let model = model_of(&format!(
+        "{MESH}  protection: {{mode: hmac, recordHash: sha-256, verify: async}}\n{workloads}"
+    ));
     let index = PolicyIndex::new(&model);
     let mesh = Protection {
         level: ProtectionLevel::Protected,
-        mode: SignatureMode::Ed25519,
+        mode: SignatureMode::Hmac,
         record_hash: RecordHash::Sha256,
+        verify: Verification::Async,
     };
     assert_eq!(index.protection(&id("spiffe://td/app/d/s")), mesh);
     let public = Protection { level: ProtectionLevel::Public, ..mesh };

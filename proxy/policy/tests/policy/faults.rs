@@ -171,6 +171,11 @@ fn mesh_values_are_checked() {
             "trustDomain: td\nprotection: {sealedHeaders: ['cookie: a']}",
             "6:32: `cookie: a` is no header name; fix: write the name alone, without colon or value",
         ),
+        ("trustDomain: td\nprotection: {mode: hmca}", "6:22: `hmca` is no signature mode; fix: write `hmac`"),
+        (
+            "trustDomain: td\nprotection: {verify: afterwards}",
+            "6:24: `afterwards` is no verification; fix: use one of `async`, `gate`",
+        ),
         ("trustDomain: td\nclockSkew: 300", "6:14: `300` is no duration; fix: add the unit: `300s`"),
         ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 60m"),
         (

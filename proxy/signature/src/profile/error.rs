@@ -67,6 +67,9 @@ pub enum SignatureError {
     /// There is no signature of the mesh.
     #[error("signature is missing")]
     Missing,
+    /// The form of the signature was not agreed on for this channel.
+    #[error("signature is of a form that is not taken here")]
+    Mode,
     /// There is more than one signature with our tag.
     #[error("message has more than one signature of the mesh")]
     Multiple,
@@ -97,6 +100,7 @@ impl SignatureError {
             Self::Expired => "expired",
             Self::Malformed => "malformed",
             Self::Missing | Self::Multiple => "missing",
+            Self::Mode => "mode",
             Self::OtherChannel | Self::Replay(_) => "replay",
             Self::UnknownKey | Self::WrongSigner => "unknown-key",
         }

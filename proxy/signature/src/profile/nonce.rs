@@ -30,7 +30,10 @@ impl ChannelId {
     }
 
     /// The sequence number of a nonce that was made for this channel.
-    pub(crate) fn sequence(&self, nonce: &str) -> Result<u64, SignatureError> {
+    ///
+    /// # Errors
+    /// [`SignatureError::OtherChannel`], and [`SignatureError::Malformed`] for another spelling.
+    pub fn sequence(&self, nonce: &str) -> Result<u64, SignatureError> {
         let (channel, seq) = nonce.split_once('.').ok_or(SignatureError::Malformed)?;
         let mut encoded = [0; 22];
         // 16 bytes are always 22 characters, so the buffer fits.

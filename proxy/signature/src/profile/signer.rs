@@ -16,6 +16,7 @@ use super::{
 use crate::batch::{MAX_VALUE, NotSigned, sign_batch};
 use crate::input::{self, readable_members};
 use crate::key::KeyError;
+use crate::mac::{MAC_LEN, MacKey};
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::record::RecordSigner;
 
@@ -121,6 +122,18 @@ impl MeshSigner {
         let values = sign_batch(&bases, |statement| self.sign(statement).ok());
         let values = values.map_err(|NotSigned| SignError::Crypto)?;
         unsigned.into_iter().zip(values).map(|(message, value)| message.seal(&value)).collect()
+    }
+
+    /// Authenticates a message prepared as [`Form::Mac`] with the key of its direction.
+    ///
+    /// # Errors
+    /// [`SignError::Crypto`] when the message was prepared as another form.
+    pub fn sign_mac(&self, unsigned: Unsigned, key: &MacKey) -> Result<SignedHead, SignError> {
+        if unsigned.form() != Form::Mac {
+            return Err(SignError::Crypto);
+        }
+        let code = key.sign(unsigned.base());
+        unsigned.seal(&code)
     }
 
     /// Signs a request alone, for its place on a channel. `now` is in Unix seconds.
@@ -230,7 +243,11 @@ impl MeshSigner {
 
     fn push_params(&self, input: &mut String, tag: &str, form: Form, nonce: &str, now: u64) {
         let (keyid, expires) = (&self.keyid, now.saturating_add(VALIDITY_SECONDS));
-        let alg = if form == Form::Single { ";alg=\"ed25519\"" } else { "" };
+        let alg = match form {
+            Form::Batch => "",
+            Form::Mac => ";alg=\"hmac-sha256\"",
+            Form::Single => ";alg=\"ed25519\"",
+        };
         // Writing to a String cannot fail. Verifiers exist that only accept this order of parameters.
         let _ = write!(
             input,
@@ -266,6 +283,7 @@ fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) ->
     };
     let signature = match form {
         Form::Batch => MAX_VALUE,
+        Form::Mac => MAC_LEN,
         Form::Single => ED25519_LEN,
     };
     // Four characters for three bytes, two colons, an equals sign and the longest label that is ever made.

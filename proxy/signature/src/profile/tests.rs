@@ -6,6 +6,7 @@ mod coverage;
 mod examples;
 mod hostile;
 mod labels;
+mod macs;
 mod refusals;
 
 use base64::Engine as _;

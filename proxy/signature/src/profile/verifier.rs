@@ -1,5 +1,6 @@
 //! Verifies signatures of the mesh profile.
 
+use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -19,6 +20,7 @@ use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
 use crate::input::{Member, parse_inner_list, readable_members};
 use crate::key::is_small_order;
+use crate::mac::{MAC_LEN, MacKey};
 use crate::message::{MessageView, RequestView, ResponseView};
 use crate::replay::ReplayWindow;
 
@@ -94,6 +96,103 @@ impl VerifiedHead {
     }
 }
 
+/// A message with which everything is right but for the signature, which is still to be checked. It proves nothing;
+/// what it claims may be looked at to find its body.
+#[must_use = "nothing was verified so far"]
+pub struct Unproven {
+    head: VerifiedHead,
+    body: Result<BodyBinding, SignatureError>,
+    key: VerifiedKey,
+    signature: Vec<u8>,
+}
+
+impl Unproven {
+    /// How it claims to be signed. [`Form::Mac`] was verified already.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.head.form
+    }
+
+    /// The nonce.
+    #[must_use]
+    pub fn nonce(&self) -> &str {
+        &self.head.nonce
+    }
+
+    /// The sequence number in the nonce.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.head.seq
+    }
+
+    /// The signature base.
+    #[must_use]
+    pub fn base(&self) -> &[u8] {
+        &self.head.base
+    }
+
+    /// The key that is to have signed.
+    #[must_use]
+    pub fn key(&self) -> &VerifiedKey {
+        &self.key
+    }
+
+    /// What binds the body.
+    ///
+    /// # Errors
+    /// [`SignatureError::Digest`] when the digest is not acceptable.
+    pub fn body(&self) -> Result<BodyBinding, SignatureError> {
+        self.body.clone()
+    }
+
+    /// Checks a complete body against the digest.
+    ///
+    /// # Errors
+    /// As [`VerifiedHead::verify_body`].
+    pub fn verify_body(&self, body: &[u8]) -> Result<(), SignatureError> {
+        if self.body()? == BodyBinding::Digest(digest::sha256(body)) {
+            Ok(())
+        } else {
+            Err(SignatureError::Digest)
+        }
+    }
+
+    /// Checks the signature, and uses up the number in the window of a request.
+    ///
+    /// # Errors
+    /// [`SignatureError::BadSignature`], [`SignatureError::Malformed`] for a batch,
+    /// [`SignatureError::Replay`] when the number was used meanwhile.
+    pub fn prove(
+        self,
+        roots: Option<&mut RootCache>,
+        window: Option<&mut ReplayWindow>,
+    ) -> Result<VerifiedHead, SignatureError> {
+        let Self { mut head, body, key, signature } = self;
+        match head.form {
+            Form::Batch => {
+                let mut none = RootCache::default();
+                let roots = roots.unwrap_or(&mut none);
+                BatchSignature::parse(&signature)?.verify(&key.public_key, &head.base, roots)?;
+            }
+            // When it was examined.
+            Form::Mac => {}
+            Form::Single => verify_ed25519(&key.public_key, &head.base, &signature)?,
+        }
+        if let Some(window) = window {
+            window.commit(head.seq)?;
+        }
+        head.body = body?;
+        Ok(head)
+    }
+}
+
+// What is signed may hold credentials, so it is never printed.
+impl fmt::Debug for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unproven").field("form", &self.head.form).finish_non_exhaustive()
+    }
+}
+
 /// Who must have signed, and what time it is.
 #[derive(Debug)]
 pub struct Rules<'a> {
@@ -105,13 +204,16 @@ pub struct Rules<'a> {
     pub skew: u64,
     /// Roots of batches verified before; without them each message's root is verified.
     pub roots: Option<&'a mut RootCache>,
+    /// The key of the direction, only where [`Form::Mac`] was agreed on for this channel; without it that form is
+    /// refused, whoever made it.
+    pub mac: Option<&'a MacKey>,
 }
 
 impl<'a> Rules<'a> {
-    /// Rules for one message, without a memory of roots.
+    /// Rules for one message, without a memory of roots and without a key of the channel.
     #[must_use]
     pub fn new(signer: &'a str, now: u64, skew: u64) -> Self {
-        Self { signer, now, skew, roots: None }
+        Self { signer, now, skew, roots: None, mac: None }
     }
 }
 
@@ -130,6 +232,36 @@ pub fn verify_request(
 ) -> Result<VerifiedHead, SignatureError> {
     let judge = Judge { freshness: Freshness::Window(channel, window), rules };
     judge.verify(&MessageView::Request(*view), Part::Whole, resolve)
+}
+
+/// Does everything of [`verify_request`] but what [`Unproven::prove`] does: the check of the signature itself. The
+/// number is found unused and stays so.
+///
+/// # Errors
+/// As [`verify_request`], without those of the signature. [`Form::Mac`] is checked at once: it costs less than waiting.
+pub fn examine_request(
+    view: &RequestView<'_>,
+    channel: &ChannelId,
+    window: &mut ReplayWindow,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    rules: Rules<'_>,
+) -> Result<Unproven, SignatureError> {
+    let judge = Judge { freshness: Freshness::Window(channel, window), rules };
+    judge.examine(&MessageView::Request(*view), Part::Whole, resolve)
+}
+
+/// Does the same for a response.
+///
+/// # Errors
+/// As [`verify_response`], without those of the signature.
+pub fn examine_response(
+    view: &ResponseView<'_>,
+    expected_nonce: &str,
+    resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    rules: Rules<'_>,
+) -> Result<Unproven, SignatureError> {
+    let judge = Judge { freshness: Freshness::Nonce(expected_nonce), rules };
+    judge.examine(&MessageView::Response(*view), Part::Whole, resolve)
 }
 
 /// Verifies the response to the request that was sent with `expected_nonce`. The view must hold that
@@ -205,9 +337,26 @@ impl Judge<'_> {
         part: Part,
         resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
     ) -> Result<VerifiedHead, SignatureError> {
+        let unproven = self.examine(message, part, resolve)?;
+        let window = match &mut self.freshness {
+            Freshness::Nonce(_) => None,
+            Freshness::Window(_, window) => Some(&mut **window),
+        };
+        unproven.prove(self.rules.roots.as_deref_mut(), window)
+    }
+
+    fn examine(
+        &self,
+        message: &MessageView<'_>,
+        part: Part,
+        resolve: impl FnOnce(&str) -> Option<VerifiedKey>,
+    ) -> Result<Unproven, SignatureError> {
         let fields = if part == Part::Tail { message.trailers() } else { Some(message.headers()) };
         let fields = fields.ok_or(SignatureError::Missing)?;
         let (label, form, received) = only_of_ours(fields, message, part)?;
+        if form == Form::Mac && self.rules.mac.is_none() {
+            return Err(SignatureError::Mode);
+        }
         let signature = signature_bytes(fields, label, form)?;
         let (base, input) = match usual_base(message, part, received) {
             Some(usual) => usual,
@@ -220,19 +369,20 @@ impl Judge<'_> {
         let key = self.check_key(&input, form, resolve)?;
         self.check_time(&input)?;
         let seq = self.check_fresh(input.nonce)?;
-        self.check_signature(form, &key.public_key, base.as_bytes(), &signature)?;
-        self.commit(seq)?;
-
-        Ok(VerifiedHead {
+        if form == Form::Mac && !self.rules.mac.is_some_and(|key| key.verifies(base.as_bytes(), &signature)) {
+            return Err(SignatureError::BadSignature);
+        }
+        let head = VerifiedHead {
             label: label.to_owned(),
             form,
             keyid: input.keyid.to_owned(),
             nonce: input.nonce.to_owned(),
             seq,
             created: input.created,
-            body: body_binding(message, part)?,
+            body: BodyBinding::Tail,
             base: base.into_bytes(),
-        })
+        };
+        Ok(Unproven { head, body: body_binding(message, part), key, signature })
     }
 
     /// The key must be known and belong to the SPIFFE ID in its identifier and to the peer; the algorithm must
@@ -250,26 +400,10 @@ impl Judge<'_> {
         }
         let algorithm = match form {
             Form::Batch => None,
+            Form::Mac => Some("hmac-sha256"),
             Form::Single => Some("ed25519"),
         };
         if input.alg == algorithm { Ok(key) } else { Err(SignatureError::Algorithm) }
-    }
-
-    fn check_signature(
-        &mut self,
-        form: Form,
-        public_key: &[u8; 32],
-        base: &[u8],
-        signature: &[u8],
-    ) -> Result<(), SignatureError> {
-        match form {
-            Form::Batch => {
-                let mut none = RootCache::default();
-                let roots = self.rules.roots.as_deref_mut().unwrap_or(&mut none);
-                Ok(BatchSignature::parse(signature)?.verify(public_key, base, roots)?)
-            }
-            Form::Single => verify_ed25519(public_key, base, signature),
-        }
     }
 
     fn check_time(&self, input: &InputParams<'_>) -> Result<(), SignatureError> {
@@ -298,23 +432,19 @@ impl Judge<'_> {
             }
         }
     }
-
-    fn commit(&mut self, seq: u64) -> Result<(), SignatureError> {
-        match &mut self.freshness {
-            Freshness::Nonce(_) => Ok(()),
-            Freshness::Window(_, window) => Ok(window.commit(seq)?),
-        }
-    }
 }
 
-/// The one member whose tag is ours, in either form. Members are chosen by tag, because a label proves nothing.
+/// The one member whose tag is ours, in any form. Members are chosen by tag, because a label proves nothing.
 fn only_of_ours<'a>(
     fields: &'a HeaderMap,
     message: &MessageView<'_>,
     part: Part,
 ) -> Result<(&'a str, Form, &'a str), SignatureError> {
     let form_of = |found: &str| {
-        let forms: &[Form] = if part == Part::Whole { &[Form::Batch, Form::Single] } else { &[Form::Single] };
+        let forms: &[Form] = match part {
+            Part::Whole => &[Form::Batch, Form::Single, Form::Mac],
+            Part::Head | Part::Tail => &[Form::Single],
+        };
         forms.iter().copied().find(|form| tag(message, part, *form) == found)
     };
     let mut ours = None;
@@ -350,7 +480,11 @@ fn signature_bytes(fields: &HeaderMap, label: &str, form: Form) -> Result<Vec<u8
     let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
     let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
     let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
-    let fits = |bytes: &Vec<u8>| form == Form::Batch || bytes.len() == ED25519_LEN;
+    let fits = |bytes: &Vec<u8>| match form {
+        Form::Batch => true,
+        Form::Mac => bytes.len() == MAC_LEN,
+        Form::Single => bytes.len() == ED25519_LEN,
+    };
     bytes.ok().filter(fits).ok_or(SignatureError::Malformed)
 }
 

@@ -12,7 +12,7 @@ use signet_policy::{
     IdentityFields, IdentityPattern, Lifetimes, MtlsMode, Network, Operation, PathPattern, PolicyAction,
     PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel,
     RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch,
-    WorkloadModel,
+    Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -248,6 +248,7 @@ fn workload() -> WorkloadModel {
             level: ProtectionLevel::Public,
             mode: SignatureMode::Ed25519,
             record_hash: RecordHash::Sha256,
+            verify: Verification::Gate,
         },
         sealed_headers: vec!["cookie".to_owned()],
         addresses: vec!["172.18.0.2".parse().unwrap()],

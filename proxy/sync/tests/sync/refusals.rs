@@ -1,7 +1,7 @@
 //! Every way a section can be wrong is refused under its own code, and nothing of it is applied.
 
 use prost::Message;
-use signet_policy::PolicyModel;
+use signet_policy::{PolicyModel, SignatureMode, Verification};
 use signet_sync::proto::sync as wire;
 use signet_sync::{MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionName, Version, area_key_id};
 
@@ -307,4 +307,24 @@ fn a_revocation_bites_by_certificate_and_by_identity() {
     assert!(revocations.of(&innocent, stolen).is_some());
     assert_eq!(revocations.of(&id("spiffe://mf2c.test/app/d2/thief"), other).unwrap().reason, "key stolen");
     assert_eq!(trust_domain().as_str(), "mf2c.test");
+}
+
+#[test]
+fn younger_words_of_protection_arrive_and_unknown_ones_refuse_the_section() {
+    let mesh = Mesh::new();
+    let mut model = policy_model(9);
+    model.protection.mode = SignatureMode::Hmac;
+    model.protection.verify = Verification::Async;
+    let mut subscriber = mesh.subscriber();
+    subscriber.apply(mesh.policy_of(v(1, 9), &model)).unwrap();
+    assert_eq!(*subscriber.policy().unwrap().model, model);
+
+    let unknown = |change: fn(&mut wire::Protection)| {
+        let mut policy = wire::Policy::from(&model);
+        policy.protection.iter_mut().for_each(change);
+        let section = mesh.by_policy_key(&SectionName::Policy, v(1, 10), policy.encode_to_vec());
+        mesh.subscriber().apply(section).is_err()
+    };
+    assert!(!unknown(|_| {}));
+    assert!(unknown(|protection| protection.verify = 9) && unknown(|protection| protection.mode = 9));
 }

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
     ALPN_H1, Authority, IssueError, KeyRequest, RequestError, SigningSvid, SpiffeId, SvidError, TlsError,
-    TlsSvid, TrustBundle, VerifyError, channel_id, client_config, dial_name, peer,
+    TlsSvid, TrustBundle, VerifyError, channel_id, client_config, dial_name, mac_keys, peer,
 };
 use signet_proxy::config::TokenSource;
 use signet_proxy::control::{Control, ControlError, Dial, Settings};
@@ -302,6 +302,8 @@ pub struct Caller {
     stream: TlsStream<TcpStream>,
     /// What signatures on this connection are bound to.
     pub channel: ChannelId,
+    /// The keys of this connection for messages of the caller and of the server.
+    pub keys: [[u8; 32]; 2],
     /// Who answers, by certificate.
     pub peer: SpiffeId,
     /// The key it signs with; replace it to sign with another.
@@ -323,6 +325,7 @@ impl Caller {
         let state = stream.get_ref().1;
         Ok(Self {
             channel: ChannelId(channel_id(state)?),
+            keys: mac_keys(state)?,
             peer: peer(state)?.id().clone(),
             signer: MeshSigner::new(identity.signing.key.secret_der(), identity.signing.keyid())?,
             chain: identity.signing.chain.clone(),
