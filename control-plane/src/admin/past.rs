@@ -119,3 +119,74 @@ fn again(answer: &Answer, record: &Value, index: &PolicyIndex) -> Option<Explana
     let facts = Facts { source: source.as_ref(), origin, destination: &destination, port, layer, now };
     Some(explain(index, &facts))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: &str = "spiffe://td/app/d/server";
+    const CLIENT: &str = "spiffe://td/app/d/client";
+
+    fn record(changes: &Value) -> Value {
+        let mut record = json!({
+            "direction": "inbound", "peer": CLIENT, "address": "10.0.0.7:4711", "port": 80, "method": "GET",
+            "path": "/x", "authority": "server", "allowed_by": "open/read", "refused": "", "detail": "",
+            "policy": "1.4", "unix_ms": 1_772_452_800_000_u64,
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            record[name] = value.clone();
+        }
+        record
+    }
+
+    #[test]
+    fn a_record_is_a_line_for_people() {
+        let shown = |changes: Value| line(&SpiffeId::parse(SERVER).unwrap(), &record(&changes));
+        assert_eq!(
+            shown(json!({})),
+            format!("at {SERVER}: GET /x from {CLIENT} (10.0.0.7:4711), allowed by open/read; policy 1.4")
+        );
+        assert_eq!(
+            shown(json!({ "direction": "outbound", "refused": "access-denied", "detail": "no rule" })),
+            format!(
+                "at {SERVER}: GET /x to {CLIENT} (10.0.0.7:4711), refused access-denied: no rule; policy 1.4"
+            )
+        );
+        let plain = shown(json!({ "peer": "", "method": "-", "path": "" }));
+        assert!(plain.contains("opaque bytes from a caller outside the mesh (10.0.0.7:4711)"), "{plain}");
+        assert!(!shown(json!({ "path": "/\u{1b}[2J" })).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_record_is_judged_again_as_what_it_was_when_it_was() {
+        let text = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trustDomain: td, \
+                    networks: [{name: n}]}\n---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Workload\nmetadata: \
+                    {name: server}\nspec: {class: app, device: d, network: n}\n---\napiVersion: \
+                    signet.mf2c-project.eu/v1alpha1\nkind: AccessPolicy\nmetadata: {name: open}\nspec: {target: \
+                    {workloads: [server]}, rules: [{name: read, from: [{class: app}], to: [{methods: [GET]}], when: \
+                    {sourceAddresses: [10.0.0.0/8], time: [{days: [mon]}]}}]}\n";
+        let manifests = signet_policy::parse_manifests("test.yaml", text).unwrap();
+        let index = PolicyIndex::new(&signet_policy::compile(&manifests).unwrap());
+        let answer =
+            Answer { spiffe_id: SpiffeId::parse(SERVER).unwrap(), instance: String::new(), json: None };
+        let outcome = |changes: Value| {
+            again(&answer, &record(&changes), &index).map(|explanation| explanation.decision.to_string())
+        };
+        let allowed = Some("allowed by open/read".to_owned());
+        assert_eq!(outcome(json!({})), allowed);
+        for changes in [
+            json!({ "method": "POST" }),
+            json!({ "address": "192.0.2.1:4711" }),
+            json!({ "unix_ms": 1_772_539_200_000_u64 }),
+            json!({ "peer": "" }),
+            json!({ "method": "-" }),
+        ] {
+            assert_ne!(outcome(changes.clone()), allowed, "{changes}");
+        }
+        // What an older sidecar or an unfinished exchange leaves out cannot be judged.
+        for changes in [json!({ "port": 0 }), json!({ "address": "" }), json!({ "port": null })] {
+            assert_eq!(outcome(changes), None);
+        }
+        assert_eq!(outcome(json!({ "direction": "outbound", "peer": "" })), None);
+    }
+}
