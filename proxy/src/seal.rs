@@ -41,10 +41,16 @@ const FIELDS: HeaderName = HeaderName::from_static(SEALED_FIELDS_FIELD);
 /// A workload and the key of one of its instances.
 pub(crate) type Key = (SpiffeId, [u8; 32]);
 
+/// Who shares a secret with whom: the sender's key identifier, and the recipients.
+type Sent = (String, Vec<Key>);
+
+/// A secret, and until when it is used for new messages.
+type Kept = (Rc<SealedSecret>, Instant);
+
 /// Secrets of one worker, sent and received: an X25519 operation each that is not repeated with every message.
 #[derive(Default)]
 pub(crate) struct Secrets {
-    sent: RefCell<HashMap<(String, Vec<Key>), (Rc<SealedSecret>, Instant)>>,
+    sent: RefCell<HashMap<Sent, Kept>>,
     opened: RefCell<[HashMap<[u8; 32], Secret>; 2]>,
 }
 
