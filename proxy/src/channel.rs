@@ -72,7 +72,7 @@ pub(crate) struct Channel {
     /// Made when the first message is, so that nobody else pays for it.
     ledger: RefCell<Option<Box<Ledger>>>,
     /// Whether a checkpoint is on its way from here.
-    settling: Cell<bool>,
+    settling: Turn,
     /// Numbers of requests that were handed on and are being verified.
     unproven: RefCell<Vec<u64>>,
     /// Something came here that the peer cannot have sent honestly: nothing more is taken or sent.
@@ -180,7 +180,7 @@ impl Channel {
             introduced: Cell::default(),
             secrets,
             ledger: RefCell::default(),
-            settling: Cell::default(),
+            settling: Turn::default(),
             unproven: RefCell::default(),
             cut: Cell::default(),
             carrier: RefCell::default(),
@@ -227,7 +227,7 @@ impl Channel {
     /// Whether the two ends should exchange checkpoints now; always, to leave nothing behind, if anything waits at all
     /// and the channel is `left`.
     pub(crate) fn wants_checkpoint(&self, now: impl FnOnce() -> Moment, left: bool) -> bool {
-        if self.cut.get() || self.settling.get() || self.ledger.borrow().is_none() {
+        if self.cut.get() || self.settling.is_taken() || self.ledger.borrow().is_none() {
             return false;
         }
         self.known_ledger().is_some_and(|ledger| {
@@ -236,8 +236,8 @@ impl Channel {
     }
 
     /// Takes the turn of exchanging checkpoints, for one at a time: the order of the log is theirs.
-    pub(crate) fn begin_settling(&self) -> Option<Settling<'_>> {
-        (!self.settling.replace(true)).then_some(Settling(self))
+    pub(crate) fn begin_settling(&self) -> Option<Taken<'_>> {
+        self.settling.take()
     }
 
     /// Takes up a checkpoint of the peer.
@@ -389,12 +389,27 @@ impl Channel {
     }
 }
 
-/// The turn of exchanging checkpoints on a channel.
-pub(crate) struct Settling<'a>(&'a Channel);
+/// Something that one at a time may do.
+#[derive(Default)]
+struct Turn(Cell<bool>);
 
-impl Drop for Settling<'_> {
+/// The turn of its holder, until it is dropped.
+pub(crate) struct Taken<'a>(&'a Turn);
+
+impl Turn {
+    fn is_taken(&self) -> bool {
+        self.0.get()
+    }
+
+    fn take(&self) -> Option<Taken<'_>> {
+        // Made only when the turn is free: dropping one that was made in vain would end another's.
+        (!self.0.replace(true)).then(|| Taken(self))
+    }
+}
+
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.0.settling.set(false);
+        self.0.0.set(false);
     }
 }
 
@@ -423,6 +438,17 @@ fn decode_chain(value: &HeaderValue) -> Option<Vec<CertificateDer<'static>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_that_is_asked_for_in_vain_stays_with_its_holder() {
+        let turn = Turn::default();
+        let held = turn.take();
+        assert!(held.is_some());
+        assert!(turn.take().is_none());
+        assert!(turn.take().is_none(), "asking did not end it");
+        drop(held);
+        assert!(!turn.is_taken() && turn.take().is_some());
+    }
 
     #[test]
     fn a_chain_survives_its_field() {
