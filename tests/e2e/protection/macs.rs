@@ -249,9 +249,12 @@ pub(super) fn checkpoint_is_answered_with_one_and_reaches_no_app() -> TestResult
     Ok(())
 }
 
+/// What is changed in a checkpoint, and how.
+type Lie = (&'static str, fn(&mut Checkpoint));
+
 pub(super) fn checkpoint_that_does_not_fit_ends_the_connection_as_an_incident() -> TestResult {
     let front = Front::new(&[], HMAC)?;
-    let lies: [(&str, fn(&mut Checkpoint)); 3] = [
+    let lies: [Lie; 3] = [
         ("an entry left out", |checkpoint| checkpoint.entries.truncate(40)),
         ("another size", |checkpoint| checkpoint.note = checkpoint.note.replacen("\n2\n", "\n3\n", 1)),
         ("another signature", |checkpoint| checkpoint.note = checkpoint.note.replace("=\n", "A=\n")),
