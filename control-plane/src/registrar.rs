@@ -132,10 +132,12 @@ impl Registrar {
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
-            let found = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?;
+            let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
             let mut renewed = found.record.clone();
             forget_expired(&mut renewed, now);
-            let instance = holder(&mut renewed, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
+            let Some(instance) = holder(&mut renewed, peer.fingerprint()) else {
+                return Err(self.gone(peer).await);
+            };
             if instance.leaves.len() >= LEAVES_MAX {
                 return Err(RegistrarError::Renewals);
             }
@@ -162,8 +164,11 @@ impl Registrar {
     pub(crate) async fn known(&self, peer: &Peer, model: &PolicyModel) -> Result<Known, RegistrarError> {
         declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
-        let mut registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
-        let instance = holder(&mut registration, peer.fingerprint()).ok_or(RegistrarError::Unknown)?;
+        let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
+        let mut registration = found.record;
+        let Some(instance) = holder(&mut registration, peer.fingerprint()) else {
+            return Err(self.gone(peer).await);
+        };
         Ok(Known { instance: instance.first.clone(), network: instance.network.clone() })
     }
 
@@ -178,12 +183,20 @@ impl Registrar {
     ) -> Result<(), RegistrarError> {
         declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
-        let registration = self.registration(peer.id()).await?.ok_or(RegistrarError::Unknown)?.record;
-        let mut instances = registration.instances.iter();
-        let instance =
-            instances.find(|candidate| candidate.first == instance).ok_or(RegistrarError::Unknown)?;
+        let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
+        let mut instances = found.record.instances.iter();
+        let Some(instance) = instances.find(|candidate| candidate.first == instance) else {
+            return Err(self.gone(peer).await);
+        };
         let alive = instance.leaves.iter().any(|leaf| leaf.not_after > unix_seconds(now));
         if alive { Ok(()) } else { Err(RegistrarError::Expired) }
+    }
+
+    /// Why the instance of a peer is not there: a revocation that was committed since it was looked for took it away, or
+    /// there was none.
+    async fn gone(&self, peer: &Peer) -> RegistrarError {
+        let revoked = self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await;
+        revoked.err().unwrap_or(RegistrarError::Unknown)
     }
 
     async fn usable_token(
