@@ -5,7 +5,7 @@ use std::rc::Rc;
 use http::HeaderMap;
 use signet_identity::SpiffeId;
 use signet_policy::{
-    Facts, Layer, Origin, Permit, PolicyIndex, ProtectionLevel, Refusal, RequestHeaders, decide,
+    Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide,
 };
 
 use crate::channel::Channel;
@@ -59,7 +59,27 @@ impl Content {
     }
 }
 
+impl Content {
+    /// Method and path; none of bytes that are not HTTP.
+    fn request(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Http { method, path, .. } => Some((method, path)),
+            Self::Opaque => None,
+        }
+    }
+}
+
 impl Grant {
+    /// How the messages of the exchange are protected at least.
+    pub(crate) fn protection(&self, index: &PolicyIndex) -> Protection {
+        index.protection(&self.destination, self.port, self.content.request())
+    }
+
+    /// The header fields of them that are sealed, where they are.
+    pub(crate) fn sealed_headers(&self, index: &PolicyIndex) -> Vec<String> {
+        index.sealed_headers(&self.destination, self.port, self.content.request())
+    }
+
     /// Decides under the policy in force.
     pub(crate) fn decide(&self, snapshot: &Snapshot) -> Result<Permit, Refusal> {
         if let Some(channel) = &self.channel {
@@ -75,7 +95,7 @@ impl Grant {
 
     /// The same for an exchange that began without signatures: only as long as nothing has to be signed.
     pub(crate) fn stands_unsigned(&self, snapshot: &Snapshot) -> bool {
-        snapshot.index.protection(&self.destination).level == ProtectionLevel::Public && self.stands(snapshot)
+        self.protection(&snapshot.index).level == ProtectionLevel::Public && self.stands(snapshot)
     }
 
     /// The facts, borrowed.

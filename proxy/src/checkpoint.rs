@@ -13,7 +13,6 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
 use hyper::body::Incoming;
-use signet_identity::SpiffeId;
 use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
 use signet_signature::Form;
 use signet_signature::checkpoint::{Checkpoint, CheckpointError};
@@ -131,7 +130,6 @@ pub(crate) async fn answer(
     received: &mut SentRequest,
     parts: request::Parts,
     body: Incoming,
-    own: &SpiffeId,
 ) -> Result<Response<Body>, Refusal> {
     // Only who was permitted to call, and authenticated that, is worth the work.
     if !channel.known_ledger().is_some_and(|ledger| ledger.received.is_used()) {
@@ -145,10 +143,10 @@ pub(crate) async fn answer(
         verify: Verification::Gate,
         ..Protection::default()
     };
+    let terms = Terms { protection, sealed_headers: &[] };
     let snapshot = worker.shared.snapshots.load_full();
     channel.check_trust(&snapshot)?;
-    let (request, _) =
-        verify::request(worker, channel, &snapshot, received, parts, body, Terms { own, protection }).await?;
+    let (request, _) = verify::request(worker, channel, &snapshot, received, parts, body, terms).await?;
     let entries = request.into_inner().into_body().into_whole().ok_or(Refusal::MalformedMessage)?;
     cover(worker, channel, Direction::Inbound, &note, &entries)?;
 

@@ -272,9 +272,9 @@ pub(crate) fn claims_seal(headers: &HeaderMap) -> bool {
 }
 
 /// The listed names, ready to be looked up.
-pub(crate) fn names(listed: &[String]) -> Arc<[HeaderName]> {
+pub(crate) fn names<'a>(listed: impl IntoIterator<Item = &'a String>) -> Arc<[HeaderName]> {
     // They were checked when the policy was compiled; what is no name is in no message.
-    listed.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
+    listed.into_iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()).collect()
 }
 
 /// A byte sequence of RFC 9651 section 3.3.5.

@@ -70,13 +70,6 @@ impl SentRequest {
     }
 }
 
-/// How a message is protected that may go to any of these workloads: as the strictest of them asks for.
-pub(crate) fn strictest(protections: impl Iterator<Item = Protection>) -> Protection {
-    // What is only authenticated is the weakest: one who asks for a signature may answer.
-    let strength = |protection: &Protection| (protection.level, protection.mode != SignatureMode::Hmac);
-    protections.max_by_key(strength).unwrap_or_default()
-}
-
 /// How a message is signed; none where it is not.
 pub(crate) fn form(protection: Protection) -> Option<Form> {
     match (protection.level, protection.mode) {

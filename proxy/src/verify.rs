@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use hyper::body::{Body as _, Incoming};
-use signet_identity::SpiffeId;
 use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
 use signet_signature::digest::sha256;
 use signet_signature::record::{Direction, RecordReader};
@@ -41,11 +40,12 @@ impl<M> Verified<M> {
     }
 }
 
-/// What a request must have: the workload that it is for, and the protection that its policy asks for.
+/// What a request must have: what the policy of the workload that it is for asks for.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms<'a> {
-    pub(crate) own: &'a SpiffeId,
     pub(crate) protection: Protection,
+    /// The header fields that must not be there in clear, at level `private`.
+    pub(crate) sealed_headers: &'a [String],
 }
 
 /// Verifies a request on the channel it came on; `received` is the same request as it arrived and
@@ -58,7 +58,7 @@ pub(crate) async fn request(
     received: &mut SentRequest,
     mut parts: request::Parts,
     body: Incoming,
-    Terms { own, protection }: Terms<'_>,
+    Terms { protection, sealed_headers }: Terms<'_>,
 ) -> Result<(Verified<Request<Body>>, Option<Owed>), Refusal> {
     let now = SystemTime::now();
     headers::check_peer_framing(&parts.headers)?;
@@ -69,7 +69,7 @@ pub(crate) async fn request(
         return Ok((Verified(Request::from_parts(parts, body)), None));
     }
     if protection.level == ProtectionLevel::Private
-        && !seal::nothing_in_clear(&received.headers, snapshot.index.sealed_headers(own))
+        && !seal::nothing_in_clear(&received.headers, sealed_headers)
     {
         return Err(if signed { Refusal::SealMissing } else { Refusal::SignatureMissing });
     }

@@ -11,6 +11,7 @@ mod macs;
 mod own;
 mod private;
 mod public;
+mod routes;
 mod smuggling;
 mod stand;
 
@@ -117,6 +118,11 @@ pub(crate) const TESTS: &[Test] = &[
         "nothing_is_sent_to_a_private_workload_without_a_key",
         private::nothing_is_sent_to_a_private_workload_without_a_key,
     ),
+    (
+        "routes_of_one_connection_are_protected_each_in_its_way",
+        routes::routes_of_one_connection_are_protected_each_in_its_way,
+    ),
+    ("receiver_enforces_the_floor_of_each_route", routes::receiver_enforces_the_floor_of_each_route),
     ("signatures_of_the_app_itself_pass_byte_for_byte", own::signatures_of_the_app_itself_pass_byte_for_byte),
     (
         "signatures_of_the_app_in_one_line_stay_in_one_line",

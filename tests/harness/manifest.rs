@@ -41,6 +41,12 @@ pub fn header_policy(name: &str, workload: &str, settings: &[&str]) -> String {
     document("HeaderPolicy", name, &[&[target.as_str()], settings].concat())
 }
 
+/// A protection policy for one workload, such as with `default: {level: private}`.
+pub fn protection_policy(name: &str, workload: &str, settings: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("ProtectionPolicy", name, &[&[target.as_str()], settings].concat())
+}
+
 /// A role for a workload, until a moment such as `2026-03-31T18:00:00Z`.
 pub fn role_grant(name: &str, holder: &str, role: &str, not_after: &str) -> String {
     let identity = format!("identity: spiffe://{TRUST_DOMAIN}/app/host/{holder}");

@@ -5,6 +5,7 @@ pub(crate) mod condition;
 mod conflict;
 mod header_policy;
 pub(crate) mod mesh;
+mod protection_policy;
 mod role_grant;
 pub(crate) mod value;
 pub(crate) mod workload;
@@ -30,6 +31,12 @@ pub const MAX_POLICIES: usize = 10_000;
 
 /// Most workloads of a mesh.
 pub const MAX_WORKLOADS: usize = 10_000;
+
+/// Most protection policies of a mesh: one for the mesh and one for each kind of workload is usual.
+pub const MAX_PROTECTION_POLICIES: usize = 1_000;
+
+/// Most rules, defaults included, of all protection policies for one workload: every request is compared with them.
+pub(crate) const MAX_PROTECTION_RULES: usize = 1_000;
 
 /// Most role grants of a mesh: each workload holds one or two.
 pub const MAX_ROLE_GRANTS: usize = 10_000;
@@ -66,6 +73,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     workload::refuse_conflicts(&model.workloads, &places, &mut findings);
     let declared = declared_names(manifests);
     let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut protection_policies = Vec::new();
     for manifest in manifests {
         let scope = &mut Scope::new(manifest, &mut findings);
         match manifest.spec() {
@@ -82,6 +90,13 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
                     header_policies.push(manifest);
                 }
             }
+            Spec::ProtectionPolicy(spec) => {
+                if let Some(policy) = protection_policy::lower(scope, spec, &declared) {
+                    protection_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
+                    model.protection_policies.push(policy);
+                    protection_policies.push(manifest);
+                }
+            }
             Spec::RoleGrant(spec) => {
                 if let Some(grant) = role_grant::lower(scope, spec, &mut granted) {
                     model.role_grants.push(grant);
@@ -92,6 +107,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     }
     conflict::refuse_shadowed_rules(&model, &policies, &mut findings);
     header_policy::refuse_conflicts(&model, &header_policies, &mut findings);
+    protection_policy::refuse_excess(&model, &protection_policies, &mut findings);
     if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
         Scope::new(first, &mut findings).refuse(
             Place::START,
@@ -117,6 +133,9 @@ pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
             }
             Spec::HeaderPolicy(spec) => {
                 header_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::ProtectionPolicy(spec) => {
+                protection_policy::lower(scope, spec, &named_by(&spec.target.value));
             }
             Spec::RoleGrant(spec) => {
                 role_grant::lower(scope, spec, &mut granted);
@@ -173,6 +192,7 @@ fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
     let limits = [
         (Kind::AccessPolicy, MAX_POLICIES),
         (Kind::HeaderPolicy, MAX_HEADER_POLICIES),
+        (Kind::ProtectionPolicy, MAX_PROTECTION_POLICIES),
         (Kind::RoleGrant, MAX_ROLE_GRANTS),
         (Kind::Workload, MAX_WORKLOADS),
     ];
@@ -220,21 +240,21 @@ fn selected_rules(model: &PolicyModel) -> usize {
     let all: usize = model.workloads.iter().map(places).sum();
     let by_name: HashMap<&str, usize> =
         model.workloads.iter().map(|workload| (workload.name.as_str(), places(workload))).collect();
-    let in_target = |policy: &AccessPolicyModel| match &policy.target {
+    let in_target = |target: &Target| match target {
         Target::Everything => all,
         Target::Workloads(names) => names.iter().filter_map(|name| by_name.get(name.as_str())).sum(),
         Target::Classes(_) => {
-            model.workloads.iter().filter(|workload| policy.target.selects(workload)).map(places).sum()
+            model.workloads.iter().filter(|workload| target.selects(workload)).map(places).sum()
         }
     };
     let entries = |policy: &AccessPolicyModel| -> usize {
         policy.rules.iter().map(|rule| rule.from.iter().filter(|from| is_exact(from)).count().max(1)).sum()
     };
-    model
-        .policies
-        .iter()
-        .map(|policy| in_target(policy).saturating_mul(entries(policy)))
-        .fold(0, usize::saturating_add)
+    let access =
+        model.policies.iter().map(|policy| in_target(&policy.target).saturating_mul(entries(policy)));
+    // These are not kept by port: each workload refers to those that select it.
+    let protection = model.protection_policies.iter().map(|policy| in_target(&policy.target));
+    access.chain(protection).fold(0, usize::saturating_add)
 }
 
 fn is_exact(source: &SourceMatch) -> bool {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::model::{
     AccessPolicyModel, MtlsMode, PolicyAction, PolicyMode, PolicyModel, ProtectionLevel, WorkloadModel,
 };
+use crate::protection::{ProtectionPolicyModel, answers};
 
 /// A port of a workload with what it lacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +36,11 @@ pub enum Gap {
     Plaintext,
     /// Messages without a signature are taken.
     Unsigned,
+    /// Messages without a signature are taken at some routes.
+    UnsignedRoutes {
+        /// The rules of protection policies that say so.
+        rules: Vec<String>,
+    },
 }
 
 impl fmt::Display for Gap {
@@ -44,6 +50,9 @@ impl fmt::Display for Gap {
             Self::ObserveOnly { policies } => write!(f, "only observed by {}", policies.join(", ")),
             Self::Plaintext => f.write_str("takes plaintext"),
             Self::Unsigned => f.write_str("takes unsigned messages"),
+            Self::UnsignedRoutes { rules } => {
+                write!(f, "takes unsigned messages by {}", rules.join(", "))
+            }
         }
     }
 }
@@ -94,8 +103,28 @@ fn gaps(
     if model.mtls_of(workload) == MtlsMode::Permissive {
         gaps.push(Gap::Plaintext);
     }
-    if workload.protection.level == ProtectionLevel::Public {
-        gaps.push(Gap::Unsigned);
-    }
+    gaps.extend(unsigned(model, workload, port));
     gaps
+}
+
+/// What takes unsigned messages at a port: everything, or single routes.
+fn unsigned(model: &PolicyModel, workload: &WorkloadModel, port: Option<u16>) -> Option<Gap> {
+    let about = |policy: &&ProtectionPolicyModel| {
+        policy.target.selects(workload) && port.is_none_or(|port| policy.selects_port(port))
+    };
+    let selecting: Vec<&ProtectionPolicyModel> = model.protection_policies.iter().filter(about).collect();
+    let mut level: Option<ProtectionLevel> = None;
+    answers(workload, selecting.iter().copied(), None, |asked| {
+        level = level.max(Some(asked.protection.level));
+    });
+    if level == Some(ProtectionLevel::Public) {
+        return Some(Gap::Unsigned);
+    }
+    let rules: Vec<String> = selecting
+        .iter()
+        .flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)))
+        .filter(|(_, rule)| rule.change.level == Some(ProtectionLevel::Public))
+        .map(|(policy, rule)| format!("{}/{}", policy.name, rule.name))
+        .collect();
+    (!rules.is_empty()).then_some(Gap::UnsignedRoutes { rules })
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::compile::value;
 use crate::decide::{Facts, Layer, Permit, decide};
 use crate::index::{Asked, Entry, IndexedPolicy, IndexedRule, PolicyIndex, from_there, in_time};
-use crate::model::{Caller, MtlsMode, Operation, PolicyAction, PolicyMode, Protocol};
+use crate::model::{Caller, MtlsMode, Operation, PolicyAction, PolicyMode, Protection, Protocol};
 use crate::refusal::Refusal;
 use crate::target::check_path;
 
@@ -35,6 +36,8 @@ pub struct Explanation {
     pub protocol: Protocol,
     /// Whether only HTTP passes at this port.
     pub layer7: bool,
+    /// How the message has to be protected, where the destination is declared.
+    pub protection: Option<ProtectionReport>,
     /// What was decided.
     pub decision: Decision,
     /// What decided before any rule was asked, in words.
@@ -43,6 +46,48 @@ pub struct Explanation {
     pub roles: Vec<String>,
     /// The rules of all policies that select the destination workload.
     pub rules: Vec<RuleReport>,
+}
+
+/// How a message has to be protected, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProtectionReport {
+    /// What is asked of it.
+    #[serde(flatten)]
+    pub protection: Protection,
+    /// The rules and defaults of protection policies that ask for it together; empty for the settings of the workload.
+    pub by: Vec<String>,
+}
+
+impl ProtectionReport {
+    fn of(index: &PolicyIndex, entry: &Entry, facts: &Facts<'_>) -> Self {
+        let request = match facts.layer {
+            Layer::Http { method, path, .. } => Some((method, path)),
+            Layer::Opaque => None,
+        };
+        let mut by = Vec::new();
+        entry.protection_answers(facts.port, request, |answer| {
+            by.extend(answer.by.map(|(policy, rule)| match rule {
+                Some(rule) => format!("{}/{}", policy.name, rule.name),
+                None => format!("{}/default", policy.name),
+            }));
+        });
+        Self { protection: index.protection(facts.destination, facts.port, request), by }
+    }
+}
+
+impl fmt::Display for ProtectionReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(word_of(value::LEVELS, self.protection.level))?;
+        if self.by.is_empty() {
+            return f.write_str(", as the workload's settings say");
+        }
+        write!(f, ", as {} say", self.by.join(", "))
+    }
+}
+
+fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|(_, known)| *known == value).map_or("", |(word, _)| word)
 }
 
 /// The outcome.
@@ -119,6 +164,7 @@ pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
         mtls: index.mtls(facts.destination),
         protocol: index.protocol(facts.destination, facts.port),
         layer7: index.is_l7(facts.destination, facts.port),
+        protection: entry.map(|entry| ProtectionReport::of(index, entry, facts)),
         note: note(index, facts, entry, decided.as_ref().err().copied()),
         decision: Decision::of(&decided, &rules),
         roles: held.map(|grant| grant.role.clone()).collect(),
@@ -181,6 +227,9 @@ impl fmt::Display for Explanation {
         writeln!(f, "{}", self.summary())?;
         if let Some(note) = &self.note {
             writeln!(f, "  {note}")?;
+        }
+        if let Some(protection) = &self.protection {
+            writeln!(f, "  protection: {protection}")?;
         }
         if !self.roles.is_empty() {
             writeln!(f, "  the source holds the roles {}", self.roles.join(", "))?;

@@ -6,7 +6,7 @@
 //! policies: the answer is the same, and input cannot grow the index.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::model::{
     PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst, Transport,
     WorkloadModel,
 };
+use crate::protection::{Answer, ProtectionPolicyModel, answers};
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
 
@@ -70,6 +71,7 @@ pub(crate) struct Entry {
     /// Whether any rule, of whatever mode, asks for header fields.
     asks_for_headers: bool,
     header_policies: Vec<Arc<HeaderPolicyModel>>,
+    protection_policies: Vec<Arc<ProtectionPolicyModel>>,
     ports: HashMap<u16, PortRules>,
 }
 
@@ -153,6 +155,8 @@ impl PolicyIndex {
         }
         let header_policies: Vec<Arc<HeaderPolicyModel>> =
             model.header_policies.iter().cloned().map(Arc::new).collect();
+        let protection_policies: Vec<Arc<ProtectionPolicyModel>> =
+            model.protection_policies.iter().cloned().map(Arc::new).collect();
         for workload in &model.workloads {
             for name in &workload.names {
                 ready.names.entry(name.to_ascii_lowercase()).or_default().push(workload.id.clone());
@@ -168,7 +172,13 @@ impl PolicyIndex {
                         target_port: place.target_port,
                     });
             }
-            let entry = Entry::new(workload, model.mtls_of(workload), &policies, &header_policies);
+            let entry = Entry::new(
+                workload,
+                model.mtls_of(workload),
+                &policies,
+                &header_policies,
+                &protection_policies,
+            );
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
         }
         Self { rules: Some(Box::new(ready)) }
@@ -194,14 +204,30 @@ impl PolicyIndex {
         self.entry(workload).map_or(MtlsMode::Strict, |entry| entry.mtls)
     }
 
-    /// How messages to a workload are protected; signed for one that is not declared.
-    pub fn protection(&self, workload: &SpiffeId) -> Protection {
-        self.entry(workload).map_or_else(Protection::default, |entry| entry.model.protection)
+    /// How messages to a port of a workload, and their answers, are protected; signed for one that is not declared.
+    /// `request` is its method and raw path; `None` for bytes that are not HTTP.
+    pub fn protection(&self, workload: &SpiffeId, port: u16, request: Option<(&str, &str)>) -> Protection {
+        let Some(entry) = self.entry(workload) else { return Protection::default() };
+        let mut strictest: Option<Protection> = None;
+        entry.protection_answers(port, request, |answer| {
+            strictest =
+                Some(strictest.map_or(answer.protection, |so_far| so_far.strictest(answer.protection)));
+        });
+        strictest.unwrap_or(entry.model.protection)
     }
 
-    /// The header fields that are sealed in messages of level `private` to and from a workload.
-    pub fn sealed_headers(&self, workload: &SpiffeId) -> &[String] {
-        self.entry(workload).map_or(&[], |entry| &entry.model.sealed_headers)
+    /// The header fields that are sealed in messages of level `private` like this one, and in their answers.
+    pub fn sealed_headers(
+        &self,
+        workload: &SpiffeId,
+        port: u16,
+        request: Option<(&str, &str)>,
+    ) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        if let Some(entry) = self.entry(workload) {
+            entry.protection_answers(port, request, |answer| names.extend(answer.sealed_headers));
+        }
+        names.into_iter().cloned().collect()
     }
 
     /// The declared protocol of a port; `auto` when nothing was declared.
@@ -216,7 +242,7 @@ impl PolicyIndex {
         self.workload(destination)?.port(port)?.speaks_first
     }
 
-    /// Whether only HTTP passes at this port: declared as HTTP, or decided on by method or path.
+    /// Whether only HTTP passes at this port: declared as HTTP, or decided on or protected by method or path.
     pub fn is_l7(&self, destination: &SpiffeId, port: u16) -> bool {
         self.entry(destination).is_some_and(|entry| entry.port_facts(port).l7)
     }
@@ -336,6 +362,7 @@ impl Entry {
         mtls: MtlsMode,
         policies: &[Arc<IndexedPolicy>],
         header_policies: &[Arc<HeaderPolicyModel>],
+        protection_policies: &[Arc<ProtectionPolicyModel>],
     ) -> Self {
         let policies: Vec<Arc<IndexedPolicy>> =
             policies.iter().filter(|policy| policy.model.target.selects(workload)).cloned().collect();
@@ -346,6 +373,11 @@ impl Entry {
             has_observers: policies.iter().any(|policy| policy.model.mode == PolicyMode::Observe),
             asks_for_headers: operations.into_iter().any(|operation| !operation.headers.is_empty()),
             header_policies: header_policies
+                .iter()
+                .filter(|policy| policy.target.selects(workload))
+                .cloned()
+                .collect(),
+            protection_policies: protection_policies
                 .iter()
                 .filter(|policy| policy.target.selects(workload))
                 .cloned()
@@ -378,11 +410,27 @@ impl Entry {
             .policies
             .iter()
             .filter(|policy| policy.model.mode == PolicyMode::Enforce && policy.model.selects_port(port));
+        // Bytes that are not HTTP must be no way round what is asked of a route.
+        let routed = || {
+            let mut policies = self.protection_policies.iter();
+            policies.any(|policy| policy.selects_port(port) && !policy.rules.is_empty())
+        };
         PortFacts {
-            l7: declared || ruled(),
+            l7: declared || ruled() || routed(),
             selected: selecting.clone().next().is_some(),
             denies: selecting.any(|policy| policy.model.action == PolicyAction::Deny),
         }
+    }
+
+    /// What is asked of a message's protection, by everything that has something to say about it.
+    pub(crate) fn protection_answers<'a>(
+        &'a self,
+        port: u16,
+        request: Option<(&str, &str)>,
+        take: impl FnMut(Answer<'a>),
+    ) {
+        let policies = self.protection_policies.iter().map(Arc::as_ref);
+        answers(&self.model, policies.filter(|policy| policy.selects_port(port)), request, take);
     }
 
     pub(crate) fn port_facts(&self, port: u16) -> PortFacts {

@@ -30,20 +30,22 @@ mod index;
 mod manifest;
 mod model;
 mod pattern;
+mod protection;
 mod refusal;
+mod route;
 mod schema;
 mod target;
 
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
-    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_POLICIES, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY,
-    MAX_SELECTED_RULES, MAX_WORKLOADS, check_values, compile, unix_seconds,
+    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_ROLE_GRANTS,
+    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS, check_values, compile, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
 pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
-pub use explain::{Decision, Explanation, RuleReport, explain};
+pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, explain};
 pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};
 pub use index::{Egress, PolicyIndex};
 pub use manifest::{
@@ -56,6 +58,8 @@ pub use model::{
     SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
+pub use protection::{ProtectionChange, ProtectionPolicyModel, ProtectionRuleModel};
 pub use refusal::{Blame, Refusal};
+pub use route::Route;
 pub use schema::json_schema;
 pub use target::{RequestTarget, check_target};

@@ -18,7 +18,8 @@ use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
     IdentityHeadersSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec, OperationSpec, PortSpec,
-    ProtectionSpec, RoleGrantSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
+    ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleGrantSpec, RouteSpec, RuleSpec, SourceSpec,
+    Spec, TargetSpec, WindowSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 
@@ -51,6 +52,8 @@ pub enum Kind {
     HeaderPolicy,
     /// The defaults of the mesh.
     Mesh,
+    /// How messages of single routes are protected.
+    ProtectionPolicy,
     /// Who holds a role, and until when.
     RoleGrant,
     /// One workload.
@@ -59,8 +62,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] =
-        [Self::AccessPolicy, Self::HeaderPolicy, Self::Mesh, Self::RoleGrant, Self::Workload];
+    pub const ALL: [Self; 6] = [
+        Self::AccessPolicy,
+        Self::HeaderPolicy,
+        Self::Mesh,
+        Self::ProtectionPolicy,
+        Self::RoleGrant,
+        Self::Workload,
+    ];
 
     /// The name in manifests.
     pub fn as_str(self) -> &'static str {
@@ -68,6 +77,7 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
+            Self::ProtectionPolicy => "ProtectionPolicy",
             Self::RoleGrant => "RoleGrant",
             Self::Workload => "Workload",
         }
@@ -82,7 +92,7 @@ impl fmt::Display for Kind {
 
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the kind is none of AccessPolicy, HeaderPolicy, Mesh, RoleGrant, Workload")]
+#[error("the kind is none of AccessPolicy, HeaderPolicy, Mesh, ProtectionPolicy, RoleGrant, Workload")]
 pub struct UnknownKind;
 
 impl FromStr for Kind {
@@ -112,6 +122,7 @@ impl Manifest {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
             Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
+            Spec::ProtectionPolicy(_) => Kind::ProtectionPolicy,
             Spec::RoleGrant(_) => Kind::RoleGrant,
             Spec::Workload(_) => Kind::Workload,
         }

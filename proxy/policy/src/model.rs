@@ -15,6 +15,8 @@ use signet_identity::{Class, SpiffeId, TrustDomain};
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
 use crate::header_policy::FieldPattern;
 use crate::pattern::{IdentityPattern, PathPattern};
+use crate::protection::ProtectionPolicyModel;
+use crate::route::{matches_method, matches_path};
 
 /// Everything the mesh's manifests say, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,9 @@ pub struct PolicyModel {
     /// Who holds which role until when.
     #[serde(default)]
     pub role_grants: Vec<RoleGrantModel>,
+    /// How messages of single routes are protected, in the order declared.
+    #[serde(default)]
+    pub protection_policies: Vec<ProtectionPolicyModel>,
 }
 
 impl PolicyModel {
@@ -65,6 +70,7 @@ impl PolicyModel {
             policies: Vec::new(),
             header_policies: Vec::new(),
             role_grants: Vec::new(),
+            protection_policies: Vec::new(),
         }
     }
 
@@ -584,23 +590,14 @@ impl Operation {
         covers(&self.ports, port)
     }
 
-    /// Whether the method matches. Methods are case-sensitive (RFC 9110 section 9.1), but some servers do not know: what
-    /// is denied is denied in every letter case.
+    /// Whether the method matches. What is denied is denied in every letter case.
     pub fn matches_method(&self, method: &str, action: PolicyAction) -> bool {
-        self.methods.is_empty()
-            || self.methods.iter().any(|listed| match action {
-                PolicyAction::Allow => listed == method,
-                PolicyAction::Deny => listed.eq_ignore_ascii_case(method),
-            })
+        matches_method(&self.methods, method, action)
     }
 
     /// Whether the raw path matches. What is denied is denied however it is spelt.
     pub fn matches_path(&self, path: &str, action: PolicyAction) -> bool {
-        self.paths.is_empty()
-            || self.paths.iter().any(|pattern| match action {
-                PolicyAction::Allow => pattern.matches(path),
-                PolicyAction::Deny => pattern.matches_any_spelling(path),
-            })
+        matches_path(&self.paths, path, action)
     }
 
     /// Whether the header fields are as asked for. Where nobody kept them, an allow does not match and a deny does.

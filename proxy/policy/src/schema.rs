@@ -44,6 +44,7 @@ fn spec(kind: Kind) -> Value {
         Kind::AccessPolicy => access_policy_spec(),
         Kind::HeaderPolicy => header_policy_spec(),
         Kind::Mesh => mesh_spec(),
+        Kind::ProtectionPolicy => protection_policy_spec(),
         Kind::RoleGrant => role_grant_spec(),
         Kind::Workload => workload_spec(),
     }
@@ -199,6 +200,29 @@ fn header_policy_spec() -> Value {
     )
 }
 
+fn protection_policy_spec() -> Value {
+    let route = fields(
+        &[],
+        [
+            ("methods", list(text("A method, in capitals."))),
+            ("paths", list(text("A path; `*` is one segment, a final `/**` the rest."))),
+        ],
+    );
+    let mut rule = protection();
+    if let Some(properties) = rule.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.remove("recordHash");
+        properties.insert("name".to_owned(), name(""));
+        properties.insert("to".to_owned(), list(route));
+    }
+    if let Some(rule) = rule.as_object_mut() {
+        rule.insert("required".to_owned(), json!(["to"]));
+    }
+    fields(
+        &["target"],
+        [("target", target()), ("ports", list(port())), ("default", protection()), ("rules", list(rule))],
+    )
+}
+
 fn role_grant_spec() -> Value {
     fields(
         &["identity", "role", "notAfter"],
@@ -313,7 +337,8 @@ mod tests {
 
     use super::*;
     use crate::manifest::{
-        AccessPolicySpec, HeaderPolicySpec, MeshSpec, RoleGrantSpec, WorkloadSpec, read_document,
+        AccessPolicySpec, HeaderPolicySpec, MeshSpec, ProtectionPolicySpec, RoleGrantSpec, WorkloadSpec,
+        read_document,
     };
 
     /// What the reader says of an object with a field that nobody knows, and of an empty one.
@@ -381,6 +406,12 @@ mod tests {
         check::<HeaderPolicySpec>(Kind::HeaderPolicy, "HERE", "");
         let entry = "{target: {}, identityHeaders: [HERE]}";
         check::<HeaderPolicySpec>(Kind::HeaderPolicy, entry, "/properties/identityHeaders/items");
+        check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, "HERE", "");
+        let default = "{target: {}, default: HERE}";
+        check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, default, "/properties/default");
+        check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, "{target: {}, rules: [HERE]}", rules);
+        let route = "{target: {}, rules: [{to: [HERE]}]}";
+        check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, route, &under("to/items"));
         check::<RoleGrantSpec>(Kind::RoleGrant, "HERE", "");
     }
 }

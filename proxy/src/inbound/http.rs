@@ -9,7 +9,7 @@ use std::task::Poll;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
-use signet_policy::{Blame, Origin as Whence, Permit, Refusal};
+use signet_policy::{Blame, Origin as Whence, Permit, ProtectionLevel, Refusal};
 use signet_signature::Form;
 use signet_signature::seal::MessageKeys;
 use tracing::Instrument;
@@ -135,10 +135,7 @@ impl Callee {
         let (parts, body) = request.into_parts();
         let mut received = self.as_claimed(&parts);
         let outcome = match self.worker.limits.enter(self.channel.peer.id()) {
-            Ok(_slot) => {
-                checkpoint::answer(&self.worker, &self.channel, &mut received, parts, body, &self.reached.own)
-                    .await
-            }
+            Ok(_slot) => checkpoint::answer(&self.worker, &self.channel, &mut received, parts, body).await,
             Err(refusal) => Err(refusal),
         };
         let refusal = match outcome {
@@ -172,14 +169,17 @@ impl Callee {
         let content = content.with_headers(&snapshot.index, &self.reached.own, &parts.headers);
         let grant = trail.grant.insert(self.grant(content)).clone();
 
-        let own = &self.reached.own;
-        let mut protection = snapshot.index.protection(own);
+        let mut protection = grant.protection(&snapshot.index);
         let is_handshake = received.headers.contains_key(&MESH_UPGRADE);
         if is_handshake {
             // Its connection goes on as something else: nothing would come to cover it, and nothing may come too early.
             protection = sign::at_once(protection);
         }
-        let terms = Terms { own, protection };
+        let sealed_headers = match protection.level {
+            ProtectionLevel::Private => grant.sealed_headers(&snapshot.index),
+            ProtectionLevel::Protected | ProtectionLevel::Public => Vec::new(),
+        };
+        let terms = Terms { protection, sealed_headers: &sealed_headers };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now. A sealed field that a rule asks for is not seen yet.
         if !seal::claims_seal(&parts.headers) {
@@ -305,8 +305,9 @@ impl Callee {
         let whole_max = sign::whole_max(form, keys.is_some());
         let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
-        let payload =
-            self.bind(&mut parts.headers, payload, form, keys).map_err(|_| Refusal::UpstreamUnreachable)?;
+        let payload = self
+            .bind(&mut parts.headers, payload, form, keys, &grant)
+            .map_err(|_| Refusal::UpstreamUnreachable)?;
         let response = sign::response(&self.worker, &self.channel, received, parts, payload).await;
         let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;
         let signed = received.form.is_some();
@@ -320,12 +321,13 @@ impl Callee {
         payload: Payload,
         form: Option<Form>,
         keys: Option<Box<MessageKeys>>,
+        grant: &Grant,
     ) -> Result<Payload, Refusal> {
         sign::prepare(headers, &payload, form)?;
         let payload = match keys {
             Some(keys) => {
                 let snapshot = self.worker.shared.snapshot();
-                let names = seal::names(snapshot.index.sealed_headers(&self.reached.own));
+                let names = seal::names(&grant.sealed_headers(&snapshot.index));
                 seal::response(*keys, &names, headers, payload)?
             }
             None => payload,
@@ -340,9 +342,10 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
+        // A message without a signature or a seal, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
         // that is on its way.
-        let of_policy = matches!(refusal, Refusal::SignatureMissing | Refusal::SignatureMode);
+        let of_policy =
+            matches!(refusal, Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode);
         if refusal.blame() == Blame::Caller && !of_policy {
             self.worker.limits.failed(self.channel.peer.id());
         }

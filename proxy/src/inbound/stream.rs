@@ -67,7 +67,7 @@ async fn open(
     reached: &Reached,
     grant: &Grant,
 ) -> Result<(Records, TcpStream, bool, Permit), Refusal> {
-    let protection = worker.shared.snapshot().index.protection(&reached.own);
+    let protection = grant.protection(&worker.shared.snapshot().index);
     let destination =
         Destination { workload: reached.own.as_str(), port: reached.address.port(), protection };
     let opened = records::accept(worker, stream, Bytes::new(), channel, destination).await?;

@@ -70,7 +70,7 @@ pub(super) async fn exchange(
     let (app, first) = connection.switched().await.ok_or(Refusal::UpstreamUnreachable)?;
     let unbound = |_| Refusal::UpstreamUnreachable;
     let payload = callee
-        .bind(&mut parts.headers, Payload::Whole(Bytes::new()), received.form, keys)
+        .bind(&mut parts.headers, Payload::Whole(Bytes::new()), received.form, keys, &grant)
         .map_err(unbound)?;
     parts.headers.insert(MESH_UPGRADE, WEBSOCKET);
     let response = sign::response(worker, &callee.channel, received, parts, payload).await;
@@ -85,7 +85,8 @@ pub(super) async fn exchange(
 pub(super) async fn carry(callee: &Callee, mesh: MeshStream, read: Bytes) {
     let Some(Switched { app, first, grant }) = callee.switched.take() else { return };
     let (worker, channel, own) = (&callee.worker, &callee.channel, &callee.reached.own);
-    let protection = worker.shared.snapshot().index.protection(own);
+    // As its handshake: it is the same route.
+    let protection = grant.protection(&worker.shared.snapshot().index);
     let reached = Destination { workload: own.as_str(), port: callee.reached.address.port(), protection };
     let opened = match records::accept(worker, mesh, read, channel, reached).await {
         Ok(opened) => opened.answer().await,

@@ -1,6 +1,7 @@
 //! HTTP requests to another workload, one by one.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -124,7 +125,7 @@ impl Caller {
             Content::Http { authority, .. } => authority.clone(),
             Content::Opaque => String::new(),
         };
-        let (protection, sealing) = self.protection(&parts.headers)?;
+        let (protection, sealing) = self.protection(&parts.headers, grant)?;
         let form = sign::form(protection);
         let whole_max = sign::whole_max(form, sealing.is_some());
         let mut payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::MalformedMessage)?;
@@ -202,10 +203,15 @@ impl Caller {
     pub(super) fn protection(
         &self,
         headers: &HeaderMap,
+        grant: &Grant,
     ) -> Result<(Protection, Option<Box<Sealing>>), Refusal> {
         let snapshot = self.worker.shared.snapshot();
         let identities = &self.destination.identities;
-        let mut protection = sign::strictest(identities.iter().map(|id| snapshot.index.protection(id)));
+        let of = |id: &SpiffeId| Grant { destination: id.clone(), ..grant.clone() };
+        let mut protection = grant.protection(&snapshot.index);
+        for other in identities.iter().filter(|id| **id != grant.destination) {
+            protection = protection.strictest(of(other).protection(&snapshot.index));
+        }
         if let Some(wish) = headers.get(MESH_PROTECTION) {
             protection.level = protection.level.max(wished(wish)?);
         }
@@ -215,7 +221,9 @@ impl Caller {
         let entry = snapshot.lookup(self.destination.address).map(|(entry, _)| entry);
         let keys = entry.map(|entry| &*entry.sealing_keys).unwrap_or_default();
         let recipients = identities.iter().flat_map(|id| keys.iter().map(|key| (id.clone(), *key)));
-        let fields = seal::names(snapshot.index.sealed_headers(&self.destination.id));
+        let listed: BTreeSet<String> =
+            identities.iter().flat_map(|id| of(id).sealed_headers(&snapshot.index)).collect();
+        let fields = seal::names(listed.iter());
         Ok((protection, Some(Box::new(Sealing { recipients: recipients.collect(), fields }))))
     }
 
@@ -261,7 +269,7 @@ impl Caller {
             return Err(Refusal::ResponseUnverified);
         }
         let snapshot = self.worker.shared.snapshots.load_full();
-        let verification = snapshot.index.protection(channel.peer.id()).verify;
+        let verification = grant.protection(&snapshot.index).verify;
         let verified = verify::response(&self.worker, channel, &snapshot, sent, parts, body, verification);
         let (verified, owed) = verified.await?;
         if let Some(owed) = owed {

@@ -169,7 +169,7 @@ async fn begin(
 async fn open(worker: &Worker, destination: &Destination, auto: bool) -> Result<Stream, Refusal> {
     let (mesh, channel) =
         tls::dial(worker, destination.address, &destination.identities, Alpn::Records).await?;
-    let protection = worker.shared.snapshot().index.protection(channel.peer.id());
+    let protection = worker.shared.snapshot().index.protection(channel.peer.id(), destination.port, None);
     let to =
         records::Destination { workload: channel.peer.id().as_str(), port: destination.port, protection };
     let records = records::open(worker, mesh, Bytes::new(), &channel, to, auto).await?;

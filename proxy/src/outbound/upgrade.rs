@@ -39,7 +39,7 @@ pub(super) async fn exchange(
     request_id: &str,
 ) -> Result<Response<Body>, Refusal> {
     let worker = &caller.worker;
-    let (protection, sealing) = caller.protection(&parts.headers)?;
+    let (protection, sealing) = caller.protection(&parts.headers, &grant)?;
     // Nothing would come to cover a code: the connection goes on as something else.
     let form = sign::form(sign::at_once(protection));
     let whole_max = sign::whole_max(form, sealing.is_some());
@@ -90,7 +90,7 @@ pub(super) async fn exchange(
     let to = records::Destination {
         workload: peer.as_str(),
         port: caller.destination.port,
-        protection: snapshot.index.protection(peer),
+        protection: grant.protection(&snapshot.index),
     };
     let records = records::open(worker, mesh, read, &channel, to, false).await?;
     caller.switched.replace(Some(Switched { records, grant }));

@@ -6,6 +6,7 @@
 
 mod access;
 mod header;
+mod protection;
 
 use ipnet::IpNet;
 use prost::Message;
@@ -35,7 +36,11 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             .policies
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
-    if is_new { 2 } else { 1 }
+    match model.protection_policies.is_empty() {
+        false => 3,
+        true if is_new => 2,
+        true => 1,
+    }
 }
 
 /// The policy in a section's payload.
@@ -68,6 +73,7 @@ impl TryFrom<wire::Policy> for PolicyModel {
             policies: each(policy.policies, access::policy_from)?,
             header_policies: each(policy.header_policies, header::policy_from)?,
             role_grants: each(policy.role_grants, grant_from)?,
+            protection_policies: each(policy.protection_policies, protection::policy_from)?,
         })
     }
 }
@@ -91,6 +97,7 @@ impl From<&PolicyModel> for wire::Policy {
             policies: model.policies.iter().map(access::policy_to).collect(),
             header_policies: model.header_policies.iter().map(header::policy_to).collect(),
             role_grants: model.role_grants.iter().map(grant_to).collect(),
+            protection_policies: model.protection_policies.iter().map(protection::policy_to).collect(),
         }
     }
 }

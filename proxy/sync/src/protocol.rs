@@ -3,7 +3,8 @@
 /// The protocol number of this version: the highest it speaks, and the highest `Section.minimum_reader` it applies.
 ///
 /// 2 added to policy what a reader of 1 would pass over: rules that deny, conditions, roles, header policies.
-pub const PROTOCOL: u32 = 2;
+/// 3 added protection by route.
+pub const PROTOCOL: u32 = 3;
 
 /// The lowest protocol number this version still speaks: N and N−1 interoperate.
 pub const MIN_PROTOCOL: u32 = 1;

@@ -26,6 +26,11 @@ pub(super) const LEVELS: [&str; 2] = [PROTECTED, PUBLIC];
 
 /// A server at [`HTTP`] that `client` and the hand-made `caller` and `other` may call.
 pub(super) fn site(of_the_mesh: &[&str], protection: &str) -> Result<Site, Failure> {
+    site_with(of_the_mesh, protection, String::new())
+}
+
+/// The same with more manifests.
+pub(super) fn site_with(of_the_mesh: &[&str], protection: &str, more: String) -> Result<Site, Failure> {
     Site::new(&[
         mesh(of_the_mesh),
         server(protection),
@@ -33,6 +38,7 @@ pub(super) fn site(of_the_mesh: &[&str], protection: &str) -> Result<Site, Failu
         workload("caller", &[]),
         workload("other", &[]),
         policy("open", "server", &[&allow("client", ""), &allow("caller", ""), &allow("other", "")]),
+        more,
     ])
 }
 
@@ -53,7 +59,10 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(of_the_mesh: &[&str], protection: &str) -> Result<Self, Failure> {
-        let site = site(of_the_mesh, protection)?;
+        Self::of(site(of_the_mesh, protection)?)
+    }
+
+    pub(super) fn of(site: Site) -> Result<Self, Failure> {
         let (server, client) = (site.container("server")?, site.container("client")?);
         let app = Recorder::http(&server, HTTP)?;
         let [receiver, sender] = site.sidecars([(&server, "server"), (&client, "client")])?;
@@ -84,7 +93,10 @@ pub(super) struct Front {
 
 impl Front {
     pub(super) fn new(of_the_mesh: &[&str], protection: &str) -> Result<Self, Failure> {
-        let site = site(of_the_mesh, protection)?;
+        Self::of(site(of_the_mesh, protection)?)
+    }
+
+    pub(super) fn of(site: Site) -> Result<Self, Failure> {
         let (server, stranger) = (site.container("server")?, site.container("stranger")?);
         let app = Recorder::http(&server, HTTP)?;
         let [receiver] = site.sidecars([(&server, "server")])?;

@@ -195,13 +195,8 @@ fn operation(
         scope.refuse(Place::of(spec), message, "leave out `to` if that is meant");
         return None;
     }
-    let methods = value::entries(scope, methods.as_ref(), "methods", "for all methods");
-    let methods: Vec<String> = methods.iter().filter_map(|text| method(scope, text)).collect();
-    let paths = value::entries(scope, paths.as_ref(), "paths", "for all paths");
-    let paths = paths
-        .iter()
-        .filter_map(|text| pattern(scope, text, "path pattern", PathPattern::parse(&text.value)))
-        .collect();
+    let methods = self::methods(scope, methods.as_ref());
+    let paths = self::paths(scope, paths.as_ref());
     let ports = ports(scope, port_list.as_ref());
     if let Some(stray) = ports.iter().find(|port| !policy_ports.is_empty() && !policy_ports.contains(port)) {
         let message = format!("the policy does not select port {stray}");
@@ -214,6 +209,17 @@ fn operation(
     let headers = value::entries(scope, headers.as_ref(), "headers", "for any header fields");
     let headers = headers.iter().filter_map(|entry| condition::header(scope, entry)).collect();
     Some(Operation { methods, paths, ports, headers })
+}
+
+pub(super) fn methods(scope: &mut Scope<'_>, list: Option<&List<String>>) -> Vec<String> {
+    let entries = value::entries(scope, list, "methods", "for all methods");
+    entries.iter().filter_map(|text| method(scope, text)).collect()
+}
+
+pub(super) fn paths(scope: &mut Scope<'_>, list: Option<&List<String>>) -> Vec<PathPattern> {
+    let entries = value::entries(scope, list, "paths", "for all paths");
+    let read = |text: &Spanned<String>| PathPattern::parse(&text.value);
+    entries.iter().filter_map(|text| pattern(scope, text, "path pattern", read(text))).collect()
 }
 
 fn method(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<String> {
@@ -267,10 +273,19 @@ pub(super) fn refuse_contradictions(
             refuse_l7_without_http(scope, operation, policy, &targeted);
         }
     }
+    refuse_unknown_ports(scope, lists.into_iter(), &targeted);
+}
+
+/// Refuses ports that none of the targeted workloads has, where all of them are known.
+pub(super) fn refuse_unknown_ports<'a>(
+    scope: &mut Scope<'_>,
+    lists: impl Iterator<Item = &'a List<u32>>,
+    targeted: &[&WorkloadModel],
+) {
     let ports_are_known = !targeted.is_empty() && targeted.iter().all(|workload| !workload.ports.is_empty());
     let known: HashSet<u32> =
         targeted.iter().flat_map(|workload| &workload.ports).map(|declared| declared.port.into()).collect();
-    for entry in lists.into_iter().flat_map(|list| &list.0.value) {
+    for entry in lists.flat_map(|list| &list.0.value) {
         if ports_are_known && !known.contains(&entry.value) {
             let message = format!("no targeted workload has port {}", entry.value);
             scope.refuse(

@@ -114,19 +114,35 @@ pub(super) fn mtls_mode(scope: &mut Scope<'_>, spec: &MtlsSpec) -> Option<MtlsMo
 /// What is given, on top of `inherited`.
 pub(super) fn protection(scope: &mut Scope<'_>, spec: &ProtectionSpec, inherited: Protection) -> Protection {
     let mut read = inherited;
-    if let Some(level) = &spec.level {
-        read.level = word(scope, level, "protection level", LEVELS).unwrap_or(inherited.level);
+    if let Some(text) = &spec.level {
+        read.level = level(scope, text).unwrap_or(inherited.level);
     }
-    if let Some(mode) = &spec.mode {
-        read.mode = word(scope, mode, "signature mode", SIGNATURE_MODES).unwrap_or(inherited.mode);
+    if let Some(text) = &spec.mode {
+        read.mode = signature_mode(scope, text).unwrap_or(inherited.mode);
     }
-    if let Some(hash) = &spec.record_hash {
-        read.record_hash = word(scope, hash, "record hash", RECORD_HASHES).unwrap_or(inherited.record_hash);
+    if let Some(text) = &spec.record_hash {
+        read.record_hash = record_hash(scope, text).unwrap_or(inherited.record_hash);
     }
-    if let Some(verify) = &spec.verify {
-        read.verify = word(scope, verify, "verification", VERIFICATIONS).unwrap_or(inherited.verify);
+    if let Some(text) = &spec.verify {
+        read.verify = verification(scope, text).unwrap_or(inherited.verify);
     }
     read
+}
+
+pub(super) fn level(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<ProtectionLevel> {
+    word(scope, text, "protection level", LEVELS)
+}
+
+pub(super) fn signature_mode(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<SignatureMode> {
+    word(scope, text, "signature mode", SIGNATURE_MODES)
+}
+
+pub(super) fn record_hash(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<RecordHash> {
+    word(scope, text, "record hash", RECORD_HASHES)
+}
+
+pub(super) fn verification(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<Verification> {
+    word(scope, text, "verification", VERIFICATIONS)
 }
 
 /// The header fields that are sealed: lower-case names, each once, none that a message needs on its way.

@@ -37,6 +37,7 @@ pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
     HeaderPolicy(HeaderPolicySpec),
     Mesh(MeshSpec),
+    ProtectionPolicy(ProtectionPolicySpec),
     RoleGrant(RoleGrantSpec),
     Workload(WorkloadSpec),
 }
@@ -297,6 +298,43 @@ pub(crate) struct IdentityHeadersSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProtectionPolicySpec {
+    pub(crate) target: Spanned<TargetSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) default: Option<Spanned<ProtectionSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) rules: Option<List<ProtectionRuleSpec>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ProtectionRuleSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) to: List<RouteSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) level: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) mode: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) sealed_headers: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) verify: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) methods: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) paths: Option<List<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct RoleGrantSpec {
     pub(crate) identity: Spanned<String>,
@@ -376,6 +414,7 @@ fn read_spec<'de, A: MapAccess<'de>>(
         Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
         Kind::HeaderPolicy => Spec::HeaderPolicy(map.next_value()?),
         Kind::Mesh => Spec::Mesh(map.next_value()?),
+        Kind::ProtectionPolicy => Spec::ProtectionPolicy(map.next_value()?),
         Kind::RoleGrant => Spec::RoleGrant(map.next_value()?),
         Kind::Workload => Spec::Workload(map.next_value()?),
     }))

@@ -284,12 +284,15 @@ fn a_workload_takes_over_the_protection_it_does_not_set_itself() {
         record_hash: RecordHash::Sha256,
         verify: Verification::Async,
     };
-    assert_eq!(index.protection(&id("spiffe://td/app/d/s")), mesh);
+    assert_eq!(index.protection(&id("spiffe://td/app/d/s"), 80, None), mesh);
     let public = Protection { level: ProtectionLevel::Public, ..mesh };
-    assert_eq!(index.protection(&id("spiffe://td/app/d/p")), public);
+    assert_eq!(index.protection(&id("spiffe://td/app/d/p"), 80, None), public);
     // Whoever was never declared is not public because others are.
-    assert_eq!(index.protection(&id("spiffe://td/app/d/ghost")), Protection::default());
-    assert_eq!(PolicyIndex::deny_all().protection(&id("spiffe://td/app/d/p")), Protection::default());
+    assert_eq!(index.protection(&id("spiffe://td/app/d/ghost"), 80, None), Protection::default());
+    assert_eq!(
+        PolicyIndex::deny_all().protection(&id("spiffe://td/app/d/p"), 80, None),
+        Protection::default()
+    );
 }
 
 #[test]

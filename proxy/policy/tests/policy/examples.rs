@@ -4,12 +4,13 @@ use signet_policy::{Manifest, PolicyIndex, PolicyModel, compile, parse_cases, pa
 
 use crate::{ask, listed};
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("mesh.yaml", include_str!("../../../../manifests/examples/mesh.yaml")),
     ("agent-leader.yaml", include_str!("../../../../manifests/examples/agent-leader.yaml")),
     ("agent-access.yaml", include_str!("../../../../manifests/examples/agent-access.yaml")),
     ("callers.yaml", include_str!("../../../../manifests/examples/callers.yaml")),
     ("edge-microagent.yaml", include_str!("../../../../manifests/examples/edge-microagent.yaml")),
+    ("levels.yaml", include_str!("../../../../manifests/examples/levels.yaml")),
     ("migration.yaml", include_str!("../../../../manifests/examples/migration.yaml")),
 ];
 

@@ -7,6 +7,7 @@ mod decisions;
 mod examples;
 mod faults;
 mod properties;
+mod protection;
 mod scale;
 mod tools;
 

@@ -10,9 +10,9 @@ use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, HeaderMatch, HeaderPolicyModel,
     IdentityFields, IdentityPattern, Lifetimes, MtlsMode, Network, Operation, PathPattern, PolicyAction,
-    PolicyMode, PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel,
-    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch,
-    Verification, WorkloadModel,
+    PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel, ProtectionPolicyModel,
+    ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch,
+    SpeaksFirst, Target, TimeWindow, Transport, ValueMatch, Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -165,6 +165,28 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         identity: id("spiffe://mf2c.test/agent/d1/cimi"),
         role: "leader".into(),
         not_after: 1_900_000_000,
+    });
+    let change = ProtectionChange {
+        level: Some(ProtectionLevel::Private),
+        mode: Some(SignatureMode::Hmac),
+        record_hash: Some(RecordHash::Sha256),
+        verify: Some(Verification::Async),
+        sealed_headers: Some(vec!["x-secret".into()]),
+    };
+    let route =
+        |path: &str| Route { methods: vec!["POST".into()], paths: vec![PathPattern::parse(path).unwrap()] };
+    let rule = |name: &str, change| ProtectionRuleModel {
+        name: name.to_owned(),
+        to: vec![route("/api/session/**")],
+        change,
+    };
+    let open = ProtectionChange { level: Some(ProtectionLevel::Public), ..ProtectionChange::default() };
+    model.protection_policies.push(ProtectionPolicyModel {
+        name: "sessions".into(),
+        target: Target::Classes(vec![Class::Agent]),
+        ports: vec![8201],
+        default: Some(ProtectionChange { mode: Some(SignatureMode::Ed25519), ..change.clone() }),
+        rules: vec![rule("rule-1", change), rule("rule-2", open)],
     });
     model
 }
