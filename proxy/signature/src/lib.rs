@@ -42,8 +42,8 @@ pub use key::{Algorithm, KeyError, SigningKey, VerifyingKey};
 pub use mac::MacKey;
 pub use message::{MessageView, RequestView, ResponseView};
 pub use profile::{
-    BodyBinding, ChannelId, Form, Freshness, MeshSigner, Rules, SignError, SignatureError, SignedHead,
-    Unproven, Unsigned, VerifiedHead, VerifiedKey, claims_signature, examine_request, examine_response,
-    strip, verify_request, verify_response,
+    BodyBinding, ChannelId, Form, Freshness, MeshSigner, OriginWindows, Rules, SignError, SignatureError,
+    SignedHead, Unproven, Unsigned, VerifiedHead, VerifiedKey, claims_signature, examine_origin_request,
+    examine_origin_response, examine_request, examine_response, strip, verify_request, verify_response,
 };
 pub use replay::ReplayWindow;

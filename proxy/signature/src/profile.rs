@@ -10,13 +10,15 @@
 //! * The nonce is `<channel>.<sequence>`. A request takes the next number of its connection, its response
 //!   repeats it; the tag tells the direction, so a request can never be reflected as a response.
 //! * A body is bound by a covered `content-digest`, or by `content-encoding: mesh-rec`: then the records
-//!   of the body continue from the hash of the head's base. Through an intermediary a head and a tail
-//!   signature in the trailers do the same.
+//!   of the body continue from the hash of the head's base. A head and a tail signature in the trailers could do
+//!   the same where no records are spoken.
+//! * What passes an intermediary that is not of the mesh is signed as its [`origin`] sent it, under tags of its own.
 
 mod cover;
 mod error;
 mod head;
 mod nonce;
+mod origin;
 mod signer;
 mod strip;
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod verifier;
 
 pub use error::{SignError, SignatureError};
 pub use nonce::ChannelId;
+pub use origin::{OriginWindows, examine_origin_request, examine_origin_response};
 pub use signer::{MeshSigner, keyid};
 pub use strip::{claims_signature, strip};
 pub use unsigned::{SignedHead, Unsigned};
@@ -61,6 +64,8 @@ const ED25519_LEN: usize = 64;
 pub(crate) enum Part {
     /// The only one, over the head, with the body bound by digest or records.
     Whole,
+    /// The only one, like [`Whole`](Self::Whole), but for a workload behind an intermediary and not for a channel.
+    Origin,
     /// The first of two, over the head of a message whose digest follows in the trailers.
     Head,
     /// The second of two, over the trailers.
@@ -87,11 +92,13 @@ pub(crate) fn tag(message: &crate::MessageView<'_>, part: Part, form: Form) -> &
         (Request(_), Part::Whole, Form::Batch) => "mesh-req-b-v1",
         (Request(_), Part::Whole, Form::Mac) => "mesh-req-m-v1",
         (Request(_), Part::Whole, Form::Single) => "mesh-req-v1",
+        (Request(_), Part::Origin, _) => "mesh-req-o-v1",
         (Request(_), Part::Head, _) => "mesh-req-head-v1",
         (Request(_), Part::Tail, _) => "mesh-req-tail-v1",
         (Response(_), Part::Whole, Form::Batch) => "mesh-rsp-b-v1",
         (Response(_), Part::Whole, Form::Mac) => "mesh-rsp-m-v1",
         (Response(_), Part::Whole, Form::Single) => "mesh-rsp-v1",
+        (Response(_), Part::Origin, _) => "mesh-rsp-o-v1",
         (Response(_), Part::Head, _) => "mesh-rsp-head-v1",
         (Response(_), Part::Tail, _) => "mesh-rsp-tail-v1",
     }

@@ -15,6 +15,9 @@ const WORDS: usize = (WINDOW / 64) as usize;
 /// Why a sequence number was refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Replay {
+    /// Too many senders, or too many starts of one, are to be remembered at once.
+    #[error("no room is left to remember which messages were seen")]
+    Full,
     /// The number was accepted before.
     #[error("sequence number was used before")]
     Seen,

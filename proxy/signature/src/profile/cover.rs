@@ -136,8 +136,8 @@ fn body<'a, E: From<UnboundBody>>(
         return present(headers, &DIGEST, req, visit);
     }
     match part {
-        Part::Whole if digested == is_records(headers) => Err(E::from(UnboundBody)),
-        Part::Whole => present(headers, &DIGEST, false, visit),
+        Part::Whole | Part::Origin if digested == is_records(headers) => Err(E::from(UnboundBody)),
+        Part::Whole | Part::Origin => present(headers, &DIGEST, false, visit),
         Part::Head if digested || is_records(headers) => Err(E::from(UnboundBody)),
         Part::Head => present(headers, &ANNOUNCEMENT, false, visit),
         Part::Tail => trailer_fields(trailers.ok_or_else(|| E::from(UnboundBody))?, visit),

@@ -23,6 +23,15 @@ impl ChannelId {
         nonce
     }
 
+    /// The channel and the sequence number of a nonce, in the one spelling that a nonce has.
+    #[must_use]
+    pub fn of(nonce: &str) -> Option<(Self, u64)> {
+        let (channel, _) = nonce.split_once('.')?;
+        let bytes = URL_SAFE_NO_PAD.decode(channel).ok()?;
+        let channel = Self(bytes.try_into().ok()?);
+        Some((channel, channel.sequence(nonce).ok()?))
+    }
+
     /// Whether a nonce was made for this channel, in the one spelling that a nonce has.
     #[must_use]
     pub fn made(&self, nonce: &str) -> bool {
@@ -84,6 +93,23 @@ mod tests {
         }
         let other = ChannelId([8; 16]).nonce(1);
         assert_eq!(channel.sequence(&other), Err(SignatureError::OtherChannel));
+    }
+
+    #[test]
+    fn a_nonce_tells_its_channel_in_one_spelling() {
+        let channel = ChannelId([7; 16]);
+        assert_eq!(ChannelId::of(&channel.nonce(9)), Some((channel, 9)));
+        // The last character of 22 has four bits that mean nothing.
+        for nonce in [
+            "",
+            ".1",
+            "BwcHBwcHBwcHBwcHBwcHBx.1",
+            "BwcHBwcHBwcHBwcHBwcHBw==.1",
+            "BwcH.1",
+            "BwcHBwcHBwcHBwcHBwcHBw.01",
+        ] {
+            assert_eq!(ChannelId::of(nonce), None, "{nonce}");
+        }
     }
 
     #[test]

@@ -163,6 +163,20 @@ impl MeshSigner {
         self.sign_single(self.prepare_response(view, nonce, now, Form::Single)?)
     }
 
+    /// Signs a request or response that passes an intermediary, as its origin sends it. The nonce of a request is a place
+    /// in an epoch of the signer's own for its destination; a response repeats it. `now` is in Unix seconds.
+    ///
+    /// # Errors
+    /// As [`prepare_request`](Self::prepare_request) and [`sign_single`](Self::sign_single).
+    pub fn sign_origin(
+        &self,
+        message: &MessageView<'_>,
+        nonce: &str,
+        now: u64,
+    ) -> Result<SignedHead, SignError> {
+        self.sign_single(self.prepare(message, Part::Origin, Form::Single, nonce, now)?)
+    }
+
     /// Signs the head of a message whose digest follows in the trailers.
     ///
     /// # Errors
@@ -278,7 +292,7 @@ impl From<UnboundBody> for SignError {
 /// Refuses fields that would be longer than a verifier reads, together with what is there already.
 fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) -> Result<(), SignError> {
     let fields = match part {
-        Part::Whole | Part::Head => message.headers(),
+        Part::Whole | Part::Origin | Part::Head => message.headers(),
         Part::Tail => message.trailers().ok_or(SignError::Body)?,
     };
     let signature = match form {
@@ -302,7 +316,7 @@ fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) ->
 /// nothing, so ours gives way.
 fn free_label(message: &MessageView<'_>, part: Part) -> Result<String, SignError> {
     let (fields, label) = match part {
-        Part::Whole | Part::Head => (message.headers(), LABEL),
+        Part::Whole | Part::Origin | Part::Head => (message.headers(), LABEL),
         Part::Tail => (message.trailers().ok_or(SignError::Body)?, TAIL_LABEL),
     };
     if !fields.contains_key("signature-input") && !fields.contains_key("signature") {

@@ -7,6 +7,7 @@ mod examples;
 mod hostile;
 mod labels;
 mod macs;
+mod origin;
 mod refusals;
 
 use base64::Engine as _;

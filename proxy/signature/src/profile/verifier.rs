@@ -39,6 +39,8 @@ pub struct VerifiedKey {
 /// How the freshness of a message is judged.
 #[derive(Debug)]
 pub enum Freshness<'a> {
+    /// By the caller, who has the windows.
+    Later,
     /// A response: it must repeat the nonce of its request.
     Nonce(&'a str),
     /// A request: it must be made for this channel, with a number that is new to the window.
@@ -325,9 +327,9 @@ pub fn verify_ed25519(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -
 }
 
 /// Judges one signature.
-struct Judge<'a> {
-    freshness: Freshness<'a>,
-    rules: Rules<'a>,
+pub(super) struct Judge<'a> {
+    pub(super) freshness: Freshness<'a>,
+    pub(super) rules: Rules<'a>,
 }
 
 impl Judge<'_> {
@@ -339,13 +341,13 @@ impl Judge<'_> {
     ) -> Result<VerifiedHead, SignatureError> {
         let unproven = self.examine(message, part, resolve)?;
         let window = match &mut self.freshness {
-            Freshness::Nonce(_) => None,
+            Freshness::Nonce(_) | Freshness::Later => None,
             Freshness::Window(_, window) => Some(&mut **window),
         };
         unproven.prove(self.rules.roots.as_deref_mut(), window)
     }
 
-    fn examine(
+    pub(super) fn examine(
         &self,
         message: &MessageView<'_>,
         part: Part,
@@ -430,6 +432,7 @@ impl Judge<'_> {
                 window.test(seq)?;
                 Ok(seq)
             }
+            Freshness::Later => nonce::sequence_of(nonce).ok_or(SignatureError::Malformed),
         }
     }
 }
@@ -443,7 +446,7 @@ fn only_of_ours<'a>(
     let form_of = |found: &str| {
         let forms: &[Form] = match part {
             Part::Whole => &[Form::Batch, Form::Single, Form::Mac],
-            Part::Head | Part::Tail => &[Form::Single],
+            Part::Origin | Part::Head | Part::Tail => &[Form::Single],
         };
         forms.iter().copied().find(|form| tag(message, part, *form) == found)
     };
@@ -576,8 +579,10 @@ fn rebuilt_base<'a>(
 fn body_binding(message: &MessageView<'_>, part: Part) -> Result<BodyBinding, SignatureError> {
     let fields = match part {
         Part::Head => return Ok(BodyBinding::Tail),
-        Part::Whole if cover::is_records(message.headers()) => return Ok(BodyBinding::Records),
-        Part::Whole => message.headers(),
+        Part::Whole | Part::Origin if cover::is_records(message.headers()) => {
+            return Ok(BodyBinding::Records);
+        }
+        Part::Whole | Part::Origin => message.headers(),
         Part::Tail => message.trailers().ok_or(SignatureError::Digest)?,
     };
     digest::only_sha256(fields).map(BodyBinding::Digest).ok_or(SignatureError::Digest)
