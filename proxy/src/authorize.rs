@@ -10,6 +10,7 @@ use signet_policy::{
 
 use crate::channel::Channel;
 use crate::clock;
+use crate::relay::Signer;
 use crate::snapshot::Snapshot;
 
 /// The facts of one exchange, kept so that it can be judged again while it is open.
@@ -25,6 +26,8 @@ pub(crate) struct Grant {
     pub(crate) content: Content,
     /// The mesh connection it came or goes over.
     pub(crate) channel: Option<Rc<Channel>>,
+    /// Who signed it, where it passed an intermediary and there is no such connection.
+    pub(crate) signer: Option<Rc<Signer>>,
 }
 
 /// What is exchanged.
@@ -84,6 +87,9 @@ impl Grant {
     pub(crate) fn decide(&self, snapshot: &Snapshot) -> Result<Permit, Refusal> {
         if let Some(channel) = &self.channel {
             channel.check_trust(snapshot)?;
+        }
+        if let Some(signer) = &self.signer {
+            signer.check_trust(snapshot)?;
         }
         decide(&snapshot.index, &self.facts())
     }

@@ -122,9 +122,9 @@ impl Ledger {
     }
 }
 
-/// A signing certificate that the peer has shown.
-struct Known {
-    identity: SigningIdentity,
+/// A signing certificate that was shown and verified.
+pub(crate) struct Known {
+    pub(crate) identity: SigningIdentity,
     /// Its name in signatures, and what a verifier needs of it: asked for with every message.
     keyid: String,
     key: VerifiedKey,
@@ -132,7 +132,33 @@ struct Known {
 }
 
 impl Known {
-    fn is_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+    /// Verifies a signing chain.
+    pub(crate) fn verify(
+        chain: &[CertificateDer<'_>],
+        snapshot: &Snapshot,
+        now: SystemTime,
+    ) -> Result<Self, Refusal> {
+        let identity = verify_signing_chain(&snapshot.bundle, chain, now).map_err(|error| {
+            tracing::info!(%error, "signing certificate refused");
+            Refusal::SignatureUnknownKey
+        })?;
+        if snapshot.revoked(identity.id(), &identity.fingerprint()) {
+            return Err(Refusal::SignatureUnknownKey);
+        }
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let key =
+            VerifiedKey { spiffe_id: identity.id().as_str().into(), public_key: *identity.public_key() };
+        Ok(Self { keyid: identity.keyid(), key, identity, chain })
+    }
+
+    /// Its key, if that is the one meant and its certificate has not ended.
+    pub(crate) fn resolve(&self, keyid: &str, now: SystemTime) -> Option<VerifiedKey> {
+        let ended = now > self.identity.not_after() + EXPIRY_GRACE;
+        (self.keyid == keyid && !ended).then(|| self.key.clone())
+    }
+
+    /// Whether it would be verified again.
+    pub(crate) fn is_trusted(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
         let Self { identity, chain, .. } = self;
         let then = now.clamp(identity.not_before(), identity.not_after());
         !snapshot.revoked(identity.id(), &identity.fingerprint())
@@ -338,30 +364,23 @@ impl Channel {
         snapshot: &Snapshot,
         now: SystemTime,
     ) -> Result<SigningIdentity, Refusal> {
-        let identity = verify_signing_chain(&snapshot.bundle, chain, now).map_err(|error| {
-            tracing::info!(peer = %self.peer.id(), %error, "signing certificate refused");
-            Refusal::SignatureUnknownKey
-        })?;
-        if identity.id() != self.peer.id() || snapshot.revoked(identity.id(), &identity.fingerprint()) {
+        let known = Known::verify(chain, snapshot, now)?;
+        let identity = known.identity.clone();
+        if identity.id() != self.peer.id() {
             return Err(Refusal::SignatureUnknownKey);
         }
         let mut keys = self.keys.borrow_mut();
         if keys.len() >= KEYS_MAX {
             keys.remove(0);
         }
-        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        let key =
-            VerifiedKey { spiffe_id: identity.id().as_str().into(), public_key: *identity.public_key() };
-        keys.push(Known { keyid: identity.keyid(), key, identity: identity.clone(), chain });
+        keys.push(known);
         Ok(identity)
     }
 
     /// The key behind a key id, if its certificate was shown here and has not ended.
     pub(crate) fn resolve(&self, keyid: &str, now: SystemTime) -> Option<VerifiedKey> {
         let keys = self.keys.borrow();
-        let ended = |known: &&Known| now > known.identity.not_after() + EXPIRY_GRACE;
-        let known = keys.iter().find(|known| known.keyid == keyid).filter(|known| !ended(known))?;
-        Some(known.key.clone())
+        keys.iter().find_map(|known| known.resolve(keyid, now))
     }
 
     /// Whether a request must carry our signing chain: until a response proves that the peer has it.
@@ -425,7 +444,7 @@ pub(crate) fn encode_chain(chain: &[CertificateDer<'_>]) -> Option<HeaderValue> 
     HeaderValue::try_from(items.join(", ")).ok()
 }
 
-fn decode_chain(value: &HeaderValue) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn decode_chain(value: &HeaderValue) -> Option<Vec<CertificateDer<'static>>> {
     let text = value.to_str().ok().filter(|text| text.len() <= CHAIN_TEXT_MAX)?;
     let items: Vec<&str> = text.split(',').map(str::trim).collect();
     if items.len() > CHAIN_MAX {

@@ -21,6 +21,10 @@ pub(crate) const MESH_PROTECTION: HeaderName = HeaderName::from_static("mesh-pro
 pub(crate) const MESH_UPGRADE: HeaderName = HeaderName::from_static("mesh-upgrade");
 /// The signed checkpoint over authenticated messages: a note, as a byte sequence.
 pub(crate) const MESH_CHECKPOINT: HeaderName = HeaderName::from_static("mesh-checkpoint");
+/// The target of a request as its origin wrote it, for where an intermediary may rewrite it.
+pub(crate) const MESH_TARGET: HeaderName = HeaderName::from_static("mesh-target");
+/// The identity of the workload that a request behind an intermediary is for.
+pub(crate) const MESH_AUDIENCE: HeaderName = HeaderName::from_static("mesh-audience");
 /// Names a request in refusals, logs and `signet explain` on both sides.
 pub(crate) const MESH_REQUEST_ID: HeaderName = HeaderName::from_static("mesh-request-id");
 /// Digest of the content (RFC 9530).

@@ -5,12 +5,14 @@
 //!   mesh ALPN  tls::accept -> Peer
 //!     mesh-h1, mesh-h2  per request: inbound/http.rs   verify -> decide -> forward
 //!     mesh-rec          inbound/stream.rs
+//!   HTTP of an intermediary   inbound/relayed.rs       verify -> decide -> forward
 //!   anything else       inbound/plaintext.rs           refused in strict mode
 //! ```
 
 mod app;
 mod http;
 mod plaintext;
+mod relayed;
 mod stream;
 mod upgrade;
 
@@ -64,9 +66,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
         return refuse(&worker, &client, caller, Refusal::NotReady);
     };
     let strict = snapshot.index.mtls(credentials.id()) == MtlsMode::Strict;
+    let is_relayed = snapshot.index.hands_on(caller.ip(), credentials.id(), address.port());
     drop(snapshot);
     let reached = Reached { own: credentials.id().clone(), address, caller };
     let mut client = Prefixed::new(client);
+    if is_relayed {
+        return Box::pin(relayed::serve(worker, client, reached, stranger)).await;
+    }
     if !strict {
         // Boxed like every branch but the usual one: a task is as large as its largest branch as long as it lives.
         return Box::pin(plaintext::permissive(worker, client, reached, stranger)).await;

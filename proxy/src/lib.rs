@@ -46,6 +46,7 @@ mod problem;
 pub mod proxy;
 mod recheck;
 mod records;
+mod relay;
 pub mod ring;
 mod round_trip;
 mod seal;

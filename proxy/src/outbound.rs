@@ -4,11 +4,13 @@
 //! app -> kernel redirect -> listen -> original destination -> route -> detect
 //!   HTTP    per request: outbound/http.rs
 //!   opaque  outbound/stream.rs
+//!   an intermediary       outbound/relayed.rs
 //!   not meshed            outbound/egress.rs
 //! ```
 
 mod egress;
 mod http;
+mod relayed;
 mod stream;
 mod upgrade;
 
@@ -68,6 +70,7 @@ impl Destination {
             port: self.port,
             content,
             channel: None,
+            signer: None,
         }
     }
 }
@@ -89,8 +92,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
         return refuse(&worker, &client, Some(address), Refusal::NotReady);
     }
     let destination = route(&worker, &snapshot, address);
+    let is_intermediary = destination.is_none() && snapshot.index.is_intermediary(address);
     drop(snapshot);
     match destination {
+        None if is_intermediary => {
+            Box::pin(relayed::serve(worker, credentials.id().clone(), client, address)).await;
+        }
         None => Box::pin(egress::serve(&worker, credentials.id(), client, address)).await,
         Some(destination) => {
             meshed(worker, credentials.id().clone(), Prefixed::new(client), destination).await

@@ -110,6 +110,7 @@ async fn serve(
         rings: listeners.iter().map(|_| Default::default()).collect(),
         canary: Default::default(),
         parked: Default::default(),
+        relayed: Default::default(),
         config,
     });
     // Set once, here.

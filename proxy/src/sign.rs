@@ -4,20 +4,23 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, request, response};
 use signet_identity::Fingerprint;
-use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
+use signet_policy::{Protection, ProtectionLevel, Refusal, Relay, SignatureMode, Verification};
 use signet_signature::checkpoint::Moment;
 use signet_signature::record::Direction;
 use signet_signature::seal::MessageKeys;
 use signet_signature::{
-    Form, LabelledSignature, RequestView, ResponseView, SignError, SignedHead, Unsigned, parse_signatures,
-    sha256_header,
+    Form, LabelledSignature, MessageView, RequestView, ResponseView, SignError, SignedHead, Unsigned,
+    parse_signatures, sha256_header,
 };
 
 use crate::body::{Body, Payload, SEALED_WHOLE_MAX, SignedBody, WHOLE_MAX};
 use crate::channel::{Channel, encode_chain};
 use crate::clock;
-use crate::headers::{self, CONTENT_DIGEST, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID};
+use crate::headers::{
+    self, CONTENT_DIGEST, MESH_AUDIENCE, MESH_CERT, MESH_ORIGIN, MESH_REQUEST_ID, MESH_TARGET,
+};
 use crate::problem;
+use crate::relay;
 use crate::seal::{self, Original, Sealing};
 use crate::snapshot::Credentials;
 use crate::worker::Worker;
@@ -235,6 +238,87 @@ pub(crate) async fn response(
     Ok(response)
 }
 
+/// Signs a request that goes through an intermediary, for the workload behind it. It is bound already, unless it is to
+/// be sealed first.
+pub(crate) fn relayed_request(
+    worker: &Worker,
+    relay: &Relay,
+    mut parts: request::Parts,
+    authority: &str,
+    mut payload: Payload,
+    sealing: Option<&Sealing>,
+) -> Result<(Request<Body>, SentRequest), Refusal> {
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let nonce = worker.epochs.next(&relay.to)?;
+    let audience = HeaderValue::from_str(relay.to.as_str()).map_err(|_| Refusal::MalformedMessage)?;
+    parts.headers.insert(MESH_TARGET, relay::Target::field(&parts.uri, authority)?);
+    parts.headers.insert(MESH_AUDIENCE, audience);
+    let mut response_keys = None;
+    if let Some(sealing) = sealing {
+        let unsealed = parts.headers.clone();
+        let view = RequestView::new(&parts.method, &parts.uri, SCHEME, authority, &unsealed);
+        let (sender, headers) = (credentials.signing.keyid(), &mut parts.headers);
+        let (sealed, keys) =
+            seal::request(&worker.secrets, sealing, &sender, &view, &nonce, headers, payload)?;
+        payload = sealed;
+        response_keys = Some(keys);
+        bind(headers, &payload, Some(Form::Single))?;
+    }
+    let sent = SentRequest {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        authority: authority.to_owned(),
+        headers: relay::fixed(&parts.headers, &relay.may_change),
+        form: Some(Form::Single),
+        nonce,
+        signer: credentials.signing.fingerprint,
+        response_keys,
+        original: None,
+    };
+    let signed = credentials.signer.sign_origin(
+        &MessageView::Request(sent.view()),
+        &sent.nonce,
+        clock::unix_seconds(),
+    );
+    let signed = signed.map_err(|error| unsignable(&error))?;
+    worker.shared.metrics.signatures.inc();
+    let mut request = Request::from_parts(parts, Body::empty());
+    if matches!(payload, Payload::Stream { .. }) && request.version() == http::Version::HTTP_11 {
+        headers::frame_as_chunked(request.headers_mut());
+    }
+    signed.append_to(request.headers_mut());
+    introduce(request.headers_mut(), &credentials);
+    *request.body_mut() = body(&credentials, Direction::ClientToServer, &signed, payload);
+    Ok((request, sent))
+}
+
+/// Signs a bound response to a request that came from an intermediary.
+pub(crate) fn relayed_response(
+    worker: &Worker,
+    received: &SentRequest,
+    may_change: &[String],
+    parts: response::Parts,
+    payload: Payload,
+) -> Result<Response<Body>, Refusal> {
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let fixed = relay::fixed(&parts.headers, may_change);
+    let view = ResponseView {
+        status: parts.status.as_u16(),
+        headers: &fixed,
+        trailers: None,
+        request: Some(received.view()),
+    };
+    let now = clock::unix_seconds();
+    let signed = credentials.signer.sign_origin(&MessageView::Response(view), &received.nonce, now);
+    let signed = signed.map_err(|error| unsignable(&error))?;
+    worker.shared.metrics.signatures.inc();
+    let mut response = Response::from_parts(parts, Body::empty());
+    signed.append_to(response.headers_mut());
+    introduce(response.headers_mut(), &credentials);
+    *response.body_mut() = body(&credentials, Direction::ServerToClient, &signed, payload);
+    Ok(response)
+}
+
 async fn seal(
     worker: &Worker,
     channel: &Channel,
@@ -283,21 +367,28 @@ pub(crate) async fn refusal(
         // What a request that was refused may cause is bounded by nothing that is settled later.
         received.form = Some(Form::Single);
     }
-    let (mut parts, _) = plain().into_parts();
+    let Ok((parts, payload)) = refused(&received, refusal, request_id) else { return plain() };
+    response(worker, channel, &received, parts, payload).await.unwrap_or_else(|_| plain())
+}
+
+/// A refusal of a request, bound and ready to be signed.
+pub(crate) fn refused(
+    received: &SentRequest,
+    refusal: Refusal,
+    request_id: &str,
+) -> Result<(response::Parts, Payload), Refusal> {
+    let (mut parts, _) = problem::response(refusal, request_id).into_parts();
     // The answer to HEAD has no content to digest (RFC 9110 section 9.3.2).
     let headless = received.method == http::Method::HEAD;
     let content = if headless { Bytes::new() } else { problem::body(refusal, request_id) };
     let payload = Payload::Whole(content);
-    let bound = prepare(&mut parts.headers, &payload, received.form)
-        .and_then(|()| bind(&mut parts.headers, &payload, received.form));
-    if bound.is_err() {
-        return plain();
-    }
+    prepare(&mut parts.headers, &payload, received.form)?;
+    bind(&mut parts.headers, &payload, received.form)?;
     parts.headers.insert(MESH_ORIGIN, HeaderValue::from_static("sidecar"));
     if let Ok(id) = HeaderValue::from_str(request_id) {
         parts.headers.insert(MESH_REQUEST_ID, id);
     }
-    response(worker, channel, &received, parts, payload).await.unwrap_or_else(|_| plain())
+    Ok((parts, payload))
 }
 
 /// The form and nonce of a request that was not, or not yet, verified; none when it is not signed by us.

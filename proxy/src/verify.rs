@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use hyper::body::{Body as _, Incoming};
-use signet_policy::{Protection, ProtectionLevel, Refusal, SignatureMode, Verification};
+use signet_policy::{Protection, ProtectionLevel, Refusal, Relay, SignatureMode, Verification};
 use signet_signature::digest::sha256;
 use signet_signature::record::{Direction, RecordReader};
 use signet_signature::{
     BodyBinding, Form, ReplayWindow, ResponseView, Rules, SignatureError, Unproven, VerifiedHead,
-    VerifiedKey, examine_request, examine_response,
+    VerifiedKey, examine_origin_request, examine_origin_response, examine_request, examine_response,
 };
 
 use crate::body::{Body, BodyError, UnsignedBody, VerifiedBody, read_whole};
@@ -19,6 +19,7 @@ use crate::checkpoint;
 use crate::clock;
 use crate::deferred::{Owed, Place, check_unreserved};
 use crate::headers;
+use crate::relay::{Signer, fixed};
 use crate::seal;
 use crate::sign::SentRequest;
 use crate::snapshot::Snapshot;
@@ -120,6 +121,88 @@ pub(crate) async fn request(
     };
     clean(&mut parts.headers);
     Ok((Verified(Request::from_parts(parts, body)), owed))
+}
+
+/// Verifies a request that an intermediary brought, as its origin sent it: `received` has the target that the origin
+/// wrote and the fields that the intermediary may not change. It is accepted once.
+pub(crate) async fn relayed_request(
+    worker: &Worker,
+    signer: &Signer,
+    snapshot: &Snapshot,
+    received: &mut SentRequest,
+    mut parts: request::Parts,
+    body: Incoming,
+    Terms { protection, sealed_headers }: Terms<'_>,
+) -> Result<Verified<Request<Body>>, Refusal> {
+    let now = SystemTime::now();
+    headers::check_peer_framing(&parts.headers)?;
+    if protection.level == ProtectionLevel::Private && !seal::nothing_in_clear(&parts.headers, sealed_headers)
+    {
+        return Err(Refusal::SealMissing);
+    }
+    let rules = Rules::new(signer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s);
+    let resolve = |keyid: &str| signer.resolve(keyid, now);
+    let unproven = examine_origin_request(&received.view(), resolve, rules).map_err(refusal)?;
+    let key = unproven.key().clone();
+    let head = prove(worker, unproven, None).map_err(refusal)?;
+    worker.shared.relayed.admit(&head, snapshot.clock_skew_s).map_err(refusal)?;
+    received.form = Some(head.form);
+    received.nonce.clone_from(&head.nonce);
+    let bound = Bound { body: head.body, base: &head.base, key: &key };
+    let body = payload(bound, Direction::ClientToServer, &mut parts.headers, body).await?;
+    let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
+    let (secrets, headers) = (&worker.secrets, &mut parts.headers);
+    let (body, keys) = seal::open_request(secrets, &credentials, &head.keyid, received, headers, body)?;
+    received.response_keys = keys;
+    clean(&mut parts.headers);
+    Ok(Verified(Request::from_parts(parts, body)))
+}
+
+/// Verifies the response to a request that went through an intermediary: signed by the workload that the request was
+/// for, whatever the intermediary makes of its failures.
+pub(crate) async fn relayed_response(
+    worker: &Worker,
+    relay: &Relay,
+    snapshot: &Snapshot,
+    sent: &mut SentRequest,
+    mut parts: response::Parts,
+    body: Incoming,
+) -> Result<Verified<Response<Body>>, Refusal> {
+    let now = SystemTime::now();
+    let unverified = |error: SignatureError| {
+        tracing::warn!(peer = %relay.to, code = error.code(), %error, "response of an intermediary refused");
+        Refusal::ResponseUnverified
+    };
+    headers::check_peer_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
+    let signer = worker.signers.of(&parts.headers, snapshot).map_err(|_| Refusal::ResponseUnverified)?;
+    let fixed = fixed(&parts.headers, &relay.may_change);
+    let unproven = {
+        let view = ResponseView {
+            status: parts.status.as_u16(),
+            headers: &fixed,
+            trailers: None,
+            request: Some(sent.view()),
+        };
+        let rules = Rules::new(relay.to.as_str(), clock::unix_seconds(), snapshot.clock_skew_s);
+        let resolve = |keyid: &str| signer.resolve(keyid, now);
+        examine_origin_response(&view, &sent.nonce, resolve, rules).map_err(unverified)?
+    };
+    let key = unproven.key().clone();
+    let head = prove(worker, unproven, None).map_err(unverified)?;
+    let bound = Bound { body: head.body, base: &head.base, key: &key };
+    let body = payload(bound, Direction::ServerToClient, &mut parts.headers, body).await;
+    let body = body.map_err(|_| Refusal::ResponseUnverified)?;
+    let body = match sent.response_keys.take() {
+        Some(keys) => {
+            let headless = sent.method == http::Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+            seal::open_response(*keys, &mut parts.headers, body, headless)
+                .map_err(|_| Refusal::ResponseUnverified)?
+        }
+        None if seal::claims_seal(&parts.headers) => return Err(Refusal::ResponseUnverified),
+        None => body,
+    };
+    clean(&mut parts.headers);
+    Ok(Verified(Response::from_parts(parts, body)))
 }
 
 /// Verifies the response to a request that was sent on this channel. Only who asked without a signature

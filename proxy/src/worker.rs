@@ -28,6 +28,7 @@ use crate::http_server::Version;
 use crate::limits::{Connections, Limits, Strangers};
 use crate::own::OwnAddresses;
 use crate::pool::Pool;
+use crate::relay::{Epochs, Relayed, Signers};
 use crate::ring::{Direction, Record, Ring, clip};
 use crate::seal::Secrets;
 use crate::snapshot::{Credentials, Snapshot};
@@ -63,6 +64,7 @@ pub struct Shared {
     /// The connection that proves the capture.
     pub canary: Canary,
     pub(crate) parked: Parked,
+    pub(crate) relayed: Relayed,
 }
 
 impl Shared {
@@ -116,6 +118,10 @@ pub(crate) struct Worker {
     pub(crate) own: OwnAddresses,
     pub(crate) batcher: Rc<Batcher>,
     pub(crate) secrets: Secrets,
+    /// Places of requests that go to intermediaries.
+    pub(crate) epochs: Epochs,
+    /// Who signed what came from intermediaries.
+    pub(crate) signers: Signers,
     /// Roots of batches that were verified here.
     pub(crate) roots: RefCell<RootCache>,
     /// Messages that were handed on and are being verified.
@@ -144,6 +150,8 @@ impl Worker {
             own: OwnAddresses::default(),
             batcher: Rc::default(),
             secrets: Secrets::default(),
+            epochs: Epochs::default(),
+            signers: Signers::default(),
             roots: RefCell::default(),
             unproven: Rc::default(),
             turns: Cell::default(),

@@ -2,6 +2,7 @@
 //! is not installed is a failure.
 
 mod databases;
+mod intermediary;
 mod iptables;
 mod nginx;
 mod openssl;
@@ -18,6 +19,14 @@ use signet_cli::lab::runner::{self, Test};
 const TESTS: &[Test] = &[
     ("curl_and_nginx_see_no_difference", nginx::curl_and_nginx_see_no_difference),
     ("curl_is_refused_what_no_rule_allows", nginx::curl_is_refused_what_no_rule_allows),
+    (
+        "private_message_through_nginx_is_read_by_nobody_and_arrives",
+        intermediary::private_message_through_nginx_is_read_by_nobody_and_arrives,
+    ),
+    (
+        "what_nginx_changes_repeats_or_makes_up_reaches_nobody",
+        intermediary::what_nginx_changes_repeats_or_makes_up_reaches_nobody,
+    ),
     ("requests_sees_no_difference", python::requests_sees_no_difference),
     ("grpc_sees_no_difference", python::grpc_sees_no_difference),
     ("mariadb_greets_without_delay", databases::mariadb_greets_without_delay),

@@ -56,7 +56,17 @@ impl Pair {
 
     /// Starts the server and waits until it listens.
     pub(crate) fn serve(&self, program: Program, port: u16) -> Result<Proc, Failure> {
-        let server = self.server.namespace().start(program)?;
+        self.serve_at(&self.server, program, port)
+    }
+
+    /// Starts a server in another container.
+    pub(crate) fn serve_at(
+        &self,
+        container: &Container,
+        program: Program,
+        port: u16,
+    ) -> Result<Proc, Failure> {
+        let server = container.namespace().start(program)?;
         self.wait_for_port(port, &server)?;
         Ok(server)
     }
@@ -68,8 +78,13 @@ impl Pair {
 
     /// Puts a mesh between them: the client may use this port, in the way a rule's `to` says, or in any.
     pub(crate) fn mesh(&self, port: u16, to: &str) -> Result<Meshed, Failure> {
+        self.mesh_with(port, to, "")
+    }
+
+    /// The same with further settings of the Mesh.
+    pub(crate) fn mesh_with(&self, port: u16, to: &str, settings: &str) -> Result<Meshed, Failure> {
         let mesh = Mesh::start(&self.host, "mesh.example")?;
-        mesh.apply("pair.yaml", &manifests(port, to))?;
+        mesh.apply("pair.yaml", &manifests(port, to, settings))?;
         // Before any of its connections: how one begins tells whether it is in clear.
         let tap = Tap::start(self.server.namespace(), "eth0", &[], None)?;
         let server = mesh.begin_sidecar(&self.server, "server", Setup::default())?;
@@ -128,7 +143,7 @@ impl Meshed {
     }
 }
 
-fn manifests(port: u16, to: &str) -> String {
+fn manifests(port: u16, to: &str, settings: &str) -> String {
     format!(
         "\
 apiVersion: signet.mf2c-project.eu/v1alpha1
@@ -137,7 +152,7 @@ metadata: {{name: pair}}
 spec:
   trustDomain: mesh.example
   networks: [{{name: lan, gateways: [10.0.0.1, 'fd00::1']}}]
----
+{settings}---
 apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Workload
 metadata: {{name: server}}

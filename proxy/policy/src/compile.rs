@@ -4,6 +4,7 @@ pub(crate) mod access_policy;
 pub(crate) mod condition;
 mod conflict;
 mod header_policy;
+pub(crate) mod intermediary;
 pub(crate) mod mesh;
 mod protection_policy;
 mod role_grant;
@@ -71,6 +72,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
         }
     }
     workload::refuse_conflicts(&model.workloads, &places, &mut findings);
+    intermediary::refuse_unknown(&mut Scope::new(mesh, &mut findings), spec, &model);
     let declared = declared_names(manifests);
     let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
     let mut protection_policies = Vec::new();

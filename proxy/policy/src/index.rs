@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use signet_identity::{SpiffeId, TrustDomain};
@@ -15,6 +15,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use crate::condition::{RequestHeaders, TimeWindow};
 use crate::decide::{Facts, Layer, Origin};
 use crate::header_policy::HeaderPlan;
+use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
     AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, PolicyAction, PolicyMode,
     PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst, Transport,
@@ -52,6 +53,7 @@ struct Ready {
     roles: HashMap<SpiffeId, Vec<RoleGrantModel>>,
     /// The different windows that rules ask for.
     windows: Vec<TimeWindow>,
+    intermediaries: Intermediaries,
 }
 
 /// What stands behind a published address and port.
@@ -149,6 +151,7 @@ impl PolicyIndex {
             advertised: HashMap::new(),
             roles: HashMap::new(),
             windows: windows_of(model),
+            intermediaries: Intermediaries::new(model),
         };
         for grant in &model.role_grants {
             ready.roles.entry(grant.identity.clone()).or_default().push(grant.clone());
@@ -339,6 +342,34 @@ impl PolicyIndex {
             MtlsMode::Permissive => Ok(Egress::Permissive),
             MtlsMode::Strict => Err(Refusal::UnmeshedDestination),
         }
+    }
+
+    /// Whether applications reach an intermediary at this address: a proxy that is not of the mesh.
+    pub fn is_intermediary(&self, address: SocketAddr) -> bool {
+        self.rules.as_ref().is_some_and(|ready| ready.intermediaries.is_at(address))
+    }
+
+    /// The way that a request for this path takes behind the intermediary at this address.
+    pub fn relay(&self, address: SocketAddr, path: &str) -> Option<&Relay> {
+        self.rules.as_ref()?.intermediaries.relay(address, path)
+    }
+
+    /// Whether an intermediary with this address hands anything on to this port.
+    pub fn hands_on(&self, from: IpAddr, to: &SpiffeId, port: u16) -> bool {
+        self.rules.as_ref().is_some_and(|ready| ready.intermediaries.hands_on(from, to, port))
+    }
+
+    /// The ways by which an intermediary with this address may have brought a request to this port, whose origin asked
+    /// for `path`.
+    pub fn relays_from<'a>(
+        &'a self,
+        from: IpAddr,
+        to: &'a SpiffeId,
+        port: u16,
+        path: &'a str,
+    ) -> impl Iterator<Item = &'a Relay> {
+        let ready = self.rules.as_ref().into_iter();
+        ready.flat_map(move |ready| ready.intermediaries.relays_from(from, to, port, path))
     }
 
     /// A source as rules see it; `None` before the first policy.

@@ -27,6 +27,7 @@ mod diagnostic;
 mod explain;
 mod header_policy;
 mod index;
+mod intermediary;
 mod manifest;
 mod model;
 mod pattern;
@@ -48,14 +49,15 @@ pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, explain};
 pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};
 pub use index::{Egress, PolicyIndex};
+pub use intermediary::{Forwarded, Relay};
 pub use manifest::{
     API_VERSION, Kind, MAX_DOCUMENTS, MAX_TEXT_BYTES, Manifest, UnknownKind, parse_manifests,
 };
 pub use model::{
     AccessPolicyModel, Advertised, Caller, Conditions, EgressRule, HeaderPolicyModel, IdentityFields,
-    Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection,
-    ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch,
-    SpeaksFirst, Target, Transport, Verification, WorkloadModel,
+    IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode,
+    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel,
+    SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use protection::{ProtectionChange, ProtectionPolicyModel, ProtectionRuleModel};

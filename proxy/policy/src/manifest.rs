@@ -17,9 +17,9 @@ use thiserror::Error;
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
-    IdentityHeadersSpec, LifetimeSpec, List, MeshSpec, MtlsSpec, NetworkSpec, OperationSpec, PortSpec,
-    ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleGrantSpec, RouteSpec, RuleSpec, SourceSpec,
-    Spec, TargetSpec, WindowSpec, WorkloadSpec,
+    IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec,
+    NetworkSpec, OperationSpec, PortSpec, ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec,
+    RoleGrantSpec, RouteSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 

@@ -49,6 +49,9 @@ pub struct PolicyModel {
     /// Who holds which role until when.
     #[serde(default)]
     pub role_grants: Vec<RoleGrantModel>,
+    /// HTTP proxies that are not of the mesh and may stand between two workloads of it.
+    #[serde(default)]
+    pub intermediaries: Vec<IntermediaryModel>,
     /// How messages of single routes are protected, in the order declared.
     #[serde(default)]
     pub protection_policies: Vec<ProtectionPolicyModel>,
@@ -70,6 +73,7 @@ impl PolicyModel {
             policies: Vec::new(),
             header_policies: Vec::new(),
             role_grants: Vec::new(),
+            intermediaries: Vec::new(),
             protection_policies: Vec::new(),
         }
     }
@@ -237,6 +241,38 @@ impl EgressRule {
     pub fn matches(&self, address: IpAddr, port: u16, transport: Transport) -> bool {
         self.protocol == transport && covers(&self.ports, port) && self.cidr.contains(&address.to_canonical())
     }
+}
+
+/// An HTTP proxy that is not of the mesh and may stand between two workloads of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IntermediaryModel {
+    /// Its name.
+    pub name: String,
+    /// Where applications reach it and where its own requests come from.
+    pub addresses: Vec<IpAddr>,
+    /// The ports at which applications reach it.
+    pub ports: Vec<u16>,
+    /// What it hands on, and what it may rewrite.
+    pub routes: Vec<IntermediaryRoute>,
+}
+
+/// What an intermediary hands on to one workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IntermediaryRoute {
+    /// The manifest's name of the workload that gets the request.
+    pub to: String,
+    /// The port of that workload.
+    pub port: u16,
+    /// The beginning of the paths that are for it, in whole segments; `/` is all.
+    pub path: String,
+    /// What stands in place of that beginning when the workload gets the request; none: it stays.
+    pub replace_prefix: Option<String>,
+    /// The host that the workload gets; none: the one that the caller named.
+    pub host: Option<String>,
+    /// Fields that the intermediary may change, so that the signatures leave them out: in lower case and sorted.
+    pub may_change: Vec<String>,
 }
 
 /// Certificate lifetimes in seconds, per class of workload.

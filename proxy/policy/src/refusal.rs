@@ -104,6 +104,10 @@ refusals! {
         "the sidecar is shutting down and takes no new work";
     HeaderTooLarge, "header-too-large", 431, Caller, false,
         "the header section is larger than the mesh accepts";
+    IntermediaryRewrite, "intermediary-rewrite", 400, Caller, false,
+        "what came from the intermediary is not what policy lets it make of the signed request";
+    IntermediaryRoute, "intermediary-route", 403, Caller, false,
+        "policy names no workload behind the intermediary for this path";
     LoopDetected, "loop-detected", 508, Mesh, false,
         "the connection would lead back into the sidecar that opened it";
     MalformedMessage, "malformed-message", 400, Caller, false,

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::compile::{access_policy, condition, mesh, value, workload};
+use crate::compile::{access_policy, condition, intermediary, mesh, value, workload};
 use crate::manifest::{API_VERSION, Kind};
 
 /// The JSON Schema (draft 7, which editors know) of one manifest.
@@ -68,6 +68,26 @@ fn mesh_spec() -> Value {
             ("comment", text("")),
         ],
     );
+    let route = fields(
+        &["to", "port"],
+        [
+            ("to", name("The workload that gets the request.")),
+            ("port", port()),
+            ("path", text("The beginning of the paths that are for it; `/` when left out.")),
+            ("replacePrefix", text("What stands in its place when the workload gets the request.")),
+            ("host", text("The host that the workload gets; the caller's when left out.")),
+            ("mayChange", list(json!({ "enum": intermediary::CHANGEABLE }))),
+        ],
+    );
+    let intermediary = fields(
+        &["name", "addresses", "ports", "routes"],
+        [
+            ("name", name("")),
+            ("addresses", list(text("Where it is reached and where its requests come from."))),
+            ("ports", list(port())),
+            ("routes", list(route)),
+        ],
+    );
     let lifetime = || fields(&["lifetime"], [("lifetime", duration())]);
     let certificates = fields(
         &[],
@@ -82,6 +102,7 @@ fn mesh_spec() -> Value {
             ("clockSkew", duration()),
             ("networks", list(network)),
             ("egress", list(egress)),
+            ("intermediaries", list(intermediary)),
             ("certificates", certificates),
         ],
     )
@@ -379,6 +400,10 @@ mod tests {
         check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, networks: [HERE]}", "/properties/networks/items");
         check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, egress: [HERE]}", "/properties/egress/items");
         check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, certificates: HERE}", "/properties/certificates");
+        let intermediaries = "/properties/intermediaries/items";
+        check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, intermediaries: [HERE]}", intermediaries);
+        let route = "{trustDomain: a, intermediaries: [{name: a, addresses: [], ports: [], routes: [HERE]}]}";
+        check::<MeshSpec>(Kind::Mesh, route, &format!("{intermediaries}/properties/routes/items"));
         let app = "/properties/certificates/properties/app";
         check::<MeshSpec>(Kind::Mesh, "{trustDomain: a, certificates: {app: HERE}}", app);
         check::<WorkloadSpec>(Kind::Workload, "HERE", "");

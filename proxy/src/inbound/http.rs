@@ -221,7 +221,8 @@ impl Callee {
             return Ok((response, permit));
         }
         let outcome = owed.map(|owed| owed.verify(worker, self.reached.caller, grant.clone()));
-        let forwarded = self.forward(permit, verified, &grant, received.form.is_some()).await;
+        let to = Forward { worker, reached: &self.reached, version: self.version, grant: &grant };
+        let forwarded = to.send(self.channel.peer.id(), permit, verified, received.form.is_some()).await;
         if let Some(outcome) = outcome {
             // Whatever came of it, nothing is said about a request that nobody signed.
             outcome.proven().await.inspect_err(|_| trail.recorded = true)?;
@@ -243,48 +244,8 @@ impl Callee {
             port: self.reached.address.port(),
             content,
             channel: Some(Rc::clone(&self.channel)),
+            signer: None,
         }
-    }
-
-    /// Hands a request to the application. It takes both proofs by value: there is no other way here.
-    async fn forward(
-        &self,
-        permit: Permit,
-        mut request: Verified<Request<Body>>,
-        grant: &Grant,
-        signed: bool,
-    ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
-        identify(request.get_mut().headers_mut(), self.channel.peer.id(), &self.reached.own);
-        let key = AppKey {
-            address: self.reached.address,
-            version: self.version,
-            caller: Some(self.channel.peer.id().clone()),
-        };
-        let recheck = || Recheck::of(&self.worker, grant.clone(), signed);
-        let mut request = request.into_inner().map(|body| body.rechecked(recheck));
-        if self.version == Version::Http1 && !request.body().has_length() {
-            frame_as_chunked(request.headers_mut());
-        }
-        for attempt in 0.. {
-            let lease = app::checkout(&self.worker, &key).await?;
-            let reused = lease.reused;
-            match lease.send(request).await {
-                Ok((response, hold)) => {
-                    return Ok((permit, response, hold));
-                }
-                Err(failed) => {
-                    if let Some(refusal) = BodyError::behind(&failed.source) {
-                        // It was the caller's body that ended before its end.
-                        return Err(refusal);
-                    }
-                    tracing::info!(error = %failed.source, reused, "application did not answer");
-                    let unsent = failed.unsent.filter(|_| reused && attempt == 0);
-                    let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };
-                    request = unsent;
-                }
-            }
-        }
-        Err(Refusal::UpstreamUnreachable)
     }
 
     /// Signs the application's response, bound to the request as it was received.
@@ -385,6 +346,54 @@ impl Callee {
     }
 }
 
+/// Where a request goes that was verified and permitted.
+pub(super) struct Forward<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) reached: &'a Reached,
+    pub(super) version: Version,
+    pub(super) grant: &'a Grant,
+}
+
+impl Forward<'_> {
+    /// Hands a request of `caller` to the application. It takes both proofs by value: there is no other way here.
+    pub(super) async fn send(
+        self,
+        caller: &SpiffeId,
+        permit: Permit,
+        mut request: Verified<Request<Body>>,
+        signed: bool,
+    ) -> Result<(Permit, Response<Incoming>, Option<Hold>), Refusal> {
+        let Self { worker, reached, version, grant } = self;
+        identify(request.get_mut().headers_mut(), caller, &reached.own);
+        let key = AppKey { address: reached.address, version, caller: Some(caller.clone()) };
+        let recheck = || Recheck::of(worker, grant.clone(), signed);
+        let mut request = request.into_inner().map(|body| body.rechecked(recheck));
+        if version == Version::Http1 && !request.body().has_length() {
+            frame_as_chunked(request.headers_mut());
+        }
+        for attempt in 0.. {
+            let lease = app::checkout(worker, &key).await?;
+            let reused = lease.reused;
+            match lease.send(request).await {
+                Ok((response, hold)) => {
+                    return Ok((permit, response, hold));
+                }
+                Err(failed) => {
+                    if let Some(refusal) = BodyError::behind(&failed.source) {
+                        // It was the caller's body that ended before its end.
+                        return Err(refusal);
+                    }
+                    tracing::info!(error = %failed.source, reused, "application did not answer");
+                    let unsent = failed.unsent.filter(|_| reused && attempt == 0);
+                    let Some(unsent) = unsent else { return Err(Refusal::UpstreamUnreachable) };
+                    request = unsent;
+                }
+            }
+        }
+        Err(Refusal::UpstreamUnreachable)
+    }
+}
+
 /// Tells the application who calls, in the form that Envoy made the convention.
 pub(super) fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
     // SPIFFE IDs hold no characters that would need quoting here.
@@ -394,7 +403,7 @@ pub(super) fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId)
 }
 
 /// The caller's own id of the request, if it is one.
-fn claimed_id(headers: &HeaderMap) -> Option<String> {
+pub(super) fn claimed_id(headers: &HeaderMap) -> Option<String> {
     let claimed = headers.get(MESH_REQUEST_ID).and_then(|value| value.to_str().ok())?;
     let is_id = claimed.len() <= REQUEST_ID_MAX && claimed.bytes().all(|b| b.is_ascii_alphanumeric());
     is_id.then(|| clip(claimed))

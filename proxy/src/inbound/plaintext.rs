@@ -202,7 +202,7 @@ async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, vers
     }
 }
 
-async fn respond(
+pub(super) async fn respond(
     worker: &Rc<Worker>,
     reached: &Reached,
     version: Version,
@@ -266,6 +266,7 @@ fn grant(reached: &Reached, content: Content) -> Grant {
         port: reached.address.port(),
         content,
         channel: None,
+        signer: None,
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
         port: reached.address.port(),
         content: Content::Opaque,
         channel: Some(Rc::clone(&channel)),
+        signer: None,
     };
     let outcome = open(worker, stream, &channel, &reached, &grant).await;
     let decided = match &outcome {

@@ -283,7 +283,7 @@ impl Caller {
 }
 
 /// The level that an application asks for.
-fn wished(value: &HeaderValue) -> Result<ProtectionLevel, Refusal> {
+pub(super) fn wished(value: &HeaderValue) -> Result<ProtectionLevel, Refusal> {
     match value.as_bytes() {
         b"public" => Ok(ProtectionLevel::Public),
         b"protected" => Ok(ProtectionLevel::Protected),

@@ -12,9 +12,9 @@ use ipnet::IpNet;
 use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
-    Advertised, EgressRule, Lifetimes, MtlsMode, Network, PolicyAction, PolicyModel, PortModel, Protection,
-    ProtectionLevel, RecordHash, RoleGrantModel, RuleModel, SignatureMode, SourceMatch, Transport,
-    Verification, WorkloadModel,
+    Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, PolicyAction,
+    PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, RoleGrantModel, RuleModel,
+    SignatureMode, SourceMatch, Transport, Verification, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
@@ -36,7 +36,7 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             .policies
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
-    match model.protection_policies.is_empty() {
+    match model.protection_policies.is_empty() && model.intermediaries.is_empty() {
         false => 3,
         true if is_new => 2,
         true => 1,
@@ -74,6 +74,7 @@ impl TryFrom<wire::Policy> for PolicyModel {
             header_policies: each(policy.header_policies, header::policy_from)?,
             role_grants: each(policy.role_grants, grant_from)?,
             protection_policies: each(policy.protection_policies, protection::policy_from)?,
+            intermediaries: each(policy.intermediaries, intermediary_from)?,
         })
     }
 }
@@ -98,6 +99,7 @@ impl From<&PolicyModel> for wire::Policy {
             header_policies: model.header_policies.iter().map(header::policy_to).collect(),
             role_grants: model.role_grants.iter().map(grant_to).collect(),
             protection_policies: model.protection_policies.iter().map(protection::policy_to).collect(),
+            intermediaries: model.intermediaries.iter().map(intermediary_to).collect(),
         }
     }
 }
@@ -117,6 +119,42 @@ fn grant_to(grant: &RoleGrantModel) -> wire::RoleGrant {
         spiffe_id: grant.identity.to_string(),
         role: grant.role.clone(),
         not_after: grant.not_after,
+    }
+}
+
+fn intermediary_from(read: wire::Intermediary) -> Result<IntermediaryModel, DecodeError> {
+    let route = |read: wire::IntermediaryRoute| {
+        Ok(IntermediaryRoute {
+            to: read.to,
+            port: port("policy.intermediaries.routes.port", read.port)?,
+            path: read.path,
+            replace_prefix: read.replace_prefix,
+            host: read.host,
+            may_change: read.may_change,
+        })
+    };
+    Ok(IntermediaryModel {
+        name: read.name,
+        addresses: each(read.addresses, |octets| address("policy.intermediaries.addresses", &octets))?,
+        ports: ports_from("policy.intermediaries.ports", &read.ports)?,
+        routes: each(read.routes, route)?,
+    })
+}
+
+fn intermediary_to(model: &IntermediaryModel) -> wire::Intermediary {
+    let route = |route: &IntermediaryRoute| wire::IntermediaryRoute {
+        to: route.to.clone(),
+        port: route.port.into(),
+        path: route.path.clone(),
+        replace_prefix: route.replace_prefix.clone(),
+        host: route.host.clone(),
+        may_change: route.may_change.clone(),
+    };
+    wire::Intermediary {
+        name: model.name.clone(),
+        addresses: model.addresses.iter().map(|&address| octets(address)).collect(),
+        ports: model.ports.iter().map(|port| u32::from(*port)).collect(),
+        routes: model.routes.iter().map(route).collect(),
     }
 }
 

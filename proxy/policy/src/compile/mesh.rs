@@ -2,7 +2,7 @@
 
 use signet_identity::TrustDomain;
 
-use crate::compile::{Scope, value};
+use crate::compile::{Scope, intermediary, value};
 use crate::diagnostic::{Place, quoted};
 use crate::manifest::{EgressSpec, LifetimeSpec, MeshSpec, NetworkSpec};
 use crate::model::{EgressRule, Network, PolicyModel, Transport};
@@ -67,6 +67,10 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyMode
             );
             scope.refuse(Place::of(&entry.value.cidr), message, "use broader ranges, or leave `ports` out");
         }
+    }
+    let given = spec.intermediaries.as_ref();
+    for entry in value::entries(scope, given, "intermediaries", "when there are none") {
+        model.intermediaries.extend(intermediary::lower(scope, entry, &model.intermediaries));
     }
     let certificates = &spec.certificates;
     let lifetimes = &mut model.lifetimes;

@@ -68,8 +68,34 @@ pub(crate) struct MeshSpec {
     pub(crate) networks: Option<List<NetworkSpec>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) egress: Option<List<EgressSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) intermediaries: Option<List<IntermediarySpec>>,
     #[serde(default)]
     pub(crate) certificates: CertificatesSpec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IntermediarySpec {
+    pub(crate) name: Spanned<String>,
+    pub(crate) addresses: List<String>,
+    pub(crate) ports: List<u32>,
+    pub(crate) routes: List<IntermediaryRouteSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct IntermediaryRouteSpec {
+    pub(crate) to: Spanned<String>,
+    pub(crate) port: Spanned<u32>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) path: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) replace_prefix: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) host: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) may_change: Option<List<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -55,6 +55,8 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     let mut all = policy_model(1);
     assert_eq!(minimum_reader(&all), 3);
     all.protection_policies.clear();
+    assert_eq!(minimum_reader(&all), 3);
+    all.intermediaries.clear();
     let edits: [fn(&mut PolicyModel); 3] = [
         |model| model.policies.retain(|policy| policy.name != "shut"),
         |model| model.header_policies.clear(),

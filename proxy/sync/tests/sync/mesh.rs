@@ -9,10 +9,11 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
     AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, HeaderMatch, HeaderPolicyModel,
-    IdentityFields, IdentityPattern, Lifetimes, MtlsMode, Network, Operation, PathPattern, PolicyAction,
-    PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel, ProtectionPolicyModel,
-    ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch,
-    SpeaksFirst, Target, TimeWindow, Transport, ValueMatch, Verification, WorkloadModel,
+    IdentityFields, IdentityPattern, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network,
+    Operation, PathPattern, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange,
+    ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch,
+    Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -181,6 +182,19 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         change,
     };
     let open = ProtectionChange { level: Some(ProtectionLevel::Public), ..ProtectionChange::default() };
+    model.intermediaries.push(IntermediaryModel {
+        name: "edge".into(),
+        addresses: vec!["172.18.0.99".parse().unwrap()],
+        ports: vec![80],
+        routes: vec![IntermediaryRoute {
+            to: "lm".into(),
+            port: 46000,
+            path: "/lm".into(),
+            replace_prefix: Some("/".into()),
+            host: Some("lm:46000".into()),
+            may_change: vec!["location".into()],
+        }],
+    });
     model.protection_policies.push(ProtectionPolicyModel {
         name: "sessions".into(),
         target: Target::Classes(vec![Class::Agent]),
