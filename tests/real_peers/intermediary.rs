@@ -108,8 +108,10 @@ pub(crate) fn private_message_through_nginx_is_read_by_nobody_and_arrives() -> T
         assert!(caller.ends_with(";URI=spiffe://mesh.example/app/host/client"), "{caller}");
         assert!(!seen.to_string().to_lowercase().contains("mesh-"), "to the app: {seen}");
     }
-    let log = stage.access_log()?;
-    assert_eq!(log.lines().count(), 4, "{log}");
+    // nginx writes a line after it has sent the last byte.
+    let complete = || stage.access_log().ok().filter(|log| log.lines().count() == 4);
+    let log = signet_cli::lab::mesh::wait_until(crate::pair::LIMIT, complete);
+    let log = log.ok_or("nginx has not handed on four requests")?;
     assert!(!log.contains(SECRET), "nginx has read it");
     let report = tap.report()?;
     assert_eq!(report.lost, 0, "the tap was too slow");

@@ -109,8 +109,12 @@ impl Callee {
     ) -> Result<(Response<Body>, Permit), Refusal> {
         let worker = &self.worker;
         let snapshot = worker.shared.snapshots.load_full();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         head::check_request(&parts, Origin::Mesh)?;
+        if parts.version == http::Version::HTTP_10 {
+            // nginx speaks that to whom it hands on. Framing is made afresh here, and the application's hop is ours.
+            parts.version = http::Version::HTTP_11;
+        }
         if !signet_signature::claims_signature(&parts.headers) {
             return Err(Refusal::SignatureMissing);
         }
