@@ -23,7 +23,7 @@ pub(crate) enum Refused {
     #[error("a recipient is no SPIFFE ID, workload, host name or device that the directory knows")]
     RecipientUnknown,
     #[error(
-        "the directory has no key of a recipient: its sidecar has to be up, and its workload to have a port"
+        "the directory has no key of a recipient: its sidecar has to have been up, in a network that is known here"
     )]
     RecipientWithoutKey,
     #[error("the request is not the JSON object that this resource takes, see docs/messages.md")]
