@@ -226,12 +226,12 @@ pub enum ConfigError {
         "--exempt uid exempts every program of this user, and this user is root; run the proxy as a user of its own (1337)"
     )]
     ExemptRoot,
-    /// Neither a token nor a place where an earlier enrolment is kept.
-    #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
-    NoIdentity,
     /// Not 1 to 1,048,576 bytes.
     #[error("--local-payload-bytes {0} is out of range; use 1 to 1048576")]
     LocalPayload(usize),
+    /// Neither a token nor a place where an earlier enrolment is kept.
+    #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
+    NoIdentity,
     /// Two of the proxy's own ports are the same.
     #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
     PortTwice(u16),

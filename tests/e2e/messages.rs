@@ -159,7 +159,11 @@ fn aclib_requests_are_answered_and_its_weaknesses_are_gone() -> TestResult {
     let carol_in = site.container("carol")?;
     let listen = format!("127.0.0.1:{ACLIB}");
     let setup = |further: &[&str]| Setup {
-        flags: [&["--aclib-listen", &listen], further].concat().iter().map(|&flag| flag.to_owned()).collect(),
+        flags: [&["--aclib-listen", &*listen][..], further]
+            .concat()
+            .iter()
+            .map(|&flag| flag.to_owned())
+            .collect(),
         ..Setup::default()
     };
     let sidecars = [
