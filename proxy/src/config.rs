@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 use thiserror::Error;
 
 use crate::capture::{Exempt, MARK, Way};
+use crate::local::config::{LocalArguments, LocalConfig};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
@@ -75,6 +76,9 @@ pub struct Arguments {
     /// How long open connections may finish after SIGTERM.
     #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
+    /// Where the application has messages signed and verified.
+    #[command(flatten)]
+    pub local: LocalArguments,
     /// Where spans go (OTLP over gRPC); nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
@@ -114,6 +118,8 @@ pub struct Config {
     pub exclude_inbound: Vec<u16>,
     /// How long a drain may take.
     pub drain: Duration,
+    /// Where the application has messages signed and verified.
+    pub local: LocalConfig,
 }
 
 /// A host, by name or address, and a port. A name is looked up at every connection.
@@ -204,6 +210,14 @@ impl std::fmt::Debug for TokenSource {
 /// A setting that cannot be used.
 #[derive(Debug, Error, Eq, PartialEq)]
 pub enum ConfigError {
+    /// Not SPIFFE IDs, nor the word `any` alone.
+    #[error("--aclib-audience takes SPIFFE IDs, at most 64 and each once, or the word any alone")]
+    AclibAudience,
+    /// An address that others can reach.
+    #[error(
+        "--aclib-listen {0} can be reached from outside; use a loopback address, for example 127.0.0.1:46080"
+    )]
+    AclibNotLoopback(SocketAddr),
     /// The drain is longer than an hour.
     #[error("--drain-seconds {0} is too long; at most {max} is allowed", max = DRAIN_MAX.as_secs())]
     Drain(u64),
@@ -212,6 +226,9 @@ pub enum ConfigError {
         "--exempt uid exempts every program of this user, and this user is root; run the proxy as a user of its own (1337)"
     )]
     ExemptRoot,
+    /// Not 1 to 1,048,576 bytes.
+    #[error("--local-payload-bytes {0} is out of range; use 1 to 1048576")]
+    LocalPayload(usize),
     /// Neither a token nor a place where an earlier enrolment is kept.
     #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
     NoIdentity,
@@ -272,6 +289,7 @@ impl TryFrom<Arguments> for Config {
             },
             exclude_inbound: raw.exclude_inbound,
             drain,
+            local: raw.local.try_into()?,
         })
     }
 }

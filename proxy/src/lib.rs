@@ -37,6 +37,7 @@ mod http_server;
 mod inbound;
 mod limits;
 mod listen;
+pub mod local;
 mod opaque;
 mod outbound;
 mod own;

@@ -29,7 +29,7 @@ use crate::habit::Observation;
 use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Shared, Worker};
-use crate::{guard, inbound, listen, outbound, sockets};
+use crate::{guard, inbound, listen, local, outbound, sockets};
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
@@ -79,6 +79,8 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
         dial: Dial::new(move |address| sockets::dial(address, exempt)),
     })?;
     let listeners = (0..config.workers).map(|_| bind(&config)).collect::<Result<Vec<_>, _>>()?;
+    let local = local::Listeners::bind(&config.local)
+        .map_err(|(address, source)| RunError::Bind { address, source })?;
     let admin = Admin::default();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -88,7 +90,7 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
             joined = control.join() => joined,
             stopped = stop_signal() => return Ok(stopped.map(|()| ExitCode::SUCCESS)?),
         };
-        serve(config, joined, listeners, installed, admin).await
+        serve(config, joined, listeners, local, installed, admin).await
     })
 }
 
@@ -97,6 +99,7 @@ async fn serve(
     config: Config,
     joined: Joined,
     listeners: Vec<Listeners>,
+    local: local::Listeners,
     installed: Option<Rules>,
     admin: Admin,
 ) -> Result<ExitCode, RunError> {
@@ -118,6 +121,7 @@ async fn serve(
     let (drain, draining) = watch::channel(false);
     let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), draining.clone());
     let workers = listeners.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
+    local::start(local, Arc::clone(&shared))?;
     let report = Arc::new(Notify::new());
     tokio::spawn(guard::keep(Arc::clone(&shared), Arc::clone(&admin.health), installed, Arc::clone(&report)));
     tokio::spawn(admin::follow(Arc::clone(&shared)));

@@ -64,6 +64,9 @@ fn wrong_settings_end_with_exit_code_64_and_are_named() {
         (&[&base[..], &["--inbound-port", "15001"]].concat(), "15001"),
         (&[&base[..], &["--drain-seconds", "86400"]].concat(), "--drain-seconds"),
         (&[&base[..], &["--exempt", "nobody"]].concat(), "--exempt"),
+        (&[&base[..], &["--local-socket", "/tmp/s"]].concat(), "--local-uid"),
+        (&[&base[..], &["--local-payload-bytes", "1048577"]].concat(), "--local-payload-bytes"),
+        (&[&base[..], &["--aclib-listen", "0.0.0.0:46080"]].concat(), "--aclib-listen"),
     ];
     for (arguments, named) in cases {
         let output = run(arguments);

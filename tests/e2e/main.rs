@@ -6,6 +6,7 @@ mod claims;
 mod headers;
 mod identity;
 mod lifecycle;
+mod messages;
 mod policy;
 mod protection;
 mod protocols;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             lifecycle::TESTS,
             protocols::TESTS,
             protection::TESTS,
+            messages::TESTS,
         ]
         .concat(),
     )

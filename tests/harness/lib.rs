@@ -18,6 +18,7 @@ use signet_identity::{Authority, SpiffeId};
 
 pub mod claimant;
 pub mod impostor;
+pub mod local;
 pub mod manifest;
 pub mod plain;
 pub mod recorder;

@@ -4,6 +4,7 @@
 mod databases;
 mod intermediary;
 mod iptables;
+mod messages;
 mod nginx;
 mod openssl;
 mod pair;
@@ -33,6 +34,10 @@ const TESTS: &[Test] = &[
     ("postgresql_answers_queries", databases::postgresql_answers_queries),
     ("redis_keeps_what_it_is_given", databases::redis_keeps_what_it_is_given),
     ("mosquitto_delivers_to_subscribers", databases::mosquitto_delivers_to_subscribers),
+    (
+        "sealed_message_through_an_unmeshed_broker_is_verified_end_to_end",
+        messages::sealed_message_through_an_unmeshed_broker_is_verified_end_to_end,
+    ),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
     (
         "iptables_over_nf_tables_captures_for_a_whole_mesh",

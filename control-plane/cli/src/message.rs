@@ -3,11 +3,13 @@
 //! The same code as in the proxies ([`signet_signature`]) makes and checks the signatures; what is added here is
 //! reading messages and keys from files. Nothing is kept and nothing is sent.
 
+mod jws;
 mod key;
 mod parse;
 mod sign;
 mod verify;
 
+pub(crate) use jws::{JwsOutcome, verify_jws};
 pub(crate) use key::{signing_key, verifying_key};
 pub(crate) use parse::{MESSAGE_MAX, Message, Scheme};
 pub(crate) use sign::{SignOptions, sign};

@@ -541,6 +541,56 @@ fn signature_of_a_workload_is_verified_through_its_chain() {
 }
 
 #[test]
+fn message_that_outlived_its_hop_is_verified_with_the_roots_alone() {
+    use signet_signature::MeshSigner;
+    use signet_signature::jws::{Audience, Head, MessageId, sign};
+
+    let desk = Desk::new();
+    let Workload { signing, now } = workload(&desk);
+    let signer = MeshSigner::new(signing.key.secret_der(), signing.keyid()).unwrap();
+    let store = "spiffe://mesh.example/app/device-2/store";
+    let head = Head {
+        id: MessageId::random().unwrap(),
+        created: now,
+        expires: now + 60,
+        audience: Audience::new(vec![store.to_owned()]).unwrap(),
+        content_type: None,
+    };
+    let message = sign(&signer, &signing.chain, &head, b"hello").unwrap();
+    let run = |roots: &str, further: &[&str], message: &str| {
+        let base = ["verify-jws", "--roots", roots, "-o", "json"];
+        desk.run(&[&base[..], further].concat(), message)
+    };
+    let soon = (now + 1).to_string();
+    let ran = run("roots.pem", &["--now", &soon], &format!("{message}\n"));
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    let found = ran.json();
+    assert_eq!(found["sender"], "spiffe://mesh.example/app/device-1/store");
+    assert_eq!(found["level"], "protected");
+    assert_eq!(found["audience"], Value::from(vec![store]));
+    assert_eq!(found["payload_base64"], STANDARD.encode("hello"));
+    assert_eq!(run("roots.pem", &["--now", &soon, "--for", store], &message).code, 0);
+
+    let refused = |ran: Ran, code: &str| {
+        assert_eq!((ran.code, &ran.json()["code"]), (1, &Value::from(code)), "{}", ran.stdout);
+        assert_eq!(ran.json()["payload_base64"], Value::Null);
+    };
+    refused(run("other-roots.pem", &["--now", &soon], &message), "certificate");
+    refused(run("roots.pem", &["--now", &(now + 60).to_string()], &message), "message-expired");
+    refused(run("roots.pem", &["--now", &(now + 3600).to_string()], &message), "certificate");
+    refused(
+        run("roots.pem", &["--now", &soon, "--for", "spiffe://mesh.example/app/a/b"], &message),
+        "message-audience",
+    );
+    refused(run("roots.pem", &["--now", &soon], &message[..message.len() - 4]), "message-malformed");
+    let (signed, signature) = message.rsplit_once('.').unwrap();
+    let (header, _) = signed.split_once('.').unwrap();
+    let altered = format!("{header}.SGVsbG8.{signature}");
+    refused(run("roots.pem", &["--now", &soon], &altered), "message-bad-signature");
+    assert_eq!(run("nowhere.pem", &[], &message).code, 64);
+}
+
+#[test]
 fn certificate_of_the_public_web_is_told_to_be_one() {
     let desk = Desk::new();
     workload(&desk);

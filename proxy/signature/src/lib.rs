@@ -10,7 +10,8 @@
 //! * [`batch`] puts many messages under one signature;
 //! * [`checkpoint`] puts messages that were only authenticated ([`MacKey`]) under one afterwards;
 //! * [`record`] signs byte streams;
-//! * [`seal`] encrypts what only the destination may read.
+//! * [`seal`] encrypts what only the destination may read;
+//! * [`jws`] signs and seals what is to be verified long after the connection that carried it.
 //!
 //! Invariants: the type of a key decides its algorithm and a message can only agree; a signature base is
 //! rebuilt from what was received, never from what we would have sent; every list a peer controls has a
@@ -24,6 +25,7 @@ mod derived;
 pub mod digest;
 mod field;
 pub mod input;
+pub mod jws;
 pub mod key;
 mod mac;
 pub mod message;

@@ -207,6 +207,25 @@ impl MessageKeys {
         fields::parse(opened)
     }
 
+    /// Seals a whole payload.
+    pub(crate) fn seal_whole(self, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(payload.len() + CHUNK_OVERHEAD * (payload.len() / MAX_CHUNK + 1));
+        self.into_writer().finish(payload, &mut out);
+        out
+    }
+
+    /// Opens what [`seal_whole`](Self::seal_whole) made.
+    pub(crate) fn open_whole(self, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut reader = self.into_reader();
+        let mut input = bytes::BytesMut::from(sealed);
+        let mut out = Vec::with_capacity(sealed.len());
+        while let Some(chunk) = reader.decode(&mut input)? {
+            out.extend_from_slice(&chunk.data);
+        }
+        // Cut at the end of a chunk, everything before opens.
+        if reader.is_done() && input.is_empty() { Ok(out) } else { Err(SealError::Broken) }
+    }
+
     /// The writer of the body.
     #[must_use]
     pub fn into_writer(self) -> ChunkWriter {

@@ -52,6 +52,19 @@ impl EncodeLabelSet for RefusalLabels {
     }
 }
 
+/// Both are names that stand in the code.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct LocalLabels {
+    operation: &'static str,
+    code: &'static str,
+}
+
+impl EncodeLabelSet for LocalLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        [("operation", self.operation), ("code", self.code)].encode(encoder)
+    }
+}
+
 /// Every metric of the proxy.
 #[derive(Debug)]
 pub struct Metrics {
@@ -104,6 +117,7 @@ pub struct Metrics {
     pub rotations: Counter,
     refusals: Family<RefusalLabels, Counter>,
     incidents: Family<RefusalLabels, Counter>,
+    local_requests: Family<LocalLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -135,6 +149,7 @@ impl Default for Metrics {
             rotations: Counter::default(),
             refusals: Family::default(),
             incidents: Family::default(),
+            local_requests: Family::default(),
         };
         metrics.register();
         metrics
@@ -220,6 +235,11 @@ impl Metrics {
         );
         root.register("rotations", "Certificates obtained since start", self.rotations.clone());
         root.register("refusals", "Refused exchanges by refusal code", self.refusals.clone());
+        root.register(
+            "local_requests",
+            "Requests of the application to sign, verify, seal or open a message, by outcome",
+            self.local_requests.clone(),
+        );
         root.register("open_connections", "Connections open now", self.open_connections.clone());
         root.register("ready", "1 while a policy from the control plane is in force", self.ready.clone());
         root.register(
@@ -237,6 +257,11 @@ impl Metrics {
     /// Counts a connection that was cut because of what its peer sent; the refusal is counted by itself.
     pub fn incident(&self, direction: Direction, refusal: Refusal) {
         self.incidents.get_or_create(&RefusalLabels { direction, refusal }).inc();
+    }
+
+    /// Counts a request of the application, with the code it was refused for, or `ok`.
+    pub(crate) fn local_request(&self, operation: &'static str, code: &'static str) {
+        self.local_requests.get_or_create(&LocalLabels { operation, code }).inc();
     }
 
     /// Refusals since start by code, both directions together; codes that never happened are left out.

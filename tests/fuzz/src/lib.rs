@@ -6,6 +6,8 @@
 use http::{HeaderMap, HeaderValue};
 use signet_identity::SpiffeId;
 use signet_proxy::detect::{Sniff, sniff as verdict};
+use signet_signature::jws::jwt::UnprovenClaims;
+use signet_signature::jws::{Rules, Signer, Unproven};
 use signet_signature::record::{Direction, Event, RecordReader};
 use signet_signature::{ChannelId, MessageView, ReplayWindow, RequestView, VerifiedKey};
 
@@ -25,6 +27,25 @@ pub fn check_target(input: &[u8]) {
     if let Ok(accepted) = signet_policy::check_target(method, target, authority, &hosts) {
         assert!(!accepted.path().contains("//") && !accepted.path().contains("/../"), "{target:?}");
         assert!(target.contains(accepted.path()), "{target:?} became {:?}", accepted.path());
+    }
+}
+
+/// A message that outlived its hop, and an assertion of an identity. Nobody here can sign.
+pub fn message(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let signer = Signer {
+        spiffe_id: "spiffe://td/a",
+        keyid: "spiffe://td/a#b",
+        public_key: &PUBLIC_KEY,
+        not_before: 0,
+        not_after: u64::MAX,
+    };
+    let rules = Rules { own: None, now: 1, skew: 30 };
+    if let Ok(message) = Unproven::parse(text) {
+        assert!(message.verify(&signer, rules).is_err(), "a forged message was accepted");
+    }
+    if let Ok(claims) = UnprovenClaims::parse(text) {
+        assert!(claims.verify(&signer, rules).is_err(), "a forged assertion was accepted");
     }
 }
 
@@ -110,6 +131,18 @@ pub fn spiffe_id(input: &[u8]) {
 mod tests {
     use super::*;
 
+    /// Well-formed: `hello` for spiffe://td/b. Its signature is not one.
+    const MESSAGE: &[u8] =
+    b"eyJhbGciOiJFZERTQSIsInR5cCI6Im1lc2gtbXNnLXYxK2p3cyIsImNyaXQiOlsibWVzaCJdLCJ4NWMiOlsiQUFBQSJdLCJtZXNo\
+        Ijp7ImlkIjoiQndjSEJ3Y0hCd2NIQndjSEJ3Y0hCdyIsImNyZWF0ZWQiOjEsImV4cGlyZXMiOjksImF1ZGllbmNlIjpbInNwaWZm\
+        ZTovL3RkL2IiXSwibGV2ZWwiOiJwcm90ZWN0ZWQifX0.aGVsbG8.AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB\
+        AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ";
+    /// The same of an assertion.
+    const ASSERTION: &[u8] =
+    b"eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCIsIng1YyI6WyJBQUFBIl19.eyJpc3MiOiJzcGlmZmU6Ly90ZC9hIiwiYXVkIjpbInN\
+        waWZmZTovL3RkL2IiXSwiZXhwIjo5LCJuYmYiOjEsImlhdCI6MSwianRpIjoiYSJ9.AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ\
+        EBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ";
+
     /// Every cut of a seed, and every byte of it changed in a few ways.
     fn feed(target: fn(&[u8]), seeds: &[&[u8]]) {
         for seed in seeds {
@@ -122,6 +155,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn seeds_of_messages_are_well_formed() {
+        assert!(Unproven::parse(std::str::from_utf8(MESSAGE).unwrap()).is_ok());
+        assert!(UnprovenClaims::parse(std::str::from_utf8(ASSERTION).unwrap()).is_ok());
     }
 
     #[test]
@@ -147,6 +186,7 @@ mod tests {
             b"sig1=(\"@method\" \"@query-param\";name=\"a\" \"x\";bs);created=1;keyid=\"k\";tag=\"t\"\nsig1=:AAAA:",
             b"mesh=(\"@method\" \"@authority\" \"@path\" \"@query\");created=1;expires=61;nonce=\"AAAAAAAAAAAAAAAAAAAAAA.1\";keyid=\"spiffe://td/a#b\";tag=\"mesh-req-v1\"\nmesh=:AAAA:",
         ]);
+        feed(message, &[MESSAGE, ASSERTION]);
         feed(
             sniff,
             &[

@@ -1,4 +1,4 @@
-//! `signet message`: signs and verifies raw HTTP/1.1 messages.
+//! `signet message`: signs and verifies raw HTTP/1.1 messages, and verifies messages that outlived their hop.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,12 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use serde_json::json;
+use signet_signature::jws::MAX_MESSAGE;
 use signet_signature::{Algorithm, Component};
 
 use crate::chain;
 use crate::message::{
-    Demand, MESSAGE_MAX, Message as Raw, Outcome, Scheme, SignOptions, Trust, component, sign, signing_key,
-    verify, verifying_key,
+    Demand, JwsOutcome, MESSAGE_MAX, Message as Raw, Outcome, Scheme, SignOptions, Trust, component, sign,
+    signing_key, verify, verify_jws, verifying_key,
 };
 use crate::output::{Failure, Format, Verdict, print_bytes, print_json, print_line, text_or_json};
 
@@ -24,6 +25,7 @@ use crate::output::{Failure, Format, Verdict, print_bytes, print_json, print_lin
 pub(crate) enum Message {
     Sign(Sign),
     Verify(Verify),
+    VerifyJws(VerifyJws),
 }
 
 /// Signs the message on standard input and writes it, with the two new fields, to standard output
@@ -111,6 +113,30 @@ pub(crate) struct Verify {
     context: Context,
 }
 
+/// Verifies a message that outlived its hop: the JWS on standard input, as a sidecar made it
+///
+/// Exit code 0 valid, 1 invalid, 64 wrong arguments or unreadable input. Its chain comes with it, so that nothing but the
+/// roots is needed. Revocations and whether it was taken before are not known here. With -o json the answer has the payload
+/// of a protected message; a private one is verified and stays sealed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  signet message verify-jws --roots roots.pem < message.jws
+  signet message verify-jws --roots roots.pem --now 1750000000 -o json < message.jws")]
+pub(crate) struct VerifyJws {
+    /// Roots of the sender's trust domain (PEM), such as the control plane's /roots.pem
+    #[arg(long, value_name = "FILE")]
+    roots: PathBuf,
+    /// SPIFFE ID that the message must be for; left out: it may be for anybody
+    #[arg(long = "for", value_name = "ID")]
+    own: Option<String>,
+    /// Verify as of this time, Unix seconds; left out: now. A message ends with its certificate at the latest
+    #[arg(long, value_name = "TIME")]
+    now: Option<u64>,
+    /// Seconds that the clocks may differ
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    skew: u64,
+}
+
 /// What the message itself does not say.
 #[derive(Debug, clap::Args)]
 struct Context {
@@ -128,6 +154,7 @@ impl Message {
         match self {
             Self::Sign(sign) => sign.run(format),
             Self::Verify(verify) => verify.run(format),
+            Self::VerifyJws(verify) => verify.run(format),
         }
     }
 }
@@ -208,6 +235,28 @@ impl Verify {
     }
 }
 
+impl VerifyJws {
+    fn run(self, format: Format) -> Result<Verdict, Failure> {
+        let roots = chain::read(&self.roots).map_err(|error| in_file(&self.roots, error))?;
+        let unreadable = |error: String| Failure::Usage(format!("standard input: {error}"));
+        let mut bytes = Vec::new();
+        // A line end more is an editor's or a shell's.
+        io::stdin()
+            .lock()
+            .take(MAX_MESSAGE as u64 + 2)
+            .read_to_end(&mut bytes)
+            .map_err(|error| unreadable(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("not a JWS".to_owned()))?;
+        let now = self.now.unwrap_or_else(now_unix);
+        let outcome = verify_jws(text.trim_end(), &roots, self.own.as_deref(), now, self.skew);
+        match format {
+            Format::Json => print_json(&outcome)?,
+            _ => print_line(jws_text(&outcome))?,
+        }
+        Ok(Verdict::of(outcome.valid))
+    }
+}
+
 impl Context {
     /// The message on standard input, and the request it answers if it is a response and one was named.
     fn messages(&self) -> Result<(Raw, Option<Raw>), Failure> {
@@ -248,6 +297,24 @@ fn text(outcome: &Outcome) -> String {
         lines.push(format!("covers: {}", outcome.covered.join(" ")));
         lines.push(format!("content-digest: {}", outcome.content_digest));
     }
+    lines.join("\n")
+}
+
+fn jws_text(outcome: &JwsOutcome) -> String {
+    let mut lines = vec![match outcome.code {
+        None => format!("valid: {}", outcome.reason),
+        Some(code) => format!("invalid: {} ({code})", outcome.reason),
+    }];
+    let mut line = |name: &str, value: Option<String>| {
+        lines.extend(value.iter().map(|value| format!("{name}: {value}")));
+    };
+    line("sender", outcome.sender.clone());
+    line("level", outcome.level.map(str::to_owned));
+    line("id", outcome.id.clone());
+    line("created", outcome.created.map(|seconds| seconds.to_string()));
+    line("expires", outcome.expires.map(|seconds| seconds.to_string()));
+    line("for", outcome.valid.then(|| outcome.audience.join(" ")));
+    line("content type", outcome.content_type.clone());
     lines.join("\n")
 }
 

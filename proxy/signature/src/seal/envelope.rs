@@ -48,6 +48,14 @@ impl Secret {
             response: MessageKeys::derive(&prk, b"response"),
         }
     }
+
+    /// The keys of a message that belongs to no exchange, and to everything in `parts`.
+    pub(crate) fn message<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> MessageKeys {
+        let mut info = b"mesh-seal-jws-v1\0".to_vec();
+        parts.into_iter().for_each(|part| push(&mut info, part));
+        let prk = hpke::extract(digest(&SHA256, &info).as_ref(), &[&self.0]);
+        MessageKeys::derive(&prk, b"message")
+    }
 }
 
 impl std::fmt::Debug for Secret {
