@@ -16,6 +16,7 @@
 //! one separate thread. Workers read policy and identity from [`snapshot`], replaced as a whole.
 
 pub mod admin;
+pub mod appoint;
 mod authorize;
 mod batcher;
 mod body;
@@ -37,6 +38,7 @@ mod http_server;
 mod inbound;
 mod limits;
 mod listen;
+mod normal;
 mod opaque;
 mod outbound;
 mod own;

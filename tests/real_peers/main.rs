@@ -10,6 +10,7 @@ mod programs;
 mod python;
 mod signatures;
 mod slow_path;
+mod tricks;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use signet_cli::lab::runner::{self, Test};
 const TESTS: &[Test] = &[
     ("curl_and_nginx_see_no_difference", nginx::curl_and_nginx_see_no_difference),
     ("curl_is_refused_what_no_rule_allows", nginx::curl_is_refused_what_no_rule_allows),
+    ("storm_of_variants_reaches_nothing_forbidden", tricks::storm_of_variants_reaches_nothing_forbidden),
     ("requests_sees_no_difference", python::requests_sees_no_difference),
     ("grpc_sees_no_difference", python::grpc_sees_no_difference),
     ("mariadb_greets_without_delay", databases::mariadb_greets_without_delay),

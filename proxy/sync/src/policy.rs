@@ -6,6 +6,7 @@
 
 mod access;
 mod header;
+mod normal;
 mod protection;
 
 use ipnet::IpNet;
@@ -36,7 +37,7 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             .policies
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
-    match model.protection_policies.is_empty() {
+    match model.protection_policies.is_empty() && model.normalization_policies.is_empty() {
         false => 3,
         true if is_new => 2,
         true => 1,
@@ -74,6 +75,9 @@ impl TryFrom<wire::Policy> for PolicyModel {
             header_policies: each(policy.header_policies, header::policy_from)?,
             role_grants: each(policy.role_grants, grant_from)?,
             protection_policies: each(policy.protection_policies, protection::policy_from)?,
+            normalization_policies: each(policy.normalization_policies, normal::policy_from)?,
+            // Who may appoint is the control plane's to know; what came of it are grants.
+            role_appointers: Vec::new(),
         })
     }
 }
@@ -98,6 +102,7 @@ impl From<&PolicyModel> for wire::Policy {
             header_policies: model.header_policies.iter().map(header::policy_to).collect(),
             role_grants: model.role_grants.iter().map(grant_to).collect(),
             protection_policies: model.protection_policies.iter().map(protection::policy_to).collect(),
+            normalization_policies: model.normalization_policies.iter().map(normal::policy_to).collect(),
         }
     }
 }
