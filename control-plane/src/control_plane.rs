@@ -99,7 +99,8 @@ impl ControlPlane {
             store: store.clone(),
             health: Arc::new(health),
             mesh: Mesh {
-                registrar: Registrar::new(store, authority.clone()),
+                registrar: Registrar::new(store.clone(), authority.clone()),
+                store,
                 published: compiler.subscribe(),
                 streams: Arc::new(Streams::default()),
                 authority,

@@ -17,6 +17,7 @@
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
 mod admin;
+mod appointments;
 mod authority;
 mod churn;
 mod claims;

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Family<Outcome, Counter>,
     pub(crate) enrolments: Family<Outcome, Counter>,
     pub(crate) refused_sections: Counter,
+    pub(crate) appointments: Family<Outcome, Counter>,
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) rounds_failed: Counter,
     pub(crate) streams: Gauge,
@@ -47,6 +48,7 @@ impl Metrics {
             connections: Family::default(),
             enrolments: Family::default(),
             refused_sections: Counter::default(),
+            appointments: Family::default(),
             renewals: Family::default(),
             rounds_failed: Counter::default(),
             streams: Gauge::default(),
@@ -72,6 +74,11 @@ impl Metrics {
         );
         registry.register("enrolments", "Enrolments, by outcome", self.enrolments.clone());
         registry.register("refused_sections", "Sections that proxies refused", self.refused_sections.clone());
+        registry.register(
+            "appointments",
+            "Roles that workloads gave each other, by outcome",
+            self.appointments.clone(),
+        );
         registry.register("renewals", "Renewals, by outcome", self.renewals.clone());
         registry.register(
             "failed_rounds",

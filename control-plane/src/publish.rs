@@ -22,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval};
 
+use crate::appointments;
 use crate::authority::Authority;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
@@ -43,7 +44,10 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Published {
     /// The store's revision the round was made from.
     pub(crate) revision: Revision,
+    /// What the manifests say.
     pub(crate) model: Arc<PolicyModel>,
+    /// The same with the roles that workloads gave each other: what is published.
+    pub(crate) effective: Arc<PolicyModel>,
     /// Every section in its newest version.
     pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
     /// Networks in which the operator advertises addresses: everybody may call those.
@@ -140,14 +144,15 @@ impl Compiler {
     }
 }
 
-/// Whether only claims changed: the rest is the operator's.
+/// Whether only claims and appointments changed: the rest is the operator's.
 fn is_of_proxies(changes: &Changes) -> bool {
     let written = changes.written.iter().map(|entry| &entry.key);
-    written.chain(&changes.deleted).all(|key| key.starts_with(records::CLAIMS))
+    let of_proxies = [records::CLAIMS, records::APPOINTMENTS];
+    written.chain(&changes.deleted).all(|key| of_proxies.iter().any(|prefix| key.starts_with(prefix)))
 }
 
 /// The least time from one round to the next that proxies cause: whatever they do, everybody gets at most two directories
-/// a second.
+/// and two policies a second.
 const PACE: Duration = Duration::from_millis(500);
 
 /// How often habits are looked at without any change: their time runs out by itself.
@@ -173,11 +178,15 @@ async fn round(
             (Arc::new(manifests), model)
         }
     };
-    let payloads = payloads(&listing, &model, authority, habits, now)?;
-    let sections = number_and_sign(store, authority, payloads, minimum_reader(&model), last).await?;
+    let made = listing.entries.iter().filter(|entry| entry.key.starts_with(records::APPOINTMENTS));
+    let made = made.map(records::decode).collect::<Result<_, _>>()?;
+    let (effective, dead) = appointments::effective(&model, made, unix_seconds(now));
+    appointments::bury(store, &dead).await?;
+    let payloads = payloads(&listing, &effective, authority, habits, now)?;
+    let sections = number_and_sign(store, authority, payloads, minimum_reader(&effective), last).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
-    Ok(Published { revision: listing.revision, model, sections, advertised, manifests })
+    Ok(Published { revision: listing.revision, model, effective, sections, advertised, manifests })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {

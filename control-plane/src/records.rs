@@ -22,6 +22,8 @@ pub(crate) const MANIFESTS_HEAD: &str = "desired/manifests";
 pub(crate) const CLAIMS: &str = "desired/claim/";
 /// Prefix of the keys that messages are sealed for.
 pub(crate) const SEALING_KEYS: &str = "desired/sealing-key/";
+/// Prefix of the roles that workloads gave each other.
+pub(crate) const APPOINTMENTS: &str = "desired/appointment/";
 /// Prefix of the revocations.
 pub(crate) const REVOCATIONS: &str = "desired/revocation/";
 /// Prefix of the join tokens.
@@ -143,6 +145,33 @@ pub(crate) struct SealingKey {
     pub(crate) leaf: String,
     /// Unix seconds: the end of that certificate.
     pub(crate) expires: u64,
+}
+
+/// A role that one identity gave to another.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Appointment {
+    pub(crate) role: String,
+    /// Who holds the role.
+    pub(crate) identity: SpiffeId,
+    /// Who gave it.
+    pub(crate) by: SpiffeId,
+    /// Which instance of that identity.
+    pub(crate) instance: String,
+    /// Unix seconds.
+    pub(crate) appointed_at: u64,
+    /// Unix seconds.
+    pub(crate) not_after: u64,
+}
+
+impl Appointment {
+    /// One for each role, holder and appointer: a later one takes its place.
+    pub(crate) fn key(role: &str, identity: &SpiffeId, by: &SpiffeId) -> String {
+        format!("{APPOINTMENTS}{role} {identity} {by}")
+    }
+
+    pub(crate) fn own_key(&self) -> String {
+        Self::key(&self.role, &self.identity, &self.by)
+    }
 }
 
 impl SealingKey {

@@ -2,7 +2,8 @@
 //!
 //! Revoking one certificate alone would be escaped by a renewal, so all that its instance holds is revoked, and the
 //! instance loses the right to renew. Every revocation writes the registration it is about: a renewal or enrolment under
-//! way expects that record as it was, fails, looks again, and finds itself revoked.
+//! way expects that record as it was, fails, looks again, and finds itself revoked. Roles that were given by what is revoked
+//! go in the same commit.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use signet_identity::{Fingerprint, SpiffeId};
 use signet_sync::MAX_ENTRIES;
 use thiserror::Error;
 
+use crate::appointments;
 use crate::records::{
     self, Found, Instance, REGISTRATIONS, REVOCATIONS, Registration, Revocation, Subject, registration_key,
     unix_seconds,
@@ -41,9 +43,13 @@ pub(crate) async fn revoke(
         let mut subjects = vec![subject.clone()];
         let mut writes = Vec::new();
         match subject {
-            Subject::Identity(id) => writes.push(same_registration(store, id).await?),
+            Subject::Identity(id) => {
+                writes.push(same_registration(store, id).await?);
+                writes.extend(appointments::without(store, id, None).await?);
+            }
             Subject::Certificate(leaf) => {
-                if let Some((instance, write)) = without_instance(store, *leaf).await? {
+                if let Some((id, instance, write)) = without_instance(store, *leaf).await? {
+                    writes.extend(appointments::without(store, &id, Some(&instance.first)).await?);
                     subjects.extend(certificates(&instance, now).filter(|held| held != subject));
                     writes.push(write);
                 }
@@ -79,11 +85,11 @@ async fn same_registration(store: &dyn Store, id: &SpiffeId) -> Result<Write, St
     records::put(key, expect, &registration)
 }
 
-/// The instance that holds a certificate, and the write that takes it off its registration.
+/// The identity and instance that hold a certificate, and the write that takes it off its registration.
 async fn without_instance(
     store: &dyn Store,
     leaf: Fingerprint,
-) -> Result<Option<(Instance, Write)>, StoreError> {
+) -> Result<Option<(SpiffeId, Instance, Write)>, StoreError> {
     let leaf = leaf.to_string();
     for Found { mut record, revision } in records::list::<Registration>(store, REGISTRATIONS).await? {
         let held = record.instances.iter().position(|instance| {
@@ -93,7 +99,7 @@ async fn without_instance(
         if let Some(at) = held {
             let instance = record.instances.remove(at);
             let write = records::put(registration_key(&record.id), Expect::At(revision), &record)?;
-            return Ok(Some((instance, write)));
+            return Ok(Some((record.id, instance, write)));
         }
     }
     Ok(None)

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::publish::{ObservedHabits, Published};
 use crate::registrar::{Registrar, RegistrarError};
 use crate::server::ConnectionInfo;
+use crate::store::Store;
 use crate::streams::Streams;
 
 /// What every service works on.
@@ -32,6 +33,7 @@ pub(crate) struct Mesh {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) published: watch::Receiver<Arc<Published>>,
     pub(crate) registrar: Registrar,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) streams: Arc<Streams>,
 }
 

@@ -4,6 +4,7 @@
 //! dumps go over a socket in the proxy's own file system, to its own user and root only.
 
 use std::convert::Infallible;
+use std::future::{Future, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,8 +23,9 @@ use nix::unistd::Uid;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::appoint::{self, Refused};
 use crate::telemetry::metrics;
 use crate::worker::Shared;
 
@@ -52,6 +54,8 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// Set when the proxy has joined the mesh.
     pub shared: Arc<OnceLock<Arc<Shared>>>,
+    /// Where wishes to give a role go; set with it.
+    pub appoint: Arc<OnceLock<mpsc::Sender<appoint::Request>>>,
 }
 
 /// The answer to `/ready`, and to the state dump.
@@ -125,7 +129,7 @@ pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
                 let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
                 let admin = admin.clone();
                 tokio::spawn(async move {
-                    serve(stream, move |request| answer_tcp(&admin, request)).await;
+                    serve(stream, move |request| ready(answer_tcp(&admin, &request))).await;
                     drop(slot);
                 });
             }
@@ -134,7 +138,7 @@ pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
     }
 }
 
-/// Serves `/state`, `/directory` and `/requests/<id>` to this user and root.
+/// Serves `/state`, `/directory`, `/requests/<id>` and `/appointments` to this user and root.
 pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -150,7 +154,7 @@ pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
                 }
                 let admin = admin.clone();
                 tokio::spawn(async move {
-                    serve(stream, move |request| answer_unix(&admin, request)).await;
+                    serve(stream, move |request| answer_unix(admin.clone(), request)).await;
                     drop(slot);
                 });
             }
@@ -192,14 +196,15 @@ pub(crate) fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListe
     Ok(listener)
 }
 
-async fn serve<I, F>(io: I, answer: F)
+async fn serve<I, F, R>(io: I, answer: F)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + 'static,
+    F: Fn(Request<Incoming>) -> R + Send + 'static,
+    R: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let response = answer(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -232,7 +237,53 @@ fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes
     }
 }
 
-fn answer_unix(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer_unix(admin: Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.uri().path() == "/appointments" {
+        return answer_appointment(&admin, request).await;
+    }
+    answer_state(&admin, &request)
+}
+
+/// `POST` gives a role, `DELETE` takes it back.
+async fn answer_appointment(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let refused = |status, code: &str, detail: &str| {
+        text(status, "application/json", json(&serde_json::json!({ "code": code, "detail": detail })))
+    };
+    let dismiss = match *request.method() {
+        Method::POST => false,
+        Method::DELETE => true,
+        _ => return refused(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "use POST or DELETE"),
+    };
+    let body = Limited::new(request.into_body(), appoint::WISH_BYTES_MAX).collect().await;
+    let Ok(body) = body else {
+        return refused(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", "send at most 4 KiB of JSON");
+    };
+    let wish = match appoint::Wish::read(&body.to_bytes(), dismiss) {
+        Ok(wish) => wish,
+        Err(reason) => return refused(StatusCode::BAD_REQUEST, "bad-request", &reason),
+    };
+    let (answer, answered) = oneshot::channel();
+    let asked = admin.appoint.get().map(|queue| queue.try_send(appoint::Request { wish, answer }));
+    if !matches!(asked, Some(Ok(()))) {
+        let detail = "the sidecar has not joined the mesh, or is asked too much; try again";
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+    }
+    match answered.await {
+        Ok(Ok(not_after)) => {
+            text(StatusCode::OK, "application/json", json(&serde_json::json!({ "notAfter": not_after })))
+        }
+        Ok(Err(Refused::ByPolicy(reason))) => {
+            let (code, detail) = reason.split_once(": ").unwrap_or(("refused", &reason));
+            refused(StatusCode::FORBIDDEN, code, detail)
+        }
+        Ok(Err(Refused::Unavailable(reason))) => {
+            refused(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &reason)
+        }
+        Err(_) => refused(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the sidecar is being stopped"),
+    }
+}
+
+fn answer_state(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     match path {
         "/directory" => return text(StatusCode::OK, "application/json", json(&places(admin))),
@@ -241,9 +292,11 @@ fn answer_unix(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byte
     }
     match path.strip_prefix("/requests/").and_then(|id| admin.shared.get()?.explain(id)) {
         Some(records) => text(StatusCode::OK, "application/json", records),
-        None => {
-            text(StatusCode::NOT_FOUND, "text/plain", "try /state, /directory or /requests/<id>\n".into())
-        }
+        None => text(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "try /state, /directory, /requests/<id> or /appointments\n".into(),
+        ),
     }
 }
 

@@ -12,6 +12,7 @@
 //! - A failed renewal or a lost stream changes nothing of what is in force. Certificates that have ended are withdrawn.
 //! - The secret of a token is sent to nobody but the control plane under the token's pin.
 
+mod appoint;
 mod connect;
 mod enrol;
 mod expiry;
@@ -86,6 +87,8 @@ pub struct Hooks {
     pub health: Box<dyn Fn() -> Health + Send + Sync>,
     /// Who speaks first on the workload's own ports, as observed.
     pub observed: mpsc::Receiver<Observation>,
+    /// Roles that the workload wants to give.
+    pub appointments: mpsc::Receiver<crate::appoint::Request>,
     /// Notified when [`Hooks::health`] has changed enough to be reported at once.
     pub report: Arc<Notify>,
 }
@@ -331,11 +334,14 @@ impl Joined {
 
     /// Keeps identity and sections current, for ever.
     pub async fn run(mut self, mut hooks: Hooks) -> Infallible {
+        // They have a task of their own: a slow answer holds up nothing else.
+        let mut appointments = std::mem::replace(&mut hooks.appointments, mpsc::channel(1).1);
         loop {
             tokio::select! {
                 never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
                 () = renew::until_ended(&self.node) => {}
                 never = expiry::follow(&self.node) => match never {},
+                () = appoint::serve(&self.node, &mut appointments) => {}
             }
             self.node.withdraw_credentials();
             let ended = self.node.identity.load_full();

@@ -154,6 +154,22 @@ pub(crate) fn remove_where(headers: &mut HeaderMap, holds: impl Fn(&HeaderName) 
     }
 }
 
+/// Whether a field frames or routes a message, or is the mesh's own: nothing else may turn into one of these.
+pub(crate) fn is_of_the_hop_or_mesh(name: &HeaderName) -> bool {
+    const ROUTING: [HeaderName; 6] = [
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::TE,
+        header::TRAILER,
+        CONTENT_DIGEST,
+    ];
+    HOP.contains(name)
+        || ROUTING.contains(name)
+        || is_protected(name)
+        || matches!(name.as_str(), "signature" | "signature-input")
+}
+
 fn is_protected(name: &HeaderName) -> bool {
     let is = |name: &str| name.starts_with(MESH_PREFIX) || PROTECTED.contains(&name);
     let name = name.as_str();

@@ -16,6 +16,7 @@
 //! one separate thread. Workers read policy and identity from [`snapshot`], replaced as a whole.
 
 pub mod admin;
+pub mod appoint;
 mod authorize;
 mod batcher;
 mod body;
@@ -38,6 +39,7 @@ mod inbound;
 mod limits;
 mod listen;
 pub mod local;
+mod normal;
 mod opaque;
 mod outbound;
 mod own;

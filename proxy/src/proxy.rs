@@ -29,7 +29,7 @@ use crate::habit::Observation;
 use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Shared, Worker};
-use crate::{guard, inbound, listen, local, outbound, sockets};
+use crate::{appoint, guard, inbound, listen, local, outbound, sockets};
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
@@ -104,6 +104,7 @@ async fn serve(
     admin: Admin,
 ) -> Result<ExitCode, RunError> {
     let (observed, observations) = mpsc::channel(OBSERVED_MAX);
+    let (appoint, appointments) = mpsc::channel(appoint::WAITING_MAX);
     let shared = Arc::new(Shared {
         snapshots: joined.snapshots(),
         credentials: joined.credentials(),
@@ -118,6 +119,7 @@ async fn serve(
     });
     // Set once, here.
     let _ = admin.shared.set(Arc::clone(&shared));
+    let _ = admin.appoint.set(appoint);
     let (drain, draining) = watch::channel(false);
     let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), draining.clone());
     let workers = listeners.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
@@ -126,7 +128,7 @@ async fn serve(
     tokio::spawn(guard::keep(Arc::clone(&shared), Arc::clone(&admin.health), installed, Arc::clone(&report)));
     tokio::spawn(admin::follow(Arc::clone(&shared)));
     tokio::select! {
-        never = joined.run(hooks(&shared, &admin.health, observations, report)) => match never {},
+        never = joined.run(hooks(&shared, &admin.health, observations, appointments, report)) => match never {},
         stopped = stop_signal() => stopped?,
     }
     tracing::info!("draining");
@@ -142,6 +144,7 @@ fn hooks(
     shared: &Arc<Shared>,
     health: &Arc<Health>,
     observed: mpsc::Receiver<Observation>,
+    appointments: mpsc::Receiver<appoint::Request>,
     report: Arc<Notify>,
 ) -> Hooks {
     let explained = Arc::clone(shared);
@@ -162,6 +165,7 @@ fn hooks(
             },
         }),
         observed,
+        appointments,
         report,
     }
 }

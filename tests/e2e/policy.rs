@@ -1,12 +1,15 @@
 //! What policy allows, what it refuses, how fast a change bites, and that a wrong one changes nothing.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use signet_cli::lab::mesh::{app, program};
+use signet_cli::lab::mesh::{Sidecar, app, program};
 use signet_cli::lab::runner::{Test, TestResult};
-use signet_tests::manifest::{allow, deny, mesh, policy, role_grant, workload};
+use signet_identity::TlsSvid;
+use signet_tests::manifest::{allow, deny, mesh, policy, role_appointer, role_grant, workload};
 use signet_tests::plain::get;
 use signet_tests::{Ended, Failure, LIMIT, Plain, Recorder, Site, id, place, wait_for};
 
@@ -20,6 +23,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("request_id_explains_both_ends", request_id_explains_both_ends),
     ("deny_wins_and_opens_no_way_for_bytes", deny_wins_and_opens_no_way_for_bytes),
     ("header_fields_and_addresses_decide", header_fields_and_addresses_decide),
+    (
+        "entitled_workload_gives_a_role_until_it_is_no_longer_entitled",
+        entitled_workload_gives_a_role_until_it_is_no_longer_entitled,
+    ),
     ("role_opens_until_it_ends_also_for_open_streams", role_opens_until_it_ends_also_for_open_streams),
     ("observed_policy_is_enforced_without_a_restart", observed_policy_is_enforced_without_a_restart),
     ("rollback_brings_back_what_was_allowed", rollback_brings_back_what_was_allowed),
@@ -330,6 +337,87 @@ fn role_opens_until_it_ends_also_for_open_streams() -> TestResult {
     wait_for("the role again", || (status()? == 404).then_some(()))?;
     site.mesh.delete("RoleGrant", "client-leads")?;
     wait_for("the role taken away", || (status()? == 403).then_some(()))?;
+    Ok(())
+}
+
+/// Asks a sidecar to give a role to a workload, or to take it back; the status and what it says.
+fn appoint(sidecar: &Sidecar, method: &str, wish: &Value) -> Result<(u16, Value), Failure> {
+    let mut socket = UnixStream::connect(sidecar.folder().join("admin.sock"))?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    let body = wish.to_string();
+    let length = body.len();
+    write!(
+        socket,
+        "{method} /appointments HTTP/1.1\r\nHost: sidecar\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+    Ok((head.split(' ').nth(1).ok_or("no status")?.parse()?, serde_json::from_str(body)?))
+}
+
+fn entitled_workload_gives_a_role_until_it_is_no_longer_entitled() -> TestResult {
+    let site = site()?;
+    let (server, client, other) =
+        (site.container("server")?, site.container("client")?, site.container("other")?);
+    let _app = Recorder::http(&server, HTTP)?;
+    let [_server, sidecar, leader] =
+        site.sidecars([(&server, "server"), (&client, "client"), (&other, "other")])?;
+    let address = place(&server, HTTP);
+    sidecar.wait_until_known(address)?;
+    let status = || Plain::ask(&client, address, &get("/", "server")).ok().map(|answer| answer.status);
+    let becomes = |what: &str, expected: u16| wait_for(what, || (status()? == expected).then_some(()));
+    let leads = role_grant("other-leads", "other", "leader", "2100-01-01T00:00:00Z");
+    let leaders = role_appointer("backups", "backup", "{role: leader}", "{class: app}", "1h");
+    site.mesh.apply(
+        "rules.yaml",
+        &[policy("backups", "server", &["{from: [{role: backup}]}"]), leaders].concat(),
+    )?;
+    becomes("the policy", 403)?;
+
+    let wish = |until: Option<&str>| {
+        let mut wish = serde_json::json!({ "role": "backup", "identity": id("client").as_str() });
+        wish.as_object_mut().into_iter().for_each(|wish| {
+            wish.extend(until.map(|until| ("notAfter".to_owned(), until.into())));
+        });
+        wish
+    };
+    let far = wish(Some("2100-01-01T00:00:00Z"));
+    // Nobody is a leader yet; nor would the client be one for itself.
+    for asked in [&leader, &sidecar] {
+        let (status, answer) = appoint(asked, "POST", &far)?;
+        assert_eq!((status, &answer["code"]), (403, &"not-entitled".into()), "{answer}");
+    }
+    site.mesh.apply("leads.yaml", &leads)?;
+    let (answered, answer) = appoint(&leader, "POST", &far)?;
+    assert_eq!(answered, 200, "{answer}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let until = answer["notAfter"].as_u64().ok_or("no end")?;
+    assert!((now + 3_500..=now + 3_600).contains(&until), "an hour at most, not {until} at {now}");
+    becomes("the role", 200)?;
+    let mut leader_role = wish(Some("2100-01-01T00:00:00Z"));
+    leader_role["role"] = "leader".into();
+    assert_eq!(appoint(&leader, "POST", &leader_role)?.0, 403, "a role that nobody may give");
+
+    assert_eq!(appoint(&leader, "DELETE", &wish(None))?, (200, serde_json::json!({ "notAfter": 0 })));
+    becomes("the role taken back", 403)?;
+    assert_eq!(appoint(&leader, "POST", &far)?.0, 200);
+    becomes("the role again", 200)?;
+    site.mesh.delete("RoleGrant", "other-leads")?;
+    becomes("the end of who was entitled", 403)?;
+    // What has died stays dead when its appointer is entitled again.
+    let probe = policy("probe", "server", &["{from: [{class: app}], to: [{paths: [/probe]}]}"]);
+    site.mesh.apply("leads.yaml", &[leads, probe].concat())?;
+    wait_for("who is entitled again", || {
+        let answer = Plain::ask(&client, address, &get("/probe", "server")).ok()?;
+        (answer.status == 200).then_some(())
+    })?;
+    assert_eq!(status(), Some(403));
+    assert_eq!(appoint(&leader, "POST", &far)?.0, 200);
+    becomes("the role given anew", 200)?;
+    let certificate = TlsSvid::from_pem(&fs::read(leader.folder().join("state/tls.pem"))?)?.fingerprint;
+    site.mesh.revoke(certificate, "lost")?;
+    becomes("the end of who was revoked", 403)?;
     Ok(())
 }
 

@@ -47,10 +47,27 @@ pub fn protection_policy(name: &str, workload: &str, settings: &[&str]) -> Strin
     document("ProtectionPolicy", name, &[&[target.as_str()], settings].concat())
 }
 
+/// A normalization policy for one workload, such as with `rules: [{to: [{paths: [/**]}], path: [slashes]}]`.
+pub fn normalization_policy(name: &str, workload: &str, settings: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("NormalizationPolicy", name, &[&[target.as_str()], settings].concat())
+}
+
 /// A role for a workload, until a moment such as `2026-03-31T18:00:00Z`.
 pub fn role_grant(name: &str, holder: &str, role: &str, not_after: &str) -> String {
     let identity = format!("identity: spiffe://{TRUST_DOMAIN}/app/host/{holder}");
     document("RoleGrant", name, &[&identity, &format!("role: {role}"), &format!("notAfter: {not_after}")])
+}
+
+/// Who may give a role: `appointers` and `appointees` are sources, such as `{role: leader}`.
+pub fn role_appointer(name: &str, role: &str, appointers: &str, appointees: &str, lifetime: &str) -> String {
+    let settings = [
+        format!("role: {role}"),
+        format!("appointers: [{appointers}]"),
+        format!("appointees: [{appointees}]"),
+        format!("maxLifetime: {lifetime}"),
+    ];
+    document("RoleAppointer", name, &settings.each_ref().map(String::as_str))
 }
 
 fn document(kind: &str, name: &str, settings: &[&str]) -> String {

@@ -12,6 +12,7 @@ mod programs;
 mod python;
 mod signatures;
 mod slow_path;
+mod tricks;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ const TESTS: &[Test] = &[
         "what_nginx_changes_repeats_or_makes_up_reaches_nobody",
         intermediary::what_nginx_changes_repeats_or_makes_up_reaches_nobody,
     ),
+    ("storm_of_variants_reaches_nothing_forbidden", tricks::storm_of_variants_reaches_nothing_forbidden),
     ("requests_sees_no_difference", python::requests_sees_no_difference),
     ("grpc_sees_no_difference", python::grpc_sees_no_difference),
     ("mariadb_greets_without_delay", databases::mariadb_greets_without_delay),

@@ -67,7 +67,7 @@ impl Pair {
         port: u16,
     ) -> Result<Proc, Failure> {
         let server = container.namespace().start(program)?;
-        self.wait_for_port(port, &server)?;
+        wait_for_port(port, &server)?;
         Ok(server)
     }
 
@@ -94,27 +94,25 @@ impl Pair {
         client.wait_until_known(self.place(port))?;
         Ok(Meshed { server, client, tap, _mesh: mesh })
     }
+}
 
-    /// The port is bound when the kernel says so: to ask it by connecting would be a client.
-    fn wait_for_port(&self, port: u16, server: &Proc) -> Result<(), Failure> {
-        let bound = || {
-            let table =
-                |version: &str| std::fs::read_to_string(format!("/proc/{}/net/{version}", server.id()));
-            let listens = |line: &str| {
-                let mut columns = line.split_whitespace().skip(1);
-                let local = columns.next().is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
-                // Column 4 is the state; 0A is LISTEN.
-                local && columns.nth(1) == Some("0A")
-            };
-            let found = ["tcp", "tcp6"]
-                .iter()
-                .any(|version| table(version).is_ok_and(|text| text.lines().any(listens)));
-            (found || server.status().is_some()).then_some(found)
+/// The port is bound when the kernel says so: to ask it by connecting would be a client.
+pub(crate) fn wait_for_port(port: u16, server: &Proc) -> Result<(), Failure> {
+    let bound = || {
+        let table = |version: &str| std::fs::read_to_string(format!("/proc/{}/net/{version}", server.id()));
+        let listens = |line: &str| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+            // Column 4 is the state; 0A is LISTEN.
+            local && columns.nth(1) == Some("0A")
         };
-        match signet_cli::lab::mesh::wait_until(LIMIT, bound) {
-            Some(true) => Ok(()),
-            _ => Err(format!("the server does not listen at {port}:\n{}", server.output()).into()),
-        }
+        let found =
+            ["tcp", "tcp6"].iter().any(|version| table(version).is_ok_and(|text| text.lines().any(listens)));
+        (found || server.status().is_some()).then_some(found)
+    };
+    match signet_cli::lab::mesh::wait_until(LIMIT, bound) {
+        Some(true) => Ok(()),
+        _ => Err(format!("the server does not listen at {port}:\n{}", server.output()).into()),
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
     };
     // The callee saw most: where the request came from, and as what.
     let seen = all().find(|(_, record)| is_inbound(record)).or_else(|| all().next());
-    let index = PolicyIndex::new(&published.model);
+    let index = PolicyIndex::new(&published.effective);
     if let Some(now) = seen.and_then(|(answer, record)| again(answer, record, &index)) {
         let version = published.sections.get(&SectionName::Policy);
         let version = version.map(|section| Version::from(&**section).to_string()).unwrap_or_default();

@@ -15,9 +15,10 @@ use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
 use super::past;
+use crate::appointments;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
-use crate::records::{self, Registration, Subject};
+use crate::records::{self, APPOINTMENTS, Appointment, Registration, Subject, unix_seconds};
 use crate::revocation::{RevocationError, revoke};
 use crate::services::Mesh;
 use crate::store::{Revision, Store, StoreError};
@@ -253,7 +254,10 @@ impl Admin for AdminService {
     ) -> Result<Response<wire::ExplainResponse>, Status> {
         match request.into_inner().question {
             Some(Question::Hypothetical(question)) => {
-                let model = self.model().await?;
+                let model = Arc::new(self.model().await?);
+                let made = records::list::<Appointment>(&*self.store, APPOINTMENTS).await;
+                let now = unix_seconds(SystemTime::now());
+                let (model, _) = appointments::effective(&model, made.map_err(store_failed)?, now);
                 hypothetical(&model, &question).map(Response::new)
             }
             Some(Question::RequestId(id)) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES => {

@@ -6,7 +6,9 @@ mod conflict;
 mod header_policy;
 pub(crate) mod intermediary;
 pub(crate) mod mesh;
+pub(crate) mod normalization_policy;
 mod protection_policy;
+mod role_appointer;
 mod role_grant;
 pub(crate) mod value;
 pub(crate) mod workload;
@@ -33,11 +35,18 @@ pub const MAX_POLICIES: usize = 10_000;
 /// Most workloads of a mesh.
 pub const MAX_WORKLOADS: usize = 10_000;
 
+/// Most normalization policies of a mesh: exceptions are rare.
+pub const MAX_NORMALIZATION_POLICIES: usize = 1_000;
+
 /// Most protection policies of a mesh: one for the mesh and one for each kind of workload is usual.
 pub const MAX_PROTECTION_POLICIES: usize = 1_000;
 
-/// Most rules, defaults included, of all protection policies for one workload: every request is compared with them.
-pub(crate) const MAX_PROTECTION_RULES: usize = 1_000;
+/// Most rules of all protection policies for one workload, and of all normalization policies, each policy counted as one
+/// more: every request is compared with them.
+pub(crate) const MAX_ROUTE_RULES: usize = 1_000;
+
+/// Most role appointers of a mesh: one or two for each role.
+pub const MAX_ROLE_APPOINTERS: usize = 1_000;
 
 /// Most role grants of a mesh: each workload holds one or two.
 pub const MAX_ROLE_GRANTS: usize = 10_000;
@@ -75,7 +84,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     intermediary::refuse_unknown(&mut Scope::new(mesh, &mut findings), spec, &model);
     let declared = declared_names(manifests);
     let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
-    let mut protection_policies = Vec::new();
+    let (mut protection_policies, mut normalization_policies) = (Vec::new(), Vec::new());
     for manifest in manifests {
         let scope = &mut Scope::new(manifest, &mut findings);
         match manifest.spec() {
@@ -92,12 +101,22 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
                     header_policies.push(manifest);
                 }
             }
+            Spec::NormalizationPolicy(spec) => {
+                if let Some(policy) = normalization_policy::lower(scope, spec, &declared) {
+                    normalization_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
+                    model.normalization_policies.push(policy);
+                    normalization_policies.push(manifest);
+                }
+            }
             Spec::ProtectionPolicy(spec) => {
                 if let Some(policy) = protection_policy::lower(scope, spec, &declared) {
                     protection_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
                     model.protection_policies.push(policy);
                     protection_policies.push(manifest);
                 }
+            }
+            Spec::RoleAppointer(spec) => {
+                model.role_appointers.extend(role_appointer::lower(scope, spec));
             }
             Spec::RoleGrant(spec) => {
                 if let Some(grant) = role_grant::lower(scope, spec, &mut granted) {
@@ -109,7 +128,12 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     }
     conflict::refuse_shadowed_rules(&model, &policies, &mut findings);
     header_policy::refuse_conflicts(&model, &header_policies, &mut findings);
-    protection_policy::refuse_excess(&model, &protection_policies, &mut findings);
+    let policies = model.protection_policies.iter().zip(protection_policies);
+    let policies = policies.map(|(policy, manifest)| (&policy.target, policy.rules.len(), manifest));
+    protection_policy::refuse_excess(&model, policies, &mut findings);
+    let policies = model.normalization_policies.iter().zip(normalization_policies);
+    let policies = policies.map(|(policy, manifest)| (&policy.target, policy.rules.len(), manifest));
+    protection_policy::refuse_excess(&model, policies, &mut findings);
     if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
         Scope::new(first, &mut findings).refuse(
             Place::START,
@@ -136,8 +160,14 @@ pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
             Spec::HeaderPolicy(spec) => {
                 header_policy::lower(scope, spec, &named_by(&spec.target.value));
             }
+            Spec::NormalizationPolicy(spec) => {
+                normalization_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
             Spec::ProtectionPolicy(spec) => {
                 protection_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::RoleAppointer(spec) => {
+                role_appointer::lower(scope, spec);
             }
             Spec::RoleGrant(spec) => {
                 role_grant::lower(scope, spec, &mut granted);
@@ -194,7 +224,9 @@ fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
     let limits = [
         (Kind::AccessPolicy, MAX_POLICIES),
         (Kind::HeaderPolicy, MAX_HEADER_POLICIES),
+        (Kind::NormalizationPolicy, MAX_NORMALIZATION_POLICIES),
         (Kind::ProtectionPolicy, MAX_PROTECTION_POLICIES),
+        (Kind::RoleAppointer, MAX_ROLE_APPOINTERS),
         (Kind::RoleGrant, MAX_ROLE_GRANTS),
         (Kind::Workload, MAX_WORKLOADS),
     ];
@@ -256,7 +288,8 @@ fn selected_rules(model: &PolicyModel) -> usize {
         model.policies.iter().map(|policy| in_target(&policy.target).saturating_mul(entries(policy)));
     // These are not kept by port: each workload refers to those that select it.
     let protection = model.protection_policies.iter().map(|policy| in_target(&policy.target));
-    access.chain(protection).fold(0, usize::saturating_add)
+    let normalization = model.normalization_policies.iter().map(|policy| in_target(&policy.target));
+    access.chain(protection).chain(normalization).fold(0, usize::saturating_add)
 }
 
 fn is_exact(source: &SourceMatch) -> bool {

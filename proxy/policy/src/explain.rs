@@ -9,6 +9,7 @@ use crate::compile::value;
 use crate::decide::{Facts, Layer, Permit, decide};
 use crate::index::{Asked, Entry, IndexedPolicy, IndexedRule, PolicyIndex, from_there, in_time};
 use crate::model::{Caller, MtlsMode, Operation, PolicyAction, PolicyMode, Protection, Protocol};
+use crate::normal::ReceivedTarget;
 use crate::refusal::Refusal;
 use crate::target::check_path;
 
@@ -138,6 +139,26 @@ pub struct RuleReport {
 
 /// Explains the decision on one message. The decision in it is [`decide()`]'s own.
 pub fn explain(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
+    let Layer::Http { method, path, authority, headers } = facts.layer else {
+        return of_normal(index, facts);
+    };
+    let received = ReceivedTarget { method, target: path, authority: None, hosts: &[authority] };
+    let Ok(read) = index.read_target(facts.destination, facts.port, &received) else {
+        return of_normal(index, facts);
+    };
+    let layer = Layer::Http { method, path: &read.path, authority: &read.authority, headers };
+    let mut explanation = of_normal(index, &Facts { layer, ..*facts });
+    if *path != *read.path {
+        let note = format!("the path {} is taken as {}", shown(path), shown(&read.path));
+        explanation.note = Some(match explanation.note {
+            Some(more) => format!("{note}; {more}"),
+            None => note,
+        });
+    }
+    explanation
+}
+
+fn of_normal(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
     let decided = decide(index, facts);
     let entry = index.entry(facts.destination);
     let caller = index.caller(facts.source, facts.now);

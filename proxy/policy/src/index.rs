@@ -21,6 +21,7 @@ use crate::model::{
     PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst, Transport,
     WorkloadModel,
 };
+use crate::normal::{NormalTarget, NormalizationPolicyModel, ReceivedTarget, read_target};
 use crate::protection::{Answer, ProtectionPolicyModel, answers};
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
@@ -74,6 +75,7 @@ pub(crate) struct Entry {
     asks_for_headers: bool,
     header_policies: Vec<Arc<HeaderPolicyModel>>,
     protection_policies: Vec<Arc<ProtectionPolicyModel>>,
+    normalization_policies: Vec<Arc<NormalizationPolicyModel>>,
     ports: HashMap<u16, PortRules>,
 }
 
@@ -160,6 +162,8 @@ impl PolicyIndex {
             model.header_policies.iter().cloned().map(Arc::new).collect();
         let protection_policies: Vec<Arc<ProtectionPolicyModel>> =
             model.protection_policies.iter().cloned().map(Arc::new).collect();
+        let normalization_policies: Vec<Arc<NormalizationPolicyModel>> =
+            model.normalization_policies.iter().cloned().map(Arc::new).collect();
         for workload in &model.workloads {
             for name in &workload.names {
                 ready.names.entry(name.to_ascii_lowercase()).or_default().push(workload.id.clone());
@@ -181,6 +185,7 @@ impl PolicyIndex {
                 &policies,
                 &header_policies,
                 &protection_policies,
+                &normalization_policies,
             );
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
         }
@@ -295,6 +300,23 @@ impl PolicyIndex {
         roles.chain(ready.windows.iter().filter_map(|window| window.next_change(after))).min()
     }
 
+    /// What a request to a port of a workload asks for, in the one form that is decided on and handed on. What two
+    /// programs could read differently is refused, unless a policy of that workload says for its route which reading
+    /// counts.
+    ///
+    /// # Errors
+    /// [`Refusal::ConnectRefused`] for CONNECT, [`Refusal::AmbiguousTarget`].
+    pub fn read_target<'a>(
+        &self,
+        destination: &SpiffeId,
+        port: u16,
+        received: &ReceivedTarget<'a>,
+    ) -> Result<NormalTarget<'a>, Refusal> {
+        let policies = self.entry(destination).map_or(&[][..], |entry| &entry.normalization_policies);
+        let policies = policies.iter().map(Arc::as_ref).filter(|policy| policy.selects_port(port));
+        read_target(policies, received)
+    }
+
     /// The workload published at an address, and the container port behind it.
     pub fn advertised(&self, network: &str, address: IpAddr, port: u16) -> Option<(&SpiffeId, u16)> {
         let published = self.rules.as_ref()?.advertised.get(network)?.get(&(address.to_canonical(), port))?;
@@ -394,6 +416,7 @@ impl Entry {
         policies: &[Arc<IndexedPolicy>],
         header_policies: &[Arc<HeaderPolicyModel>],
         protection_policies: &[Arc<ProtectionPolicyModel>],
+        normalization_policies: &[Arc<NormalizationPolicyModel>],
     ) -> Self {
         let policies: Vec<Arc<IndexedPolicy>> =
             policies.iter().filter(|policy| policy.model.target.selects(workload)).cloned().collect();
@@ -409,6 +432,11 @@ impl Entry {
                 .cloned()
                 .collect(),
             protection_policies: protection_policies
+                .iter()
+                .filter(|policy| policy.target.selects(workload))
+                .cloned()
+                .collect(),
+            normalization_policies: normalization_policies
                 .iter()
                 .filter(|policy| policy.target.selects(workload))
                 .cloned()

@@ -18,6 +18,7 @@
 //!
 //! This crate does no I/O and reads no clock. The language is documented in `docs/policy.md`.
 
+mod appoint;
 mod cases;
 mod compile;
 mod condition;
@@ -30,6 +31,7 @@ mod index;
 mod intermediary;
 mod manifest;
 mod model;
+mod normal;
 mod pattern;
 mod protection;
 mod refusal;
@@ -37,10 +39,12 @@ mod route;
 mod schema;
 mod target;
 
+pub use appoint::RoleAppointerModel;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
-    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_ROLE_GRANTS,
-    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS, check_values, compile, unix_seconds,
+    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_NORMALIZATION_POLICIES, MAX_POLICIES, MAX_PROTECTION_POLICIES,
+    MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS,
+    check_values, compile, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
@@ -59,6 +63,7 @@ pub use model::{
     PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel,
     SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
+pub use normal::{Form, NormalTarget, NormalizationPolicyModel, NormalizationRuleModel, ReceivedTarget};
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use protection::{ProtectionChange, ProtectionPolicyModel, ProtectionRuleModel};
 pub use refusal::{Blame, Refusal};

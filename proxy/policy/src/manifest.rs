@@ -18,8 +18,9 @@ use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
     IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec,
-    NetworkSpec, OperationSpec, PortSpec, ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec,
-    RoleGrantSpec, RouteSpec, RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
+    NetworkSpec, NormalizationPolicySpec, NormalizationRuleSpec, OperationSpec, PortSpec,
+    ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleAppointerSpec, RoleGrantSpec, RouteSpec,
+    RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 
@@ -52,8 +53,12 @@ pub enum Kind {
     HeaderPolicy,
     /// The defaults of the mesh.
     Mesh,
+    /// Ambiguous requests that are taken all the same, in one form.
+    NormalizationPolicy,
     /// How messages of single routes are protected.
     ProtectionPolicy,
+    /// Who may give a role to whom.
+    RoleAppointer,
     /// Who holds a role, and until when.
     RoleGrant,
     /// One workload.
@@ -62,11 +67,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::AccessPolicy,
         Self::HeaderPolicy,
         Self::Mesh,
+        Self::NormalizationPolicy,
         Self::ProtectionPolicy,
+        Self::RoleAppointer,
         Self::RoleGrant,
         Self::Workload,
     ];
@@ -77,7 +84,9 @@ impl Kind {
             Self::AccessPolicy => "AccessPolicy",
             Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
+            Self::NormalizationPolicy => "NormalizationPolicy",
             Self::ProtectionPolicy => "ProtectionPolicy",
+            Self::RoleAppointer => "RoleAppointer",
             Self::RoleGrant => "RoleGrant",
             Self::Workload => "Workload",
         }
@@ -92,7 +101,9 @@ impl fmt::Display for Kind {
 
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the kind is none of AccessPolicy, HeaderPolicy, Mesh, ProtectionPolicy, RoleGrant, Workload")]
+#[error(
+    "the kind is none of AccessPolicy, HeaderPolicy, Mesh, NormalizationPolicy, ProtectionPolicy, RoleAppointer, RoleGrant, Workload"
+)]
 pub struct UnknownKind;
 
 impl FromStr for Kind {
@@ -122,7 +133,9 @@ impl Manifest {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
             Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
+            Spec::NormalizationPolicy(_) => Kind::NormalizationPolicy,
             Spec::ProtectionPolicy(_) => Kind::ProtectionPolicy,
+            Spec::RoleAppointer(_) => Kind::RoleAppointer,
             Spec::RoleGrant(_) => Kind::RoleGrant,
             Spec::Workload(_) => Kind::Workload,
         }

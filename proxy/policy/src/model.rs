@@ -12,8 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use signet_identity::{Class, SpiffeId, TrustDomain};
 
+use crate::appoint::RoleAppointerModel;
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
 use crate::header_policy::FieldPattern;
+use crate::normal::NormalizationPolicyModel;
 use crate::pattern::{IdentityPattern, PathPattern};
 use crate::protection::ProtectionPolicyModel;
 use crate::route::{matches_method, matches_path};
@@ -55,6 +57,12 @@ pub struct PolicyModel {
     /// How messages of single routes are protected, in the order declared.
     #[serde(default)]
     pub protection_policies: Vec<ProtectionPolicyModel>,
+    /// Exceptions from the refusal of ambiguous requests, in the order declared.
+    #[serde(default)]
+    pub normalization_policies: Vec<NormalizationPolicyModel>,
+    /// Who may give which role; the control plane's affair, not sent to sidecars.
+    #[serde(default)]
+    pub role_appointers: Vec<RoleAppointerModel>,
 }
 
 impl PolicyModel {
@@ -75,6 +83,8 @@ impl PolicyModel {
             role_grants: Vec::new(),
             intermediaries: Vec::new(),
             protection_policies: Vec::new(),
+            normalization_policies: Vec::new(),
+            role_appointers: Vec::new(),
         }
     }
 

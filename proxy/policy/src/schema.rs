@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::compile::{access_policy, condition, intermediary, mesh, value, workload};
+use crate::compile::{access_policy, condition, intermediary, mesh, normalization_policy, value, workload};
 use crate::manifest::{API_VERSION, Kind};
 
 /// The JSON Schema (draft 7, which editors know) of one manifest.
@@ -44,7 +44,9 @@ fn spec(kind: Kind) -> Value {
         Kind::AccessPolicy => access_policy_spec(),
         Kind::HeaderPolicy => header_policy_spec(),
         Kind::Mesh => mesh_spec(),
+        Kind::NormalizationPolicy => normalization_policy_spec(),
         Kind::ProtectionPolicy => protection_policy_spec(),
+        Kind::RoleAppointer => role_appointer_spec(),
         Kind::RoleGrant => role_grant_spec(),
         Kind::Workload => workload_spec(),
     }
@@ -221,19 +223,35 @@ fn header_policy_spec() -> Value {
     )
 }
 
-fn protection_policy_spec() -> Value {
-    let route = fields(
+fn normalization_policy_spec() -> Value {
+    let rule = fields(
+        &["to"],
+        [
+            ("to", list(route())),
+            ("path", list(words(normalization_policy::PATH, ""))),
+            ("host", list(words(normalization_policy::HOST, ""))),
+            ("headers", list(words(normalization_policy::HEADERS, ""))),
+        ],
+    );
+    fields(&["target", "rules"], [("target", target()), ("ports", list(port())), ("rules", list(rule))])
+}
+
+fn route() -> Value {
+    fields(
         &[],
         [
             ("methods", list(text("A method, in capitals."))),
             ("paths", list(text("A path; `*` is one segment, a final `/**` the rest."))),
         ],
-    );
+    )
+}
+
+fn protection_policy_spec() -> Value {
     let mut rule = protection();
     if let Some(properties) = rule.get_mut("properties").and_then(Value::as_object_mut) {
         properties.remove("recordHash");
         properties.insert("name".to_owned(), name(""));
-        properties.insert("to".to_owned(), list(route));
+        properties.insert("to".to_owned(), list(route()));
     }
     if let Some(rule) = rule.as_object_mut() {
         rule.insert("required".to_owned(), json!(["to"]));
@@ -241,6 +259,18 @@ fn protection_policy_spec() -> Value {
     fields(
         &["target"],
         [("target", target()), ("ports", list(port())), ("default", protection()), ("rules", list(rule))],
+    )
+}
+
+fn role_appointer_spec() -> Value {
+    fields(
+        &["role", "appointers", "appointees", "maxLifetime"],
+        [
+            ("role", name("")),
+            ("appointers", list(source())),
+            ("appointees", list(source())),
+            ("maxLifetime", duration()),
+        ],
     )
 }
 
@@ -358,8 +388,8 @@ mod tests {
 
     use super::*;
     use crate::manifest::{
-        AccessPolicySpec, HeaderPolicySpec, MeshSpec, ProtectionPolicySpec, RoleGrantSpec, WorkloadSpec,
-        read_document,
+        AccessPolicySpec, HeaderPolicySpec, MeshSpec, NormalizationPolicySpec, ProtectionPolicySpec,
+        RoleAppointerSpec, RoleGrantSpec, WorkloadSpec, read_document,
     };
 
     /// What the reader says of an object with a field that nobody knows, and of an empty one.
@@ -437,6 +467,14 @@ mod tests {
         check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, "{target: {}, rules: [HERE]}", rules);
         let route = "{target: {}, rules: [{to: [HERE]}]}";
         check::<ProtectionPolicySpec>(Kind::ProtectionPolicy, route, &under("to/items"));
+        check::<NormalizationPolicySpec>(Kind::NormalizationPolicy, "HERE", "");
+        check::<NormalizationPolicySpec>(Kind::NormalizationPolicy, &rule("HERE"), rules);
+        check::<NormalizationPolicySpec>(
+            Kind::NormalizationPolicy,
+            &rule("{to: [HERE]}"),
+            &under("to/items"),
+        );
+        check::<RoleAppointerSpec>(Kind::RoleAppointer, "HERE", "");
         check::<RoleGrantSpec>(Kind::RoleGrant, "HERE", "");
     }
 }

@@ -91,6 +91,18 @@ fn split<'a>(
     authority: Option<&'a str>,
     hosts: &[&'a str],
 ) -> Result<RequestTarget<'a>, Ambiguity> {
+    if target == "*" && method == "OPTIONS" {
+        let authority = agreed_host(None, authority, hosts)?;
+        return Ok(RequestTarget { path: target, query: None, authority });
+    }
+    let (own, path, query) = split_target(target)?;
+    let authority = agreed_host(own, authority, hosts)?;
+    check_path(path)?;
+    Ok(RequestTarget { path, query, authority })
+}
+
+/// The authority of a target in absolute form, its path and its query; the path is not looked at.
+pub(crate) fn split_target(target: &str) -> Result<(Option<&str>, &str, Option<&str>), Ambiguity> {
     let (own, rest) = match strip_scheme(target) {
         Some(absolute) => {
             let end = absolute.find(['/', '?', '#']).unwrap_or(absolute.len());
@@ -100,10 +112,6 @@ fn split<'a>(
         }
         None => (None, target),
     };
-    let authority = agreed_host(own, authority, hosts)?;
-    if rest == "*" && own.is_none() && method == "OPTIONS" {
-        return Ok(RequestTarget { path: rest, query: None, authority });
-    }
     let (path, query) = match rest.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (rest, None),
@@ -111,11 +119,10 @@ fn split<'a>(
     if !path.starts_with('/') {
         return Err(Ambiguity::Form);
     }
-    check_path(path)?;
     if query.is_some_and(|query| query.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#')) {
         return Err(Ambiguity::Query);
     }
-    Ok(RequestTarget { path, query, authority })
+    Ok((own, path, query))
 }
 
 /// Captured traffic in the clear has the scheme `http`; another one in absolute form is not for us to serve.
@@ -130,19 +137,28 @@ fn agreed_host<'a>(
     authority: Option<&'a str>,
     hosts: &[&'a str],
 ) -> Result<&'a str, Ambiguity> {
-    let field = match hosts {
-        [] => None,
-        [host] => Some(*host),
-        // Two fields of the same value are refused as well: which one an application reads is its own affair.
-        _ => return Err(Ambiguity::Hosts),
-    };
-    let mut named = [own, authority, field].into_iter().flatten();
+    let mut named = named_hosts(own, authority, hosts)?;
     let first = named.next().ok_or(Ambiguity::Hosts)?;
     if named.any(|other| other != first) {
         return Err(Ambiguity::Hosts);
     }
     check_authority_syntax(first)?;
     Ok(first)
+}
+
+/// All hosts that a request names.
+pub(crate) fn named_hosts<'a>(
+    own: Option<&'a str>,
+    authority: Option<&'a str>,
+    hosts: &[&'a str],
+) -> Result<impl Iterator<Item = &'a str> + use<'a>, Ambiguity> {
+    let field = match hosts {
+        [] => None,
+        [host] => Some(*host),
+        // Two fields of the same value are refused as well: which one an application reads is its own affair.
+        _ => return Err(Ambiguity::Hosts),
+    };
+    Ok([own, authority, field].into_iter().flatten())
 }
 
 /// Host names, IPv4 addresses and bracketed IPv6 addresses, with an optional port. No user, no escape, no IDN in
@@ -173,7 +189,7 @@ pub(crate) fn check_authority_syntax(authority: &str) -> Result<(), Ambiguity> {
     if host_is_plain && port_is_plain { Ok(()) } else { Err(Ambiguity::HostSyntax) }
 }
 
-fn split_port(authority: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         // Inside the brackets of an IPv6 address a colon is no port separator.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -227,7 +243,7 @@ fn check_segment(segment: &str) -> Result<(), Ambiguity> {
 }
 
 /// Judges one escaped byte; `rest` is what follows its two digits.
-fn check_escape(byte: u8, rest: &[u8]) -> Result<(), Ambiguity> {
+pub(crate) fn check_escape(byte: u8, rest: &[u8]) -> Result<(), Ambiguity> {
     // The escaped second byte of a UTF-8 sequence, for sequences longer than the character needs.
     let next = || rest.strip_prefix(b"%").and_then(escaped_byte).unwrap_or(0xff);
     match byte {

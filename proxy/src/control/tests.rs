@@ -45,6 +45,7 @@ impl Running {
             explain: Box::new(|id| (id == "known").then(|| "{\"allowed\":true}".to_owned())),
             health: Box::new(|| Health { capture_in_force: true, open_connections: 3, ..Health::default() }),
             observed: observations,
+            appointments: mpsc::channel(1).1,
             report: Arc::default(),
         };
         let task = tokio::spawn(joined.run(hooks));

@@ -28,7 +28,8 @@ use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
 use crate::seal;
 use crate::sign::{self, SentRequest, claimed};
-use crate::target;
+use crate::snapshot::Snapshot;
+use crate::target::{self, Addressee};
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
 use crate::verify::{self, Terms, Verified};
@@ -165,8 +166,10 @@ impl Callee {
         let received = trail.received.insert(self.as_claimed(&parts));
         let slot = worker.limits.enter(self.channel.peer.id())?;
         head::check_request(&parts, Origin::Mesh)?;
-        let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
-        let content = content.with_headers(&snapshot.index, &self.reached.own, &parts.headers);
+        let (content, mut normal) =
+            target::content(self.addressee(&snapshot), &parts.method, &parts.uri, &parts.headers)?;
+        let fields = normal.fields(&parts.headers);
+        let content = content.with_headers(&snapshot.index, &self.reached.own, &fields);
         let grant = trail.grant.insert(self.grant(content)).clone();
 
         let mut protection = grant.protection(&snapshot.index);
@@ -194,15 +197,22 @@ impl Callee {
         let snapshot = worker.shared.snapshots.load_full();
         let grant = if keys.is_some() {
             // Fields that were sealed can be seen from here on.
-            let content = target::content(&received.method, &received.uri, &received.headers)?;
-            let content =
-                content.with_headers(&snapshot.index, &self.reached.own, verified.get_mut().headers());
+            let content;
+            (content, normal) = target::content(
+                self.addressee(&snapshot),
+                &received.method,
+                &received.uri,
+                &received.headers,
+            )?;
+            let fields = normal.fields(verified.get_mut().headers());
+            let content = content.with_headers(&snapshot.index, &self.reached.own, &fields);
             trail.grant.insert(self.grant(content)).clone()
         } else {
             grant
         };
         let permit = grant.decide(&snapshot)?;
         // What was signed has been verified and decided on; from here on it is what the application may see.
+        normal.apply(verified.get_mut())?;
         let plan = snapshot.index.header_plan(
             Some(self.channel.peer.id()),
             &self.reached.own,
@@ -234,6 +244,10 @@ impl Callee {
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
         worker.shared.metrics.requests.inc(Direction::Inbound);
         Ok((response, permit))
+    }
+
+    fn addressee<'a>(&'a self, snapshot: &'a Snapshot) -> Addressee<'a> {
+        Addressee { index: &snapshot.index, workload: &self.reached.own, port: self.reached.address.port() }
     }
 
     fn grant(&self, content: Content) -> Grant {
@@ -330,12 +344,10 @@ impl Callee {
 
     /// The request as it arrived; its nonce counts only once it is verified.
     fn as_claimed(&self, parts: &request::Parts) -> SentRequest {
-        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let authority = parts.uri.authority().map(http::uri::Authority::as_str).or(host).unwrap_or_default();
         SentRequest {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            authority: authority.to_owned(),
+            authority: target::received_authority(&parts.uri, &parts.headers).to_owned(),
             headers: parts.headers.clone(),
             form: None,
             nonce: String::new(),

@@ -29,7 +29,7 @@ use crate::recheck::Recheck;
 use crate::ring::Direction;
 use crate::round_trip;
 use crate::sockets::reset_on_close;
-use crate::target;
+use crate::target::{self, Addressee};
 use crate::worker::{AppKey, Event, Worker};
 
 /// How long an application's greeting is held back at least for a caller that might still turn out to
@@ -228,9 +228,10 @@ async fn exchange(
 ) -> Result<(Response<Body>, Permit), Refusal> {
     let (mut parts, body) = request.into_parts();
     head::check_request(&parts, Origin::App)?;
-    let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
     let snapshot = worker.shared.snapshots.load_full();
-    let content = content.with_headers(&snapshot.index, &reached.own, &parts.headers);
+    let to = Addressee { index: &snapshot.index, workload: &reached.own, port: reached.address.port() };
+    let (content, normal) = target::content(to, &parts.method, &parts.uri, &parts.headers)?;
+    let content = content.with_headers(&snapshot.index, &reached.own, &normal.fields(&parts.headers));
     let grant = granted.insert(grant(reached, content)).clone();
     if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
         return Err(Refusal::PlaintextRefused);
@@ -245,6 +246,7 @@ async fn exchange(
     let mut body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
     body.withhold(headers::withheld_trailers(&plan));
     let mut request = Request::from_parts(parts, body);
+    normal.apply(&mut request)?;
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
     }

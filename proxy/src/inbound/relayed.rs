@@ -118,7 +118,7 @@ impl Callee {
         if !signet_signature::claims_signature(&parts.headers) {
             return Err(Refusal::SignatureMissing);
         }
-        let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let content = target::unambiguous(&parts.method, &parts.uri, &parts.headers)?;
         let content = content.with_headers(&snapshot.index, &self.reached.own, &parts.headers);
         let (origin, relay) = self.origin(&snapshot, &parts, &content)?;
         let signer = worker.signers.of(&parts.headers, &snapshot)?;
@@ -177,7 +177,7 @@ impl Callee {
             if let Some(host) = host {
                 fields.insert(http::header::HOST, host);
             }
-            let content = target::content(&method, &uri, fields)?;
+            let content = target::unambiguous(&method, &uri, fields)?;
             grant.content = content.with_headers(&snapshot.index, &self.reached.own, fields);
         }
         let permit = grant.decide(&snapshot)?;

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::Destination;
 use super::upgrade::{self, Switched};
-use crate::authorize::{Content, Grant};
+use crate::authorize::Grant;
 use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
 use crate::checkpoint;
@@ -29,7 +29,7 @@ use crate::ring::Direction;
 use crate::seal::{self, Sealing};
 use crate::severable::Severable;
 use crate::sign::{self, SentRequest};
-use crate::target;
+use crate::target::{self, Addressee};
 use crate::telemetry::trace::request_span;
 use crate::tls::{self, Alpn};
 use crate::verify;
@@ -121,10 +121,7 @@ impl Caller {
             let response = Box::pin(upgrade::exchange(self, parts, body, grant, request_id)).await?;
             return Ok((response, permit));
         }
-        let authority = match &grant.content {
-            Content::Http { authority, .. } => authority.clone(),
-            Content::Opaque => String::new(),
-        };
+        let authority = target::received_authority(&parts.uri, &parts.headers).to_owned();
         let (protection, sealing) = self.protection(&parts.headers, grant)?;
         let form = sign::form(protection);
         let whole_max = sign::whole_max(form, sealing.is_some());
@@ -176,11 +173,13 @@ impl Caller {
         Err(Refusal::UpstreamUnreachable)
     }
 
-    /// What the request asks for, in the bytes that will be sent; refused where that is ambiguous.
+    /// What the request asks for, as its destination will read it; refused where that is ambiguous. It is sent as it is.
     fn judge(&self, parts: &request::Parts) -> Result<Grant, Refusal> {
-        let content = target::content(&parts.method, &parts.uri, &parts.headers)?;
         let snapshot = self.worker.shared.snapshot();
-        let content = content.with_headers(&snapshot.index, &self.destination.id, &parts.headers);
+        let Destination { id, port, .. } = &self.destination;
+        let to = Addressee { index: &snapshot.index, workload: id, port: *port };
+        let (content, normal) = target::content(to, &parts.method, &parts.uri, &parts.headers)?;
+        let content = content.with_headers(&snapshot.index, id, &normal.fields(&parts.headers));
         Ok(self.destination.grant(&self.own, content))
     }
 

@@ -91,7 +91,7 @@ impl Caller {
     ) -> Result<(Response<Body>, Permit), Refusal> {
         let (mut parts, body) = request.into_parts();
         head::check_request(&parts, Origin::App)?;
-        let asked = target::content(&parts.method, &parts.uri, &parts.headers)?;
+        let asked = target::unambiguous(&parts.method, &parts.uri, &parts.headers)?;
         let Content::Http { method, path, authority, .. } = asked else {
             return Err(Refusal::MalformedMessage);
         };

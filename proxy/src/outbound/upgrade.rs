@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use signet_policy::{Refusal, Verification};
 
 use super::http::Caller;
-use crate::authorize::{Content, Grant};
+use crate::authorize::Grant;
 use crate::body::{Body, Payload};
 use crate::head::{self, Origin};
 use crate::headers::{self, MESH_REQUEST_ID, MESH_UPGRADE, WEBSOCKET};
@@ -18,6 +18,7 @@ use crate::recheck::Recheck;
 use crate::records;
 use crate::ring::Direction;
 use crate::sign;
+use crate::target;
 use crate::tls::{self, Alpn};
 use crate::verify;
 
@@ -55,10 +56,7 @@ pub(super) async fn exchange(
     if sealing.is_none() {
         sign::bind(&mut parts.headers, &payload, form)?;
     }
-    let authority = match &grant.content {
-        Content::Http { authority, .. } => authority.clone(),
-        Content::Opaque => String::new(),
-    };
+    let authority = target::received_authority(&parts.uri, &parts.headers).to_owned();
     let (address, identities) = (caller.destination.address, &caller.destination.identities);
     let (stream, channel) = tls::dial(worker, address, identities, Alpn::Http1).await?;
     let grant = caller.judge_peer(&grant, &channel)?;

@@ -6,6 +6,7 @@
 
 mod access;
 mod header;
+mod normal;
 mod protection;
 
 use ipnet::IpNet;
@@ -36,10 +37,13 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             .policies
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
-    match model.protection_policies.is_empty() && model.intermediaries.is_empty() {
-        false => 3,
-        true if is_new => 2,
-        true => 1,
+    let is_newest = !model.protection_policies.is_empty()
+        || !model.normalization_policies.is_empty()
+        || !model.intermediaries.is_empty();
+    match (is_newest, is_new) {
+        (true, _) => 3,
+        (false, true) => 2,
+        (false, false) => 1,
     }
 }
 
@@ -75,6 +79,9 @@ impl TryFrom<wire::Policy> for PolicyModel {
             role_grants: each(policy.role_grants, grant_from)?,
             protection_policies: each(policy.protection_policies, protection::policy_from)?,
             intermediaries: each(policy.intermediaries, intermediary_from)?,
+            normalization_policies: each(policy.normalization_policies, normal::policy_from)?,
+            // Who may appoint is the control plane's to know; what came of it are grants.
+            role_appointers: Vec::new(),
         })
     }
 }
@@ -100,6 +107,7 @@ impl From<&PolicyModel> for wire::Policy {
             role_grants: model.role_grants.iter().map(grant_to).collect(),
             protection_policies: model.protection_policies.iter().map(protection::policy_to).collect(),
             intermediaries: model.intermediaries.iter().map(intermediary_to).collect(),
+            normalization_policies: model.normalization_policies.iter().map(normal::policy_to).collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_saphyr::Spanned;
 
-use crate::compile::{MAX_PROTECTION_RULES, Scope, access_policy, value};
+use crate::compile::{MAX_ROUTE_RULES, Scope, access_policy, value};
 use crate::diagnostic::{Findings, Place, quoted};
 use crate::manifest::{Manifest, ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RouteSpec};
 use crate::model::{PolicyModel, Protocol, SpeaksFirst, Target, WorkloadModel};
@@ -79,7 +79,7 @@ fn rule(
     Some(ProtectionRuleModel { name: name?, to: routes, change })
 }
 
-fn route(scope: &mut Scope<'_>, spec: &Spanned<RouteSpec>) -> Option<Route> {
+pub(super) fn route(scope: &mut Scope<'_>, spec: &Spanned<RouteSpec>) -> Option<Route> {
     let RouteSpec { methods, paths } = &spec.value;
     if methods.is_none() && paths.is_none() {
         let message = "a route without `methods` and `paths` is every request".to_owned();
@@ -161,26 +161,30 @@ pub(super) fn refuse_contradictions(
     }
 }
 
-/// Refuses more rules for one workload than a request should be compared with.
-pub(super) fn refuse_excess(model: &PolicyModel, manifests: &[&Manifest], findings: &mut Findings) {
-    let mut rules: HashMap<&str, usize> = HashMap::new();
-    for (policy, &manifest) in model.protection_policies.iter().zip(manifests) {
-        let names: Vec<&str> = match &policy.target {
-            Target::Workloads(names) => {
-                names.iter().map(String::as_str).collect::<HashSet<_>>().into_iter().collect()
-            }
+/// Refuses more rules for one workload than a request should be compared with. Each policy comes with its target, how
+/// many rules it has, and its manifest.
+pub(super) fn refuse_excess<'a>(
+    model: &'a PolicyModel,
+    policies: impl Iterator<Item = (&'a Target, usize, &'a Manifest)>,
+    findings: &mut Findings,
+) {
+    let mut sums: HashMap<&str, usize> = HashMap::new();
+    for (target, rules, manifest) in policies {
+        let names: HashSet<&str> = match target {
+            Target::Workloads(names) => names.iter().map(String::as_str).collect(),
             target => {
                 let selected = model.workloads.iter().filter(|workload| target.selects(workload));
                 selected.map(|workload| workload.name.as_str()).collect()
             }
         };
         for name in names {
-            let sum = rules.entry(name).or_default();
-            *sum = sum.saturating_add(policy.rules.len() + 1);
-            if *sum > MAX_PROTECTION_RULES {
+            let sum = sums.entry(name).or_default();
+            *sum = sum.saturating_add(rules + 1);
+            if *sum > MAX_ROUTE_RULES {
                 let place = Place::of(manifest.spanned_name());
                 let message = format!(
-                    "the protection policies of {name} have more than {MAX_PROTECTION_RULES} rules together"
+                    "the policies of kind {} for {name} have more than {MAX_ROUTE_RULES} rules together",
+                    manifest.kind()
                 );
                 Scope::new(manifest, findings).refuse(place, message, "use wildcards in paths");
                 return;

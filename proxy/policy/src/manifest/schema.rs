@@ -37,7 +37,9 @@ pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
     HeaderPolicy(HeaderPolicySpec),
     Mesh(MeshSpec),
+    NormalizationPolicy(NormalizationPolicySpec),
     ProtectionPolicy(ProtectionPolicySpec),
+    RoleAppointer(RoleAppointerSpec),
     RoleGrant(RoleGrantSpec),
     Workload(WorkloadSpec),
 }
@@ -325,6 +327,27 @@ pub(crate) struct IdentityHeadersSpec {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct NormalizationPolicySpec {
+    pub(crate) target: Spanned<TargetSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) ports: Option<List<u32>>,
+    pub(crate) rules: List<NormalizationRuleSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NormalizationRuleSpec {
+    pub(crate) to: List<RouteSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) path: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) host: Option<List<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) headers: Option<List<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ProtectionPolicySpec {
     pub(crate) target: Spanned<TargetSpec>,
     #[serde(default, deserialize_with = "given")]
@@ -358,6 +381,15 @@ pub(crate) struct RouteSpec {
     pub(crate) methods: Option<List<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) paths: Option<List<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct RoleAppointerSpec {
+    pub(crate) role: Spanned<String>,
+    pub(crate) appointers: List<SourceSpec>,
+    pub(crate) appointees: List<SourceSpec>,
+    pub(crate) max_lifetime: Spanned<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -440,7 +472,9 @@ fn read_spec<'de, A: MapAccess<'de>>(
         Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
         Kind::HeaderPolicy => Spec::HeaderPolicy(map.next_value()?),
         Kind::Mesh => Spec::Mesh(map.next_value()?),
+        Kind::NormalizationPolicy => Spec::NormalizationPolicy(map.next_value()?),
         Kind::ProtectionPolicy => Spec::ProtectionPolicy(map.next_value()?),
+        Kind::RoleAppointer => Spec::RoleAppointer(map.next_value()?),
         Kind::RoleGrant => Spec::RoleGrant(map.next_value()?),
         Kind::Workload => Spec::Workload(map.next_value()?),
     }))

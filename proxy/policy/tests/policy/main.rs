@@ -6,6 +6,7 @@ mod conditions;
 mod decisions;
 mod examples;
 mod faults;
+mod normal;
 mod properties;
 mod protection;
 mod scale;

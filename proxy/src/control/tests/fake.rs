@@ -210,6 +210,13 @@ impl Identity for Service {
         let (tls_chain, signing_chain) = self.mesh.issue(&request.tls_csr, &request.signing_csr);
         Ok(Response::new(wire::RenewResponse { tls_chain, signing_chain }))
     }
+
+    async fn appoint(
+        &self,
+        _: Request<wire::AppointRequest>,
+    ) -> Result<Response<wire::AppointResponse>, Status> {
+        Err(Status::permission_denied("not-entitled: nobody is here"))
+    }
 }
 
 #[tonic::async_trait]

@@ -53,10 +53,16 @@ fn a_policy_of_the_protocol_before_means_what_it_meant() {
 #[test]
 fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     let mut all = policy_model(1);
-    assert_eq!(minimum_reader(&all), 3);
-    all.protection_policies.clear();
-    assert_eq!(minimum_reader(&all), 3);
-    all.intermediaries.clear();
+    let younger: [fn(&mut PolicyModel); 3] = [
+        |model| model.protection_policies.clear(),
+        |model| model.normalization_policies.clear(),
+        |model| model.intermediaries.clear(),
+    ];
+    for clear in younger {
+        assert_eq!(minimum_reader(&all), 3);
+        clear(&mut all);
+    }
+    assert_eq!(minimum_reader(&all), 2);
     let edits: [fn(&mut PolicyModel); 3] = [
         |model| model.policies.retain(|policy| policy.name != "shut"),
         |model| model.header_policies.clear(),

@@ -8,12 +8,13 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
-    AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, HeaderMatch, HeaderPolicyModel,
-    IdentityFields, IdentityPattern, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network,
-    Operation, PathPattern, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange,
-    ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route,
-    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch,
-    Verification, WorkloadModel,
+    AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, Form, HeaderMatch,
+    HeaderPolicyModel, IdentityFields, IdentityPattern, IntermediaryModel, IntermediaryRoute, Lifetimes,
+    MtlsMode, Network, NormalizationPolicyModel, NormalizationRuleModel, Operation, PathPattern,
+    PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel,
+    ProtectionPolicyModel, ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route, RuleModel,
+    SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch, Verification,
+    WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -181,6 +182,15 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         to: vec![route("/api/session/**")],
         change,
     };
+    model.normalization_policies.push(NormalizationPolicyModel {
+        name: "lenient".into(),
+        target: Target::Workloads(vec!["cimi".into()]),
+        ports: vec![8201],
+        rules: vec![NormalizationRuleModel {
+            to: vec![route("/legacy/**")],
+            forms: Form::ALL.into_iter().collect(),
+        }],
+    });
     let open = ProtectionChange { level: Some(ProtectionLevel::Public), ..ProtectionChange::default() };
     model.intermediaries.push(IntermediaryModel {
         name: "edge".into(),
