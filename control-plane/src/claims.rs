@@ -13,12 +13,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use signet_identity::SpiffeId;
 use signet_policy::PolicyModel;
+use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::directory::{self, ClaimRefusal, Claimant};
-use crate::records::{self, Claim, Found, SealingKey, unix_seconds};
+use crate::records::{self, Claim, Found, Registration, SealingKey, Subject, unix_seconds};
 use crate::store::{Expect, Store, StoreError, Write};
 
 /// How long nobody else can take a place after the last stream that held it ended: a restart, a partition, an upgrade.
@@ -125,23 +127,46 @@ impl Claims {
     }
 
     /// Publishes an instance's key to what is sealed for it, in the place of its former one. A certificate comes with
-    /// one key, so that keys change no faster than certificates are issued; false when this is another one.
-    pub(crate) async fn announce(&self, instance: &str, key: &SealingKey) -> Result<bool, StoreError> {
+    /// one key, so that keys change no faster than certificates are issued, and a newer certificate's key is never
+    /// replaced by that of an older one.
+    ///
+    /// The instance's registration is written with the key, as it is: a revocation that comes in between finds the key
+    /// and takes it away, or is found here.
+    pub(crate) async fn announce(&self, instance: &str, key: &SealingKey) -> Result<(), AnnounceError> {
+        if !is_usable(&key.key) {
+            return Err(AnnounceError::Unusable);
+        }
         let place = SealingKey::key(&key.id, instance);
+        let registered = records::registration_key(&key.id);
         for _ in 0..ATTEMPTS_MAX {
+            let registration = records::read::<Registration>(&*self.store, &registered).await?;
             let found = records::read::<SealingKey>(&*self.store, &place).await?;
-            if let Some(Found { record, .. }) = &found
-                && record.leaf == key.leaf
-            {
-                return Ok(record == key);
+            let identity = Subject::Identity(key.id.clone()).key();
+            if self.store.read(&identity).await?.is_some() {
+                return Err(AnnounceError::Gone);
             }
-            let write = records::put(place.clone(), records::unchanged(found.as_ref()), key)?;
-            match self.commit_all(vec![write]).await {
+            let Some(registration) = registration else { return Err(AnnounceError::Gone) };
+            let age = |leaf: &str| age(&registration.record, instance, leaf);
+            let Some(own_age) = age(&key.leaf) else { return Err(AnnounceError::Gone) };
+            if let Some(Found { record, .. }) = &found {
+                if record.leaf == key.leaf {
+                    return if record == key { Ok(()) } else { Err(AnnounceError::Another) };
+                }
+                if age(&record.leaf).is_some_and(|age| age > own_age) {
+                    return Err(AnnounceError::Older);
+                }
+            }
+            let writes = vec![
+                records::put(place.clone(), records::unchanged(found.as_ref()), key)?,
+                records::put(registered.clone(), Expect::At(registration.revision), &registration.record)?,
+            ];
+            match self.store.commit(writes).await {
+                Ok(_) => return Ok(()),
                 Err(StoreError::Conflict { .. }) => {}
-                other => return other.map(|()| true),
+                Err(error) => return Err(error.into()),
             }
         }
-        Err(StoreError::Conflict { key: place })
+        Err(StoreError::Conflict { key: place }.into())
     }
 
     /// The stream ended: what it alone still holds is kept for a lease.
@@ -262,6 +287,34 @@ impl Claims {
         }
         Ok(())
     }
+}
+
+/// Why a key to what is sealed is not published.
+#[derive(Debug, Error)]
+pub(crate) enum AnnounceError {
+    #[error("this certificate came with another key; renew to change it")]
+    Another,
+    #[error("the instance is not enrolled any more, or was revoked")]
+    Gone,
+    #[error("a newer certificate of the instance has announced its key; renew to announce another")]
+    Older,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("no X25519 key that anything can be sealed for")]
+    Unusable,
+}
+
+/// Whether anything can be sealed for a key: one of small order makes a secret that everybody knows, which the library
+/// refuses (RFC 7748 section 6.1).
+fn is_usable(key: &[u8; 32]) -> bool {
+    let Ok(trial) = PrivateKey::generate(&X25519) else { return false };
+    agreement::agree(&trial, UnparsedPublicKey::new(&X25519, key), (), |_| Ok(())).is_ok()
+}
+
+/// How old a certificate of an instance is among those it holds: a higher number was issued later.
+fn age(registration: &Registration, instance: &str, leaf: &str) -> Option<usize> {
+    let instance = registration.instances.iter().find(|candidate| candidate.first == instance)?;
+    instance.leaves.iter().position(|held| held.fingerprint == leaf)
 }
 
 /// Whether a place goes to another claimant. One that is seen at the address itself displaces one that only a gateway

@@ -203,6 +203,7 @@ fn payloads(
     habits: &Habits,
     now: SystemTime,
 ) -> Result<BTreeMap<SectionName, Vec<u8>>, PublishError> {
+    let revocations = revocations(listing)?;
     let anchors = Anchors {
         bundle: Arc::new(authority.bundle()),
         policy_key: authority.policy_key().public_key(),
@@ -214,10 +215,12 @@ fn payloads(
     let mut payloads = BTreeMap::from([
         (SectionName::Anchors, wire::Anchors::from(&anchors).encode_to_vec()),
         (SectionName::Policy, wire::Policy::from(model).encode_to_vec()),
-        (SectionName::Revocations, wire::Revocations::from(&revocations(listing)?).encode_to_vec()),
+        (SectionName::Revocations, wire::Revocations::from(&revocations).encode_to_vec()),
     ]);
     let claims = under::<Claim>(listing, records::CLAIMS)?;
-    let keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
+    let mut keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
+    // A revocation takes its keys away; what was left behind before it did is not published either.
+    keys.retain(|key| key.leaf.parse().is_ok_and(|leaf| revocations.of(&key.id, leaf).is_none()));
     for (network, entries) in directory::build(model, &claims, &keys, habits, unix_seconds(now)) {
         let directory = Directory::new(network.clone(), entries)?;
         payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());

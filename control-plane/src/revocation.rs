@@ -1,9 +1,9 @@
 //! Taking trust back: of an identity, or of the instance that a certificate belongs to.
 //!
 //! Revoking one certificate alone would be escaped by a renewal, so all that its instance holds is revoked, and the
-//! instance loses the right to renew. Every revocation writes the registration it is about: a renewal or enrolment under
-//! way expects that record as it was, fails, looks again, and finds itself revoked. Roles that were given by what is revoked
-//! go in the same commit.
+//! instance loses the right to renew, and nothing is sealed for it any more. Every revocation writes the registration it is
+//! about: a renewal or enrolment under way expects that record as it was, fails, looks again, and finds itself revoked. Roles
+//! that were given by what is revoked go in the same commit.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::appointments;
 use crate::records::{
-    self, Found, Instance, REGISTRATIONS, REVOCATIONS, Registration, Revocation, Subject, registration_key,
-    unix_seconds,
+    self, Found, Instance, REGISTRATIONS, REVOCATIONS, Registration, Revocation, SealingKey, Subject,
+    registration_key, unix_seconds,
 };
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 
@@ -46,12 +46,14 @@ pub(crate) async fn revoke(
             Subject::Identity(id) => {
                 writes.push(same_registration(store, id).await?);
                 writes.extend(appointments::without(store, id, None).await?);
+                writes.extend(without_sealing_keys(store, id).await?);
             }
             Subject::Certificate(leaf) => {
                 if let Some((id, instance, write)) = without_instance(store, *leaf).await? {
                     writes.extend(appointments::without(store, &id, Some(&instance.first)).await?);
                     subjects.extend(certificates(&instance, now).filter(|held| held != subject));
                     writes.push(write);
+                    writes.push(Write::delete(SealingKey::key(&id, &instance.first), Expect::Any));
                 }
             }
         }
@@ -85,7 +87,20 @@ async fn same_registration(store: &dyn Store, id: &SpiffeId) -> Result<Write, St
     records::put(key, expect, &registration)
 }
 
-/// The identity and instance that hold a certificate, and the write that takes it off its registration.
+/// The writes that take back every key to what is sealed for an identity. One that is announced meanwhile is written
+/// with the registration.
+async fn without_sealing_keys(store: &dyn Store, id: &SpiffeId) -> Result<Vec<Write>, StoreError> {
+    let mut writes = Vec::new();
+    for entry in store.list(&SealingKey::key(id, "")).await?.entries {
+        // What follows the identity may also be the rest of a longer one.
+        if records::decode::<SealingKey>(&entry)?.record.id == *id {
+            writes.push(Write::delete(entry.key, Expect::Any));
+        }
+    }
+    Ok(writes)
+}
+
+/// The instance that holds a certificate, of which identity, and the write that takes it off its registration.
 async fn without_instance(
     store: &dyn Store,
     leaf: Fingerprint,

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use signet_identity::SpiffeId;
 use signet_policy::{
     Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide,
+    foresee,
 };
 
 use crate::channel::Channel;
@@ -92,6 +93,18 @@ impl Grant {
             signer.check_trust(snapshot)?;
         }
         decide(&snapshot.index, &self.facts())
+    }
+
+    /// Decides before the work of verifying. What is sealed cannot be read yet: where a rule asks for header fields, that
+    /// much is left open until they were opened.
+    pub(crate) fn decide_before(&self, snapshot: &Snapshot, is_sealed: bool) -> Result<(), Refusal> {
+        if !is_sealed || !snapshot.index.asks_for_headers(&self.destination) {
+            return self.decide(snapshot).map(|_| ());
+        }
+        if let Some(channel) = &self.channel {
+            channel.check_trust(snapshot)?;
+        }
+        foresee(&snapshot.index, &self.facts())
     }
 
     /// Whether it would be permitted again.

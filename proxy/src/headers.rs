@@ -238,7 +238,12 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
 /// Whether a coding of the mesh is named, wherever in the list: of a message that has none nobody would take it away
 /// again.
 pub(crate) fn has_mesh_coding(headers: &HeaderMap) -> bool {
-    has_records(headers) || has_coding(headers, SEAL_CODING)
+    has_records(headers) || has_seal(headers)
+}
+
+/// Whether the coding of sealed bodies is named.
+pub(crate) fn has_seal(headers: &HeaderMap) -> bool {
+    has_coding(headers, SEAL_CODING)
 }
 
 /// Whether the coding of signed records is named.

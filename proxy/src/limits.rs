@@ -25,6 +25,9 @@ const INFLIGHT_PER_PEER: isize = 1_000;
 /// of Ed25519, so this bounds the waste at half a percent of a core.
 const FAILURES_PER_SECOND: f64 = 100.0;
 
+/// Refusals per peer and second that are signed though they are not counted among those: the same waste again.
+const SIGNED_PER_SECOND: isize = 100;
+
 /// The open connections of one direction.
 #[derive(Clone, Default)]
 pub(crate) struct Connections(Rc<Cell<usize>>);
@@ -110,11 +113,16 @@ impl Drop for Stranger {
 pub(crate) struct Limits {
     inflight: Inflight,
     failures: Rate,
+    signed: Rate,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { inflight: Inflight::new(), failures: Rate::new(Duration::from_secs(1)) }
+        Self {
+            inflight: Inflight::new(),
+            failures: Rate::new(Duration::from_secs(1)),
+            signed: Rate::new(Duration::from_secs(1)),
+        }
     }
 }
 
@@ -132,11 +140,29 @@ impl Limits {
     pub(crate) fn failed(&self, peer: &SpiffeId) {
         self.failures.observe(&peer.as_str(), 1);
     }
+
+    /// Whether one more refusal that is not counted as a failure is signed for this peer; else it is said unsigned. So many
+    /// in a second cost as much as the failures may.
+    pub(crate) fn may_sign(&self, peer: &SpiffeId) -> bool {
+        self.signed.observe(&peer.as_str(), 1) <= SIGNED_PER_SECOND
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_that_are_no_failures_are_signed_up_to_a_bound_and_for_each_peer() {
+        let id = |name| SpiffeId::parse(&format!("spiffe://mesh.example/app/edge/{name}")).unwrap();
+        let limits = Limits::default();
+        let asked = 1_000;
+        // The second may change on the way, so the bound may be reached twice, or thrice on a slow host; never always.
+        let signed = (0..asked).filter(|_| limits.may_sign(&id("one"))).count();
+        assert!((100..asked).contains(&signed), "{signed}");
+        assert!(limits.may_sign(&id("other")));
+        assert!(limits.enter(&id("one")).is_ok(), "nothing of it is a failure");
+    }
 
     #[test]
     fn one_address_full_of_strangers_does_not_shut_out_another() {

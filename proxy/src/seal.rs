@@ -266,9 +266,14 @@ pub(crate) fn nothing_in_clear(headers: &HeaderMap, listed: &[String]) -> bool {
     headers.contains_key(&SEAL) && listed.iter().all(|name| !headers.contains_key(name))
 }
 
-/// Whether a message says that it is sealed.
+/// Whether a message says that something of it is sealed.
+pub(crate) fn is_sealed(headers: &HeaderMap) -> bool {
+    [SEAL, COMMIT, FIELDS].iter().any(|name| headers.contains_key(name)) || headers::has_seal(headers)
+}
+
+/// The same, or that its body has a coding of the mesh at all.
 pub(crate) fn claims_seal(headers: &HeaderMap) -> bool {
-    [SEAL, COMMIT, FIELDS].iter().any(|name| headers.contains_key(name)) || headers::has_mesh_coding(headers)
+    is_sealed(headers) || headers::has_mesh_coding(headers)
 }
 
 /// The listed names, ready to be looked up.
@@ -320,5 +325,24 @@ impl Original {
             Payload::Stream { length, .. } => (None, *length),
         };
         Self { headers: headers.clone(), whole, length }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signed_records_are_no_seal() {
+        let of = |name: &'static str, value| {
+            HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+        };
+        let records = of("content-encoding", "gzip, mesh-rec");
+        assert!(!is_sealed(&records) && claims_seal(&records));
+        for sealed in
+            [of("content-encoding", "mesh-hpke, mesh-rec"), of(SEAL_FIELD, ":AA==:"), of(COMMIT_FIELD, "x")]
+        {
+            assert!(is_sealed(&sealed) && claims_seal(&sealed));
+        }
     }
 }

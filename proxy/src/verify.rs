@@ -93,7 +93,7 @@ pub(crate) async fn request(
     let inbound = crate::ring::Direction::Inbound;
     let key = unproven.key().clone();
     // What is sealed is opened only after it was verified.
-    let verify = if seal::claims_seal(&parts.headers) { Verification::Gate } else { protection.verify };
+    let verify = if seal::is_sealed(&parts.headers) { Verification::Gate } else { protection.verify };
     let (body, owed) = match later(worker, channel, &unproven, verify, inbound) {
         Some(place) => {
             let owed = place.put_off(unproven, None);
@@ -101,7 +101,11 @@ pub(crate) async fn request(
             received.form = Some(unproven.form());
             unproven.nonce().clone_into(&mut received.nonce);
             let bound = Bound { body: unproven.body().map_err(refusal)?, base: unproven.base(), key: &key };
-            (payload(bound, Direction::ClientToServer, &mut parts.headers, body).await?, Some(owed))
+            let body = payload(bound, Direction::ClientToServer, &mut parts.headers, body).await?;
+            if headers::has_mesh_coding(&parts.headers) {
+                return Err(Refusal::SealBroken);
+            }
+            (body, Some(owed))
         }
         None => {
             let head = prove(worker, unproven, Some(&mut channel.window().borrow_mut()));
@@ -245,7 +249,7 @@ pub(crate) async fn response(
     };
     let outbound = crate::ring::Direction::Outbound;
     let key = unproven.key().clone();
-    let sealed = sent.response_keys.is_some() || seal::claims_seal(&parts.headers);
+    let sealed = sent.response_keys.is_some() || seal::is_sealed(&parts.headers);
     let verify = if sealed { Verification::Gate } else { verification };
     let (body, owed) = match later(worker, channel, &unproven, verify, outbound) {
         Some(place) => {

@@ -1,4 +1,4 @@
-use signet_identity::SpiffeId;
+use signet_identity::{Fingerprint, SpiffeId};
 use signet_policy::{compile, parse_manifests};
 
 use super::*;
@@ -225,26 +225,95 @@ async fn repeating_a_claim_writes_nothing() {
     assert_eq!(fixture.store.list("").await.unwrap().revision, before);
 }
 
+/// A point that is no point of small order, for every number.
+fn sealing_key(byte: u8) -> [u8; 32] {
+    let private = PrivateKey::from_private_key(&X25519, &[byte; 32]).unwrap();
+    private.compute_public_key().unwrap().as_ref().try_into().unwrap()
+}
+
+fn leaf(byte: u8) -> String {
+    Fingerprint([byte; 32]).to_string()
+}
+
+fn announced(byte: u8, of: u8) -> SealingKey {
+    SealingKey { id: id("api"), key: sealing_key(byte), leaf: leaf(of), expires: 100 }
+}
+
+impl Fixture {
+    /// Registers an instance of `api` that holds certificates, oldest first; the first names it.
+    async fn register(&self, leaves: &[u8]) {
+        let leaves: Vec<_> = leaves
+            .iter()
+            .map(|byte| records::Leaf { fingerprint: leaf(*byte), signing: None, not_after: 1 << 40 })
+            .collect();
+        let (token, network) = ("t".to_owned(), "edge".to_owned());
+        let instance = records::Instance { first: leaves[0].fingerprint.clone(), token, network, leaves };
+        let registration = Registration { id: id("api"), instances: vec![instance] };
+        let key = records::registration_key(&id("api"));
+        self.store.commit(vec![records::put(key, Expect::Any, &registration).unwrap()]).await.unwrap();
+    }
+
+    async fn announce(&self, key: &SealingKey) -> Result<(), AnnounceError> {
+        self.claims.announce(&leaf(1), key).await
+    }
+
+    async fn sealing_keys(&self) -> Vec<[u8; 32]> {
+        let found = records::list::<SealingKey>(&*self.store, records::SEALING_KEYS).await.unwrap();
+        found.into_iter().map(|found| found.record.key).collect()
+    }
+}
+
 #[tokio::test]
 async fn an_instance_has_one_sealing_key_for_each_certificate_and_the_newest_counts() {
     let fixture = Fixture::new();
-    let key = |byte: u8, leaf: &str| SealingKey {
-        id: id("api"),
-        key: [byte; 32],
-        leaf: leaf.to_owned(),
-        expires: 100,
-    };
-    let announce = async |key: SealingKey| fixture.claims.announce("first", &key).await.unwrap();
-    assert!(announce(key(1, "leaf")).await);
-    assert!(announce(key(1, "leaf")).await, "said again");
-    assert!(!announce(key(2, "leaf")).await, "another one for the same certificate");
-    assert!(announce(key(3, "renewed")).await);
-    let kept = async || {
-        let found = records::list::<SealingKey>(&*fixture.store, records::SEALING_KEYS).await.unwrap();
-        found.into_iter().map(|found| found.record.key).collect::<Vec<_>>()
-    };
-    assert_eq!(kept().await, [[3; 32]]);
+    fixture.register(&[1, 2]).await;
+    fixture.announce(&announced(1, 1)).await.unwrap();
+    fixture.announce(&announced(1, 1)).await.expect("said again");
+    let other = fixture.announce(&announced(2, 1)).await;
+    assert!(matches!(other, Err(AnnounceError::Another)), "another one for the same certificate");
+    fixture.announce(&announced(3, 2)).await.unwrap();
+    assert_eq!(fixture.sealing_keys().await, [sealing_key(3)]);
     let late = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
     fixture.claims.sweep(&fixture.model, late).await.unwrap();
-    assert_eq!(kept().await, Vec::<[u8; 32]>::new(), "ended with its certificate");
+    assert_eq!(fixture.sealing_keys().await, Vec::<[u8; 32]>::new(), "ended with its certificate");
+}
+
+#[tokio::test]
+async fn the_key_of_a_newer_certificate_is_not_replaced_by_that_of_an_older_one() {
+    let fixture = Fixture::new();
+    fixture.register(&[1, 2]).await;
+    // Lifetimes may have been shortened in between: what counts is which was issued later.
+    fixture.announce(&SealingKey { expires: 50, ..announced(2, 2) }).await.unwrap();
+    let older = fixture.announce(&announced(9, 1)).await;
+    assert!(matches!(older, Err(AnnounceError::Older)));
+    assert_eq!(fixture.sealing_keys().await, [sealing_key(2)]);
+}
+
+#[tokio::test]
+async fn a_key_of_small_order_is_not_published() {
+    let fixture = Fixture::new();
+    fixture.register(&[1]).await;
+    let mut one = [0; 32];
+    one[0] = 1;
+    for key in [[0; 32], one] {
+        let refused = fixture.announce(&SealingKey { key, ..announced(1, 1) }).await;
+        assert!(matches!(refused, Err(AnnounceError::Unusable)));
+    }
+    assert_eq!(fixture.sealing_keys().await, Vec::<[u8; 32]>::new());
+}
+
+#[tokio::test]
+async fn a_revoked_instance_or_identity_announces_nothing_more() {
+    let now = SystemTime::now();
+    let subjects =
+        [records::Subject::Certificate(Fingerprint([2; 32])), records::Subject::Identity(id("api"))];
+    for subject in subjects {
+        let fixture = Fixture::new();
+        fixture.register(&[1, 2]).await;
+        fixture.announce(&announced(1, 1)).await.unwrap();
+        crate::revocation::revoke(&*fixture.store, &subject, "stolen", now).await.unwrap();
+        assert_eq!(fixture.sealing_keys().await, Vec::<[u8; 32]>::new(), "withdrawn");
+        let refused = fixture.announce(&announced(2, 2)).await;
+        assert!(matches!(refused, Err(AnnounceError::Gone)), "{refused:?}");
+    }
 }

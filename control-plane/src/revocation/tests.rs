@@ -89,3 +89,28 @@ async fn a_renewal_or_enrolment_under_way_fails_when_its_identity_is_revoked() {
     let write = records::put(registration_key(&stranger), Expect::Absent, &first).unwrap();
     assert!(matches!(store.commit(vec![write]).await, Err(StoreError::Conflict { .. })));
 }
+
+#[tokio::test]
+async fn the_keys_of_other_instances_and_identities_stay_published() {
+    let now = SystemTime::now();
+    let longer = SpiffeId::parse("spiffe://mesh.example/app/edge/api/v2").unwrap();
+    for (subject, expected) in
+        [(Subject::Certificate(Fingerprint([2; 32])), &[7, 9][..]), (Subject::Identity(id()), &[7])]
+    {
+        let store = store(now).await;
+        let announce = async |id: &SpiffeId, instance: u8| {
+            let first = leaf(instance, now).fingerprint;
+            let key = SealingKey { id: id.clone(), key: [instance; 32], leaf: first.clone(), expires: 100 };
+            let write = records::put(SealingKey::key(id, &first), Expect::Absent, &key).unwrap();
+            store.commit(vec![write]).await.unwrap();
+        };
+        announce(&id(), 1).await;
+        announce(&id(), 9).await;
+        announce(&longer, 7).await;
+        revoke(&store, &subject, "stolen", now).await.unwrap();
+        let left = records::list::<SealingKey>(&store, records::SEALING_KEYS).await.unwrap();
+        let mut left: Vec<_> = left.iter().map(|found| found.record.key[0]).collect();
+        left.sort_unstable();
+        assert_eq!(left, expected);
+    }
+}

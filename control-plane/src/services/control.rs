@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::claims::AnnounceError;
 use crate::directory::{ClaimRefusal, Claimant, Habit};
 use crate::metrics::count;
 use crate::plain;
@@ -342,12 +343,17 @@ impl Session {
         let key = SealingKey { id: self.peer.id().clone(), key, leaf, expires };
         let announced = self.mesh.claims.announce(&self.membership.stream.instance, &key).await;
         match announced {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Status::invalid_argument("sealing-key: this certificate came with another one")),
-            Err(error) => {
+            Ok(()) => Ok(()),
+            // Its state may have been set back; it needs policy all the same.
+            Err(error @ AnnounceError::Older) => {
+                tracing::warn!(id = %self.peer.id(), %error, "a key to what is sealed is not published");
+                Ok(())
+            }
+            Err(AnnounceError::Store(error)) => {
                 tracing::error!(%error, "a key to what is sealed cannot be recorded");
                 Err(Status::unavailable("store-unavailable: keys cannot be recorded now"))
             }
+            Err(error) => Err(Status::invalid_argument(format!("sealing-key: {error}"))),
         }
     }
 

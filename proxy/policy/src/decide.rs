@@ -119,6 +119,23 @@ impl Observation {
 /// `plaintext-refused`, `connect-refused`, `ambiguous-target`, `authority-mismatch`, `opaque-to-l7-port`, `deny-rule`,
 /// and, when no rule allows it, `no-policy` or `access-denied`.
 pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal> {
+    judge(index, facts, IndexedRule::covers)
+}
+
+/// Whether a request may be allowed once its header fields can be read, for one that seals some of them: what a rule asks
+/// of fields is left open, so that nothing is refused here that [`decide()`] would allow. It makes no [`Permit`].
+///
+/// # Errors
+/// Those of [`decide()`], which the request would get whatever its fields are.
+pub fn foresee(index: &PolicyIndex, facts: &Facts<'_>) -> Result<(), Refusal> {
+    judge(index, facts, IndexedRule::may_cover).map(|_| ())
+}
+
+fn judge(
+    index: &PolicyIndex,
+    facts: &Facts<'_>,
+    covers: impl Fn(&IndexedRule, &Asked<'_>, PolicyAction) -> bool,
+) -> Result<Permit, Refusal> {
     let caller = index.caller(facts.source, facts.now).ok_or(Refusal::NotReady)?;
     let entry = index.entry(facts.destination).ok_or(Refusal::NoPolicy)?;
     if facts.source.is_none() && entry.mtls == MtlsMode::Strict {
@@ -134,7 +151,7 @@ pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal>
         Layer::Opaque => {}
     }
     let asked = Asked::of(facts);
-    let matching = |action| entry.find_rule(action, &caller, facts.port, |rule| rule.covers(&asked, action));
+    let matching = |action| entry.find_rule(action, &caller, facts.port, |rule| covers(rule, &asked, action));
     if port.denies && matching(PolicyAction::Deny).is_some() {
         return Err(Refusal::DenyRule);
     }

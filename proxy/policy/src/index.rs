@@ -17,9 +17,9 @@ use crate::decide::{Facts, Layer, Origin};
 use crate::header_policy::HeaderPlan;
 use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
-    AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, PolicyAction, PolicyMode,
-    PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst, Transport,
-    WorkloadModel,
+    AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, Operation, PolicyAction,
+    PolicyMode, PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst,
+    Transport, WorkloadModel,
 };
 use crate::normal::{NormalTarget, NormalizationPolicyModel, ReceivedTarget, read_target};
 use crate::protection::{Answer, ProtectionPolicyModel, answers};
@@ -562,16 +562,32 @@ impl IndexedRule {
         self.covers_operation(asked, action) && holds(&self.model.when, asked, action)
     }
 
-    /// The same without the conditions.
+    /// Whether it may turn out to be, once the header fields are known: an allow may, a deny is not foreseen.
+    pub(crate) fn may_cover(&self, asked: &Asked<'_>, action: PolicyAction) -> bool {
+        let open = |operation: &Operation| action == PolicyAction::Allow || operation.headers.is_empty();
+        self.covers_operation_if(asked, action, open) && holds(&self.model.when, asked, action)
+    }
+
+    /// The same as [`Self::covers`] without the conditions.
     pub(crate) fn covers_operation(&self, asked: &Asked<'_>, action: PolicyAction) -> bool {
+        let headers = asked.request.and_then(|(_, _, headers)| headers);
+        self.covers_operation_if(asked, action, |operation| operation.matches_headers(headers, action))
+    }
+
+    fn covers_operation_if(
+        &self,
+        asked: &Asked<'_>,
+        action: PolicyAction,
+        fields: impl Fn(&Operation) -> bool,
+    ) -> bool {
         self.model.to.is_empty()
             || self.model.to.iter().any(|operation| {
                 operation.covers_port(asked.port)
                     && match asked.request {
-                        Some((method, path, headers)) => {
+                        Some((method, path, _)) => {
                             operation.matches_method(method, action)
                                 && operation.matches_path(path, action)
-                                && operation.matches_headers(headers, action)
+                                && fields(operation)
                         }
                         None => !operation.is_l7(),
                     }

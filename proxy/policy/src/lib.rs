@@ -48,7 +48,7 @@ pub use compile::{
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
-pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, observe};
+pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, foresee, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, explain};
 pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};

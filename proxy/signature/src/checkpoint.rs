@@ -28,6 +28,7 @@ use thiserror::Error;
 use crate::batch::{hash, node};
 use crate::profile::{ChannelId, MeshSigner, SignError, verify_ed25519};
 use crate::record::Direction;
+use crate::replay::{Replay, ReplayWindow};
 
 /// Most messages that one checkpoint adds: its entries are 40 KiB, a body that is signed whole. So many waiting are also
 /// a reason to make one.
@@ -170,6 +171,8 @@ pub struct ReceivedLog {
     uncovered: HashMap<u64, (Hash, Moment)>,
     oldest: Option<Moment>,
     announced: BTreeMap<u64, Hash>,
+    /// The numbers of the newest entries: no number is entered twice.
+    entered: ReplayWindow,
 }
 
 impl ReceivedLog {
@@ -182,6 +185,7 @@ impl ReceivedLog {
             uncovered: HashMap::new(),
             oldest: None,
             announced: BTreeMap::new(),
+            entered: ReplayWindow::new(),
         }
     }
 
@@ -244,17 +248,22 @@ impl ReceivedLog {
         if !rest.is_empty() || entries.len() > MAX_ENTRIES {
             return Err(CheckpointError::Malformed);
         }
-        let mut tree = self.tree.clone();
+        let (mut tree, mut entered) = (self.tree.clone(), self.entered.clone());
         let mut covered = 0;
         for entry in entries {
             let (seq, theirs) = read(entry);
+            match entered.commit(seq) {
+                // Below the window are late ones, such as the answer to a request that was waited for long.
+                Ok(()) | Err(Replay::TooOld) if !self.announced.contains_key(&seq) => {}
+                _ => return Err(CheckpointError::Mismatch),
+            }
             let own = self.uncovered.get(&seq).map(|(leaf, _)| *leaf);
             covered += usize::from(own.is_some());
             tree.push(own.unwrap_or(theirs));
         }
         let signature = note.strip_prefix(&text(&self.origin, &tree)).ok_or(CheckpointError::Mismatch)?;
         self.check_signature(note, signature, keys)?;
-        self.tree = tree;
+        (self.tree, self.entered) = (tree, entered);
         for entry in entries {
             let (seq, leaf) = read(entry);
             if self.uncovered.remove(&seq).is_none() {

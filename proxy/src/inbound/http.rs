@@ -184,10 +184,8 @@ impl Callee {
         };
         let terms = Terms { protection, sealed_headers: &sealed_headers };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
-        // after it: what is forwarded is permitted now. A sealed field that a rule asks for is not seen yet.
-        if !seal::claims_seal(&parts.headers) {
-            let _permitted_so_far = grant.decide(&snapshot)?;
-        }
+        // after it: what is forwarded is permitted now.
+        grant.decide_before(&snapshot, seal::is_sealed(&parts.headers))?;
         let (mut verified, owed) =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
         let keys = received.response_keys.take();
@@ -317,16 +315,18 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature or a seal, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
-        // that is on its way.
+        // A message without a signature or a seal, or of a mode that is not taken, may come of a policy that is on its way, and
+        // costs no verification.
         let of_policy =
             matches!(refusal, Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode);
+        let is_cheap = of_policy || refusal == Refusal::CheckpointOverdue;
+        let (limits, peer) = (&self.worker.limits, self.channel.peer.id());
         if refusal.blame() == Blame::Caller && !of_policy {
-            self.worker.limits.failed(self.channel.peer.id());
+            limits.failed(peer);
         }
         match received {
             // Signing costs as much as verifying; a caller at its limit gets no more of that.
-            Some(mut received) if refusal != Refusal::Overloaded => {
+            Some(mut received) if refusal != Refusal::Overloaded && (!is_cheap || limits.may_sign(peer)) => {
                 if received.nonce.is_empty()
                     && let Some((form, nonce)) = claimed(&received.headers)
                 {

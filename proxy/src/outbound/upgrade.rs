@@ -88,7 +88,8 @@ pub(super) async fn exchange(
     let to = records::Destination {
         workload: peer.as_str(),
         port: caller.destination.port,
-        protection: grant.protection(&snapshot.index),
+        // The frames get no less than the handshake got: what the application asked for, or policy since.
+        protection: protection.strictest(grant.protection(&snapshot.index)),
     };
     let records = records::open(worker, mesh, read, &channel, to, false).await?;
     caller.switched.replace(Some(Switched { records, grant }));

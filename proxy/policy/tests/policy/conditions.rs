@@ -102,6 +102,25 @@ fn header_fields_decide_and_make_the_port_a_layer_7_port() {
 }
 
 #[test]
+fn what_is_sealed_is_left_open_and_nothing_else_is() {
+    let allow = "ports: [80]\nrules: [{from: [{identity: spiffe://td/app/d/friend}], to: [{methods: [GET], headers: [{name: x-tenant, exact: blue}]}]}]";
+    let deny = "action: deny\nports: [80]\nrules: [{from: [{any: anyone}], to: [{headers: [{name: x-debug, present: true}]}, {paths: [/admin]}]}]";
+    let index = PolicyIndex::new(&model(&[("tenants", allow), ("no-debug", deny)]));
+    for (source, request, headers, foreseen, decided) in [
+        (FRIEND, "GET /", &[][..], "open", "access-denied"),
+        (FRIEND, "GET /", &[("x-tenant", "blue"), ("x-debug", "1")], "open", "deny-rule"),
+        (FRIEND, "GET /", &[("x-tenant", "blue")], "open", "tenants/rule-1"),
+        (FRIEND, "POST /", &[("x-tenant", "blue")], "access-denied", "access-denied"),
+        (FRIEND, "GET /admin", &[("x-tenant", "blue")], "deny-rule", "deny-rule"),
+        (OTHER, "GET /", &[("x-tenant", "blue")], "access-denied", "access-denied"),
+    ] {
+        let question = Question { source, destination: WEB, request, headers, ..Question::default() };
+        assert_eq!(question.foresee(&index), foreseen, "{source} {request}");
+        assert_eq!(question.ask(&index), decided, "{source} {request}");
+    }
+}
+
+#[test]
 fn addresses_are_judged_where_they_are_seen() {
     let allow = "ports: [22]\nrules: [{from: [{any: authenticated}], when: {sourceAddresses: [192.0.2.0/24, 'fd00::/8']}}]";
     let deny = "action: deny\nports: [22]\nrules: [{from: [{any: authenticated}], when: {sourceAddresses: [192.0.2.128/25]}}]";

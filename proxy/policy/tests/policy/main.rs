@@ -88,6 +88,21 @@ impl Default for Question<'_> {
 
 impl Question<'_> {
     fn ask(self, index: &PolicyIndex) -> String {
+        self.put(|facts| match signet_policy::decide(index, facts) {
+            Ok(permit) => format!("{}/{}", permit.policy(), permit.rule()),
+            Err(refusal) => refusal.code().to_owned(),
+        })
+    }
+
+    /// Asks what may come of it once its header fields can be read: `open` or the code.
+    fn foresee(self, index: &PolicyIndex) -> String {
+        let open = |()| "open".to_owned();
+        self.put(|facts| {
+            signet_policy::foresee(index, facts).map_or_else(|refusal| refusal.code().to_owned(), open)
+        })
+    }
+
+    fn put(self, to: impl FnOnce(&Facts<'_>) -> String) -> String {
         let source = (!self.source.is_empty()).then(|| id(self.source));
         let headers = RequestHeaders::new(self.headers.iter().map(|(name, value)| (*name, value.as_bytes())));
         let layer = match self.request.split_once(' ') {
@@ -105,9 +120,6 @@ impl Question<'_> {
             layer,
             now: self.now,
         };
-        match signet_policy::decide(index, &facts) {
-            Ok(permit) => format!("{}/{}", permit.policy(), permit.rule()),
-            Err(refusal) => refusal.code().to_owned(),
-        }
+        to(&facts)
     }
 }

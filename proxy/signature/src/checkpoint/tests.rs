@@ -220,3 +220,42 @@ fn what_is_announced_and_never_comes_is_bounded() {
         assert!(received.announced.len() <= MAX_ANNOUNCED);
     }
 }
+
+#[test]
+fn a_number_is_entered_once_whatever_its_leaf() {
+    let (signer, now) = (signer(), start());
+    // Received and covered; announced alone. Then once more: the same, and as another message.
+    for arrives in [true, false] {
+        for second in [7, 8] {
+            let (mut sent, mut received) = logs();
+            sent.append(7, &base(7), now);
+            if arrives {
+                received.receive(7, &base(7), now).unwrap();
+            }
+            let first = sent.seal(&signer).unwrap();
+            received.cover(&first.note, &first.entries, [signer.public_key()]).unwrap();
+            sent.append(7, &base(second), now);
+            let again = sent.seal(&signer).unwrap();
+            let refused = received.cover(&again.note, &again.entries, [signer.public_key()]);
+            assert_eq!(refused, Err(CheckpointError::Mismatch), "{arrives} {second}");
+        }
+    }
+    // Twice in one list.
+    let (mut sent, mut received) = logs();
+    received.receive(7, &base(7), now).unwrap();
+    (0..2).for_each(|_| sent.append(7, &base(7), now));
+    let twice = sent.seal(&signer).unwrap();
+    let refused = received.cover(&twice.note, &twice.entries, [signer.public_key()]);
+    assert_eq!(refused, Err(CheckpointError::Mismatch));
+}
+
+#[test]
+fn an_entry_far_behind_the_others_is_taken() {
+    let (signer, now, (mut sent, mut received)) = (signer(), start(), logs());
+    for seq in [crate::replay::WINDOW + 9, 1] {
+        sent.append(seq, &base(seq), now);
+        received.receive(seq, &base(seq), now).unwrap();
+    }
+    let checkpoint = sent.seal(&signer).unwrap();
+    assert_eq!(received.cover(&checkpoint.note, &checkpoint.entries, [signer.public_key()]), Ok(2));
+}

@@ -74,26 +74,30 @@ pub struct SealedSecret {
 }
 
 impl SealedSecret {
-    /// A new secret of `sender`, which is the key identifier it signs under.
+    /// A new secret of `sender`, which is the key identifier it signs under. A recipient whose key cannot be used is
+    /// left out: it is one instance of several, and must not keep the others from being reached.
     ///
     /// # Errors
-    /// [`SealError::Recipients`], [`SealError::Key`].
+    /// [`SealError::Recipients`], [`SealError::Key`] when no recipient is left.
     pub fn new(sender: &str, recipients: &[Recipient<'_>]) -> Result<Self, SealError> {
-        let count = u8::try_from(recipients.len()).map_err(|_| SealError::Recipients)?;
-        if count == 0 || recipients.len() > MAX_RECIPIENTS {
+        if recipients.is_empty() || recipients.len() > MAX_RECIPIENTS {
             return Err(SealError::Recipients);
         }
         let mut secret = [0; SECRET_LEN];
         rand::fill(&mut secret).map_err(|_| SealError::Key)?;
-        let mut envelope = Vec::with_capacity(2 + recipients.len() * ENTRY_LEN);
-        envelope.extend_from_slice(&[VERSION, count]);
+        let mut entries = Vec::with_capacity(recipients.len() * ENTRY_LEN);
         for recipient in recipients {
             let info = info(sender, recipient.spiffe_id);
-            let (enc, context) = hpke::setup_sender(recipient.key, &info).ok_or(SealError::Key)?;
-            envelope.extend_from_slice(&key_id(recipient.key));
-            envelope.extend_from_slice(&enc);
-            envelope.extend_from_slice(&context.seal(&[], &secret));
+            let Some((enc, context)) = hpke::setup_sender(recipient.key, &info) else { continue };
+            entries.extend_from_slice(&key_id(recipient.key));
+            entries.extend_from_slice(&enc);
+            entries.extend_from_slice(&context.seal(&[], &secret));
         }
+        if entries.is_empty() {
+            return Err(SealError::Key);
+        }
+        let count = u8::try_from(entries.len() / ENTRY_LEN).map_err(|_| SealError::Recipients)?;
+        let envelope = [&[VERSION, count][..], &entries].concat();
         Ok(Self { secret: Secret(secret), envelope })
     }
 }

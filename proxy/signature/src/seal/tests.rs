@@ -193,6 +193,19 @@ fn the_number_of_recipients_has_bounds_and_a_weak_key_is_none() {
 }
 
 #[test]
+fn a_recipient_with_an_unusable_key_does_not_keep_the_others_from_reading() {
+    let own = key(1);
+    let weak = Recipient { spiffe_id: WORKLOAD, key: &[0; 32] };
+    let public = own.public();
+    let good = Recipient { spiffe_id: WORKLOAD, key: &public };
+    for recipients in [[weak, good], [good, weak]] {
+        let sealed = SealedSecret::new(SENDER, &recipients).unwrap();
+        assert_eq!(sealed.envelope[1], 1, "one entry");
+        Secret::open(&sealed.envelope, SENDER, WORKLOAD, &[&own]).unwrap();
+    }
+}
+
+#[test]
 fn the_place_of_a_request_is_what_its_signature_covers() {
     let uri: http::Uri = "/Items?x=1".parse().unwrap();
     let headers = HeaderMap::new();
