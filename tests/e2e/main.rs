@@ -3,6 +3,7 @@
 
 mod bypass;
 mod claims;
+mod egress;
 mod headers;
 mod identity;
 mod lifecycle;
@@ -11,6 +12,7 @@ mod protection;
 mod protocols;
 mod signatures;
 mod streams;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
             lifecycle::TESTS,
             protocols::TESTS,
             protection::TESTS,
+            traffic::TESTS,
+            egress::TESTS,
         ]
         .concat(),
     )

@@ -19,6 +19,7 @@ use signet_identity::{Authority, SpiffeId};
 pub mod claimant;
 pub mod impostor;
 pub mod manifest;
+pub mod outside;
 pub mod plain;
 pub mod recorder;
 

@@ -4,7 +4,9 @@
 //! fields without a value are refused. Each document of a text is read on its own, so one run reports the faults of
 //! all of them. The meaning of values is [`crate::compile()`]'s affair.
 
+pub(crate) mod egress;
 mod schema;
+pub(crate) mod traffic;
 
 use std::fmt;
 use std::str::FromStr;
@@ -48,6 +50,8 @@ const MAX_REPLAYED_EVENTS: usize = 10_000;
 pub enum Kind {
     /// Who may call what.
     AccessPolicy,
+    /// What workloads may reach outside the mesh.
+    EgressPolicy,
     /// Which header fields may say who calls.
     HeaderPolicy,
     /// The defaults of the mesh.
@@ -56,18 +60,22 @@ pub enum Kind {
     ProtectionPolicy,
     /// Who holds a role, and until when.
     RoleGrant,
+    /// How requests to a workload are sent, and how many it takes.
+    TrafficPolicy,
     /// One workload.
     Workload,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::AccessPolicy,
+        Self::EgressPolicy,
         Self::HeaderPolicy,
         Self::Mesh,
         Self::ProtectionPolicy,
         Self::RoleGrant,
+        Self::TrafficPolicy,
         Self::Workload,
     ];
 
@@ -75,10 +83,12 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessPolicy => "AccessPolicy",
+            Self::EgressPolicy => "EgressPolicy",
             Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
             Self::ProtectionPolicy => "ProtectionPolicy",
             Self::RoleGrant => "RoleGrant",
+            Self::TrafficPolicy => "TrafficPolicy",
             Self::Workload => "Workload",
         }
     }
@@ -92,7 +102,9 @@ impl fmt::Display for Kind {
 
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the kind is none of AccessPolicy, HeaderPolicy, Mesh, ProtectionPolicy, RoleGrant, Workload")]
+#[error(
+    "the kind is none of AccessPolicy, EgressPolicy, HeaderPolicy, Mesh, ProtectionPolicy, RoleGrant, TrafficPolicy, Workload"
+)]
 pub struct UnknownKind;
 
 impl FromStr for Kind {
@@ -120,10 +132,12 @@ impl Manifest {
     pub fn kind(&self) -> Kind {
         match self.spec {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
+            Spec::EgressPolicy(_) => Kind::EgressPolicy,
             Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
             Spec::ProtectionPolicy(_) => Kind::ProtectionPolicy,
             Spec::RoleGrant(_) => Kind::RoleGrant,
+            Spec::TrafficPolicy(_) => Kind::TrafficPolicy,
             Spec::Workload(_) => Kind::Workload,
         }
     }

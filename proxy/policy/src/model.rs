@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use signet_identity::{Class, SpiffeId, TrustDomain};
 
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
+use crate::egress_policy::EgressPolicyModel;
 use crate::header_policy::FieldPattern;
 use crate::pattern::{IdentityPattern, PathPattern};
 use crate::protection::ProtectionPolicyModel;
 use crate::route::{matches_method, matches_path};
+use crate::traffic_policy::TrafficPolicyModel;
 
 /// Everything the mesh's manifests say, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub struct PolicyModel {
     /// How messages of single routes are protected, in the order declared.
     #[serde(default)]
     pub protection_policies: Vec<ProtectionPolicyModel>,
+    /// The egress policies, in the order declared.
+    #[serde(default)]
+    pub egress_policies: Vec<EgressPolicyModel>,
+    /// The traffic policies, in the order declared.
+    #[serde(default)]
+    pub traffic_policies: Vec<TrafficPolicyModel>,
 }
 
 impl PolicyModel {
@@ -71,6 +79,8 @@ impl PolicyModel {
             header_policies: Vec::new(),
             role_grants: Vec::new(),
             protection_policies: Vec::new(),
+            egress_policies: Vec::new(),
+            traffic_policies: Vec::new(),
         }
     }
 
@@ -300,6 +310,9 @@ pub struct WorkloadModel {
     pub addresses: Vec<IpAddr>,
     /// Where its ports are published on other networks.
     pub advertise: Vec<Advertised>,
+    /// Addresses that no endpoint has: what is dialled there goes to one of the endpoints of the workloads that list it.
+    #[serde(default)]
+    pub virtual_addresses: Vec<Advertised>,
 }
 
 impl WorkloadModel {

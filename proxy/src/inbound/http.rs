@@ -5,8 +5,9 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Blame, Origin as Whence, Permit, ProtectionLevel, Refusal};
@@ -24,10 +25,12 @@ use crate::clock;
 use crate::head::{self, Origin};
 use crate::headers::{self, CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
 use crate::http_server::{self, Switch, Version};
+use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
 use crate::seal;
 use crate::sign::{self, SentRequest, claimed};
+use crate::snapshot::Snapshot;
 use crate::target;
 use crate::telemetry::trace::request_span;
 use crate::tls::MeshStream;
@@ -94,6 +97,8 @@ struct Trail {
     recorded: bool,
     /// The caller's name for the request, once it is verified.
     request_id: Option<String>,
+    /// When it may come again.
+    retry_after: Option<Duration>,
 }
 
 impl Callee {
@@ -114,7 +119,11 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
+            Err(refusal) => {
+                let mut response = self.refuse(refusal, trail.received.take(), &request_id).await;
+                problem::try_again(&mut response, trail.retry_after);
+                (response, Err(refusal))
+            }
         };
         if trail.recorded {
             return response;
@@ -182,8 +191,11 @@ impl Callee {
         let terms = Terms { protection, sealed_headers: &sealed_headers };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now. A sealed field that a rule asks for is not seen yet.
-        if !seal::claims_seal(&parts.headers) {
+        let is_sealed = seal::claims_seal(&parts.headers);
+        if !is_sealed {
             let _permitted_so_far = grant.decide(&snapshot)?;
+            // Whoever is at its limit costs neither a body nor a verification.
+            self.admit(&snapshot, &parts.method, &parts.uri, &mut trail.retry_after)?;
         }
         let (mut verified, owed) =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
@@ -202,6 +214,10 @@ impl Callee {
             grant
         };
         let permit = grant.decide(&snapshot)?;
+        if is_sealed {
+            // Nobody without permission uses up what all callers share.
+            self.admit(&snapshot, &received.method, &received.uri, &mut trail.retry_after)?;
+        }
         // What was signed has been verified and decided on; from here on it is what the application may see.
         let plan = snapshot.index.header_plan(
             Some(self.channel.peer.id()),
@@ -233,6 +249,23 @@ impl Callee {
         let response = response.map(|body| body.holding(hold).holding(Some(Rc::new(slot))));
         worker.shared.metrics.requests.inc(Direction::Inbound);
         Ok((response, permit))
+    }
+
+    /// Counts a permitted request, unless a limit of the workload has been reached.
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        method: &Method,
+        uri: &Uri,
+        retry_after: &mut Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let (own, port) = (&self.reached.own, self.reached.address.port());
+        let caller = self.channel.peer.id().as_str();
+        let asked = (method.as_str(), uri.path());
+        self.worker.shared.rates.admit(&snapshot.index, own, port, asked, caller).map_err(|wait| {
+            *retry_after = Some(wait);
+            Refusal::RateLimited
+        })
     }
 
     fn grant(&self, content: Content) -> Grant {
@@ -342,10 +375,12 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature or a seal, or of a mode that is not taken, costs nothing to refuse, and may come of a policy
-        // that is on its way.
-        let of_policy =
-            matches!(refusal, Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode);
+        // A message without a signature or a seal, of a mode that is not taken or over a limit costs nothing to refuse, and may
+        // come of a policy that is on its way.
+        let of_policy = matches!(
+            refusal,
+            Refusal::RateLimited | Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode
+        );
         if refusal.blame() == Blame::Caller && !of_policy {
             self.worker.limits.failed(self.channel.peer.id());
         }

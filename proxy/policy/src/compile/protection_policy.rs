@@ -79,7 +79,7 @@ fn rule(
     Some(ProtectionRuleModel { name: name?, to: routes, change })
 }
 
-fn route(scope: &mut Scope<'_>, spec: &Spanned<RouteSpec>) -> Option<Route> {
+pub(super) fn route(scope: &mut Scope<'_>, spec: &Spanned<RouteSpec>) -> Option<Route> {
     let RouteSpec { methods, paths } = &spec.value;
     if methods.is_none() && paths.is_none() {
         let message = "a route without `methods` and `paths` is every request".to_owned();

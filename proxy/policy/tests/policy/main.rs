@@ -4,12 +4,14 @@
 
 mod conditions;
 mod decisions;
+mod egress;
 mod examples;
 mod faults;
 mod properties;
 mod protection;
 mod scale;
 mod tools;
+mod traffic;
 
 use signet_identity::SpiffeId;
 use signet_policy::{

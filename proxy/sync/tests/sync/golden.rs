@@ -55,6 +55,9 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     let mut all = policy_model(1);
     assert_eq!(minimum_reader(&all), 3);
     all.protection_policies.clear();
+    all.traffic_policies.clear();
+    all.egress_policies.clear();
+    all.workloads[0].virtual_addresses.clear();
     let edits: [fn(&mut PolicyModel); 3] = [
         |model| model.policies.retain(|policy| policy.name != "shut"),
         |model| model.header_policies.clear(),
@@ -64,6 +67,16 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
         let mut model = all.clone();
         edits.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
         assert_eq!(minimum_reader(&model), 2, "{keep}");
+    }
+    let newest: [fn(&mut PolicyModel); 3] = [
+        |model| model.traffic_policies.clear(),
+        |model| model.egress_policies.clear(),
+        |model| model.workloads[0].virtual_addresses.clear(),
+    ];
+    for keep in 0..newest.len() {
+        let mut model = policy_model(1);
+        newest.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
+        assert_eq!(minimum_reader(&model), 3);
     }
     let rules: [fn(&mut PolicyModel); 4] = [
         |model| model.policies[0].action = PolicyAction::Deny,
