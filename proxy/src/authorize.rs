@@ -65,7 +65,7 @@ impl Content {
 
 impl Content {
     /// Method and path; none of bytes that are not HTTP.
-    fn request(&self) -> Option<(&str, &str)> {
+    pub(crate) fn request(&self) -> Option<(&str, &str)> {
         match self {
             Self::Http { method, path, .. } => Some((method, path)),
             Self::Opaque => None,

@@ -5,6 +5,7 @@
 //! [`VerifiedBody`] on the way to the application. Neither ever holds more than 256 KiB. Where nothing is signed
 //! (level `public`), every body passes as it comes: [`UnsignedBody`].
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -52,7 +53,7 @@ pub enum BodyError {
     /// Policy, trust or revocation changed and the exchange is no longer allowed.
     #[error("exchange is no longer permitted")]
     NoLongerPermitted,
-    /// No byte came for half a minute.
+    /// No byte came for half a minute, or for as long as policy gives it.
     #[error("message body makes no progress")]
     Stalled,
     /// A record of the body could not be verified.
@@ -82,6 +83,26 @@ impl From<BodyError> for io::Error {
     }
 }
 
+/// How long a body may make no progress, and until when it has to make some.
+struct Idle {
+    limit: Duration,
+    until: Pin<Box<tokio::time::Sleep>>,
+    /// Whether somebody waits for more: other time is not the sender's.
+    waiting: bool,
+}
+
+impl Idle {
+    /// Whether it made none for too long.
+    fn poll_over<T>(&mut self, polled: &Poll<T>, cx: &mut Context<'_>) -> bool {
+        let began = polled.is_pending() && !self.waiting;
+        self.waiting = polled.is_pending();
+        if began {
+            self.until.as_mut().reset(tokio::time::Instant::now() + self.limit);
+        }
+        self.waiting && self.until.as_mut().poll(cx).is_ready()
+    }
+}
+
 type Withheld = Box<dyn Fn(&HeaderName) -> bool>;
 
 /// Any body the proxy sends.
@@ -90,6 +111,7 @@ pub(crate) struct Body {
     recheck: Option<Recheck>,
     /// Tells trailer fields that its reader may not get.
     withheld: Option<Withheld>,
+    idle: Option<Box<Idle>>,
     _holds: Vec<Hold>,
 }
 
@@ -198,6 +220,17 @@ impl Body {
         }
     }
 
+    /// Lets the body make no progress for so long at most. A whole one is here already.
+    pub(crate) fn idle_at_most(mut self, limit: Option<Duration>) -> Self {
+        if let Some(limit) = limit
+            && !matches!(self.kind, Kind::Whole(_))
+        {
+            self.idle =
+                Some(Box::new(Idle { limit, until: Box::pin(tokio::time::sleep(limit)), waiting: false }));
+        }
+        self
+    }
+
     /// Keeps `hold` alive until the body is done or dropped.
     pub(crate) fn holding(mut self, hold: Option<Hold>) -> Self {
         self._holds.extend(hold);
@@ -207,7 +240,7 @@ impl Body {
 
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Self {
-        Self { kind, recheck: None, withheld: None, _holds: Vec::new() }
+        Self { kind, recheck: None, withheld: None, idle: None, _holds: Vec::new() }
     }
 }
 
@@ -251,6 +284,11 @@ impl HttpBody for Body {
             Kind::Verified(body) => body.poll(cx),
             Kind::Opened(body) => body.poll(cx),
         };
+        if let Some(idle) = &mut this.idle
+            && idle.poll_over(&polled, cx)
+        {
+            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        }
         if let (Some(withheld), Poll::Ready(Some(Ok(frame)))) = (&this.withheld, &mut polled)
             && let Some(trailers) = frame.trailers_mut()
         {

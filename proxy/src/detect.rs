@@ -95,6 +95,18 @@ fn sniff_tls(bytes: &[u8]) -> Sniff {
     Sniff::NeedMore
 }
 
+/// The server name in a ClientHello, in lower case; none where there is none or nobody can read it.
+pub fn server_name(mut hello: &[u8]) -> Option<String> {
+    let mut acceptor = Acceptor::default();
+    while !hello.is_empty() {
+        acceptor.read_tls(&mut hello).ok()?;
+        if let Some(accepted) = acceptor.accept().ok()? {
+            return accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+        }
+    }
+    None
+}
+
 /// HTTP/1 needs the whole request line: `USER anna` and `CONNECT {…}` are line protocols.
 fn sniff_http(bytes: &[u8]) -> Sniff {
     let compared = bytes.len().min(HTTP2_PREFACE.len());

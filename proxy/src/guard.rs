@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use signet_policy::{MtlsMode, PolicyModel, Transport};
+use ipnet::IpNet;
+use signet_policy::{MtlsMode, PolicyModel, Transport, WorkloadModel};
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 
@@ -69,22 +70,29 @@ impl Canary {
 
 /// The rules before the first policy: the strictest.
 pub(crate) fn initial_rules(config: &Config) -> Rules {
-    rules(config, None, MtlsMode::Strict)
+    rules(config, None, None, MtlsMode::Strict)
 }
 
 /// The rules this proxy needs under a policy.
-fn rules(config: &Config, policy: Option<&PolicyModel>, own_mode: MtlsMode) -> Rules {
+fn rules(
+    config: &Config,
+    policy: Option<&PolicyModel>,
+    own: Option<&WorkloadModel>,
+    own_mode: MtlsMode,
+) -> Rules {
     let egress =
         policy.iter().flat_map(|policy| &policy.egress).filter(|rule| rule.protocol == Transport::Udp);
-    let exceptions = egress.flat_map(|rule| {
-        let network = rule.cidr;
-        let ports: Vec<Option<u16>> = if rule.ports.is_empty() {
-            vec![None]
-        } else {
-            rule.ports.iter().map(|port| Some(*port)).collect()
-        };
-        ports.into_iter().map(move |port| Egress { network, port })
-    });
+    let mut exceptions: Vec<Egress> =
+        egress.flat_map(|rule| exceptions(std::slice::from_ref(&rule.cidr), &rule.ports)).collect();
+    let selecting = || {
+        let policies = policy.iter().flat_map(|policy| &policy.egress_policies);
+        policies.filter(|policy| own.is_some_and(|own| policy.target.selects(own)))
+    };
+    let entries = selecting().flat_map(|policy| &policy.to);
+    let datagrams = entries.filter(|entry| entry.protocol == Transport::Udp);
+    exceptions.extend(datagrams.flat_map(|entry| self::exceptions(&entry.cidrs, &entry.ports)));
+    // An egress policy lists all that may leave, in permissive mode too.
+    let passes = own_mode == MtlsMode::Permissive && selecting().next().is_none();
     let mut excluded_inbound_ports = config.exclude_inbound.clone();
     excluded_inbound_ports.push(config.admin_addr.port());
     Rules {
@@ -92,12 +100,20 @@ fn rules(config: &Config, policy: Option<&PolicyModel>, own_mode: MtlsMode) -> R
         inbound_port: config.inbound_port,
         exempt: config.exempt,
         excluded_inbound_ports,
-        other: match own_mode {
-            MtlsMode::Permissive => Other::Pass,
-            MtlsMode::Strict => Other::Refuse { egress: exceptions.collect() },
-        },
+        other: if passes { Other::Pass } else { Other::Refuse { egress: exceptions } },
         ..Rules::default()
     }
+}
+
+/// Each range with each port; all ports when there are none.
+fn exceptions(ranges: &[IpNet], ports: &[u16]) -> Vec<Egress> {
+    let ports: Vec<Option<u16>> =
+        if ports.is_empty() { vec![None] } else { ports.iter().copied().map(Some).collect() };
+    let with_ports = |network: &IpNet| {
+        let network = *network;
+        ports.iter().map(move |port| Egress { network, port: *port }).collect::<Vec<_>>()
+    };
+    ranges.iter().flat_map(with_ports).collect()
 }
 
 /// Keeps the rules until the process ends. `installed` are those in force now; `None` where
@@ -135,9 +151,11 @@ pub(crate) async fn keep(
 
 fn wanted(shared: &Shared) -> Rules {
     let snapshot = shared.snapshot();
-    let mode =
-        shared.credentials().map_or(MtlsMode::Strict, |credentials| snapshot.index.mtls(credentials.id()));
-    rules(&shared.config, snapshot.policy.as_deref(), mode)
+    let credentials = shared.credentials();
+    let own = credentials.as_ref().map(|credentials| credentials.id());
+    let mode = own.map_or(MtlsMode::Strict, |own| snapshot.index.mtls(own));
+    let own = own.and_then(|own| snapshot.index.workload(own));
+    rules(&shared.config, snapshot.policy.as_deref(), own, mode)
 }
 
 /// Installs `wanted` where it differs from what is in the kernel. False when the rules were found

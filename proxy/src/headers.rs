@@ -17,6 +17,8 @@ pub(crate) const MESH_ORIGIN: HeaderName = HeaderName::from_static("mesh-origin"
 pub(crate) const MESH_CERT: HeaderName = HeaderName::from_static("mesh-cert");
 /// An application's wish for more protection than policy asks for: `protected` or `private`.
 pub(crate) const MESH_PROTECTION: HeaderName = HeaderName::from_static("mesh-protection");
+/// What an application says about sending its request again.
+pub(crate) const MESH_RETRY: HeaderName = HeaderName::from_static("mesh-retry");
 /// On a handshake, and on the answer that accepts it: the protocol that the two applications go on with, as records.
 pub(crate) const MESH_UPGRADE: HeaderName = HeaderName::from_static("mesh-upgrade");
 /// The signed checkpoint over authenticated messages: a note, as a byte sequence.

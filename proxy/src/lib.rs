@@ -60,6 +60,7 @@ pub mod sockets;
 mod target;
 pub mod telemetry;
 mod tls;
+mod traffic;
 mod verify;
 pub mod worker;
 

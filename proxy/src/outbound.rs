@@ -8,8 +8,10 @@
 //!   not meshed            outbound/egress.rs
 //! ```
 
-mod egress;
+mod directed;
+pub(crate) mod egress;
 mod http;
+pub(crate) mod originate;
 mod relayed;
 mod stream;
 mod upgrade;
@@ -20,6 +22,7 @@ use std::time::Instant;
 
 use signet_identity::SpiffeId;
 use signet_policy::{Origin, Permit, Protocol as Declared, Refusal, SpeaksFirst};
+use signet_sync::Entry;
 use tokio::net::TcpStream;
 
 use crate::authorize::{Content, Grant};
@@ -31,6 +34,7 @@ use crate::problem;
 use crate::ring::Direction;
 use crate::snapshot::Snapshot;
 use crate::sockets::{original_destination, reset_on_close};
+use crate::traffic::Choice;
 use crate::worker::{Event, MeshKey, Worker};
 
 /// A meshed destination, found in the directory.
@@ -49,6 +53,17 @@ pub(crate) struct Destination {
     pub(crate) speaks_first: Option<SpeaksFirst>,
     /// Only HTTP may go there: some rule decides by method or path.
     pub(crate) http_only: bool,
+    /// The virtual address that was dialled, where it is one of the endpoints behind one.
+    pub(crate) behind: Option<Rc<Virtual>>,
+}
+
+/// An address that stands for endpoints.
+#[derive(Debug)]
+pub(crate) struct Virtual {
+    pub(crate) network: String,
+    pub(crate) address: SocketAddr,
+    /// The first workload behind it, whose traffic policy counts.
+    pub(crate) owner: (SpiffeId, u16),
 }
 
 impl Destination {
@@ -107,20 +122,87 @@ pub(crate) async fn serve(worker: Rc<Worker>, client: TcpStream) {
 
 /// Finds the workload behind an address.
 fn route(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<Destination> {
-    let (entry, network) = snapshot.lookup(address)?;
+    let Some((entry, network)) = snapshot.lookup(address) else {
+        return behind(worker, snapshot, address);
+    };
+    Some(remembered(worker, destination(snapshot, entry, network, None)?))
+}
+
+/// A destination with what was observed here about who speaks first, where nothing else says it.
+fn remembered(worker: &Worker, mut destination: Destination) -> Destination {
+    if destination.speaks_first.is_none() {
+        let (id, port) = (&destination.id, destination.port);
+        destination.speaks_first = worker.habits.borrow().recall(id, port, Instant::now());
+    }
+    destination
+}
+
+/// One of the endpoints behind a virtual address: for a whole connection here, and for each request anew where they
+/// are told apart. Where none is known yet, the address is dialled as it is, and the workloads behind it may answer.
+fn behind(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<Destination> {
+    let workloads = |network: &str| snapshot.index.behind(network, address.ip(), address.port());
+    let networks = snapshot.directories.iter().map(|directory| directory.network());
+    let (network, owner) =
+        networks.filter_map(|network| Some((network, workloads(network).next()?))).next()?;
+    let owner = (owner.0.clone(), owner.1);
+    let identities: Vec<SpiffeId> = workloads(network).map(|(id, _)| id.clone()).collect();
+    let stands_for = Virtual { network: network.to_owned(), address, owner: owner.clone() };
+    let dialled = Destination {
+        address,
+        http_only: workloads(network).any(|(id, port)| snapshot.index.is_l7(id, port)),
+        declared: snapshot.index.protocol(&owner.0, owner.1),
+        speaks_first: snapshot.index.speaks_first(&owner.0, owner.1),
+        id: owner.0,
+        port: owner.1,
+        identities,
+        network: network.to_owned(),
+        behind: Some(Rc::new(stands_for)),
+    };
+    let now = Instant::now();
+    let choice =
+        Choice { snapshot, dialled: &dialled, balancing: None, breaking: None, key: None, tried: &[] };
+    let chosen = worker.traffic.choose(&worker.traffic.upstream(&dialled, now), &choice, now).ok()?;
+    Some(remembered(worker, (*chosen.destination).clone()))
+}
+
+/// The endpoints that requests dialled at a destination may go to as well: all behind its virtual address, or all of
+/// its own workload in its network.
+pub(crate) fn alternatives(snapshot: &Snapshot, dialled: &Destination) -> Vec<Destination> {
+    let network = dialled.behind.as_ref().map_or(&*dialled.network, |behind| &*behind.network);
+    let Some(directory) = snapshot.directories.iter().find(|directory| directory.network() == network) else {
+        return Vec::new();
+    };
+    let of = |id: &SpiffeId, port: u16| {
+        let entries = directory.of(id).filter(move |entry| entry.target_port == port && entry.port != 0);
+        entries.filter_map(|entry| destination(snapshot, entry, network, dialled.behind.as_ref())).collect()
+    };
+    match &dialled.behind {
+        Some(behind) => {
+            let places = snapshot.index.behind(network, behind.address.ip(), behind.address.port());
+            places.flat_map(|(id, port)| -> Vec<Destination> { of(id, port) }).collect()
+        }
+        None => of(&dialled.id, dialled.port),
+    }
+}
+
+/// An entry of the directory as a destination.
+fn destination(
+    snapshot: &Snapshot,
+    entry: &Entry,
+    network: &str,
+    behind: Option<&Rc<Virtual>>,
+) -> Option<Destination> {
     let id = entry.identities.first()?.clone();
     let declared = match snapshot.index.protocol(&id, entry.target_port) {
         Declared::Auto => entry.protocol,
         declared => declared,
     };
-    let observed = || worker.habits.borrow().recall(&id, entry.target_port, Instant::now());
     let speaks_first = snapshot
         .index
         .speaks_first(&id, entry.target_port)
-        .or_else(|| entry.speaks_first_at(clock::unix_seconds()))
-        .or_else(observed);
+        .or_else(|| entry.speaks_first_at(clock::unix_seconds()));
     Some(Destination {
-        address,
+        address: SocketAddr::new(entry.address, entry.port),
         port: entry.target_port,
         network: network.to_owned(),
         identities: entry.identities.clone(),
@@ -128,6 +210,7 @@ fn route(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<De
         declared,
         speaks_first,
         id,
+        behind: behind.cloned(),
     })
 }
 

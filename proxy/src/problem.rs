@@ -1,5 +1,7 @@
 //! A refusal as the response that says so (RFC 9457).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -46,4 +48,14 @@ pub(crate) fn response(refusal: Refusal, request_id: &str) -> Response<Body> {
 
 fn status(refusal: Refusal) -> StatusCode {
     StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Says when the same request may be sent again, in whole seconds (RFC 9110 section 10.2.3).
+pub(crate) fn try_again(response: &mut Response<Body>, after: Option<Duration>) {
+    if let Some(after) = after {
+        let seconds = after.as_millis().div_ceil(1_000).max(1);
+        if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+    }
 }

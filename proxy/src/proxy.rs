@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -28,6 +28,7 @@ use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings}
 use crate::habit::Observation;
 use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
+use crate::traffic::rate::RateLimits;
 use crate::worker::{Shared, Worker};
 use crate::{appoint, guard, inbound, listen, local, outbound, sockets};
 
@@ -115,6 +116,7 @@ async fn serve(
         canary: Default::default(),
         parked: Default::default(),
         relayed: Default::default(),
+        rates: RateLimits::new(Instant::now()),
         config,
     });
     // Set once, here.
@@ -271,6 +273,7 @@ async fn work(
     }
     worker.mesh.clear();
     worker.apps.clear();
+    worker.outside.clear();
     let finished = async {
         while worker.open_connections() > 0 {
             tokio::time::sleep(DRAIN_STEP).await;

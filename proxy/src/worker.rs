@@ -26,6 +26,8 @@ use crate::guard::Canary;
 use crate::habit::Habits;
 use crate::http_server::Version;
 use crate::limits::{Connections, Limits, Strangers};
+use crate::outbound::egress::OutsideKey;
+use crate::outbound::originate::Originations;
 use crate::own::OwnAddresses;
 use crate::pool::Pool;
 use crate::relay::{Epochs, Relayed, Signers};
@@ -33,6 +35,8 @@ use crate::ring::{Direction, Record, Ring, clip};
 use crate::seal::Secrets;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::telemetry::metrics::Metrics;
+use crate::traffic::Traffic;
+use crate::traffic::rate::RateLimits;
 
 /// Mesh connections stay for callers that come once a minute.
 const MESH_IDLE: Duration = Duration::from_secs(90);
@@ -65,6 +69,8 @@ pub struct Shared {
     pub canary: Canary,
     pub(crate) parked: Parked,
     pub(crate) relayed: Relayed,
+    /// How many requests of whom this workload has taken lately.
+    pub(crate) rates: RateLimits,
 }
 
 impl Shared {
@@ -108,8 +114,13 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) mesh: Rc<Pool<MeshKey, Rc<Channel>>>,
     pub(crate) apps: Rc<Pool<AppKey, ()>>,
+    /// Servers outside the mesh that requests go to by name.
+    pub(crate) outside: Rc<Pool<OutsideKey, ()>>,
+    pub(crate) originations: Originations,
     pub(crate) habits: RefCell<Habits>,
     pub(crate) limits: Limits,
+    /// What is known of the destinations that requests are sent to.
+    pub(crate) traffic: Traffic,
     /// True from SIGTERM on.
     pub(crate) drain: watch::Receiver<bool>,
     pub(crate) inbound: Connections,
@@ -141,8 +152,11 @@ impl Worker {
             shared,
             mesh: Pool::new(MESH_IDLE),
             apps: Pool::new(APP_IDLE),
+            outside: Pool::new(APP_IDLE),
+            originations: Originations::default(),
             habits: RefCell::default(),
             limits: Limits::default(),
+            traffic: Traffic::default(),
             drain,
             inbound: Connections::default(),
             outbound: Connections::default(),
@@ -207,7 +221,9 @@ impl Worker {
             checkpoint::settle_idle(self);
             self.mesh.sweep();
             self.apps.sweep();
+            self.outside.sweep();
             self.shared.parked.sweep();
+            self.traffic.sweep(Instant::now());
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod bypass;
 mod claims;
+mod egress;
 mod headers;
 mod identity;
 mod lifecycle;
@@ -12,6 +13,7 @@ mod protection;
 mod protocols;
 mod signatures;
 mod streams;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
             protocols::TESTS,
             protection::TESTS,
             messages::TESTS,
+            traffic::TESTS,
+            egress::TESTS,
         ]
         .concat(),
     )

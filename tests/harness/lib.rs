@@ -20,6 +20,7 @@ pub mod claimant;
 pub mod impostor;
 pub mod local;
 pub mod manifest;
+pub mod outside;
 pub mod plain;
 pub mod recorder;
 

@@ -53,6 +53,18 @@ pub fn normalization_policy(name: &str, workload: &str, settings: &[&str]) -> St
     document("NormalizationPolicy", name, &[&[target.as_str()], settings].concat())
 }
 
+/// A traffic policy for one workload, such as with `timeouts: {request: 1s}`.
+pub fn traffic_policy(name: &str, workload: &str, settings: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("TrafficPolicy", name, &[&[target.as_str()], settings].concat())
+}
+
+/// An egress policy for one workload: each entry in full.
+pub fn egress_policy(name: &str, workload: &str, entries: &[&str]) -> String {
+    let target = format!("target: {{workloads: [{workload}]}}");
+    document("EgressPolicy", name, &[&target, &format!("to: [{}]", entries.join(", "))])
+}
+
 /// A role for a workload, until a moment such as `2026-03-31T18:00:00Z`.
 pub fn role_grant(name: &str, holder: &str, role: &str, not_after: &str) -> String {
     let identity = format!("identity: spiffe://{TRUST_DOMAIN}/app/host/{holder}");

@@ -15,7 +15,7 @@ const READ: usize = 16 * 1024;
 pub const ANSWER: &str = "recorded";
 
 /// What of these bytes is answered, and how.
-type Answering = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
+type Answering = Arc<dyn Fn(&[u8]) -> Option<(usize, Vec<u8>)> + Send + Sync>;
 
 /// What came over one connection.
 #[derive(Clone, Debug)]
@@ -38,12 +38,44 @@ impl Recorder {
     /// # Errors
     /// The port is taken, or the lab fails.
     pub fn http(container: &Container, port: u16) -> Result<Self, Failure> {
-        Self::start(container, port, |bytes| {
+        Self::answering(container, port, |_| Some(200))
+    }
+
+    /// Answers every HTTP request with the status that `status` has for it, and not at all where it has none.
+    ///
+    /// # Errors
+    /// As [`Self::http`].
+    pub fn answering(
+        container: &Container,
+        port: u16,
+        status: impl Fn(&str) -> Option<u16> + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
+        Self::start(
+            container,
+            port,
+            Arc::new(move |bytes| {
+                let used = request_length(bytes)?;
+                let status = status(&String::from_utf8_lossy(&bytes[..used]))?;
+                let head = format!("HTTP/1.1 {status} Recorded\r\nContent-Type: text/plain");
+                Some((used, format!("{head}\r\nContent-Length: {}\r\n\r\n{ANSWER}", ANSWER.len()).into()))
+            }),
+        )
+    }
+
+    /// Answers every HTTP request with these bytes, and not at all where there are none.
+    ///
+    /// # Errors
+    /// As [`Self::http`].
+    pub fn raw(
+        container: &Container,
+        port: u16,
+        answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
+        let answering = move |bytes: &[u8]| {
             let used = request_length(bytes)?;
-            let head =
-                format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}", ANSWER.len());
-            Some((used, format!("{head}\r\n\r\n{ANSWER}").into_bytes()))
-        })
+            Some((used, answer(&String::from_utf8_lossy(&bytes[..used]))?))
+        };
+        Self::start(container, port, Arc::new(answering))
     }
 
     /// Listens and says nothing.
@@ -51,7 +83,7 @@ impl Recorder {
     /// # Errors
     /// As [`Self::http`].
     pub fn silent(container: &Container, port: u16) -> Result<Self, Failure> {
-        Self::start(container, port, |_| None)
+        Self::start(container, port, Arc::new(|_| None))
     }
 
     /// Every connection so far, in the order they came.
@@ -107,14 +139,15 @@ impl Recorder {
                     seen.len() - 1
                 };
                 let seen = Arc::clone(&seen);
-                thread::spawn(move || record(stream, &seen, number, answer));
+                let answer = Arc::clone(&answer);
+                thread::spawn(move || record(stream, &seen, number, &answer));
             }
         })?;
         Ok(Self { connections })
     }
 }
 
-fn record(mut stream: TcpStream, seen: &Mutex<Vec<Connection>>, number: usize, answer: Answering) {
+fn record(mut stream: TcpStream, seen: &Mutex<Vec<Connection>>, number: usize, answer: &Answering) {
     let note = |work: &dyn Fn(&mut Connection)| {
         work(&mut seen.lock().unwrap_or_else(PoisonError::into_inner)[number]);
     };

@@ -3,13 +3,16 @@
 pub(crate) mod access_policy;
 pub(crate) mod condition;
 mod conflict;
+mod egress_policy;
 mod header_policy;
 pub(crate) mod intermediary;
 pub(crate) mod mesh;
 pub(crate) mod normalization_policy;
+mod overlap;
 mod protection_policy;
 mod role_appointer;
 mod role_grant;
+pub(crate) mod traffic_policy;
 pub(crate) mod value;
 pub(crate) mod workload;
 
@@ -28,6 +31,12 @@ pub const MAX_RULES_PER_POLICY: usize = 1_000;
 
 /// Most header policies of a mesh: one for all workloads of a kind is usual.
 pub const MAX_HEADER_POLICIES: usize = 1_000;
+
+/// Most egress policies of a mesh: as with header policies.
+pub const MAX_EGRESS_POLICIES: usize = 1_000;
+
+/// Most traffic policies of a mesh: as with header policies.
+pub const MAX_TRAFFIC_POLICIES: usize = 1_000;
 
 /// Most access policies of a mesh.
 pub const MAX_POLICIES: usize = 10_000;
@@ -85,6 +94,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     let declared = declared_names(manifests);
     let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
     let (mut protection_policies, mut normalization_policies) = (Vec::new(), Vec::new());
+    let (mut traffic_policies, mut egress_policies) = (Vec::new(), Vec::new());
     for manifest in manifests {
         let scope = &mut Scope::new(manifest, &mut findings);
         match manifest.spec() {
@@ -93,6 +103,12 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
                     access_policy::refuse_contradictions(scope, spec, &policy, &model.workloads);
                     model.policies.push(policy);
                     policies.push(manifest);
+                }
+            }
+            Spec::EgressPolicy(spec) => {
+                if let Some(policy) = egress_policy::lower(scope, spec, &declared) {
+                    model.egress_policies.push(policy);
+                    egress_policies.push(manifest);
                 }
             }
             Spec::HeaderPolicy(spec) => {
@@ -123,17 +139,27 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
                     model.role_grants.push(grant);
                 }
             }
+            Spec::TrafficPolicy(spec) => {
+                if let Some(policy) = traffic_policy::lower(scope, spec, &declared) {
+                    model.traffic_policies.push(policy);
+                    traffic_policies.push(manifest);
+                }
+            }
             Spec::Mesh(_) | Spec::Workload(_) => {}
         }
     }
+    egress_policy::refuse_excess(&model, &egress_policies, &mut findings);
     conflict::refuse_shadowed_rules(&model, &policies, &mut findings);
-    header_policy::refuse_conflicts(&model, &header_policies, &mut findings);
     let policies = model.protection_policies.iter().zip(protection_policies);
     let policies = policies.map(|(policy, manifest)| (&policy.target, policy.rules.len(), manifest));
     protection_policy::refuse_excess(&model, policies, &mut findings);
     let policies = model.normalization_policies.iter().zip(normalization_policies);
     let policies = policies.map(|(policy, manifest)| (&policy.target, policy.rules.len(), manifest));
     protection_policy::refuse_excess(&model, policies, &mut findings);
+    let reach = model.header_policies.iter().map(|policy| (&policy.target, &*policy.ports));
+    overlap::refuse_overlap(&model, reach, &header_policies, &mut findings);
+    let reach = model.traffic_policies.iter().map(|policy| (&policy.target, &*policy.ports));
+    overlap::refuse_overlap(&model, reach, &traffic_policies, &mut findings);
     if let (true, Some(first)) = (selected_rules(&model) > MAX_SELECTED_RULES, manifests.first()) {
         Scope::new(first, &mut findings).refuse(
             Place::START,
@@ -157,6 +183,9 @@ pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
             Spec::AccessPolicy(spec) => {
                 access_policy::lower(scope, spec, &named_by(&spec.target.value));
             }
+            Spec::EgressPolicy(spec) => {
+                egress_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
             Spec::HeaderPolicy(spec) => {
                 header_policy::lower(scope, spec, &named_by(&spec.target.value));
             }
@@ -171,6 +200,9 @@ pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
             }
             Spec::RoleGrant(spec) => {
                 role_grant::lower(scope, spec, &mut granted);
+            }
+            Spec::TrafficPolicy(spec) => {
+                traffic_policy::lower(scope, spec, &named_by(&spec.target.value));
             }
             Spec::Mesh(_) | Spec::Workload(_) => {}
         }
@@ -223,11 +255,13 @@ fn refuse_duplicates(manifests: &[Manifest], findings: &mut Findings) {
 fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
     let limits = [
         (Kind::AccessPolicy, MAX_POLICIES),
+        (Kind::EgressPolicy, MAX_EGRESS_POLICIES),
         (Kind::HeaderPolicy, MAX_HEADER_POLICIES),
         (Kind::NormalizationPolicy, MAX_NORMALIZATION_POLICIES),
         (Kind::ProtectionPolicy, MAX_PROTECTION_POLICIES),
         (Kind::RoleAppointer, MAX_ROLE_APPOINTERS),
         (Kind::RoleGrant, MAX_ROLE_GRANTS),
+        (Kind::TrafficPolicy, MAX_TRAFFIC_POLICIES),
         (Kind::Workload, MAX_WORKLOADS),
     ];
     for (kind, limit) in limits {

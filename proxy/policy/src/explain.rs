@@ -47,6 +47,21 @@ pub struct Explanation {
     pub roles: Vec<String>,
     /// The rules of all policies that select the destination workload.
     pub rules: Vec<RuleReport>,
+    /// The traffic policy that applies to the request, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficReport>,
+}
+
+/// How a request is sent, and how many like it are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficReport {
+    /// The policy.
+    pub policy: String,
+    /// The route, counted from 1; none where the policy's own settings count alone.
+    pub route: Option<usize>,
+    /// What is set, in words.
+    pub settings: Vec<String>,
 }
 
 /// How a message has to be protected, and who says so.
@@ -190,6 +205,14 @@ fn of_normal(index: &PolicyIndex, facts: &Facts<'_>) -> Explanation {
         decision: Decision::of(&decided, &rules),
         roles: held.map(|grant| grant.role.clone()).collect(),
         rules,
+        traffic: method.zip(path).and_then(|(method, path)| {
+            let policy = index.traffic(facts.destination, facts.port)?;
+            Some(TrafficReport {
+                policy: policy.name.clone(),
+                route: policy.route(method, path).map(|number| number + 1),
+                settings: policy.in_words(method, path),
+            })
+        }),
     }
 }
 
@@ -254,6 +277,10 @@ impl fmt::Display for Explanation {
         }
         if !self.roles.is_empty() {
             writeln!(f, "  the source holds the roles {}", self.roles.join(", "))?;
+        }
+        if let Some(TrafficReport { policy, route, settings }) = &self.traffic {
+            let route = route.map_or_else(String::new, |number| format!("/route-{number}"));
+            writeln!(f, "  traffic by {policy}{route}: {}", settings.join("; "))?;
         }
         if self.rules.is_empty() {
             return writeln!(f, "  no policy selects this workload");

@@ -14,6 +14,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 
 use crate::condition::{RequestHeaders, TimeWindow};
 use crate::decide::{Facts, Layer, Origin};
+use crate::egress_policy::{EgressEntry, EgressPolicyModel, Origination};
 use crate::header_policy::HeaderPlan;
 use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
@@ -25,12 +26,15 @@ use crate::normal::{NormalTarget, NormalizationPolicyModel, ReceivedTarget, read
 use crate::protection::{Answer, ProtectionPolicyModel, answers};
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
+use crate::traffic_policy::TrafficPolicyModel;
 
 /// Why a destination outside the mesh may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
     /// An egress rule lists it.
     Listed,
+    /// It may be, for some names: see [`PolicyIndex::egress_to`].
+    Named,
     /// It is not listed, but the source's mode is permissive. Count these: strict mode would refuse them.
     Permissive,
 }
@@ -47,11 +51,15 @@ struct Ready {
     trust_domain: TrustDomain,
     egress: Vec<EgressRule>,
     workloads: HashMap<SpiffeId, Entry>,
+    /// Whether there is any traffic policy: most meshes begin without.
+    has_traffic: bool,
     /// Lower-case host name to the workloads that are called by it: each agent has its own `cimi`.
     names: HashMap<String, Vec<SpiffeId>>,
     /// By network, then by address and port.
     advertised: HashMap<String, HashMap<(IpAddr, u16), Published>>,
     roles: HashMap<SpiffeId, Vec<RoleGrantModel>>,
+    /// By network, then by address and port.
+    virtual_addresses: HashMap<String, HashMap<(IpAddr, u16), Vec<Published>>>,
     /// The different windows that rules ask for.
     windows: Vec<TimeWindow>,
     intermediaries: Intermediaries,
@@ -76,6 +84,8 @@ pub(crate) struct Entry {
     header_policies: Vec<Arc<HeaderPolicyModel>>,
     protection_policies: Vec<Arc<ProtectionPolicyModel>>,
     normalization_policies: Vec<Arc<NormalizationPolicyModel>>,
+    traffic_policies: Vec<Arc<TrafficPolicyModel>>,
+    egress_policies: Vec<Arc<EgressPolicyModel>>,
     ports: HashMap<u16, PortRules>,
 }
 
@@ -149,9 +159,11 @@ impl PolicyIndex {
             trust_domain: model.trust_domain.clone(),
             egress: model.egress.clone(),
             workloads: HashMap::with_capacity(model.workloads.len()),
+            has_traffic: !model.traffic_policies.is_empty(),
             names: HashMap::new(),
             advertised: HashMap::new(),
             roles: HashMap::new(),
+            virtual_addresses: HashMap::new(),
             windows: windows_of(model),
             intermediaries: Intermediaries::new(model),
         };
@@ -164,6 +176,10 @@ impl PolicyIndex {
             model.protection_policies.iter().cloned().map(Arc::new).collect();
         let normalization_policies: Vec<Arc<NormalizationPolicyModel>> =
             model.normalization_policies.iter().cloned().map(Arc::new).collect();
+        let egress_policies: Vec<Arc<EgressPolicyModel>> =
+            model.egress_policies.iter().cloned().map(Arc::new).collect();
+        let traffic_policies: Vec<Arc<TrafficPolicyModel>> =
+            model.traffic_policies.iter().cloned().map(Arc::new).collect();
         for workload in &model.workloads {
             for name in &workload.names {
                 ready.names.entry(name.to_ascii_lowercase()).or_default().push(workload.id.clone());
@@ -179,7 +195,14 @@ impl PolicyIndex {
                         target_port: place.target_port,
                     });
             }
-            let entry = Entry::new(
+            for place in &workload.virtual_addresses {
+                let network = ready.virtual_addresses.entry(place.network.clone()).or_default();
+                network
+                    .entry((place.address.to_canonical(), place.port))
+                    .or_default()
+                    .push(Published { workload: workload.id.clone(), target_port: place.target_port });
+            }
+            let mut entry = Entry::new(
                 workload,
                 model.mtls_of(workload),
                 &policies,
@@ -187,6 +210,10 @@ impl PolicyIndex {
                 &protection_policies,
                 &normalization_policies,
             );
+            let selecting = traffic_policies.iter().filter(|policy| policy.target.selects(workload));
+            entry.traffic_policies = selecting.cloned().collect();
+            let selecting = egress_policies.iter().filter(|policy| policy.target.selects(workload));
+            entry.egress_policies = selecting.cloned().collect();
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
         }
         Self { rules: Some(Box::new(ready)) }
@@ -292,6 +319,28 @@ impl PolicyIndex {
         HeaderPlan { policy: policy.map(Arc::as_ref), caller: self.caller(source, now) }
     }
 
+    /// How requests to a port of a workload are sent and how many it takes, where a policy says.
+    pub fn traffic(&self, destination: &SpiffeId, port: u16) -> Option<&Arc<TrafficPolicyModel>> {
+        if !self.rules.as_ref()?.has_traffic {
+            return None;
+        }
+        self.entry(destination)?.traffic_policies.iter().find(|policy| policy.selects_port(port))
+    }
+
+    /// The workloads behind a virtual address, each with the container port that stands behind the dialled one.
+    pub fn behind<'a>(
+        &'a self,
+        network: &str,
+        address: IpAddr,
+        port: u16,
+    ) -> impl Iterator<Item = (&'a SpiffeId, u16)> + use<'a> {
+        let places = self
+            .rules
+            .as_ref()
+            .and_then(|ready| ready.virtual_addresses.get(network)?.get(&(address.to_canonical(), port)));
+        places.into_iter().flatten().map(|place| (&place.workload, place.target_port))
+    }
+
     /// The first moment after this one at which the same question may get another answer with nobody changing
     /// anything: a role ends, a window opens or closes.
     pub fn next_change(&self, after: u64) -> Option<u64> {
@@ -344,11 +393,12 @@ impl PolicyIndex {
         }
     }
 
-    /// Whether `source` may reach a destination that is not in the mesh.
+    /// Whether `source` may reach a destination that is not in the mesh, as far as that can be told before it has said
+    /// anything.
     ///
     /// # Errors
-    /// [`Refusal::UnmeshedDestination`] when it is not listed and the source is strict, [`Refusal::NotReady`] before
-    /// the first policy.
+    /// [`Refusal::UnmeshedDestination`] when it is not listed and the source is strict or selected by an egress policy,
+    /// [`Refusal::NotReady`] before the first policy.
     pub fn egress(
         &self,
         source: &SpiffeId,
@@ -356,13 +406,63 @@ impl PolicyIndex {
         port: u16,
         transport: Transport,
     ) -> Result<Egress, Refusal> {
+        let mut entries = self.egress_entries(source);
+        if entries.any(|entry| !entry.names.is_empty() && entry.covers(address, port, transport)) {
+            return Ok(Egress::Named);
+        }
+        self.egress_by_address(source, address, port, transport)
+    }
+
+    /// Whether `source` may reach a TCP destination outside the mesh by this name, given as an authority or a server
+    /// name, or without having named it; and the TLS to open towards it.
+    ///
+    /// # Errors
+    /// As for [`Self::egress`].
+    pub fn egress_to(
+        &self,
+        source: &SpiffeId,
+        address: IpAddr,
+        port: u16,
+        name: Option<&str>,
+    ) -> Result<Option<&Origination>, Refusal> {
+        if let Some(name) = name {
+            let host = host_of(name).to_ascii_lowercase();
+            let mut entries =
+                self.egress_entries(source).filter(|entry| entry.covers(address, port, Transport::Tcp));
+            if let Some(entry) = entries.find(|entry| entry.matches_name(&host)) {
+                return Ok(entry.tls.as_ref());
+            }
+        }
+        self.egress_by_address(source, address, port, Transport::Tcp).map(|_| None)
+    }
+
+    /// Whether an egress policy selects a workload: it then reaches nothing that is not listed.
+    pub fn restricts_egress(&self, source: &SpiffeId) -> bool {
+        self.entry(source).is_some_and(|entry| !entry.egress_policies.is_empty())
+    }
+
+    fn egress_entries(&self, source: &SpiffeId) -> impl Iterator<Item = &EgressEntry> {
+        self.entry(source).into_iter().flat_map(|entry| &entry.egress_policies).flat_map(|policy| &policy.to)
+    }
+
+    fn egress_by_address(
+        &self,
+        source: &SpiffeId,
+        address: IpAddr,
+        port: u16,
+        transport: Transport,
+    ) -> Result<Egress, Refusal> {
         let Some(ready) = &self.rules else { return Err(Refusal::NotReady) };
-        if ready.egress.iter().any(|rule| rule.matches(address, port, transport)) {
+        let listed = ready.egress.iter().any(|rule| rule.matches(address, port, transport))
+            || self
+                .egress_entries(source)
+                .any(|entry| entry.names.is_empty() && entry.covers(address, port, transport));
+        if listed {
             return Ok(Egress::Listed);
         }
         match self.mtls(source) {
-            MtlsMode::Permissive => Ok(Egress::Permissive),
-            MtlsMode::Strict => Err(Refusal::UnmeshedDestination),
+            MtlsMode::Permissive if !self.restricts_egress(source) => Ok(Egress::Permissive),
+            MtlsMode::Permissive | MtlsMode::Strict => Err(Refusal::UnmeshedDestination),
         }
     }
 
@@ -441,6 +541,8 @@ impl Entry {
                 .filter(|policy| policy.target.selects(workload))
                 .cloned()
                 .collect(),
+            traffic_policies: Vec::new(),
+            egress_policies: Vec::new(),
             policies,
             ports: HashMap::new(),
         };

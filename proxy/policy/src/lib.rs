@@ -25,6 +25,7 @@ mod condition;
 mod coverage;
 mod decide;
 mod diagnostic;
+mod egress_policy;
 mod explain;
 mod header_policy;
 mod index;
@@ -38,19 +39,23 @@ mod refusal;
 mod route;
 mod schema;
 mod target;
+mod traffic_policy;
 
 pub use appoint::RoleAppointerModel;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
-    MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_NORMALIZATION_POLICIES, MAX_POLICIES, MAX_PROTECTION_POLICIES,
-    MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_WORKLOADS,
-    check_values, compile, unix_seconds,
+    MAX_EGRESS_POLICIES, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_NORMALIZATION_POLICIES, MAX_POLICIES,
+    MAX_PROTECTION_POLICIES, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES,
+    MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
 pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, foresee, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
-pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, explain};
+pub use egress_policy::{
+    EgressEntry, EgressPolicyModel, MAX_EGRESS_ENTRIES, NameError, NamePattern, Origination,
+};
+pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, TrafficReport, explain};
 pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};
 pub use index::{Egress, PolicyIndex};
 pub use intermediary::{Forwarded, Relay};
@@ -70,3 +75,8 @@ pub use refusal::{Blame, Refusal};
 pub use route::Route;
 pub use schema::json_schema;
 pub use target::{RequestTarget, check_target};
+pub use traffic_policy::{
+    CircuitBreaking, Concurrency, HashOn, LoadBalancing, MAX_RATE_LIMITS, MAX_TRAFFIC_ROUTES, RateKey,
+    RateLimit, RequestSettings, Retries, RetryBudget, RetryOn, SuccessRate, Timeouts, TrafficPolicyModel,
+    TrafficRoute, TrafficSettings,
+};

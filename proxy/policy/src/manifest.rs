@@ -4,7 +4,9 @@
 //! fields without a value are refused. Each document of a text is read on its own, so one run reports the faults of
 //! all of them. The meaning of values is [`crate::compile()`]'s affair.
 
+pub(crate) mod egress;
 mod schema;
+pub(crate) mod traffic;
 
 use std::fmt;
 use std::str::FromStr;
@@ -49,6 +51,8 @@ const MAX_REPLAYED_EVENTS: usize = 10_000;
 pub enum Kind {
     /// Who may call what.
     AccessPolicy,
+    /// What workloads may reach outside the mesh.
+    EgressPolicy,
     /// Which header fields may say who calls.
     HeaderPolicy,
     /// The defaults of the mesh.
@@ -61,20 +65,24 @@ pub enum Kind {
     RoleAppointer,
     /// Who holds a role, and until when.
     RoleGrant,
+    /// How requests to a workload are sent, and how many it takes.
+    TrafficPolicy,
     /// One workload.
     Workload,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::AccessPolicy,
+        Self::EgressPolicy,
         Self::HeaderPolicy,
         Self::Mesh,
         Self::NormalizationPolicy,
         Self::ProtectionPolicy,
         Self::RoleAppointer,
         Self::RoleGrant,
+        Self::TrafficPolicy,
         Self::Workload,
     ];
 
@@ -82,12 +90,14 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessPolicy => "AccessPolicy",
+            Self::EgressPolicy => "EgressPolicy",
             Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
             Self::NormalizationPolicy => "NormalizationPolicy",
             Self::ProtectionPolicy => "ProtectionPolicy",
             Self::RoleAppointer => "RoleAppointer",
             Self::RoleGrant => "RoleGrant",
+            Self::TrafficPolicy => "TrafficPolicy",
             Self::Workload => "Workload",
         }
     }
@@ -102,7 +112,8 @@ impl fmt::Display for Kind {
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the kind is none of AccessPolicy, HeaderPolicy, Mesh, NormalizationPolicy, ProtectionPolicy, RoleAppointer, RoleGrant, Workload"
+    "the kind is none of AccessPolicy, EgressPolicy, HeaderPolicy, Mesh, NormalizationPolicy, ProtectionPolicy, \
+     RoleAppointer, RoleGrant, TrafficPolicy, Workload"
 )]
 pub struct UnknownKind;
 
@@ -131,12 +142,14 @@ impl Manifest {
     pub fn kind(&self) -> Kind {
         match self.spec {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
+            Spec::EgressPolicy(_) => Kind::EgressPolicy,
             Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
             Spec::NormalizationPolicy(_) => Kind::NormalizationPolicy,
             Spec::ProtectionPolicy(_) => Kind::ProtectionPolicy,
             Spec::RoleAppointer(_) => Kind::RoleAppointer,
             Spec::RoleGrant(_) => Kind::RoleGrant,
+            Spec::TrafficPolicy(_) => Kind::TrafficPolicy,
             Spec::Workload(_) => Kind::Workload,
         }
     }

@@ -14,11 +14,13 @@ use signet_identity::{Class, SpiffeId, TrustDomain};
 
 use crate::appoint::RoleAppointerModel;
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
+use crate::egress_policy::EgressPolicyModel;
 use crate::header_policy::FieldPattern;
 use crate::normal::NormalizationPolicyModel;
 use crate::pattern::{IdentityPattern, PathPattern};
 use crate::protection::ProtectionPolicyModel;
 use crate::route::{matches_method, matches_path};
+use crate::traffic_policy::TrafficPolicyModel;
 
 /// Everything the mesh's manifests say, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,12 @@ pub struct PolicyModel {
     /// Who may give which role; the control plane's affair, not sent to sidecars.
     #[serde(default)]
     pub role_appointers: Vec<RoleAppointerModel>,
+    /// The egress policies, in the order declared.
+    #[serde(default)]
+    pub egress_policies: Vec<EgressPolicyModel>,
+    /// The traffic policies, in the order declared.
+    #[serde(default)]
+    pub traffic_policies: Vec<TrafficPolicyModel>,
 }
 
 impl PolicyModel {
@@ -85,6 +93,8 @@ impl PolicyModel {
             protection_policies: Vec::new(),
             normalization_policies: Vec::new(),
             role_appointers: Vec::new(),
+            egress_policies: Vec::new(),
+            traffic_policies: Vec::new(),
         }
     }
 
@@ -346,6 +356,9 @@ pub struct WorkloadModel {
     pub addresses: Vec<IpAddr>,
     /// Where its ports are published on other networks.
     pub advertise: Vec<Advertised>,
+    /// Addresses that no endpoint has: what is dialled there goes to one of the endpoints of the workloads that list it.
+    #[serde(default)]
+    pub virtual_addresses: Vec<Advertised>,
 }
 
 impl WorkloadModel {

@@ -94,6 +94,10 @@ refusals! {
         "the signed checkpoint of a connection does not fit the messages received on it";
     CheckpointOverdue, "checkpoint-overdue", 503, Mesh, true,
         "too many messages of the connection wait for their signed checkpoint";
+    CircuitOpen, "circuit-open", 503, Callee, true,
+        "every endpoint of the destination has failed too often and is given a rest";
+    ConcurrencyLimit, "concurrency-limit", 503, Caller, true,
+        "as many requests to the destination as policy allows are under way, and as many wait";
     ConnectRefused, "connect-refused", 403, Caller, false,
         "the mesh carries no CONNECT requests of applications";
     DenyRule, "deny-rule", 403, Caller, false,
@@ -102,6 +106,8 @@ refusals! {
         "the body does not match its signed digest";
     Draining, "draining", 503, Mesh, true,
         "the sidecar is shutting down and takes no new work";
+    EgressUnverified, "egress-unverified", 502, Callee, false,
+        "the server outside the mesh did not prove the name it was called by";
     HeaderTooLarge, "header-too-large", 431, Caller, false,
         "the header section is larger than the mesh accepts";
     IntermediaryRewrite, "intermediary-rewrite", 400, Caller, false,
@@ -126,6 +132,8 @@ refusals! {
         "the destination could not prove a mesh identity";
     PlaintextRefused, "plaintext-refused", 403, Caller, false,
         "this workload accepts mutually authenticated connections only";
+    RateLimited, "rate-limited", 429, Caller, true,
+        "more requests came than policy allows in this time";
     RecipientUnknown, "recipient-unknown", 503, Mesh, true,
         "the destination has published no key yet that the message could be sealed for";
     RecordMalformed, "record-malformed", 400, Caller, false,
@@ -214,7 +222,7 @@ mod tests {
     #[test]
     fn only_availability_refusals_may_be_retried() {
         for refusal in Refusal::ALL {
-            assert_eq!(refusal.retryable(), matches!(refusal.status(), 503 | 504), "{refusal}");
+            assert_eq!(refusal.retryable(), matches!(refusal.status(), 429 | 503 | 504), "{refusal}");
         }
     }
 

@@ -3,8 +3,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::compile::{access_policy, condition, intermediary, mesh, normalization_policy, value, workload};
+use crate::compile::{
+    access_policy, condition, intermediary, mesh, normalization_policy, traffic_policy, value, workload,
+};
 use crate::manifest::{API_VERSION, Kind};
+use crate::traffic_policy::IDEMPOTENT_METHODS;
 
 /// The JSON Schema (draft 7, which editors know) of one manifest.
 pub fn json_schema() -> Value {
@@ -42,12 +45,14 @@ pub fn json_schema() -> Value {
 fn spec(kind: Kind) -> Value {
     match kind {
         Kind::AccessPolicy => access_policy_spec(),
+        Kind::EgressPolicy => egress_policy_spec(),
         Kind::HeaderPolicy => header_policy_spec(),
         Kind::Mesh => mesh_spec(),
         Kind::NormalizationPolicy => normalization_policy_spec(),
         Kind::ProtectionPolicy => protection_policy_spec(),
         Kind::RoleAppointer => role_appointer_spec(),
         Kind::RoleGrant => role_grant_spec(),
+        Kind::TrafficPolicy => traffic_policy_spec(),
         Kind::Workload => workload_spec(),
     }
 }
@@ -141,7 +146,8 @@ fn workload_spec() -> Value {
             ("mtls", mtls()),
             ("protection", protection()),
             ("addresses", list(text("An address that may be claimed for it."))),
-            ("advertise", list(advertise)),
+            ("advertise", list(advertise.clone())),
+            ("virtualAddresses", list(advertise)),
         ],
     )
 }
@@ -285,6 +291,132 @@ fn role_grant_spec() -> Value {
     )
 }
 
+fn egress_policy_spec() -> Value {
+    let tls = fields(
+        &["originate"],
+        [
+            ("originate", json!({ "const": true })),
+            ("serverName", text("The name that the server has to prove; the one called when left out.")),
+            ("port", port()),
+            ("caCertificates", text("The authorities that may vouch for it, in PEM form.")),
+            ("systemRoots", json!({ "type": "boolean" })),
+        ],
+    );
+    let entry = fields(
+        &[],
+        [
+            ("names", list(text("A host name, or `*.` and one for all below it."))),
+            ("cidrs", list(text("An address range."))),
+            ("ports", list(port())),
+            ("protocol", words(mesh::TRANSPORTS, "`tcp` when left out.")),
+            ("tls", tls),
+            ("comment", text("")),
+        ],
+    );
+    let to = json!({ "type": "array", "items": entry });
+    fields(&["target", "to"], [("target", target()), ("to", to)])
+}
+
+fn traffic_policy_spec() -> Value {
+    let timeouts = || {
+        fields(
+            &[],
+            [
+                ("connect", milliseconds("For a new connection, handshake included.")),
+                (
+                    "request",
+                    milliseconds("From the request to the head of its response, all tries together."),
+                ),
+                ("idle", milliseconds("How long a streamed body may make no progress.")),
+            ],
+        )
+    };
+    let budget = fields(
+        &[],
+        [
+            ("percent", number(0, 100, "Of the requests of the last ten seconds.")),
+            ("minPerSecond", number(0, 1_000, "Besides.")),
+        ],
+    );
+    let retries = || {
+        fields(
+            &["attempts"],
+            [
+                ("attempts", number(0, traffic_policy::MAX_ATTEMPTS, "After the first.")),
+                ("on", list(words(traffic_policy::RETRY_ON, ""))),
+                ("methods", list(json!({ "enum": IDEMPOTENT_METHODS }))),
+                ("budget", budget.clone()),
+            ],
+        )
+    };
+    let limit = fields(
+        &["requests", "per"],
+        [
+            ("requests", number(1, 1_000_000, "")),
+            ("per", milliseconds("")),
+            ("key", words(traffic_policy::RATE_KEYS, "Whose requests are counted together.")),
+        ],
+    );
+    let of_route = fields(
+        &[],
+        [
+            ("methods", list(text("A method, in capitals."))),
+            ("paths", list(text("A path; `*` is one segment, a final `/**` the rest."))),
+        ],
+    );
+    let route = fields(
+        &["to"],
+        [
+            ("to", list(of_route)),
+            ("timeouts", timeouts()),
+            ("retries", retries()),
+            ("rateLimits", json!({ "type": "array", "items": limit.clone() })),
+        ],
+    );
+    let success_rate = fields(
+        &["minimum", "volume"],
+        [("minimum", number(1, 100, "In percent.")), ("volume", number(1, 10_000, "Within ten seconds."))],
+    );
+    let circuit_breaking = fields(
+        &[],
+        [
+            ("consecutiveFailures", number(1, 1_000, "")),
+            ("successRate", success_rate),
+            ("ejectionTime", milliseconds("The first rest; each that follows at once is as much longer.")),
+            ("maxEjectionPercent", number(0, 100, "How many endpoints may rest; one always may.")),
+        ],
+    );
+    let concurrency = fields(
+        &["maxRequests"],
+        [("maxRequests", number(1, 100_000, "")), ("maxPending", number(0, 10_000, ""))],
+    );
+    let mut hash = fields(
+        &[],
+        [
+            ("header", text("The value of this field.")),
+            ("path", json!({ "const": true })),
+            ("sourceIdentity", json!({ "const": true })),
+        ],
+    );
+    exactly_one(&mut hash);
+    let load_balancing =
+        fields(&["policy"], [("policy", words(traffic_policy::BALANCERS, "")), ("hash", hash)]);
+    fields(
+        &["target"],
+        [
+            ("target", target()),
+            ("ports", list(port())),
+            ("timeouts", timeouts()),
+            ("retries", retries()),
+            ("rateLimits", list(limit)),
+            ("routes", list(route)),
+            ("circuitBreaking", circuit_breaking),
+            ("concurrency", concurrency),
+            ("loadBalancing", load_balancing),
+        ],
+    )
+}
+
 fn source() -> Value {
     let any: Vec<&str> = access_policy::ANY.iter().map(|(word, _)| *word).collect();
     let mut source = fields(
@@ -366,6 +498,14 @@ fn duration() -> Value {
     json!({ "type": "string", "pattern": "^[0-9]+[smhd]$" })
 }
 
+fn milliseconds(about: &str) -> Value {
+    described(json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }), about)
+}
+
+fn number(least: u32, most: u32, about: &str) -> Value {
+    described(json!({ "type": "integer", "minimum": least, "maximum": most }), about)
+}
+
 fn port() -> Value {
     json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX })
 }
@@ -387,6 +527,8 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
+    use crate::manifest::egress::EgressPolicySpec;
+    use crate::manifest::traffic::TrafficPolicySpec;
     use crate::manifest::{
         AccessPolicySpec, HeaderPolicySpec, MeshSpec, NormalizationPolicySpec, ProtectionPolicySpec,
         RoleAppointerSpec, RoleGrantSpec, WorkloadSpec, read_document,
@@ -476,5 +618,33 @@ mod tests {
         );
         check::<RoleAppointerSpec>(Kind::RoleAppointer, "HERE", "");
         check::<RoleGrantSpec>(Kind::RoleGrant, "HERE", "");
+        let egress = Kind::EgressPolicy;
+        check::<EgressPolicySpec>(egress, "HERE", "");
+        check::<EgressPolicySpec>(egress, "{target: {}, to: [HERE]}", "/properties/to/items");
+        let tls = "/properties/to/items/properties/tls";
+        check::<EgressPolicySpec>(egress, "{target: {}, to: [{tls: HERE}]}", tls);
+        let traffic = Kind::TrafficPolicy;
+        check::<TrafficPolicySpec>(traffic, "HERE", "");
+        for (field, under) in [
+            ("timeouts", "HERE"),
+            ("retries", "HERE"),
+            ("circuitBreaking", "HERE"),
+            ("concurrency", "HERE"),
+            ("loadBalancing", "HERE"),
+        ] {
+            let around = format!("{{target: {{}}, {field}: {under}}}");
+            check::<TrafficPolicySpec>(traffic, &around, &format!("/properties/{field}"));
+        }
+        for (around, pointer) in [
+            ("retries: {attempts: 1, budget: HERE}", "retries/properties/budget"),
+            ("rateLimits: [HERE]", "rateLimits/items"),
+            ("routes: [HERE]", "routes/items"),
+            ("routes: [{to: [HERE]}]", "routes/items/properties/to/items"),
+            ("circuitBreaking: {successRate: HERE}", "circuitBreaking/properties/successRate"),
+            ("loadBalancing: {policy: p2c, hash: HERE}", "loadBalancing/properties/hash"),
+        ] {
+            let around = format!("{{target: {{}}, {around}}}");
+            check::<TrafficPolicySpec>(traffic, &around, &format!("/properties/{pointer}"));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use crate::clock;
 use crate::head::{self, Origin};
 use crate::headers::{self, CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
 use crate::http_server::{self, Switch, Version};
+use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
 use crate::seal;
@@ -95,6 +97,8 @@ struct Trail {
     recorded: bool,
     /// The caller's name for the request, once it is verified.
     request_id: Option<String>,
+    /// When it may come again.
+    retry_after: Option<Duration>,
 }
 
 impl Callee {
@@ -115,7 +119,11 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.received.take(), &request_id).await, Err(refusal)),
+            Err(refusal) => {
+                let mut response = self.refuse(refusal, trail.received.take(), &request_id).await;
+                problem::try_again(&mut response, trail.retry_after);
+                (response, Err(refusal))
+            }
         };
         if trail.recorded {
             return response;
@@ -185,7 +193,12 @@ impl Callee {
         let terms = Terms { protection, sealed_headers: &sealed_headers };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
-        grant.decide_before(&snapshot, seal::is_sealed(&parts.headers))?;
+        let is_sealed = seal::is_sealed(&parts.headers);
+        grant.decide_before(&snapshot, is_sealed)?;
+        if !is_sealed {
+            // Whoever is at its limit costs neither a body nor a verification.
+            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+        }
         let (mut verified, owed) =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
         let keys = received.response_keys.take();
@@ -209,6 +222,10 @@ impl Callee {
             grant
         };
         let permit = grant.decide(&snapshot)?;
+        if is_sealed {
+            // Nobody without permission uses up what all callers share.
+            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+        }
         // What was signed has been verified and decided on; from here on it is what the application may see.
         normal.apply(verified.get_mut())?;
         let plan = snapshot.index.header_plan(
@@ -246,6 +263,22 @@ impl Callee {
 
     fn addressee<'a>(&'a self, snapshot: &'a Snapshot) -> Addressee<'a> {
         Addressee { index: &snapshot.index, workload: &self.reached.own, port: self.reached.address.port() }
+    }
+
+    /// Counts a permitted request, unless a limit of the workload has been reached.
+    fn admit(
+        &self,
+        snapshot: &Snapshot,
+        grant: &Grant,
+        retry_after: &mut Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let Some(asked) = grant.content.request() else { return Ok(()) };
+        let caller = self.channel.peer.id().as_str();
+        let rates = &self.worker.shared.rates;
+        rates.admit(&snapshot.index, &grant.destination, grant.port, asked, caller).map_err(|wait| {
+            *retry_after = Some(wait);
+            Refusal::RateLimited
+        })
     }
 
     fn grant(&self, content: Content) -> Grant {
@@ -315,10 +348,12 @@ impl Callee {
         received: Option<SentRequest>,
         request_id: &str,
     ) -> Response<Body> {
-        // A message without a signature or a seal, or of a mode that is not taken, may come of a policy that is on its way, and
-        // costs no verification.
-        let of_policy =
-            matches!(refusal, Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode);
+        // A message without a signature or a seal, of a mode that is not taken or over a limit, may come of a policy that is on
+        // its way, and costs no verification.
+        let of_policy = matches!(
+            refusal,
+            Refusal::RateLimited | Refusal::SealMissing | Refusal::SignatureMissing | Refusal::SignatureMode
+        );
         let is_cheap = of_policy || refusal == Refusal::CheckpointOverdue;
         let (limits, peer) = (&self.worker.limits, self.channel.peer.id());
         if refusal.blame() == Blame::Caller && !of_policy {

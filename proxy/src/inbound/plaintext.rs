@@ -210,10 +210,15 @@ pub(super) async fn respond(
 ) -> Response<Body> {
     let request_id = worker.request_id();
     let mut granted = None;
-    let outcome = exchange(worker, reached, version, request, &mut granted).await;
+    let mut wait = None;
+    let outcome = exchange(worker, reached, version, request, &mut granted, &mut wait).await;
     let (response, decided) = match outcome {
         Ok((response, permit)) => (response, Ok(permit)),
-        Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
+        Err(refusal) => {
+            let mut response = problem::response(refusal, &request_id);
+            problem::try_again(&mut response, wait);
+            (response, Err(refusal))
+        }
     };
     record(worker, &request_id, reached, granted.as_ref(), &decided);
     response
@@ -225,6 +230,7 @@ async fn exchange(
     version: Version,
     request: Request<Incoming>,
     granted: &mut Option<Grant>,
+    wait: &mut Option<Duration>,
 ) -> Result<(Response<Body>, Permit), Refusal> {
     let (mut parts, body) = request.into_parts();
     head::check_request(&parts, Origin::App)?;
@@ -237,6 +243,17 @@ async fn exchange(
         return Err(Refusal::PlaintextRefused);
     }
     let permit = grant.decide(&snapshot)?;
+    if snapshot.index.traffic(&reached.own, grant.port).is_some()
+        && let Some(asked) = grant.content.request()
+    {
+        // It has no identity but its address.
+        let caller = reached.caller.ip().to_string();
+        let taken = worker.shared.rates.admit(&snapshot.index, &reached.own, grant.port, asked, &caller);
+        taken.map_err(|time| {
+            *wait = Some(time);
+            Refusal::RateLimited
+        })?;
+    }
     // Nobody vouches for what an unmeshed caller says about itself.
     headers::check_framing(&parts.headers)?;
     headers::strip_hop(&mut parts.headers);

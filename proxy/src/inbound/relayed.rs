@@ -137,9 +137,7 @@ impl Callee {
             ProtectionLevel::Private => grant.sealed_headers(&snapshot.index),
             ProtectionLevel::Protected | ProtectionLevel::Public => Vec::new(),
         };
-        if !seal::claims_seal(&parts.headers) {
-            let _permitted_so_far = grant.decide(&snapshot)?;
-        }
+        grant.decide_before(&snapshot, seal::is_sealed(&parts.headers))?;
         let mut received = SentRequest {
             method: parts.method.clone(),
             uri: origin.uri,
@@ -181,6 +179,13 @@ impl Callee {
             grant.content = content.with_headers(&snapshot.index, &self.reached.own, fields);
         }
         let permit = grant.decide(&snapshot)?;
+        let rates = &worker.shared.rates;
+        if let Some(asked) = grant.content.request() {
+            let caller = signer.id().as_str();
+            rates
+                .admit(&snapshot.index, &grant.destination, grant.port, asked, caller)
+                .map_err(|_| Refusal::RateLimited)?;
+        }
         let plan = snapshot.index.header_plan(
             Some(signer.id()),
             &self.reached.own,

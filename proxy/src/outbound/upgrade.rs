@@ -40,7 +40,7 @@ pub(super) async fn exchange(
     request_id: &str,
 ) -> Result<Response<Body>, Refusal> {
     let worker = &caller.worker;
-    let (protection, sealing) = caller.protection(&parts.headers, &grant)?;
+    let (protection, sealing) = caller.protection(&caller.destination, &parts.headers, &grant)?;
     // Nothing would come to cover a code: the connection goes on as something else.
     let form = sign::form(sign::at_once(protection));
     let whole_max = sign::whole_max(form, sealing.is_some());
@@ -70,7 +70,7 @@ pub(super) async fn exchange(
         if error.is_parse() { Refusal::ResponseUnverified } else { Refusal::UpstreamUnreachable }
     })?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return caller.deliver(response, &channel, &mut sent, grant).await;
+        return caller.deliver(response, &channel, &mut sent, grant, address).await;
     }
     let (parts, body) = response.into_parts();
     head::check_response(&parts, Origin::Mesh, Refusal::ResponseUnverified)?;

@@ -107,6 +107,14 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Requests sent again on another connection because the first was closed before they left.
     pub retries: Counter,
+    /// Requests sent again because a traffic policy says so.
+    pub policy_retries: Counter,
+    /// Requests that were not sent again because too many were.
+    pub retries_over_budget: Counter,
+    /// Rests given to endpoints that failed too often.
+    pub ejections: Counter,
+    /// TLS connections opened for the application to servers outside the mesh.
+    pub egress_tls: Counter,
     /// Exchanges that a policy in `mode: observe` would have refused.
     pub observed_refusals: Counter,
     /// 1 while a policy from the control plane is in force.
@@ -143,6 +151,10 @@ impl Default for Metrics {
             open_connections: Gauge::default(),
             accept_errors: Counter::default(),
             retries: Counter::default(),
+            policy_retries: Counter::default(),
+            retries_over_budget: Counter::default(),
+            ejections: Counter::default(),
+            egress_tls: Counter::default(),
             observed_refusals: Counter::default(),
             ready: Gauge::default(),
             certificate_expiry: Gauge::default(),
@@ -227,7 +239,27 @@ impl Metrics {
             self.mesh_connections.clone(),
         );
         root.register("accept_errors", "Failed accepts", self.accept_errors.clone());
-        root.register("retries", "Requests sent again with a fresh signature", self.retries.clone());
+        root.register(
+            "retries",
+            "Requests sent again because their connection had closed before they left",
+            self.retries.clone(),
+        );
+        for (name, help, counter) in [
+            ("policy_retries", "Requests sent again because a traffic policy says so", &self.policy_retries),
+            (
+                "retries_over_budget",
+                "Requests not sent again because the retry budget was used up",
+                &self.retries_over_budget,
+            ),
+            (
+                "egress_tls_connections",
+                "TLS connections opened for the application to servers outside the mesh",
+                &self.egress_tls,
+            ),
+            ("ejections", "Rests given to endpoints that failed too often", &self.ejections),
+        ] {
+            root.register(name, help, counter.clone());
+        }
         root.register(
             "observed_refusals",
             "Exchanges that a policy in observe mode would have refused",

@@ -5,9 +5,11 @@
 //! cannot see it.
 
 mod access;
+mod egress;
 mod header;
 mod normal;
 mod protection;
+mod traffic;
 
 use ipnet::IpNet;
 use prost::Message;
@@ -15,7 +17,7 @@ use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, PolicyAction,
     PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, RoleGrantModel, RuleModel,
-    SignatureMode, SourceMatch, Transport, Verification, WorkloadModel,
+    SignatureMode, SourceMatch, Verification, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
@@ -31,15 +33,18 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             || rule.to.iter().any(|operation| !operation.headers.is_empty())
             || rule.from.iter().any(|source| matches!(source, SourceMatch::Role(_)))
     };
+    let is_newest = !model.protection_policies.is_empty()
+        || !model.normalization_policies.is_empty()
+        || !model.intermediaries.is_empty()
+        || !model.traffic_policies.is_empty()
+        || !model.egress_policies.is_empty()
+        || model.workloads.iter().any(|workload| !workload.virtual_addresses.is_empty());
     let is_new = !model.header_policies.is_empty()
         || !model.role_grants.is_empty()
         || model
             .policies
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
-    let is_newest = !model.protection_policies.is_empty()
-        || !model.normalization_policies.is_empty()
-        || !model.intermediaries.is_empty();
     match (is_newest, is_new) {
         (true, _) => 3,
         (false, true) => 2,
@@ -82,6 +87,8 @@ impl TryFrom<wire::Policy> for PolicyModel {
             normalization_policies: each(policy.normalization_policies, normal::policy_from)?,
             // Who may appoint is the control plane's to know; what came of it are grants.
             role_appointers: Vec::new(),
+            egress_policies: each(policy.egress_policies, egress::policy_from)?,
+            traffic_policies: each(policy.traffic_policies, traffic::policy_from)?,
         })
     }
 }
@@ -108,6 +115,8 @@ impl From<&PolicyModel> for wire::Policy {
             protection_policies: model.protection_policies.iter().map(protection::policy_to).collect(),
             intermediaries: model.intermediaries.iter().map(intermediary_to).collect(),
             normalization_policies: model.normalization_policies.iter().map(normal::policy_to).collect(),
+            egress_policies: model.egress_policies.iter().map(egress::policy_to).collect(),
+            traffic_policies: model.traffic_policies.iter().map(traffic::policy_to).collect(),
         }
     }
 }
@@ -187,13 +196,7 @@ fn egress_from(rule: wire::EgressRule) -> Result<EgressRule, DecodeError> {
     Ok(EgressRule {
         cidr: prefix_from("policy.egress.cidr", &cidr)?,
         ports: ports_from("policy.egress.ports", &rule.ports)?,
-        protocol: match wire::Transport::try_from(rule.protocol) {
-            Ok(wire::Transport::Tcp) => Transport::Tcp,
-            Ok(wire::Transport::Udp) => Transport::Udp,
-            Ok(wire::Transport::Unspecified) | Err(_) => {
-                return Err(DecodeError::Enum { field: "policy.egress.protocol", value: rule.protocol });
-            }
-        },
+        protocol: egress::transport_from("policy.egress.protocol", rule.protocol)?,
         comment: rule.comment,
     })
 }
@@ -202,11 +205,7 @@ fn egress_to(rule: &EgressRule) -> wire::EgressRule {
     wire::EgressRule {
         cidr: Some(prefix_to(&rule.cidr)),
         ports: ports_to(&rule.ports),
-        protocol: match rule.protocol {
-            Transport::Tcp => wire::Transport::Tcp,
-            Transport::Udp => wire::Transport::Udp,
-        }
-        .into(),
+        protocol: egress::transport_to(rule.protocol),
         comment: rule.comment.clone(),
     }
 }
@@ -224,6 +223,7 @@ fn workload_from(workload: wire::Workload) -> Result<WorkloadModel, DecodeError>
         protection: protection_from("policy.workloads.protection", workload.protection)?,
         addresses: each(workload.addresses, |a| address("policy.workloads.addresses", &a))?,
         advertise: each(workload.advertise, advertised_from)?,
+        virtual_addresses: each(workload.virtual_addresses, advertised_from)?,
     })
 }
 
@@ -239,6 +239,7 @@ fn workload_to(workload: &WorkloadModel) -> wire::Workload {
         protection: Some(protection_to(workload.protection, &workload.sealed_headers)),
         addresses: workload.addresses.iter().map(|&a| octets(a)).collect(),
         advertise: workload.advertise.iter().map(advertised_to).collect(),
+        virtual_addresses: workload.virtual_addresses.iter().map(advertised_to).collect(),
     }
 }
 

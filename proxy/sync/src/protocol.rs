@@ -3,7 +3,7 @@
 /// The protocol number of this version: the highest it speaks, and the highest `Section.minimum_reader` it applies.
 ///
 /// 2 added to policy what a reader of 1 would pass over: rules that deny, conditions, roles, header policies.
-/// 3 added protection and normal forms by route, and intermediaries.
+/// 3 added protection and normal forms by route, intermediaries, traffic and egress policies, virtual addresses.
 pub const PROTOCOL: u32 = 3;
 
 /// The lowest protocol number this version still speaks: N and N−1 interoperate.

@@ -13,7 +13,8 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_js
     after_help = "Examples:\n  signet delete AccessPolicy read-devices\n  signet delete workload store --dry-run"
 )]
 pub(crate) struct Delete {
-    /// Mesh, Workload, AccessPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer or RoleGrant
+    /// Mesh, Workload, AccessPolicy, EgressPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
+    /// RoleGrant or TrafficPolicy
     kind: Kind,
     name: String,
     /// Tell what would change, without doing it

@@ -11,7 +11,8 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  signet get Workload\n  signet get AccessPolicy read-devices -o yaml")]
 pub(crate) struct Get {
-    /// Mesh, Workload, AccessPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer or RoleGrant; left out: all of them
+    /// Mesh, Workload, AccessPolicy, EgressPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
+    /// RoleGrant or TrafficPolicy; left out: all of them
     kind: Option<Kind>,
     /// Left out: all of the kind
     #[arg(requires = "kind")]

@@ -54,7 +54,7 @@ pub(super) fn field_value(scope: &mut Scope<'_>, text: &Spanned<String>) -> Opti
     None
 }
 
-fn said(scope: &mut Scope<'_>, yes: &Spanned<bool>, opposite: &str) -> Option<()> {
+pub(super) fn said(scope: &mut Scope<'_>, yes: &Spanned<bool>, opposite: &str) -> Option<()> {
     if !yes.value {
         let message = "`false` says nothing here".to_owned();
         scope.refuse(Place::of(yes), message, format!("write `{opposite}: true` for the opposite"));

@@ -1,14 +1,14 @@
 //! `HeaderPolicy` manifests: which header fields say who calls, and who may send them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde_saphyr::Spanned;
 
 use crate::compile::{Scope, access_policy, condition, value};
-use crate::diagnostic::{Findings, Place, quoted};
+use crate::diagnostic::{Place, quoted};
 use crate::header_policy::{FieldNameError, FieldPattern, IDENTITY_FIELDS, field_name};
-use crate::manifest::{HeaderPolicySpec, IdentityHeadersSpec, Manifest};
-use crate::model::{HeaderPolicyModel, IdentityFields, PolicyModel, Target};
+use crate::manifest::{HeaderPolicySpec, IdentityHeadersSpec};
+use crate::model::{HeaderPolicyModel, IdentityFields};
 
 pub(super) fn lower(
     scope: &mut Scope<'_>,
@@ -90,50 +90,4 @@ fn refuse_name(scope: &mut Scope<'_>, text: &Spanned<String>, error: FieldNameEr
     };
     let message = format!("{} is no header field for a policy: {error}", quoted(&text.value));
     scope.refuse(Place::of(text), message, fix);
-}
-
-/// Refuses two policies for the same requests: which of the two counts would be anybody's guess.
-pub(super) fn refuse_conflicts(model: &PolicyModel, manifests: &[&Manifest], findings: &mut Findings) {
-    /// Which policy has all ports of a workload, or single ones.
-    type Taken = (Option<usize>, HashMap<u16, usize>);
-    let mut taken: HashMap<&str, Taken> = HashMap::new();
-    for (number, policy) in model.header_policies.iter().enumerate() {
-        let clash = targeted(model, &policy.target).find_map(|workload| {
-            let (all, single) = taken.entry(workload).or_default();
-            let first = match &*policy.ports {
-                [] => all.or_else(|| single.values().min().copied()),
-                ports => all.or_else(|| ports.iter().find_map(|port| single.get(port).copied())),
-            };
-            if first.is_none() {
-                single.extend(policy.ports.iter().map(|port| (*port, number)));
-                *all = policy.ports.is_empty().then_some(number);
-            }
-            Some((first?, workload))
-        });
-        if let Some((first, workload)) = clash
-            && let (Some(first), Some(second)) = (manifests.get(first), manifests.get(number))
-        {
-            let message = format!(
-                "HeaderPolicy {} at {}:{} is for the requests to {workload} as well",
-                quoted(first.name()),
-                first.file(),
-                first.line(),
-            );
-            let place = Place::of(second.spanned_name());
-            Scope::new(second, findings).refuse(place, message, "give them different targets or ports");
-        }
-    }
-}
-
-/// The names of the workloads of a target, each once.
-fn targeted<'a>(model: &'a PolicyModel, target: &'a Target) -> Box<dyn Iterator<Item = &'a str> + 'a> {
-    match target {
-        Target::Workloads(names) => {
-            Box::new(names.iter().collect::<BTreeSet<_>>().into_iter().map(String::as_str))
-        }
-        _ => {
-            let selected = model.workloads.iter().filter(|workload| target.selects(workload));
-            Box::new(selected.map(|workload| workload.name.as_str()))
-        }
-    }
 }

@@ -97,7 +97,7 @@ fn network(scope: &mut Scope<'_>, spec: &NetworkSpec) -> Option<Network> {
     Some(Network { name: value::name(scope, &spec.name, "network")?, cidrs, gateways })
 }
 
-fn udp_pairs(egress: &[EgressRule]) -> usize {
+pub(super) fn udp_pairs(egress: &[EgressRule]) -> usize {
     egress.iter().filter(|rule| rule.protocol == Transport::Udp).map(|rule| rule.ports.len().max(1)).sum()
 }
 

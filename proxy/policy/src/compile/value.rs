@@ -273,29 +273,58 @@ pub(super) fn cidr(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<IpNe
 
 /// A duration of one number and one unit, in seconds and within bounds (both included).
 pub(super) fn duration(scope: &mut Scope<'_>, text: &Spanned<String>, least: u64, most: u64) -> Option<u64> {
+    const UNITS: &[(&str, u64)] = &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    counted(scope, text, UNITS, least, most)
+}
+
+/// The same in milliseconds, for what happens within one exchange.
+pub(super) fn milliseconds(
+    scope: &mut Scope<'_>,
+    text: &Spanned<String>,
+    least: u64,
+    most: u64,
+) -> Option<u64> {
+    const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    counted(scope, text, UNITS, least, most)
+}
+
+/// One number and one of these units, as the smallest of them.
+fn counted(
+    scope: &mut Scope<'_>,
+    text: &Spanned<String>,
+    units: &[(&str, u64)],
+    least: u64,
+    most: u64,
+) -> Option<u64> {
     let digits = text.value.trim_end_matches(|character: char| !character.is_ascii_digit());
     let unit = text.value.get(digits.len()..).unwrap_or_default();
-    let factor = match unit {
-        "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(3_600),
-        "d" => Some(86_400),
-        _ => None,
-    };
+    let factor = units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
     // `parse` would take a sign as well.
     let number =
         if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
     let (Some(number), Some(factor)) = (number, factor) else {
         let fix = match number {
             Some(number) if unit.is_empty() => format!("add the unit: `{number}s`"),
-            _ => "write one number and one unit of s, m, h, d, such as `90s` or `30d`".to_owned(),
+            _ => {
+                let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
+                let (most, least) = (names.last().unwrap_or(&"s"), names.first().unwrap_or(&"s"));
+                let (many, few) = if *least == "s" { (90, 30) } else { (250, 1) };
+                format!(
+                    "write one number and one unit of {}, such as `{many}{least}` or `{few}{most}`",
+                    names.join(", ")
+                )
+            }
         };
         scope.refuse(Place::of(text), format!("{} is no duration", quoted(&text.value)), fix);
         return None;
     };
     match number.checked_mul(factor) {
-        Some(seconds) if (least..=most).contains(&seconds) => Some(seconds),
+        Some(amount) if (least..=most).contains(&amount) => Some(amount),
         _ => {
+            let in_words = |amount: u64| match units.iter().rev().find(|(_, factor)| amount >= *factor) {
+                Some((name, factor)) => format!("{}{name}", amount / factor),
+                None => amount.to_string(),
+            };
             scope.refuse(
                 Place::of(text),
                 format!("{} is out of range", quoted(&text.value)),
@@ -371,14 +400,6 @@ fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> O
         *number = part.parse().ok()?;
     }
     if parts.next().is_none() { Some(numbers) } else { None }
-}
-
-fn in_words(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..86_400 => format!("{}m", seconds / 60),
-        _ => format!("{}d", seconds / 86_400),
-    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
     let advertise = value::entries(scope, spec.advertise.as_ref(), "advertise", "when nothing is published");
     let advertise =
         advertise.iter().filter_map(|entry| advertised(scope, &entry.value, &ports, mesh)).collect();
+    let virtual_addresses = spec.virtual_addresses.as_ref();
+    let virtual_addresses =
+        value::entries(scope, virtual_addresses, "virtualAddresses", "when it has addresses of its own only");
+    let virtual_addresses =
+        virtual_addresses.iter().filter_map(|entry| advertised(scope, &entry.value, &ports, mesh)).collect();
     Some(WorkloadModel {
         name: name?,
         id: id?,
@@ -57,6 +62,7 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
         sealed_headers: sealed_headers.unwrap_or_else(|| mesh.sealed_headers.clone()),
         addresses,
         advertise,
+        virtual_addresses,
     })
 }
 
@@ -183,6 +189,19 @@ pub(super) fn refuse_conflicts(workloads: &[WorkloadModel], places: &[&Manifest]
     let mut published: HashMap<(&str, IpAddr, u16), &Manifest> = HashMap::new();
     let mut claimed: HashMap<(&str, IpAddr), Vec<(&WorkloadModel, &Manifest)>> = HashMap::new();
     for (workload, &manifest) in workloads.iter().zip(places) {
+        // Several workloads may stand behind a virtual address, so only other kinds of places conflict with it.
+        for place in &workload.virtual_addresses {
+            let at = |other: &&Advertised| other.network == place.network && other.address == place.address;
+            let taken = workloads.iter().find(|other| {
+                other.advertise.iter().find(at).is_some_and(|other| other.port == place.port)
+                    || (other.network == place.network && other.addresses.contains(&place.address))
+            });
+            if let Some(other) = taken {
+                let message = format!("{} is an address of {} itself", place.address, quoted(&other.name));
+                let fix = "take an address that nothing has: what is dialled there goes to one of the workload's own";
+                Scope::new(manifest, findings).refuse(Place::of(manifest.spanned_name()), message, fix);
+            }
+        }
         let mut refuse = |first: &Manifest, what: String| {
             let place = Place::of(manifest.spanned_name());
             let message =

@@ -10,6 +10,8 @@ use serde_saphyr::Spanned;
 
 use crate::diagnostic::Place;
 use crate::manifest::Kind;
+use crate::manifest::egress::EgressPolicySpec;
+use crate::manifest::traffic::TrafficPolicySpec;
 
 /// A list that knows where it starts and where each entry stands.
 #[derive(Clone, Debug, Deserialize)]
@@ -35,12 +37,14 @@ pub(crate) enum Unread {
 #[derive(Clone, Debug)]
 pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
+    EgressPolicy(EgressPolicySpec),
     HeaderPolicy(HeaderPolicySpec),
     Mesh(MeshSpec),
     NormalizationPolicy(NormalizationPolicySpec),
     ProtectionPolicy(ProtectionPolicySpec),
     RoleAppointer(RoleAppointerSpec),
     RoleGrant(RoleGrantSpec),
+    TrafficPolicy(Box<TrafficPolicySpec>),
     Workload(WorkloadSpec),
 }
 
@@ -162,7 +166,7 @@ pub(crate) struct LifetimeSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct WorkloadSpec {
     pub(crate) class: Spanned<String>,
     pub(crate) device: Spanned<String>,
@@ -181,6 +185,8 @@ pub(crate) struct WorkloadSpec {
     pub(crate) addresses: Option<List<String>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) advertise: Option<List<AdvertiseSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) virtual_addresses: Option<List<AdvertiseSpec>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -401,7 +407,9 @@ pub(crate) struct RoleGrantSpec {
 }
 
 /// A field that is there has a value: `methods:` with nothing after it must not mean «all methods».
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
@@ -470,12 +478,14 @@ fn read_spec<'de, A: MapAccess<'de>>(
     };
     Ok(Ok(match kind {
         Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
+        Kind::EgressPolicy => Spec::EgressPolicy(map.next_value()?),
         Kind::HeaderPolicy => Spec::HeaderPolicy(map.next_value()?),
         Kind::Mesh => Spec::Mesh(map.next_value()?),
         Kind::NormalizationPolicy => Spec::NormalizationPolicy(map.next_value()?),
         Kind::ProtectionPolicy => Spec::ProtectionPolicy(map.next_value()?),
         Kind::RoleAppointer => Spec::RoleAppointer(map.next_value()?),
         Kind::RoleGrant => Spec::RoleGrant(map.next_value()?),
+        Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(map.next_value()?)),
         Kind::Workload => Spec::Workload(map.next_value()?),
     }))
 }

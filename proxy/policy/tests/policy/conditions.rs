@@ -199,7 +199,7 @@ fn header_policies_are_found_by_workload_and_port() {
 
 /// The one fault, without file and place.
 #[track_caller]
-fn assert_fault(text: &str, expected: &str) {
+pub(crate) fn assert_fault(text: &str, expected: &str) {
     let faults = faults_of(text);
     assert!(faults.len() == 1 && faults[0].contains(expected), "expected {expected}:\n{}", faults.join("\n"));
     assert!(faults[0].starts_with("test.yaml:") && faults[0].contains("; fix: "), "{faults:?}");

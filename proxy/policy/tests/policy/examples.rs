@@ -4,7 +4,7 @@ use signet_policy::{Manifest, PolicyIndex, PolicyModel, compile, parse_cases, pa
 
 use crate::{ask, listed};
 
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("mesh.yaml", include_str!("../../../../manifests/examples/mesh.yaml")),
     ("agent-leader.yaml", include_str!("../../../../manifests/examples/agent-leader.yaml")),
     ("agent-access.yaml", include_str!("../../../../manifests/examples/agent-access.yaml")),
@@ -12,6 +12,7 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("edge-microagent.yaml", include_str!("../../../../manifests/examples/edge-microagent.yaml")),
     ("levels.yaml", include_str!("../../../../manifests/examples/levels.yaml")),
     ("migration.yaml", include_str!("../../../../manifests/examples/migration.yaml")),
+    ("traffic.yaml", include_str!("../../../../manifests/examples/traffic.yaml")),
 ];
 
 fn manifests_of(names: &[&str]) -> Vec<Manifest> {

@@ -177,7 +177,7 @@ fn mesh_values_are_checked() {
             "6:24: `afterwards` is no verification; fix: use one of `async`, `gate`",
         ),
         ("trustDomain: td\nclockSkew: 300", "6:14: `300` is no duration; fix: add the unit: `300s`"),
-        ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 60m"),
+        ("trustDomain: td\nclockSkew: 2h", "6:14: `2h` is out of range; fix: use 1s to 1h"),
         (
             "trustDomain: td\nclockSkew: 1h30m",
             "6:14: `1h30m` is no duration; fix: write one number and one unit of s, m, h, d, such as `90s` or `30d`",

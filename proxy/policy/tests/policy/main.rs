@@ -4,6 +4,7 @@
 
 mod conditions;
 mod decisions;
+mod egress;
 mod examples;
 mod faults;
 mod normal;
@@ -11,6 +12,7 @@ mod properties;
 mod protection;
 mod scale;
 mod tools;
+mod traffic;
 
 use signet_identity::SpiffeId;
 use signet_policy::{

@@ -115,6 +115,7 @@ fn workload(
         sealed_headers: Vec::new(),
         addresses: Vec::new(),
         advertise: Vec::new(),
+        virtual_addresses: Vec::new(),
     }
 }
 
@@ -382,13 +383,15 @@ proptest! {
     }
 
     #[test]
-    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh", "HeaderPolicy", "RoleGrant"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
+    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh", "HeaderPolicy", "RoleGrant", "TrafficPolicy", "EgressPolicy"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
         let [a, b, c, d, e, f, g, h] = values.try_into().unwrap();
         let spec = match kind {
             "Workload" => format!("class: {a}\ndevice: {b}\nnetwork: n1\nnames: [{c}]\nports: [{{port: {d}, protocol: {e}}}]\naddresses: [{f}]\nadvertise: {g}"),
             "AccessPolicy" => format!("target: {{workloads: [{a}]}}\nports: [{b}]\nrules: [{{from: [{{identity: {c}}}, {{any: {d}}}], to: [{{methods: [{e}], paths: [{f}], ports: [{g}]}}]}}]\nmode: {h}"),
             "HeaderPolicy" => format!("target: {{classes: [{a}]}}\nports: [{b}]\nidentityHeaders: [{{names: [{c}], entitled: [{{role: {d}}}], overwrite: {e}}}, {{names: [{f}]}}]\npeerHeader: {g}\n{h}"),
             "RoleGrant" => format!("identity: {a}\nrole: {b}\nnotAfter: {c}\n{d}: {e}{f}{g}{h}"),
+            "TrafficPolicy" => format!("target: {{classes: [app]}}\nports: [{a}]\ntimeouts: {{request: {b}}}\nretries: {{attempts: {c}, on: [{d}]}}\nrateLimits: [{{requests: 1, per: {e}, key: {f}}}]\nroutes: [{{to: [{{paths: [{g}]}}], rateLimits: []}}]\n{h}"),
+            "EgressPolicy" => format!("target: {{classes: [app]}}\nto: [{{names: [{a}], cidrs: [{b}], ports: [{c}], protocol: {d}}}, {{names: [{e}], tls: {{originate: true, serverName: {f}, caCertificates: {g}, port: {h}}}}}]"),
             _ => format!("trustDomain: {a}\nclockSkew: {b}\nnetworks: [{{name: {c}, cidrs: [{d}], gateways: [{e}]}}]\negress: [{{cidr: {f}, protocol: {g}}}]\ncertificates: {{app: {{lifetime: {h}}}}}"),
         };
         let text = format!("{MESH}{}", manifest(kind, "x", &spec));

@@ -53,10 +53,13 @@ fn a_policy_of_the_protocol_before_means_what_it_meant() {
 #[test]
 fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     let mut all = policy_model(1);
-    let younger: [fn(&mut PolicyModel); 3] = [
+    let younger: [fn(&mut PolicyModel); 6] = [
         |model| model.protection_policies.clear(),
         |model| model.normalization_policies.clear(),
         |model| model.intermediaries.clear(),
+        |model| model.traffic_policies.clear(),
+        |model| model.egress_policies.clear(),
+        |model| model.workloads[0].virtual_addresses.clear(),
     ];
     for clear in younger {
         assert_eq!(minimum_reader(&all), 3);
@@ -72,6 +75,16 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
         let mut model = all.clone();
         edits.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
         assert_eq!(minimum_reader(&model), 2, "{keep}");
+    }
+    let newest: [fn(&mut PolicyModel); 3] = [
+        |model| model.traffic_policies.clear(),
+        |model| model.egress_policies.clear(),
+        |model| model.workloads[0].virtual_addresses.clear(),
+    ];
+    for keep in 0..newest.len() {
+        let mut model = policy_model(1);
+        newest.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
+        assert_eq!(minimum_reader(&model), 3);
     }
     let rules: [fn(&mut PolicyModel); 4] = [
         |model| model.policies[0].action = PolicyAction::Deny,

@@ -8,13 +8,15 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{
-    AccessPolicyModel, Advertised, Conditions, EgressRule, FieldPattern, Form, HeaderMatch,
-    HeaderPolicyModel, IdentityFields, IdentityPattern, IntermediaryModel, IntermediaryRoute, Lifetimes,
-    MtlsMode, Network, NormalizationPolicyModel, NormalizationRuleModel, Operation, PathPattern,
-    PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel,
-    ProtectionPolicyModel, ProtectionRuleModel, Protocol, RecordHash, RoleGrantModel, Route, RuleModel,
-    SignatureMode, SourceMatch, SpeaksFirst, Target, TimeWindow, Transport, ValueMatch, Verification,
-    WorkloadModel,
+    AccessPolicyModel, Advertised, CircuitBreaking, Concurrency, Conditions, EgressEntry, EgressPolicyModel,
+    EgressRule, FieldPattern, Form, HashOn, HeaderMatch, HeaderPolicyModel, IdentityFields, IdentityPattern,
+    IntermediaryModel, IntermediaryRoute, Lifetimes, LoadBalancing, MtlsMode, NamePattern, Network,
+    NormalizationPolicyModel, NormalizationRuleModel, Operation, Origination, PathPattern, PolicyAction,
+    PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel, ProtectionPolicyModel,
+    ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash, Retries, RetryBudget, RetryOn,
+    RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch, SpeaksFirst, SuccessRate, Target,
+    TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute, TrafficSettings, Transport, ValueMatch,
+    Verification, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -212,6 +214,72 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         default: Some(ProtectionChange { mode: Some(SignatureMode::Ed25519), ..change.clone() }),
         rules: vec![rule("rule-1", change), rule("rule-2", open)],
     });
+    let to =
+        vec![Route { methods: vec!["GET".into()], paths: vec![PathPattern::parse("/slow/**").unwrap()] }];
+    let limit = |key| RateLimit { requests: 100, per_ms: 1_000, key };
+    let policy = |name: &str, load_balancing| TrafficPolicyModel {
+        name: name.to_owned(),
+        target: Target::Everything,
+        ports: vec![8201],
+        settings: TrafficSettings {
+            timeouts: Some(Timeouts { connect_ms: Some(500), request_ms: Some(10_000), idle_ms: None }),
+            retries: Some(Retries {
+                attempts: 2,
+                on: vec![RetryOn::ConnectFailure, RetryOn::GatewayError, RetryOn::Reset],
+                methods: vec!["PUT".into()],
+                budget: RetryBudget { percent: 10, min_per_second: 1 },
+            }),
+            rate_limits: Some(vec![limit(RateKey::Identity), limit(RateKey::Workload)]),
+        },
+        routes: vec![TrafficRoute {
+            to: to.clone(),
+            settings: TrafficSettings { rate_limits: Some(Vec::new()), ..TrafficSettings::default() },
+        }],
+        circuit_breaking: Some(CircuitBreaking {
+            consecutive_failures: Some(5),
+            success_rate: Some(SuccessRate { minimum: 80, volume: 20 }),
+            ejection_time_ms: 30_000,
+            max_ejection_percent: 50,
+        }),
+        concurrency: Some(Concurrency { max_requests: 64, max_pending: 16 }),
+        load_balancing,
+    };
+    let hashes = [HashOn::Header("x-user".into()), HashOn::Path, HashOn::SourceIdentity];
+    let balancing = hashes.into_iter().map(LoadBalancing::ConsistentHash).chain([LoadBalancing::P2c]);
+    model.traffic_policies = balancing
+        .map(Some)
+        .chain([None])
+        .enumerate()
+        .map(|(number, balancing)| policy(&format!("traffic-{number}"), balancing))
+        .collect();
+    let tls = Some(Origination {
+        server_name: Some("api.test".into()),
+        port: 443,
+        ca_certificates: Some("PEM".into()),
+        system_roots: true,
+    });
+    let entry = |names: &[&str], protocol, tls| EgressEntry {
+        names: names.iter().map(|name| NamePattern::parse(name).unwrap()).collect(),
+        cidrs: vec!["192.0.2.0/24".parse().unwrap()],
+        ports: vec![80],
+        protocol,
+        tls,
+    };
+    model.egress_policies.push(EgressPolicyModel {
+        name: "outside".into(),
+        target: Target::Everything,
+        to: vec![
+            entry(&["api.test", "*.web.test"], Transport::Tcp, tls),
+            entry(&["api.test"], Transport::Tcp, None),
+            entry(&[], Transport::Udp, None),
+        ],
+    });
+    model.workloads[0].virtual_addresses = vec![Advertised {
+        network: NETWORK.to_owned(),
+        address: "172.18.255.1".parse().unwrap(),
+        port: 80,
+        target_port: 8201,
+    }];
     model
 }
 
@@ -298,6 +366,7 @@ fn workload() -> WorkloadModel {
         },
         sealed_headers: vec!["cookie".to_owned()],
         addresses: vec!["172.18.0.2".parse().unwrap()],
+        virtual_addresses: Vec::new(),
         advertise: vec![Advertised {
             network: "lan".into(),
             address: "192.0.2.7".parse().unwrap(),

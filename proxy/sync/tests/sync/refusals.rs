@@ -178,7 +178,7 @@ fn anchors_may_not_change_the_policy_key() {
 #[test]
 fn values_a_reader_does_not_know_refuse_the_policy() {
     let mesh = Mesh::new();
-    let edits: [fn(&mut wire::Policy); 18] = [
+    let edits: [fn(&mut wire::Policy); 26] = [
         |p| p.mtls = 9,
         |p| p.mtls = 0,
         |p| p.policies[0].mode = 9,
@@ -196,6 +196,17 @@ fn values_a_reader_does_not_know_refuse_the_policy() {
         |p| p.policies[3].rules[0].when.as_mut().unwrap().source_addresses[0].length = 33,
         |p| p.header_policies[0].fields[0].names[0] = "host".into(),
         |p| p.header_policies[0].peer_header = Some("x-*".into()),
+        |p| p.traffic_policies[0].load_balancing.as_mut().unwrap().policy = None,
+        |p| p.traffic_policies[0].settings.as_mut().unwrap().retries.as_mut().unwrap().on[0] = 9,
+        |p| {
+            let limits = p.traffic_policies[0].settings.as_mut().unwrap().rate_limits.as_mut().unwrap();
+            limits.limits[0].key = 0;
+        },
+        |p| p.workloads[0].virtual_addresses[0].address.clear(),
+        |p| p.egress_policies[0].to[0].names[0] = "*".into(),
+        |p| p.egress_policies[0].to[0].protocol = 0,
+        |p| p.egress_policies[0].to[2].cidrs.clear(),
+        |p| p.egress_policies[0].to[0].tls.as_mut().unwrap().server_name = Some("*.api.test".into()),
         |p| p.role_grants[0].spiffe_id = "spiffe://mf2c.test".into(),
     ];
     for edit in edits {
