@@ -30,11 +30,11 @@ use crate::local::{ACCEPT_PAUSE, CONNECTION_TIMEOUT, CONNECTIONS_MAX};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a stranger is told, so that whoever configures this learns why.
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n\
-    Content-Length: 91\r\nConnection: close\r\n\r\n\
+    Content-Length: 97\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:mesh:err:local-forbidden\",\"title\":\"Forbidden\",\"status\":403,\"code\":\"local-forbidden\"}";
 /// What a client is told when all places are taken.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-    Content-Length: 93\r\nConnection: close\r\n\r\n\
+    Content-Length: 97\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:mesh:err:local-busy\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"local-busy\"}";
 
 /// Accepts until the process ends.
