@@ -1,6 +1,7 @@
 //! HTTP with JSON on the Unix socket. Requests and answers: docs/messages.md.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,11 @@ use crate::local::{ACCEPT_PAUSE, CONNECTION_TIMEOUT, CONNECTIONS_MAX};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a stranger is told, so that whoever configures this learns why.
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n\
-    Content-Length: 91\r\nConnection: close\r\n\r\n\
+    Content-Length: 97\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:mesh:err:local-forbidden\",\"title\":\"Forbidden\",\"status\":403,\"code\":\"local-forbidden\"}";
 /// What a client is told when all places are taken.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
-    Content-Length: 93\r\nConnection: close\r\n\r\n\
+    Content-Length: 97\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:mesh:err:local-busy\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"local-busy\"}";
 
 /// Accepts until the process ends.
@@ -51,12 +52,12 @@ pub(super) async fn serve(listener: UnixListener, messages: Rc<Messages>) {
         if !uid.is_some_and(|uid| messages.config().uids.contains(&uid)) {
             messages.count("connect", "local-forbidden");
             tracing::warn!(uid, "a user that --local-uid does not list tried the local socket");
-            turn_away(&stream, FORBIDDEN);
+            turn_away(stream, FORBIDDEN);
             continue;
         }
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             messages.count("connect", "local-busy");
-            turn_away(&stream, BUSY);
+            turn_away(stream, BUSY);
             continue;
         };
         let messages = Rc::clone(&messages);
@@ -68,9 +69,10 @@ pub(super) async fn serve(listener: UnixListener, messages: Rc<Messages>) {
 }
 
 /// Says why, as far as that takes no waiting; the request is not read.
-fn turn_away(stream: &UnixStream, answer: &[u8]) {
+fn turn_away(stream: UnixStream, answer: &[u8]) {
     // The buffer of a new connection is empty. Who does not take the answer goes without.
-    let _ = stream.try_write(answer);
+    // The runtime does not know yet that it can be written to, so it is not asked.
+    let _ = stream.into_std().and_then(|mut stream| stream.write(answer));
 }
 
 async fn connection(stream: UnixStream, messages: Rc<Messages>) {
