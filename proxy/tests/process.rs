@@ -49,7 +49,7 @@ fn printed(output: &Output) -> String {
 fn wrong_settings_end_with_exit_code_64_and_are_named() {
     let token = token();
     let base = ["run", "--control-plane", "127.0.0.1:1", "--token", &token];
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 17] = [
         (&[], "Usage"),
         (&["walk"], "walk"),
         (&["run"], "--control-plane"),
