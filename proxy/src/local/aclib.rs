@@ -23,12 +23,9 @@ use crate::local::{ACCEPT_PAUSE, CONNECTION_TIMEOUT, CONNECTIONS_MAX};
 pub(super) async fn serve(listener: TcpListener, messages: Rc<Messages>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             // The runtime does not know yet that it can be written to, so it is not asked.

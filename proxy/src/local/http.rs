@@ -41,12 +41,9 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: applicat
 pub(super) async fn serve(listener: UnixListener, messages: Rc<Messages>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
         };
         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
         if !uid.is_some_and(|uid| messages.config().uids.contains(&uid)) {
