@@ -1,9 +1,9 @@
 //! What the application may ask of its sidecar: to sign, verify, seal and open messages that outlive the hop.
 //!
 //! * [`config`] – where it listens, and for whom: off unless asked for.
-//! * [`messages`] – what is done with a message, one function for each; the rest only reads requests.
-//! * [`http`] – the Unix socket, HTTP with JSON. Who connects is asked of the kernel.
-//! * [`aclib`] – mF2C's line protocol on a loopback port, for components that already speak it.
+//! * `messages` – what is done with a message, one function for each; the rest only reads requests.
+//! * `http` – the Unix socket, HTTP with JSON. Who connects is asked of the kernel.
+//! * `aclib` – mF2C's line protocol on a loopback port, for components that already speak it.
 //!
 //! Whoever may use it speaks for the workload: it is no boundary within a container. It runs on a thread of its own, so
 //! that an application that keeps it busy keeps nothing else waiting.

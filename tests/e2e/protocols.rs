@@ -36,6 +36,10 @@ pub(crate) const TESTS: &[Test] = &[
         bodies::twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them,
     ),
     (
+        "gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes",
+        bodies::gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes,
+    ),
+    (
         "old_and_rare_http_reaches_the_app_as_it_was_sent",
         manners::old_and_rare_http_reaches_the_app_as_it_was_sent,
     ),

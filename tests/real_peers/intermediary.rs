@@ -71,7 +71,7 @@ impl Stage {
             .directory(self.pair.folder.path());
         let output = run(from, curl)?;
         let (body, status) = output.trim_end().rsplit_once('\n').ok_or("curl said nothing")?;
-        Ok((status.to_owned(), serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()))))
+        Ok((status.to_owned(), serde_json::from_str(body).unwrap_or_else(|_| body.into())))
     }
 
     fn access_log(&self) -> Result<String, Failure> {

@@ -7,7 +7,7 @@
 //!
 //! * [`Unproven`] is what was received; only [`Unproven::verify`] makes a [`Message`] of it.
 //! * A private message is sealed, then signed. Its keys follow from a secret that HPKE takes to each recipient
-//!   ([`seal`]), from the sender and from everything the header says; the header commits to them.
+//!   ([`mod@seal`]), from the sender and from everything the header says; the header commits to them.
 //! * [`SeenMessages`] lets every message through once.
 //! * [`jwt`] is the assertion of an identity, without a payload.
 //!

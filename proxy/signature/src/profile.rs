@@ -12,7 +12,7 @@
 //! * A body is bound by a covered `content-digest`, or by `content-encoding: mesh-rec`: then the records
 //!   of the body continue from the hash of the head's base. A head and a tail signature in the trailers could do
 //!   the same where no records are spoken.
-//! * What passes an intermediary that is not of the mesh is signed as its [`origin`] sent it, under tags of its own.
+//! * What passes an intermediary that is not of the mesh is signed as its origin sent it, under tags of its own.
 
 mod cover;
 mod error;

@@ -263,9 +263,8 @@ impl Callee {
     fn refuse(&self, refusal: Refusal, received: Option<&Received>, request_id: &str) -> Response<Body> {
         let plain = || problem::response(refusal, request_id);
         let Some(received) = received else { return plain() };
-        let (parts, payload) = match sign::refused(&received.request, refusal, request_id) {
-            Ok(prepared) => prepared,
-            Err(_) => return plain(),
+        let Ok((parts, payload)) = sign::refused(&received.request, refusal, request_id) else {
+            return plain();
         };
         sign::relayed_response(&self.worker, &received.request, &received.may_change, parts, payload)
             .unwrap_or_else(|_| plain())

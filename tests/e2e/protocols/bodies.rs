@@ -1,7 +1,7 @@
 //! Bodies far larger than any buffer.
 
 use std::fs;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
@@ -17,6 +17,10 @@ const BYTES: u16 = 7000;
 const SIZE: usize = 20 * 1024 * 1024;
 /// A sidecar may hold a fraction of one body, never the whole.
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
+/// A body that no sidecar could hold unnoticed.
+const GIBIBYTE: usize = 1 << 30;
+/// And what a sidecar may grow by for it, either way.
+const GROWTH_OF_ONE_KIB: u64 = 8 * 1024;
 
 pub(super) fn twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them() -> TestResult {
     let stage = Stage::new()?;
@@ -44,6 +48,106 @@ pub(super) fn twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them() -> Tes
         assert!(growth < GROWTH_MAX_KIB, "{} grew by {growth} KiB from {before} KiB", sidecar.workload());
     }
     Ok(())
+}
+
+pub(super) fn gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes() -> TestResult {
+    let stage = Stage::new()?;
+    serve(&stage.server, HTTP, Arc::new(()), endless)?;
+    let ports = format!("ports: [{{port: {HTTP}, protocol: http}}]");
+    let meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[HTTP])?;
+    let mut stream = BufReader::new(connect(stage.client.namespace(), stage.place(HTTP))?);
+    // What a sidecar needs for its first streams does not count.
+    let warm = 4 * 1024 * 1024;
+    assert_eq!(up(&mut stream, warm)?, warm);
+    assert_eq!(down(&mut stream, warm)?, warm);
+    let sidecars = [&meshed.server, &meshed.client];
+    let before = sidecars.map(|sidecar| memory(sidecar, "VmHWM:"));
+    assert_eq!(up(&mut stream, GIBIBYTE)?, GIBIBYTE);
+    assert_eq!(down(&mut stream, GIBIBYTE)?, GIBIBYTE);
+    for (sidecar, before) in sidecars.iter().zip(before) {
+        let (before, peak) = (before?, memory(sidecar, "VmHWM:")?);
+        println!("{}: {before} KiB at most before, {peak} KiB at most after", sidecar.workload());
+        let growth = peak.saturating_sub(before);
+        assert!(growth < GROWTH_OF_ONE_KIB, "{} grew by {growth} KiB", sidecar.workload());
+    }
+    Ok(())
+}
+
+/// Sends a body of this length without saying so first; how much of it the server has counted.
+fn up(stream: &mut BufReader<TcpStream>, length: usize) -> Result<usize, Failure> {
+    let writer = stream.get_mut();
+    writer.write_all(b"POST /up HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    send_chunks(writer, length)?;
+    let answer = super::http::read_response(stream, true)?;
+    Ok(String::from_utf8(answer.body)?.parse()?)
+}
+
+/// Asks for a body of this length; how much of it came.
+fn down(stream: &mut BufReader<TcpStream>, length: usize) -> Result<usize, Failure> {
+    stream.get_mut().write_all(format!("GET /{length} HTTP/1.1\r\nHost: server\r\n\r\n").as_bytes())?;
+    read_lines(stream)?;
+    Ok(count_chunks(stream)?)
+}
+
+/// Counts what it is sent, or sends as much as it is asked for.
+fn endless(stream: TcpStream, (): &()) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let Some(start) = read_lines(&mut stream)? else { return Ok(()) };
+        let target = start.split([' ', '/']).nth(2).unwrap_or_default();
+        if let Ok(length) = target.parse() {
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            stream.get_mut().write_all(head)?;
+            send_chunks(stream.get_mut(), length)?;
+        } else {
+            let counted = count_chunks(&mut stream)?.to_string();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{counted}", counted.len());
+            stream.get_mut().write_all(answer.as_bytes())?;
+        }
+    }
+}
+
+fn send_chunks(stream: &mut TcpStream, length: usize) -> io::Result<()> {
+    const CHUNK: usize = 64 * 1024;
+    let chunk = [format!("{CHUNK:x}\r\n").as_bytes(), &[b'x'; CHUNK], b"\r\n"].concat();
+    for _ in 0..length / CHUNK {
+        stream.write_all(&chunk)?;
+    }
+    stream.write_all(b"0\r\n\r\n")
+}
+
+/// The length of a chunked body that holds nothing but what [`send_chunks`] sends.
+fn count_chunks(stream: &mut BufReader<TcpStream>) -> io::Result<usize> {
+    let (mut total, mut data) = (0, Vec::new());
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        data.resize(length + 2, 0);
+        stream.read_exact(&mut data)?;
+        if length == 0 {
+            return Ok(total);
+        }
+        if data[..length].iter().any(|byte| *byte != b'x') {
+            return Err(io::Error::other("other bytes than were sent"));
+        }
+        total += length;
+    }
+}
+
+/// The first line of a head, read to its end.
+fn read_lines(stream: &mut BufReader<TcpStream>) -> io::Result<Option<String>> {
+    let mut first = None;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        if line.trim().is_empty() {
+            return Ok(first);
+        }
+        first.get_or_insert(line);
+    }
 }
 
 fn upload(caller: &mut Caller, payload: &[u8], chunked: bool) -> TestResult {

@@ -42,7 +42,7 @@ pub(super) fn lower(
         let Some(route) = lower_route(scope, &entry.value) else { continue };
         if lowered.iter().any(|other| other.path == route.path) {
             let message = format!("path {} has two routes", quoted(&route.path));
-            let place = entry.value.path.as_ref().map_or(Place::of(&entry.value.to), Place::of);
+            let place = entry.value.path.as_ref().map_or_else(|| Place::of(&entry.value.to), Place::of);
             scope.refuse(place, message, "keep one of the two");
         } else {
             lowered.push(route);
