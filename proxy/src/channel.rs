@@ -435,6 +435,11 @@ impl Drop for Taken<'_> {
 impl Drop for Channel {
     fn drop(&mut self) {
         self.open.dec();
+        let owed = self.ledger.get_mut().as_ref().map_or(0, |ledger| ledger.received.debt());
+        if owed > 0 {
+            // Nobody can prove to others that the peer sent them.
+            tracing::warn!(peer = %self.peer.id(), messages = owed, "connection ended before a checkpoint covered them");
+        }
     }
 }
 

@@ -323,10 +323,11 @@ fn remove_last_coding(headers: &mut HeaderMap) {
 }
 
 /// Whether a field may come out of the sealed part: not what belongs to the hop or to the mesh, nor what says where
-/// the message goes or how its body is read.
+/// the message goes, how its body is read or who signed it.
 pub(crate) fn may_be_sealed(name: &HeaderName) -> bool {
     let refused = [header::HOST, header::CONTENT_ENCODING, header::TE, header::TRAILER];
-    !HOP.contains(name) && !refused.contains(name) && !is_protected(name)
+    let signs = matches!(name.as_str(), "signature" | "signature-input");
+    !signs && !HOP.contains(name) && !refused.contains(name) && !is_protected(name)
 }
 
 /// Moves an application's own digest out of the way of the mesh's.

@@ -254,8 +254,9 @@ fn declared(fields: &HeaderMap) -> Result<Option<u64>, Refusal> {
     match (lines.next(), lines.next()) {
         (None, _) => Ok(None),
         (Some(only), None) => {
-            let length = only.to_str().ok().and_then(|text| text.parse().ok());
-            length.map(Some).ok_or(Refusal::SealBroken)
+            // Digits alone: what comes out of the seal stands in the head as it is.
+            let digits = only.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            digits.and_then(|text| text.parse().ok()).map(Some).ok_or(Refusal::SealBroken)
         }
         _ => Err(Refusal::SealBroken),
     }
@@ -331,6 +332,34 @@ impl Original {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sealed_length_is_digits_and_stands_there_once() {
+        let fields = |lines: &[&'static str]| -> HeaderMap {
+            let mut fields = HeaderMap::new();
+            for text in lines {
+                fields.append(header::CONTENT_LENGTH, HeaderValue::from_static(text));
+            }
+            fields
+        };
+        assert_eq!(declared(&fields(&[])), Ok(None));
+        assert_eq!(declared(&fields(&["5"])), Ok(Some(5)));
+        for lines in [&["+5"][..], &["-5"], &[""], &["5 "], &["0x5"], &["5", "5"], &["99999999999999999999"]]
+        {
+            assert_eq!(declared(&fields(lines)), Err(Refusal::SealBroken), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_frames_routes_or_signs_comes_out_of_the_seal() {
+        for name in ["host", "te", "signature", "signature-input", "mesh-target", "client_cert", "connection"]
+        {
+            assert!(!headers::may_be_sealed(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["authorization", "cookie", "set-cookie", "content-length", "x-own"] {
+            assert!(headers::may_be_sealed(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 
     #[test]
     fn signed_records_are_no_seal() {

@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
         "twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them",
         bodies::twenty_mebibytes_pass_both_ways_and_no_sidecar_holds_them,
     ),
+    ("each_event_passes_before_the_next_is_made", bodies::each_event_passes_before_the_next_is_made),
     (
         "gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes",
         bodies::gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes,

@@ -111,6 +111,11 @@ impl FieldPattern {
         Ok(Self { text: field_name(start)? + star })
     }
 
+    /// The field with this name, in lower case.
+    pub(crate) fn named(name: &str) -> Self {
+        Self { text: name.to_owned() }
+    }
+
     /// Whether a field is meant, however it spells `-`. Names of fields are in lower case.
     pub fn matches(&self, name: &str) -> bool {
         match self.text.strip_suffix('*') {
@@ -166,6 +171,8 @@ pub enum Fate<'a> {
 pub struct HeaderPlan<'a> {
     pub(crate) policy: Option<&'a HeaderPolicyModel>,
     pub(crate) caller: Option<Caller<'a>>,
+    /// The fields that rules decide by.
+    pub(crate) asked: &'a [FieldPattern],
 }
 
 impl<'a> HeaderPlan<'a> {
@@ -192,12 +199,17 @@ impl<'a> HeaderPlan<'a> {
         self.policy?.peer_header.as_deref()
     }
 
-    /// The fields that this caller may not send at all, for where they cannot be overwritten.
+    /// The fields that this caller may not send at all, for where they cannot be overwritten, and those that rules decide by,
+    /// for where it is too late for that.
     pub fn withheld(&self) -> Vec<FieldPattern> {
-        let Some(policy) = self.policy else { return Vec::new() };
+        let Some(policy) = self.policy else { return self.asked.to_vec() };
         let own = policy.peer_header.as_deref().and_then(|name| FieldPattern::parse(name).ok());
         let fields = policy.fields.iter().filter(|field| !self.is_entitled(&field.entitled));
-        fields.flat_map(|field| field.names.iter().cloned()).chain(own).collect()
+        fields
+            .flat_map(|field| field.names.iter().cloned())
+            .chain(own)
+            .chain(self.asked.iter().cloned())
+            .collect()
     }
 
     fn is_entitled(&self, entitled: &[SourceMatch]) -> bool {
@@ -279,9 +291,11 @@ mod tests {
             ],
             peer_header: Some("x-peer".to_owned()),
         };
+        let asked = patterns(&["x-method"]);
         let plan = |id| HeaderPlan {
             policy: Some(&policy),
             caller: Some(Caller { id, trust_domain: &own, roles: &[], now: 0 }),
+            asked: &asked,
         };
         assert_eq!(plan(Some(&lm)).fate("slipstream-authn-info"), Fate::Keep);
         for caller in [Some(&other), None] {
@@ -298,13 +312,13 @@ mod tests {
         assert_eq!(plan(Some(&lm)).fate("cookie"), Fate::Remove);
         assert_eq!(plan(Some(&lm)).fate("accept"), Fate::Keep);
         let withheld = |id| plan(id).withheld().iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(withheld(Some(&lm)), ["x-user", "c*", "x-peer"]);
-        assert_eq!(withheld(None), ["slipstream-authn-info", "x-user", "c*", "x-peer"]);
+        assert_eq!(withheld(Some(&lm)), ["x-user", "c*", "x-peer", "x-method"]);
+        assert_eq!(withheld(None), ["slipstream-authn-info", "x-user", "c*", "x-peer", "x-method"]);
     }
 
     #[test]
     fn without_a_policy_nobody_is_administrator_and_proxies_are_left_alone() {
-        let plan = HeaderPlan { policy: None, caller: None };
+        let plan = HeaderPlan { policy: None, caller: None, asked: &[] };
         assert_eq!(plan.fate("slipstream-authn-info"), Fate::Remove);
         assert_eq!(plan.fate("slipstream_authn-info"), Fate::Remove);
         assert_eq!(plan.fate("x-forwarded-client-cert"), Fate::Remove);

@@ -15,7 +15,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use crate::condition::{RequestHeaders, TimeWindow};
 use crate::decide::{Facts, Layer, Origin};
 use crate::egress_policy::{EgressEntry, EgressPolicyModel, Origination};
-use crate::header_policy::HeaderPlan;
+use crate::header_policy::{FieldPattern, HeaderPlan};
 use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
     AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, Operation, PolicyAction,
@@ -79,8 +79,8 @@ pub(crate) struct Entry {
     pub(crate) mtls: MtlsMode,
     pub(crate) policies: Vec<Arc<IndexedPolicy>>,
     pub(crate) has_observers: bool,
-    /// Whether any rule, of whatever mode, asks for header fields.
-    asks_for_headers: bool,
+    /// The header fields that any rule, of whatever mode, asks for.
+    asked_fields: Vec<FieldPattern>,
     header_policies: Vec<Arc<HeaderPolicyModel>>,
     protection_policies: Vec<Arc<ProtectionPolicyModel>>,
     normalization_policies: Vec<Arc<NormalizationPolicyModel>>,
@@ -302,7 +302,7 @@ impl PolicyIndex {
 
     /// Whether the header fields of requests to a workload have to be kept for [`Facts`].
     pub fn asks_for_headers(&self, destination: &SpiffeId) -> bool {
-        self.entry(destination).is_some_and(|entry| entry.asks_for_headers)
+        self.entry(destination).is_some_and(|entry| !entry.asked_fields.is_empty())
     }
 
     /// What becomes of the header fields of a permitted request before the application gets it.
@@ -313,10 +313,14 @@ impl PolicyIndex {
         port: u16,
         now: u64,
     ) -> HeaderPlan<'a> {
-        let policy = self
-            .entry(destination)
-            .and_then(|entry| entry.header_policies.iter().find(|policy| policy.selects_port(port)));
-        HeaderPlan { policy: policy.map(Arc::as_ref), caller: self.caller(source, now) }
+        let entry = self.entry(destination);
+        let policy =
+            entry.and_then(|entry| entry.header_policies.iter().find(|policy| policy.selects_port(port)));
+        HeaderPlan {
+            policy: policy.map(Arc::as_ref),
+            caller: self.caller(source, now),
+            asked: entry.map_or(&[], |entry| &entry.asked_fields),
+        }
     }
 
     /// How requests to a port of a workload are sent and how many it takes, where a policy says.
@@ -521,11 +525,14 @@ impl Entry {
         let policies: Vec<Arc<IndexedPolicy>> =
             policies.iter().filter(|policy| policy.model.target.selects(workload)).cloned().collect();
         let operations = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.model.to);
+        let names: BTreeSet<&str> =
+            operations.flat_map(|operation| &operation.headers).map(|field| field.name.as_str()).collect();
+        let asked_fields = names.into_iter().map(FieldPattern::named).collect();
         let mut entry = Self {
             model: workload.clone(),
             mtls,
             has_observers: policies.iter().any(|policy| policy.model.mode == PolicyMode::Observe),
-            asks_for_headers: operations.into_iter().any(|operation| !operation.headers.is_empty()),
+            asked_fields,
             header_policies: header_policies
                 .iter()
                 .filter(|policy| policy.target.selects(workload))

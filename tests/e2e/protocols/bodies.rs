@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use signet_cli::lab::mesh::Sidecar;
 use signet_cli::lab::runner::TestResult;
@@ -71,6 +72,51 @@ pub(super) fn gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes() -> TestRes
         assert!(growth < GROWTH_OF_ONE_KIB, "{} grew by {growth} KiB", sidecar.workload());
     }
     Ok(())
+}
+
+/// Each event is made only after the one before it has arrived: whatever held events back would hold them for ever.
+pub(super) fn each_event_passes_before_the_next_is_made() -> TestResult {
+    const EVENTS: u32 = 50;
+    let stage = Stage::new()?;
+    let (ask, asked) = mpsc::channel();
+    serve(&stage.server, HTTP, Arc::new(Mutex::new(asked)), events)?;
+    let ports = format!("ports: [{{port: {HTTP}, protocol: http}}]");
+    let _meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[HTTP])?;
+    let mut stream = BufReader::new(connect(stage.client.namespace(), stage.place(HTTP))?);
+    stream.get_mut().write_all(b"GET /events HTTP/1.1\r\nHost: server\r\n\r\n")?;
+    let start = read_lines(&mut stream)?;
+    assert_eq!(start.as_deref(), Some("HTTP/1.1 200 OK\r\n"));
+    let mut times = Vec::new();
+    for number in 0..EVENTS {
+        let asked = Instant::now();
+        ask.send(number)?;
+        let (mut size, mut event) = (String::new(), vec![0; format!("data: {number}\n\n").len() + 2]);
+        stream.read_line(&mut size)?;
+        stream.read_exact(&mut event)?;
+        times.push(asked.elapsed());
+        assert_eq!(String::from_utf8(event)?, format!("data: {number}\n\n\r\n"));
+    }
+    times.sort_unstable();
+    println!("{EVENTS} events: median {:?}, slowest {:?}", times[times.len() / 2], times[times.len() - 1]);
+    Ok(())
+}
+
+/// Makes one event for each time it is asked.
+fn events(stream: TcpStream, asked: &Mutex<mpsc::Receiver<u32>>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    if read_lines(&mut stream)?.is_none() {
+        return Ok(());
+    }
+    let stream = stream.get_mut();
+    stream.write_all(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )?;
+    let asked = asked.lock().map_err(|_| io::Error::other("poisoned"))?;
+    for number in asked.iter() {
+        let event = format!("data: {number}\n\n");
+        stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())?;
+    }
+    stream.write_all(b"0\r\n\r\n")
 }
 
 /// Sends a body of this length without saying so first; how much of it the server has counted.
