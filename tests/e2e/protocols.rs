@@ -37,8 +37,8 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("each_event_passes_before_the_next_is_made", bodies::each_event_passes_before_the_next_is_made),
     (
-        "gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes",
-        bodies::gibibyte_each_way_grows_no_sidecar_by_eight_mebibytes,
+        "large_body_each_way_grows_no_sidecar_by_eight_mebibytes",
+        bodies::large_body_each_way_grows_no_sidecar_by_eight_mebibytes,
     ),
     (
         "old_and_rare_http_reaches_the_app_as_it_was_sent",
