@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use signet_cli::lab::mesh::{Sidecar, app, program};
@@ -366,7 +366,12 @@ fn entitled_workload_gives_a_role_until_it_is_no_longer_entitled() -> TestResult
     let address = place(&server, HTTP);
     sidecar.wait_until_known(address)?;
     let status = || Plain::ask(&client, address, &get("/", "server")).ok().map(|answer| answer.status);
-    let becomes = |what: &str, expected: u16| wait_for(what, || (status()? == expected).then_some(()));
+    let becomes = |what: &str, expected: u16| {
+        let since = Instant::now();
+        let seen = wait_for(what, || (status()? == expected).then_some(()));
+        println!("{what}: {:?}", since.elapsed());
+        seen
+    };
     let leads = role_grant("other-leads", "other", "leader", "2100-01-01T00:00:00Z");
     let leaders = role_appointer("backups", "backup", "{role: leader}", "{class: app}", "1h");
     site.mesh.apply(
