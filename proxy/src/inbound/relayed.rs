@@ -150,8 +150,6 @@ impl Callee {
             original: None,
         };
         let terms = Terms { protection, sealed_headers: &sealed_headers };
-        let arrived =
-            (parts.method.clone(), parts.uri.clone(), parts.headers.get(http::header::HOST).cloned());
         let verified =
             verify::relayed_request(worker, &signer, &snapshot, &mut received, parts, body, terms).await;
         let mut verified = match verified {
@@ -170,13 +168,8 @@ impl Callee {
         let snapshot = worker.shared.snapshots.load_full();
         if keys.is_some() {
             // Fields that were sealed can be seen from here on.
-            let (method, uri, host) = arrived;
-            let fields = verified.get_mut().headers_mut();
-            if let Some(host) = host {
-                fields.insert(http::header::HOST, host);
-            }
-            let content = target::unambiguous(&method, &uri, fields)?;
-            grant.content = content.with_headers(&snapshot.index, &self.reached.own, fields);
+            let fields = verified.get_mut().headers();
+            grant.content = grant.content.clone().with_headers(&snapshot.index, &self.reached.own, fields);
         }
         let permit = grant.decide(&snapshot)?;
         let rates = &worker.shared.rates;
