@@ -1,5 +1,6 @@
 //! May this exchange take place, and may it still?
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::HeaderMap;
@@ -29,15 +30,17 @@ pub(crate) struct Grant {
     pub(crate) channel: Option<Rc<Channel>>,
     /// Who signed it, where it passed an intermediary and there is no such connection.
     pub(crate) signer: Option<Rc<Signer>>,
+    /// The generation under which it was last permitted; 0 before.
+    pub(crate) judged: Cell<u64>,
 }
 
 /// What is exchanged.
 #[derive(Clone)]
 pub(crate) enum Content {
     Http {
-        method: String,
-        path: String,
-        authority: String,
+        method: Rc<str>,
+        path: Rc<str>,
+        authority: Rc<str>,
         /// Kept only where a rule asks for header fields: most meshes have none that do.
         headers: Option<Rc<RequestHeaders>>,
     },
@@ -92,19 +95,30 @@ impl Grant {
         if let Some(signer) = &self.signer {
             signer.check_trust(snapshot)?;
         }
-        decide(&snapshot.index, &self.facts())
+        let permit = decide(&snapshot.index, &self.facts())?;
+        self.judged.set(snapshot.generation);
+        Ok(permit)
+    }
+
+    /// The [`Snapshot::generation`] under which it was last permitted. Under the same one it still is.
+    pub(crate) fn judged_at(&self) -> u64 {
+        self.judged.get()
     }
 
     /// Decides before the work of verifying. What is sealed cannot be read yet: where a rule asks for header fields, that
-    /// much is left open until they were opened.
-    pub(crate) fn decide_before(&self, snapshot: &Snapshot, is_sealed: bool) -> Result<(), Refusal> {
+    /// much is left open until they were opened, and there is no permit yet.
+    pub(crate) fn decide_before(
+        &self,
+        snapshot: &Snapshot,
+        is_sealed: bool,
+    ) -> Result<Option<Permit>, Refusal> {
         if !is_sealed || !snapshot.index.asks_for_headers(&self.destination) {
-            return self.decide(snapshot).map(|_| ());
+            return self.decide(snapshot).map(Some);
         }
         if let Some(channel) = &self.channel {
             channel.check_trust(snapshot)?;
         }
-        foresee(&snapshot.index, &self.facts())
+        foresee(&snapshot.index, &self.facts()).map(|()| None)
     }
 
     /// Whether it would be permitted again.
@@ -114,7 +128,12 @@ impl Grant {
 
     /// The same for an exchange that began without signatures: only as long as nothing has to be signed.
     pub(crate) fn stands_unsigned(&self, snapshot: &Snapshot) -> bool {
-        self.protection(&snapshot.index).level == ProtectionLevel::Public && self.stands(snapshot)
+        self.is_public(&snapshot.index) && self.stands(snapshot)
+    }
+
+    /// Whether nothing of it has to be signed.
+    pub(crate) fn is_public(&self, index: &PolicyIndex) -> bool {
+        self.protection(index).level == ProtectionLevel::Public
     }
 
     /// The facts, borrowed.

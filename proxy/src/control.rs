@@ -407,17 +407,25 @@ impl Node {
         match Credentials::new(generation, tls, signing, &identity.bundle, former.as_deref()) {
             Ok(credentials) => {
                 self.credentials.store(Some(Arc::new(credentials)));
-                self.changes.send_replace(generation);
+                self.announce();
             }
             // Cannot happen with SVIDs that were verified; what was in force stays so.
             Err(error) => self.origin.failed("credentials", &error),
         }
     }
 
+    /// Begins a new generation with the same snapshot: everything that was judged before is judged again.
+    fn announce(&self) {
+        let generation = *self.changes.borrow() + 1;
+        let snapshot = Snapshot { generation, ..Snapshot::clone(&self.snapshots.load()) };
+        self.snapshots.store(Arc::new(snapshot));
+        self.changes.send_replace(generation);
+    }
+
     fn withdraw_credentials(&self) {
         tracing::error!("the certificates have ended: no mesh traffic until new ones are issued");
         self.credentials.store(None);
-        self.changes.send_modify(|generation| *generation += 1);
+        self.announce();
         self.origin.link.send_modify(|link| link.enrolled = false);
     }
 }

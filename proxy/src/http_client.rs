@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 use crate::body::Body;
-use crate::head::{READ_BYTES_MAX, READ_FIELDS_MAX};
+use crate::head::READ_BYTES_MAX;
 use crate::http_server::{
     CONNECTION_WINDOW, LocalExecutor, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW, Version,
 };
@@ -73,11 +73,7 @@ impl<I> Once<I> {
 
 fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .max_buf_size(READ_BYTES_MAX)
-        .max_headers(READ_FIELDS_MAX)
-        .preserve_header_case(true)
-        .title_case_headers(true);
+    builder.max_buf_size(READ_BYTES_MAX).preserve_header_case(true).title_case_headers(true);
     builder
 }
 

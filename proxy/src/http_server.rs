@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::body::Body;
-use crate::head::{READ_BYTES_MAX, READ_FIELDS_MAX};
+use crate::head::READ_BYTES_MAX;
 use crate::prefixed::Prefixed;
 use crate::sockets::reset_on_close;
 use crate::tls::MeshStream;
@@ -145,7 +145,6 @@ fn http1_builder() -> http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(READ_BYTES_MAX)
-        .max_headers(READ_FIELDS_MAX)
         .half_close(true)
         .auto_date_header(false)
         // What the application wrote is what arrives; where a field was set aside on the way its

@@ -16,6 +16,7 @@ mod relayed;
 mod stream;
 mod upgrade;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -43,12 +44,12 @@ pub(crate) struct Destination {
     /// What the application dialled.
     pub(crate) address: SocketAddr,
     /// Who may answer there.
-    pub(crate) identities: Vec<SpiffeId>,
+    pub(crate) identities: Rc<[SpiffeId]>,
     /// The first of them: whom policy speaks of.
     pub(crate) id: SpiffeId,
     /// The workload's own port, behind any published one.
     pub(crate) port: u16,
-    pub(crate) network: String,
+    pub(crate) network: Rc<str>,
     pub(crate) declared: Declared,
     pub(crate) speaks_first: Option<SpeaksFirst>,
     /// Only HTTP may go there: some rule decides by method or path.
@@ -60,7 +61,7 @@ pub(crate) struct Destination {
 /// An address that stands for endpoints.
 #[derive(Debug)]
 pub(crate) struct Virtual {
-    pub(crate) network: String,
+    pub(crate) network: Rc<str>,
     pub(crate) address: SocketAddr,
     /// The first workload behind it, whose traffic policy counts.
     pub(crate) owner: (SpiffeId, u16),
@@ -70,8 +71,8 @@ impl Destination {
     pub(crate) fn key(&self, own: &SpiffeId) -> MeshKey {
         MeshKey {
             own: own.clone(),
-            expected: self.identities.clone(),
-            network: self.network.clone(),
+            expected: Rc::clone(&self.identities),
+            network: Rc::clone(&self.network),
             address: self.address,
         }
     }
@@ -86,6 +87,7 @@ impl Destination {
             content,
             channel: None,
             signer: None,
+            judged: Cell::default(),
         }
     }
 }
@@ -145,8 +147,8 @@ fn behind(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<D
     let (network, owner) =
         networks.filter_map(|network| Some((network, workloads(network).next()?))).next()?;
     let owner = (owner.0.clone(), owner.1);
-    let identities: Vec<SpiffeId> = workloads(network).map(|(id, _)| id.clone()).collect();
-    let stands_for = Virtual { network: network.to_owned(), address, owner: owner.clone() };
+    let identities: Rc<[SpiffeId]> = workloads(network).map(|(id, _)| id.clone()).collect();
+    let stands_for = Virtual { network: network.into(), address, owner: owner.clone() };
     let dialled = Destination {
         address,
         http_only: workloads(network).any(|(id, port)| snapshot.index.is_l7(id, port)),
@@ -155,7 +157,7 @@ fn behind(worker: &Worker, snapshot: &Snapshot, address: SocketAddr) -> Option<D
         id: owner.0,
         port: owner.1,
         identities,
-        network: network.to_owned(),
+        network: network.into(),
         behind: Some(Rc::new(stands_for)),
     };
     let now = Instant::now();
@@ -204,8 +206,8 @@ fn destination(
     Some(Destination {
         address: SocketAddr::new(entry.address, entry.port),
         port: entry.target_port,
-        network: network.to_owned(),
-        identities: entry.identities.clone(),
+        network: network.into(),
+        identities: entry.identities.as_slice().into(),
         http_only: snapshot.index.is_l7(&id, entry.target_port),
         declared,
         speaks_first,

@@ -56,11 +56,14 @@ pub(crate) struct Pool<K, C> {
     state: RefCell<State<K, C>>,
 }
 
+/// A map that every request asks for its connection. A peer chooses none of the keys, so a fast hash is enough.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 struct State<K, C> {
-    http1: HashMap<K, Vec<Idle<C>>>,
+    http1: Map<K, Vec<Idle<C>>>,
     http1_total: usize,
-    http2: HashMap<K, Vec<Shared<C>>>,
-    dialing: HashMap<K, Rc<Attempt>>,
+    http2: Map<K, Vec<Shared<C>>>,
+    dialing: Map<K, Rc<Attempt>>,
 }
 
 struct Idle<C> {
@@ -117,7 +120,7 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
     /// A pool that closes connections which were idle for `idle_timeout`.
     pub(crate) fn new(idle_timeout: Duration) -> Rc<Self> {
         let state =
-            State { http1: HashMap::new(), http1_total: 0, http2: HashMap::new(), dialing: HashMap::new() };
+            State { http1: Map::default(), http1_total: 0, http2: Map::default(), dialing: Map::default() };
         Rc::new(Self { idle_timeout, state: RefCell::new(state) })
     }
 
@@ -261,9 +264,7 @@ impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {
                 break;
             }
         }
-        if idle.is_empty() {
-            state.http1.remove(key);
-        }
+        // A list that is empty now stays for the connection's return; what stays empty is swept.
         found.map(|c| Connection {
             sender: Sender::Http1(c.sender),
             context: c.context,

@@ -21,7 +21,8 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// Starts to watch over what `grant` allowed.
     pub(crate) fn new(worker: &Rc<Worker>, grant: Grant) -> Self {
-        Self::by(worker, move |snapshot| grant.stands(snapshot))
+        let judged = grant.judged_at();
+        Self::since(worker, judged, move |snapshot| grant.stands(snapshot))
     }
 
     /// The same for an exchange whose messages are signed, or are not.
@@ -29,12 +30,26 @@ impl Recheck {
         if signed {
             return Self::new(worker, grant);
         }
-        Self::by(worker, move |snapshot| grant.stands_unsigned(snapshot))
+        // That nothing has to be signed was found before it was permitted, maybe under an older policy.
+        let is_so = grant.is_public(&worker.shared.snapshot().index);
+        let judged = if is_so { grant.judged_at() } else { 0 };
+        Self::since(worker, judged, move |snapshot| grant.stands_unsigned(snapshot))
     }
 
     /// Starts to watch over something else than a grant.
     pub(crate) fn by(worker: &Rc<Worker>, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
-        let changes = WatchStream::from_changes(worker.shared.changes.clone());
+        Self::since(worker, 0, stands)
+    }
+
+    /// The same where the last judgement was made under generation `judged`: asked again at once unless nothing has changed
+    /// since. A snapshot is in force before its generation is told, so no change can fall between.
+    fn since(worker: &Rc<Worker>, judged: u64, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
+        let mut changes = worker.shared.changes.clone();
+        let changes = if *changes.borrow_and_update() == judged {
+            WatchStream::from_changes(changes)
+        } else {
+            WatchStream::new(changes)
+        };
         Self { worker: Rc::clone(worker), stands: Box::new(stands), changes }
     }
 

@@ -37,6 +37,7 @@ pub(crate) struct SentRequest {
     pub(crate) method: http::Method,
     pub(crate) uri: Uri,
     pub(crate) authority: String,
+    /// None of a request that is sent unsigned: nobody asks for them.
     pub(crate) headers: HeaderMap,
     /// How it was signed; its response is signed likewise. None: not at all.
     pub(crate) form: Option<Form>,
@@ -54,7 +55,9 @@ impl SentRequest {
     pub(crate) fn unsent(self, request: Request<Body>) -> Option<(request::Parts, Payload)> {
         let (mut parts, body) = request.into_parts();
         let Some(original) = self.original else {
-            parts.headers = self.headers;
+            if self.form.is_some() {
+                parts.headers = self.headers;
+            }
             return Some((parts, body.reclaim()?));
         };
         parts.headers = original.headers;
@@ -172,7 +175,7 @@ pub(crate) async fn request(
         method: parts.method.clone(),
         uri: parts.uri.clone(),
         authority: authority.to_owned(),
-        headers: parts.headers.clone(),
+        headers: if form.is_some() { parts.headers.clone() } else { HeaderMap::new() },
         form,
         nonce: String::new(),
         signer: credentials.signing.fingerprint,

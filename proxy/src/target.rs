@@ -38,9 +38,9 @@ pub(crate) fn content(
     };
     let read = to.index.read_target(to.workload, to.port, &received)?;
     let content = Content::Http {
-        method: method.as_str().to_owned(),
-        path: read.path.clone().into_owned(),
-        authority: read.authority.clone().into_owned(),
+        method: method.as_str().into(),
+        path: (*read.path).into(),
+        authority: (*read.authority).into(),
         headers: None,
     };
     Ok((content, Normal::of(&read)))
@@ -53,9 +53,9 @@ pub(crate) fn unambiguous(method: &Method, uri: &Uri, headers: &HeaderMap) -> Re
     let target = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let checked = check_target(method.as_str(), target, authority, &hosts)?;
     Ok(Content::Http {
-        method: method.as_str().to_owned(),
-        path: checked.path().to_owned(),
-        authority: checked.authority().to_owned(),
+        method: method.as_str().into(),
+        path: checked.path().into(),
+        authority: checked.authority().into(),
         headers: None,
     })
 }

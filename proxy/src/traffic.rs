@@ -37,7 +37,7 @@ pub(crate) use self::breaker::Verdict;
 const KEPT: Duration = Duration::from_secs(600);
 
 /// Where an application dials: a network and an address in it.
-type Place = (String, SocketAddr);
+type Place = (Rc<str>, SocketAddr);
 
 /// What one worker knows of the destinations it sends to. Keys come from the directory, which is bounded.
 #[derive(Default)]

@@ -346,10 +346,7 @@ struct Bound<'a> {
 /// The body of a message that carries no signature of ours, where policy asks for none. What is said by the
 /// mesh goes all the same, and so does the coding that only signed bodies have.
 fn unsigned(headers: &mut HeaderMap, body: Incoming) -> Result<Body, Refusal> {
-    if seal::claims_seal(headers)
-        || headers::has_mesh_coding(headers)
-        || signet_signature::claims_signature(headers)
-    {
+    if seal::claims_seal(headers) || signet_signature::claims_signature(headers) {
         return Err(Refusal::MalformedMessage);
     }
     headers::strip_known_hop(headers);

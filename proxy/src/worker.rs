@@ -94,8 +94,8 @@ impl Shared {
 pub(crate) struct MeshKey {
     pub(crate) own: SpiffeId,
     /// Everybody who may answer.
-    pub(crate) expected: Vec<SpiffeId>,
-    pub(crate) network: String,
+    pub(crate) expected: Rc<[SpiffeId]>,
+    pub(crate) network: Rc<str>,
     pub(crate) address: SocketAddr,
 }
 
@@ -180,7 +180,7 @@ impl Worker {
     pub(crate) fn request_id(&self) -> String {
         let number = self.requests.get();
         self.requests.set(number + 1);
-        format!("{:08x}{:02x}{number:010x}", self.epoch, self.index & 0xff)
+        hexadecimal(self.epoch, self.index as u8, number)
     }
 
     /// Now, as logs of authenticated messages tell it.
@@ -245,9 +245,7 @@ impl Worker {
             self.observe(event.request_id, grant);
         }
         let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
-            Some(Content::Http { method, path, authority, .. }) => {
-                (method.as_str(), path.as_str(), authority.as_str())
-            }
+            Some(Content::Http { method, path, authority, .. }) => (&**method, &**path, &**authority),
             Some(Content::Opaque) | None => ("-", "", ""),
         };
         if let Some(ring) = self.shared.rings.get(self.index) {
@@ -281,6 +279,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// A request id: eight digits, two and ten. Written for every request, so by hand.
+fn hexadecimal(epoch: u32, index: u8, number: u64) -> String {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let value = u128::from(epoch) << 48 | u128::from(index) << 40 | u128::from(number & 0xff_ffff_ffff);
+    (0..20).rev().map(|place| DIGITS[(value >> (4 * place)) as usize & 0xf]).collect()
 }
 
 /// One decision, for the record.

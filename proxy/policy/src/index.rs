@@ -28,6 +28,10 @@ use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
 use crate::traffic_policy::TrafficPolicyModel;
 
+/// A map that is asked several times for each request. Its keys are what operators wrote, and nobody else adds any, so a fast
+/// hash is enough.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Why a destination outside the mesh may be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
@@ -50,16 +54,16 @@ pub struct PolicyIndex {
 struct Ready {
     trust_domain: TrustDomain,
     egress: Vec<EgressRule>,
-    workloads: HashMap<SpiffeId, Entry>,
+    workloads: Map<SpiffeId, Entry>,
     /// Whether there is any traffic policy: most meshes begin without.
     has_traffic: bool,
     /// Lower-case host name to the workloads that are called by it: each agent has its own `cimi`.
-    names: HashMap<String, Vec<SpiffeId>>,
+    names: Map<String, Vec<SpiffeId>>,
     /// By network, then by address and port.
-    advertised: HashMap<String, HashMap<(IpAddr, u16), Published>>,
-    roles: HashMap<SpiffeId, Vec<RoleGrantModel>>,
+    advertised: Map<String, Map<(IpAddr, u16), Published>>,
+    roles: Map<SpiffeId, Vec<RoleGrantModel>>,
     /// By network, then by address and port.
-    virtual_addresses: HashMap<String, HashMap<(IpAddr, u16), Vec<Published>>>,
+    virtual_addresses: Map<String, Map<(IpAddr, u16), Vec<Published>>>,
     /// The different windows that rules ask for.
     windows: Vec<TimeWindow>,
     intermediaries: Intermediaries,
@@ -86,7 +90,7 @@ pub(crate) struct Entry {
     normalization_policies: Vec<Arc<NormalizationPolicyModel>>,
     traffic_policies: Vec<Arc<TrafficPolicyModel>>,
     egress_policies: Vec<Arc<EgressPolicyModel>>,
-    ports: HashMap<u16, PortRules>,
+    ports: Map<u16, PortRules>,
 }
 
 /// A policy in the shape that deciding needs.
@@ -116,7 +120,7 @@ struct PortRules {
 /// The rules of one action at one port.
 #[derive(Clone, Debug, Default)]
 struct RuleSet {
-    by_identity: HashMap<SpiffeId, Vec<Arc<IndexedRule>>>,
+    by_identity: Map<SpiffeId, Vec<Arc<IndexedRule>>>,
     /// Rules with a source that is not an exact identity.
     general: Vec<Arc<IndexedRule>>,
 }
@@ -158,12 +162,12 @@ impl PolicyIndex {
         let mut ready = Ready {
             trust_domain: model.trust_domain.clone(),
             egress: model.egress.clone(),
-            workloads: HashMap::with_capacity(model.workloads.len()),
+            workloads: Map::default(),
             has_traffic: !model.traffic_policies.is_empty(),
-            names: HashMap::new(),
-            advertised: HashMap::new(),
-            roles: HashMap::new(),
-            virtual_addresses: HashMap::new(),
+            names: Map::default(),
+            advertised: Map::default(),
+            roles: Map::default(),
+            virtual_addresses: Map::default(),
             windows: windows_of(model),
             intermediaries: Intermediaries::new(model),
         };
@@ -551,7 +555,7 @@ impl Entry {
             traffic_policies: Vec::new(),
             egress_policies: Vec::new(),
             policies,
-            ports: HashMap::new(),
+            ports: Map::default(),
         };
         entry.ports =
             workload.ports.iter().map(|declared| (declared.port, entry.pick(declared.port))).collect();

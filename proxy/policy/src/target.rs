@@ -173,14 +173,10 @@ pub(crate) fn check_authority_syntax(authority: &str) -> Result<(), Ambiguity> {
             bracketed.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
         }
         None => {
-            let name = host.strip_suffix('.').unwrap_or(host);
-            !name.is_empty()
-                && name.split('.').all(|label| {
-                    !label.is_empty()
-                        && label
-                            .bytes()
-                            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-                })
+            let name = host.strip_suffix('.').unwrap_or(host).as_bytes();
+            let in_label = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            let inner = |at: usize| name[at] == b'.' && name.get(at + 1).is_some_and(in_label);
+            name.first().is_some_and(in_label) && (0..name.len()).all(|at| in_label(&name[at]) || inner(at))
         }
     };
     let port_is_plain = port.is_none_or(|port| {

@@ -23,7 +23,7 @@ pub(super) async fn follow(node: &Node) -> Infallible {
         let next = node.snapshots.load().index.next_change(last);
         // A clock that was set back may have opened again what had ended.
         if now < last || next.is_some_and(|next| next <= now) {
-            node.changes.send_modify(|generation| *generation += 1);
+            node.announce();
         }
         last = now;
     }

@@ -56,6 +56,8 @@ impl Running {
         let (snapshots, credentials) = (&self.snapshots, &self.credentials);
         let holds = |_: &u64| fact(&snapshots.load(), credentials.load().as_deref());
         within(self.changes.wait_for(holds)).await.unwrap();
+        // What was judged under the snapshot in force is known to be so by its number, whatever changed last.
+        assert_eq!(self.snapshots.load().generation, *self.changes.borrow());
     }
 }
 

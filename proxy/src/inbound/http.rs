@@ -1,6 +1,6 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -194,7 +194,7 @@ impl Callee {
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
         let is_sealed = seal::is_sealed(&parts.headers);
-        grant.decide_before(&snapshot, is_sealed)?;
+        let before = grant.decide_before(&snapshot, is_sealed)?;
         if !is_sealed {
             // Whoever is at its limit costs neither a body nor a verification.
             self.admit(&snapshot, &grant, &mut trail.retry_after)?;
@@ -221,7 +221,10 @@ impl Callee {
         } else {
             grant
         };
-        let permit = grant.decide(&snapshot)?;
+        let permit = match before {
+            Some(permit) if snapshot.generation == grant.judged_at() => permit,
+            _ => grant.decide(&snapshot)?,
+        };
         if is_sealed {
             // Nobody without permission uses up what all callers share.
             self.admit(&snapshot, &grant, &mut trail.retry_after)?;
@@ -290,6 +293,7 @@ impl Callee {
             content,
             channel: Some(Rc::clone(&self.channel)),
             signer: None,
+            judged: Cell::default(),
         }
     }
 
@@ -444,7 +448,8 @@ impl Forward<'_> {
 /// Tells the application who calls, in the form that Envoy made the convention.
 pub(super) fn identify(headers: &mut HeaderMap, peer: &SpiffeId, own: &SpiffeId) {
     // SPIFFE IDs hold no characters that would need quoting here.
-    if let Ok(value) = HeaderValue::try_from(format!("By={own};URI={peer}")) {
+    let value = ["By=", own.as_str(), ";URI=", peer.as_str()].concat();
+    if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(CLIENT_CERT, value);
     }
 }

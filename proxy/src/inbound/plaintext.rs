@@ -1,6 +1,7 @@
 //! Callers without a sidecar, where the mode is `permissive`. They have no identity: only rules
 //! for `anyone` let them in, and HTTP is still judged by method and path.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -286,6 +287,7 @@ fn grant(reached: &Reached, content: Content) -> Grant {
         content,
         channel: None,
         signer: None,
+        judged: Cell::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! nothing. Who calls is who signed the request, and it must be the one that was signed but for what policy lets the
 //! intermediary rewrite.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{Request, Response};
@@ -131,6 +132,7 @@ impl Callee {
             content,
             channel: None,
             signer: Some(Rc::clone(&signer)),
+            judged: Cell::default(),
         });
         let protection = grant.protection(&snapshot.index);
         let sealed_headers = match protection.level {
@@ -212,7 +214,7 @@ impl Callee {
         let from = self.reached.caller.ip();
         let way = snapshot.index.relays_from(from, own, port, checked.path()).find(|way| {
             let expected = way.forwarded(checked.path(), checked.authority());
-            expected.path == *path && expected.authority == *authority
+            *expected.path == **path && *expected.authority == **authority
         });
         let is_same = checked.query() == parts.uri.query() && audience.as_bytes() == own.as_str().as_bytes();
         let way = way.filter(|_| is_same).cloned();

@@ -1,5 +1,6 @@
 //! Opaque bytes from another workload: a signed record stream, verified and passed to the application.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +32,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
         content: Content::Opaque,
         channel: Some(Rc::clone(&channel)),
         signer: None,
+        judged: Cell::default(),
     };
     let outcome = open(worker, stream, &channel, &reached, &grant).await;
     let decided = match &outcome {

@@ -166,7 +166,7 @@ async fn exchange(
     if tls.is_some() {
         originate::as_https(&mut parts)?;
     }
-    let permitted = || still_permitted(worker, own, address, Some(authority.clone()));
+    let permitted = || still_permitted(worker, own, address, Some((*authority).to_owned()));
     let body = Body::plain(body).rechecked(permitted);
     let mut request = Request::from_parts(parts, body);
     if version == Version::Http1 && !request.body().has_length() {

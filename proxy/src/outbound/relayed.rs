@@ -1,6 +1,7 @@
 //! HTTP requests through a proxy that is not of the mesh, to a workload behind it: signed for that workload, and sealed
 //! where its policy asks for it. What comes back counts only with that workload's signature.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -102,8 +103,12 @@ impl Caller {
         let relay = snapshot.index.relay(self.address, &path).cloned().ok_or(Refusal::IntermediaryRoute)?;
         // What is decided on is what the workload gets.
         let forwarded = relay.forwarded(&path, &authority);
-        let content =
-            Content::Http { method, path: forwarded.path, authority: forwarded.authority, headers: None };
+        let content = Content::Http {
+            method,
+            path: forwarded.path.into(),
+            authority: forwarded.authority.into(),
+            headers: None,
+        };
         let grant = granted.insert(Grant {
             source: Some(self.own.clone()),
             origin: Whence::LeftToDestination,
@@ -112,6 +117,7 @@ impl Caller {
             content: content.with_headers(&snapshot.index, &relay.to, &parts.headers),
             channel: None,
             signer: None,
+            judged: Cell::default(),
         });
         let permit = grant.decide(&snapshot)?;
         let sealing = sealing(&snapshot, grant, parts.headers.get(MESH_PROTECTION))?;

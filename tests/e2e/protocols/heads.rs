@@ -23,7 +23,7 @@ use super::stage::{CLIENT_MAY_ALL, Failure, Stage, manifests};
 const PORT: u16 = 8201;
 /// What a sidecar takes from an app, and what it takes from another sidecar in addition.
 const BYTES: usize = 64 * 1024;
-const FIELDS: usize = 128;
+const FIELDS: usize = 80;
 const OF_THE_MESH: usize = 32 * 1024;
 
 /// Answers with as large a head as the target asks for, and counts what it is asked.
