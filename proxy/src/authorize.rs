@@ -8,6 +8,7 @@ use signet_policy::{
     Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide,
     foresee,
 };
+use signet_sync::{Edge, End};
 
 use crate::channel::Channel;
 use crate::clock;
@@ -115,6 +116,13 @@ impl Grant {
     /// The same for an exchange that began without signatures: only as long as nothing has to be signed.
     pub(crate) fn stands_unsigned(&self, snapshot: &Snapshot) -> bool {
         self.protection(&snapshot.index).level == ProtectionLevel::Public && self.stands(snapshot)
+    }
+
+    /// Where it came from and to which port of ours; none for what goes out.
+    pub(crate) fn inbound_edge(&self) -> Option<Edge> {
+        let address = self.origin.address()?;
+        let end = self.source.clone().map_or(End::Address(address), End::Caller);
+        Some(Edge { end, port: self.port })
     }
 
     /// The facts, borrowed.
