@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+mod edges;
 mod past;
 mod service;
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use signet_identity::SpiffeId;
-use signet_sync::SectionState;
 use signet_sync::proto::sync as wire;
+use signet_sync::{Edge, SectionState, Tally};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub(crate) struct Stream {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) status: Option<wire::Status>,
+    /// Those of that status, which is kept without them: bounded and valid.
+    pub(crate) edges: Arc<[(Edge, Tally)]>,
     /// Our clock minus the proxy's at that time, milliseconds.
     pub(crate) clock_offset_ms: i64,
     pub(crate) sections: Vec<SectionState>,
@@ -124,6 +126,15 @@ impl Streams {
         self.lock().values().cloned().collect()
     }
 
+    /// The streams of the instances that are connected: of several of one, the newest.
+    pub(crate) fn of_instances(&self) -> BTreeMap<(SpiffeId, String), Arc<Stream>> {
+        // Oldest first, so the newest stays.
+        self.all()
+            .into_iter()
+            .map(|stream| ((stream.spiffe_id.clone(), stream.instance.clone()), stream))
+            .collect()
+    }
+
     /// Tells streams that they lost a place to another identity: they have their claims judged again.
     pub(crate) fn displaced(&self, ids: &BTreeSet<StreamId>) {
         if ids.is_empty() {
@@ -174,9 +185,10 @@ impl Stream {
     }
 
     /// Records what the proxy says about itself.
-    pub(crate) fn set_status(&self, status: wire::Status, clock_offset_ms: i64) {
+    pub(crate) fn set_status(&self, status: wire::Status, edges: Arc<[(Edge, Tally)]>, clock_offset_ms: i64) {
         let mut report = self.lock();
         report.status = Some(status);
+        report.edges = edges;
         report.clock_offset_ms = clock_offset_ms;
     }
 

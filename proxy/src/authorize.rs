@@ -9,6 +9,7 @@ use signet_policy::{
     Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide,
     foresee,
 };
+use signet_sync::{Edge, End};
 
 use crate::channel::Channel;
 use crate::clock;
@@ -134,6 +135,13 @@ impl Grant {
     /// Whether nothing of it has to be signed.
     pub(crate) fn is_public(&self, index: &PolicyIndex) -> bool {
         self.protection(index).level == ProtectionLevel::Public
+    }
+
+    /// Where it came from and to which port of ours; none for what goes out.
+    pub(crate) fn inbound_edge(&self) -> Option<Edge> {
+        let address = self.origin.address()?;
+        let end = self.source.clone().map_or(End::Address(address), End::Caller);
+        Some(Edge { end, port: self.port })
     }
 
     /// The facts, borrowed.

@@ -33,7 +33,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{SigningSvid, SpiffeId, TlsSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
-use signet_sync::{Subscriber, Token, TokenError};
+use signet_sync::{Edge, Subscriber, Tally, Token, TokenError};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -106,6 +106,10 @@ pub struct Health {
     pub refused: BTreeMap<String, u64>,
     /// What went past the mesh's protection since start.
     pub unprotected: Unprotected,
+    /// Where it did, the last one seen first.
+    pub edges: Vec<(Edge, Tally)>,
+    /// How often one of those gave its place to another.
+    pub edges_lost: u64,
 }
 
 /// What went past the mesh's protection because policy lets it.

@@ -29,6 +29,7 @@ pub mod config;
 pub mod control;
 mod deferred;
 pub mod detect;
+pub mod edges;
 pub mod guard;
 pub mod habit;
 mod head;

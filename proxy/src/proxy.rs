@@ -113,6 +113,7 @@ async fn serve(
         observed,
         metrics: Metrics::default(),
         rings: listeners.iter().map(|_| Default::default()).collect(),
+        edges: Default::default(),
         canary: Default::default(),
         parked: Default::default(),
         relayed: Default::default(),
@@ -153,18 +154,23 @@ fn hooks(
     let (shared, health) = (Arc::clone(shared), Arc::clone(health));
     Hooks {
         explain: Box::new(move |request_id| explained.explain(request_id)),
-        health: Box::new(move || control::Health {
-            capture_in_force: health.capture_in_force.load(Ordering::Acquire),
-            canary_ok: health.canary_ok.load(Ordering::Acquire),
-            open_connections: u32::try_from(shared.metrics.open_connections.get()).unwrap_or_default(),
-            refused: shared.metrics.refused().into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
-            unprotected: control::Unprotected {
-                plaintext_in: shared.metrics.plaintext.get(Direction::Inbound),
-                plaintext_out: shared.metrics.plaintext.get(Direction::Outbound),
-                unsigned_requests: shared.metrics.unsigned_messages.get(Direction::Inbound),
-                unsigned_responses: shared.metrics.unsigned_messages.get(Direction::Outbound),
-                observed_refusals: shared.metrics.observed_refusals.get(),
-            },
+        health: Box::new(move || {
+            let (edges, edges_lost) = shared.edges.list();
+            control::Health {
+                capture_in_force: health.capture_in_force.load(Ordering::Acquire),
+                canary_ok: health.canary_ok.load(Ordering::Acquire),
+                open_connections: u32::try_from(shared.metrics.open_connections.get()).unwrap_or_default(),
+                refused: shared.metrics.refused().into_iter().map(|(code, n)| (code.to_owned(), n)).collect(),
+                unprotected: control::Unprotected {
+                    plaintext_in: shared.metrics.plaintext.get(Direction::Inbound),
+                    plaintext_out: shared.metrics.plaintext.get(Direction::Outbound),
+                    unsigned_requests: shared.metrics.unsigned_messages.get(Direction::Inbound),
+                    unsigned_responses: shared.metrics.unsigned_messages.get(Direction::Outbound),
+                    observed_refusals: shared.metrics.observed_refusals.get(),
+                },
+                edges,
+                edges_lost,
+            }
         }),
         observed,
         appointments,

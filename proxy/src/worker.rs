@@ -13,6 +13,7 @@ use signet_identity::SpiffeId;
 use signet_policy::{Permit, Refusal, observe};
 use signet_signature::batch::RootCache;
 use signet_signature::checkpoint::Moment;
+use signet_sync::Gap;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -22,6 +23,7 @@ use crate::channel::Channel;
 use crate::checkpoint;
 use crate::clock;
 use crate::config::Config;
+use crate::edges::Edges;
 use crate::guard::Canary;
 use crate::habit::Habits;
 use crate::http_server::Version;
@@ -65,6 +67,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// One ring per worker.
     pub rings: Vec<Ring>,
+    /// Where something went past the mesh's protection.
+    pub edges: Edges,
     /// The connection that proves the capture.
     pub canary: Canary,
     pub(crate) parked: Parked,
@@ -242,7 +246,11 @@ impl Worker {
             );
         }
         if let Some(grant) = event.grant {
-            self.observe(event.request_id, grant);
+            let is_observed = self.observe(event.request_id, grant);
+            // Bytes are noted when they flow.
+            if is_observed && event.outcome.is_ok() && grant.content.request().is_some() {
+                self.lacked(grant, &[Gap::Uncovered]);
+            }
         }
         let (method, path, authority) = match event.grant.map(|grant| &grant.content) {
             Some(Content::Http { method, path, authority, .. }) => (&**method, &**path, &**authority),
@@ -267,10 +275,30 @@ impl Worker {
 }
 
 impl Worker {
-    /// Tells what policies in `mode: observe` would have refused; they decide nothing.
-    fn observe(&self, request_id: &str, grant: &Grant) {
+    /// Notes what an exchange with our workload lacked that was let pass. What leaves is noted at its destination or, where
+    /// that is outside the mesh, by `outbound/egress.rs`.
+    pub(crate) fn lacked(&self, grant: &Grant, gaps: &[Gap]) {
+        if let Some(edge) = grant.inbound_edge() {
+            self.shared.edges.lacked(edge, gaps, clock::unix_ms());
+        }
+    }
+
+    /// The same for a connection that is not HTTP, when it begins to carry bytes.
+    pub(crate) fn carries(&self, grant: &Grant, gap: Option<Gap>) {
+        let observed = observe(&self.shared.snapshot().index, &grant.facts());
+        let is_uncovered = observed.iter().any(|observation| !observation.allowed());
+        let gaps: Vec<Gap> = gap.into_iter().chain(is_uncovered.then_some(Gap::Uncovered)).collect();
+        if !gaps.is_empty() {
+            self.lacked(grant, &gaps);
+        }
+    }
+
+    /// Tells what policies in `mode: observe` would have refused, and whether any would; they decide nothing.
+    fn observe(&self, request_id: &str, grant: &Grant) -> bool {
+        let mut refused = false;
         for observation in observe(&self.shared.snapshot().index, &grant.facts()) {
             if !observation.allowed() {
+                refused = true;
                 self.shared.metrics.observed_refusals.inc();
                 tracing::info!(
                     target: "signet::access", request_id, policy = &*observation.policy,
@@ -278,6 +306,7 @@ impl Worker {
                 );
             }
         }
+        refused
     }
 }
 

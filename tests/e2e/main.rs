@@ -3,6 +3,7 @@
 
 mod bypass;
 mod claims;
+mod coverage;
 mod egress;
 mod headers;
 mod identity;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             identity::TESTS,
             claims::TESTS,
             policy::TESTS,
+            coverage::TESTS,
             headers::TESTS,
             lifecycle::TESTS,
             protocols::TESTS,

@@ -579,7 +579,7 @@ fn explain(site: &Site, request_id: &str) -> Result<(Option<i32>, Value), Failur
 }
 
 /// What a command exits with and says, as JSON where it is.
-fn signet(site: &Site, arguments: &[&str]) -> Result<(Option<i32>, Value), Failure> {
+pub(crate) fn signet(site: &Site, arguments: &[&str]) -> Result<(Option<i32>, Value), Failure> {
     let socket = format!("unix:{}", site.mesh.socket().display());
     let of_control_plane = !matches!(arguments.first(), Some(&"validate"));
     let socket: &[&str] = if of_control_plane { &["--control-plane", &socket] } else { &[] };

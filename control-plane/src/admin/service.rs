@@ -1,6 +1,5 @@
 //! What operators can ask for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +13,7 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
-use super::past;
+use super::{edges, past};
 use crate::appointments;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
@@ -232,11 +231,7 @@ impl Admin for AdminService {
         let registrations = records::list::<Registration>(&*self.store, records::REGISTRATIONS)
             .await
             .map_err(store_failed)?;
-        // Oldest first, so of several streams of an instance the newest speaks.
-        let mut connected: BTreeMap<(SpiffeId, String), Arc<Stream>> = BTreeMap::new();
-        for stream in self.mesh.streams.all() {
-            connected.insert((stream.spiffe_id.clone(), stream.instance.clone()), stream);
-        }
+        let connected = self.mesh.streams.of_instances();
         let mut proxies = Vec::new();
         for registration in registrations {
             for instance in registration.record.instances {
@@ -246,6 +241,13 @@ impl Admin for AdminService {
             }
         }
         Ok(Response::new(wire::ListProxiesResponse { proxies }))
+    }
+
+    async fn list_edges(
+        &self,
+        _: Request<wire::ListEdgesRequest>,
+    ) -> Result<Response<wire::ListEdgesResponse>, Status> {
+        Ok(Response::new(edges::joined(self.mesh.streams.of_instances().into_values())))
     }
 
     async fn explain(

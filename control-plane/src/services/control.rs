@@ -14,7 +14,9 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
-use signet_sync::{Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, negotiate, sealing_key};
+use signet_sync::{
+    Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, decode_edges, negotiate, sealing_key,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -444,10 +446,12 @@ impl Session {
     fn set_status(&self, mut status: wire::Status) {
         // The codes this version knows are also all that is kept.
         status.refused.retain(|code, _| Refusal::from_code(code).is_some());
+        let (edges, left_out) = decode_edges(&std::mem::take(&mut status.edges));
+        status.edges_lost = status.edges_lost.saturating_add(left_out);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let ours = i64::try_from(now).unwrap_or(i64::MAX);
         let theirs = i64::try_from(status.unix_ms).unwrap_or(i64::MAX);
-        self.membership.stream.set_status(status, ours.saturating_sub(theirs));
+        self.membership.stream.set_status(status, edges.into(), ours.saturating_sub(theirs));
     }
 
     /// Takes up an observation, which is told to others as soon as the proxy's budget allows it.

@@ -1,15 +1,17 @@
 //! What proxies are sent, and what they answer.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use signet_policy::PolicyModel;
 use signet_sync::proto::admin::explain_request::Question;
-use signet_sync::proto::admin::{ApplyRequest, ExplainRequest, ManifestFile};
+use signet_sync::proto::admin::{ApplyRequest, ExplainRequest, ListEdgesRequest, ManifestFile};
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::proxy_message::Message as Up;
-use signet_sync::proto::sync::{ExplainAnswer, Nack, Status};
+use signet_sync::proto::sync::{Edge, ExplainAnswer, Nack, Status, edge};
 use signet_sync::{SectionName, Subscriber};
 use tonic::Code;
 
-use crate::harness::{counter, mesh, workload};
+use crate::harness::{counter, enrol, mesh, workload};
 
 fn model(subscriber: &Subscriber) -> Option<&PolicyModel> {
     subscriber.policy().map(|policy| &*policy.model)
@@ -126,6 +128,45 @@ async fn a_refusal_by_a_proxy_is_shown_to_the_operator() {
     assert_eq!(status.open_connections, 7);
     assert!(status.clock_offset_ms > 1_000_000);
     assert!(shown.connected);
+}
+
+#[tokio::test]
+async fn edges_of_replicas_are_one_and_the_reporting_end_is_who_it_proved_to_be() {
+    let (_state, server) = mesh().await;
+    let first = server.proxy("api").await;
+    let second = enrol(server.control, &server.token("api", 1).await).await.unwrap();
+    let other = server.proxy("web").await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let seen = |end: edge::End, last_seen_ms: u64| Edge {
+        end: Some(end),
+        port: 80,
+        plaintext: 2,
+        last_seen_ms,
+        ..Default::default()
+    };
+    let caller = edge::End::CallerAddress(vec![192, 0, 2, 7]);
+    let outside = edge::End::OutsideAddress(vec![198, 51, 100, 1]);
+    let unreadable = Edge { end: None, ..seen(caller.clone(), now) };
+    let mut streams = Vec::new();
+    for (proxy, source, edges, edges_lost) in [
+        (&first, "127.0.0.5", vec![seen(caller.clone(), now - 9_000), unreadable], 3),
+        (&second, "127.0.0.6", vec![seen(caller.clone(), now - 5_000)], 0),
+        (&other, "127.0.0.7", vec![seen(outside, now)], 0),
+    ] {
+        let stream = proxy.connect(server.control, source).await;
+        stream.send(Up::Status(Status { unix_ms: now, edges, edges_lost, ..Default::default() })).await;
+        streams.push(stream);
+    }
+    while server.proxies().await.iter().any(|proxy| proxy.status.is_none()) {
+        tokio::task::yield_now().await;
+    }
+    let shown = server.operator().await.list_edges(ListEdgesRequest {}).await.unwrap().into_inner();
+    let ends: Vec<_> =
+        shown.edges.iter().map(|e| (e.source.as_str(), e.destination.as_str(), e.plaintext)).collect();
+    let (api, web) = (first.id().to_string(), other.id().to_string());
+    assert_eq!(ends, [(web.as_str(), "198.51.100.1", 2), ("192.0.2.7", api.as_str(), 4)]);
+    assert!(shown.edges[1].last_seen_ms >= now - 5_000, "the later of the two");
+    assert_eq!(shown.lost, 4, "three that the proxy lost, and one that cannot be read");
 }
 
 #[tokio::test]

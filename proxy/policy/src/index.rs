@@ -14,7 +14,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 
 use crate::condition::{RequestHeaders, TimeWindow};
 use crate::decide::{Facts, Layer, Origin};
-use crate::egress_policy::{EgressEntry, EgressPolicyModel, Origination};
+use crate::egress_policy::{EgressEntry, EgressPolicyModel, NamePattern, Origination};
 use crate::header_policy::{FieldPattern, HeaderPlan};
 use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
@@ -442,6 +442,21 @@ impl PolicyIndex {
             }
         }
         self.egress_by_address(source, address, port, Transport::Tcp).map(|_| None)
+    }
+
+    /// The name by which an egress policy of `source` lists a TCP destination that was called by this authority or server
+    /// name: policy's words, not the caller's.
+    pub fn egress_name(
+        &self,
+        source: &SpiffeId,
+        address: IpAddr,
+        port: u16,
+        called: &str,
+    ) -> Option<&NamePattern> {
+        let host = host_of(called).to_ascii_lowercase();
+        let mut covering =
+            self.egress_entries(source).filter(|entry| entry.covers(address, port, Transport::Tcp));
+        covering.find_map(|entry| entry.names.iter().find(|pattern| pattern.matches(&host)))
     }
 
     /// Whether an egress policy selects a workload: it then reaches nothing that is not listed.

@@ -13,6 +13,7 @@ use signet_identity::SpiffeId;
 use signet_policy::{Blame, Origin as Whence, Permit, ProtectionLevel, Refusal};
 use signet_signature::Form;
 use signet_signature::seal::MessageKeys;
+use signet_sync::Gap;
 use tracing::Instrument;
 
 use super::upgrade::{self, Switched};
@@ -101,6 +102,15 @@ struct Trail {
     retry_after: Option<Duration>,
 }
 
+impl Trail {
+    /// Notes a request that was answered and had no signature.
+    fn note_unsigned(&self, worker: &Worker) {
+        if let (Some(grant), Some(SentRequest { form: None, .. })) = (&self.grant, &self.received) {
+            worker.lacked(grant, &[Gap::Unsigned]);
+        }
+    }
+}
+
 impl Callee {
     /// Answers one request: with the application's response or with a signed refusal.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
@@ -118,7 +128,10 @@ impl Callee {
         // Both ends speak of a verified request by its caller's id; until then anybody could say anything.
         let request_id = trail.request_id.take().unwrap_or(own_id);
         let (response, decided) = match outcome {
-            Ok((response, permit)) => (response, Ok(permit)),
+            Ok((response, permit)) => {
+                trail.note_unsigned(&self.worker);
+                (response, Ok(permit))
+            }
             Err(refusal) => {
                 let mut response = self.refuse(refusal, trail.received.take(), &request_id).await;
                 problem::try_again(&mut response, trail.retry_after);

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use signet_policy::{MtlsMode, Origin as Whence, Permit, Refusal, SpeaksFirst};
+use signet_sync::Gap;
 use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -177,6 +178,7 @@ async fn carry(worker: &Rc<Worker>, client: Prefixed, app: Option<TcpStream>, re
         },
     };
     worker.shared.metrics.plaintext.inc(Direction::Inbound);
+    worker.carries(&grant, Some(Gap::Plaintext));
     let (client, first): (TcpStream, BytesMut) = client.into_parts();
     let recheck = still_permissive(worker, grant.clone());
     if let Err(error) = opaque::copy(client, first, app, recheck).await {
@@ -214,7 +216,12 @@ pub(super) async fn respond(
     let mut wait = None;
     let outcome = exchange(worker, reached, version, request, &mut granted, &mut wait).await;
     let (response, decided) = match outcome {
-        Ok((response, permit)) => (response, Ok(permit)),
+        Ok((response, permit)) => {
+            if let Some(grant) = &granted {
+                worker.lacked(grant, &[Gap::Plaintext]);
+            }
+            (response, Ok(permit))
+        }
         Err(refusal) => {
             let mut response = problem::response(refusal, &request_id);
             problem::try_again(&mut response, wait);

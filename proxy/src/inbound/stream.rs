@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use signet_policy::{Origin, Permit, Refusal, SpeaksFirst};
 use signet_signature::record::{Event as RecordEvent, RecordType};
+use signet_sync::Gap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -55,6 +56,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<C
     let carried = if auto {
         carry_auto(worker, records, app, &reached, grant).await
     } else {
+        note(worker, &records, &grant);
         let recheck = Recheck::of(worker, grant, records.writer.is_signed());
         opaque::carry(records, app, BytesMut::new(), recheck).await
     };
@@ -111,11 +113,17 @@ async fn carry_auto(
             if matches!(spoken, Ok(1)) { SpeaksFirst::Server } else { SpeaksFirst::Client }
         }
     };
+    note(worker, &records, &grant);
     if speaks_first == SpeaksFirst::Server {
         // Full means that the control plane is told of other ports first; it is only a hint.
         let _ = worker.shared.observed.try_send(Observation { port: reached.address.port(), speaks_first });
     }
     opaque::carry(records, app, BytesMut::new(), recheck).await
+}
+
+/// Notes what a stream lacks, once it is one: who only asks who speaks first is judged by the request that follows.
+fn note(worker: &Worker, records: &Records, grant: &Grant) {
+    worker.carries(grant, (!records.writer.is_signed()).then_some(Gap::Unsigned));
 }
 
 enum FirstRecord {

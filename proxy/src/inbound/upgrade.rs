@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, StatusCode};
 use signet_policy::{Permit, Refusal};
 use signet_signature::seal::MessageKeys;
+use signet_sync::Gap;
 use tokio::net::TcpStream;
 
 use super::app;
@@ -103,6 +104,7 @@ pub(super) async fn carry(callee: &Callee, mesh: MeshStream, read: Bytes) {
     worker.shared.metrics.streams.inc(Direction::Inbound);
     if !signed {
         worker.shared.metrics.unsigned_messages.inc(Direction::Inbound);
+        worker.lacked(&grant, &[Gap::Unsigned]);
     }
     let recheck = Recheck::of(worker, grant, signed);
     if let Err(broken) = opaque::carry(records, app, BytesMut::from(first), recheck).await {

@@ -12,11 +12,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
 use signet_policy::{Egress, Origination, Refusal, Transport};
+use signet_sync::{Edge, End, Gap};
 use tokio::net::TcpStream;
 
 use super::originate;
 use crate::authorize::Content;
 use crate::body::Body;
+use crate::clock;
 use crate::detect::{self, Protocol};
 use crate::head::{self, Origin};
 use crate::headers;
@@ -97,10 +99,24 @@ async fn copy(
         return super::refuse(worker, &client, Some(address), Refusal::UpstreamUnreachable);
     };
     worker.shared.metrics.plaintext.inc(Direction::Outbound);
+    note_plaintext(worker, own, address, name.as_deref());
     let recheck = still_permitted(worker, own, address, name);
     if let Err(error) = opaque::copy(client, first, server, recheck).await {
         tracing::debug!(%address, %error, "unmeshed connection broke off");
     }
+}
+
+/// Notes that something left the mesh in clear, and whether anything but the permissive mode lets it.
+fn note_plaintext(worker: &Worker, own: &SpiffeId, address: SocketAddr, called: Option<&str>) {
+    let snapshot = worker.shared.snapshot();
+    let (index, ip, port) = (&snapshot.index, address.ip(), address.port());
+    let name = called.and_then(|called| index.egress_name(own, ip, port, called)).cloned();
+    let edge = Edge { end: End::Outside(ip.to_canonical(), name), port };
+    let gaps: &[Gap] = match index.egress(own, ip, port, Transport::Tcp) {
+        Ok(Egress::Permissive) => &[Gap::Plaintext, Gap::Uncovered],
+        Ok(Egress::Listed | Egress::Named) | Err(_) => &[Gap::Plaintext],
+    };
+    worker.shared.edges.lacked(edge, gaps, clock::unix_ms());
 }
 
 fn still_permitted(
@@ -189,6 +205,9 @@ async fn exchange(
         return Err(Refusal::UpstreamUnreachable);
     }
     headers::strip_hop(&mut parts.headers);
+    if key.tls.is_none() {
+        note_plaintext(worker, own, address, Some(&authority));
+    }
     Ok(Response::from_parts(parts, Body::plain(body).holding(hold).rechecked(permitted)))
 }
 

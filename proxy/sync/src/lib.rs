@@ -19,6 +19,7 @@ mod bytes;
 mod claim;
 mod decode;
 mod directory;
+mod edge;
 mod policy;
 pub mod proto;
 mod protocol;
@@ -32,6 +33,7 @@ pub use anchors::{Anchors, DirectoryKey};
 pub use claim::{Claim, decode_claims};
 pub use decode::DecodeError;
 pub use directory::{Directory, Entry, sealing_key};
+pub use edge::{Edge, End, Gap, Tally, decode_edges};
 pub use policy::minimum_reader;
 pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, negotiate};
 pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
@@ -73,6 +75,12 @@ pub const MAX_SEALED_HEADERS: usize = 64;
 
 /// Addresses one proxy may claim, and ports on each: a container has a handful.
 pub const MAX_CLAIMS: usize = 256;
+
+/// Edges that lack protection in one status: a workload has a few dozen callers and destinations.
+pub const MAX_EDGES: usize = 256;
+
+/// Bytes they may take: room for all of them with identities as long as those of mF2C. It is kept per proxy.
+pub const MAX_EDGE_BYTES: usize = 64 * 1024;
 
 /// Bytes of the reason in a negative answer: it is shown to people and kept per proxy.
 pub const MAX_NACK_BYTES: usize = 1_024;

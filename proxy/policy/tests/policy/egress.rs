@@ -67,6 +67,12 @@ fn what_is_listed_by_name_or_address_may_leave_and_nothing_else() {
         assert!(to("198.51.100.1", 81, Some("both.test")).is_err(), "the name alone is not enough");
         assert_eq!(to("192.0.2.9", 81, Some("both.test")), Ok(None));
         assert_eq!(to("192.0.2.9", 5432, None), Ok(None));
+
+        let listed_as =
+            |port, called| index.egress_name(&web, at("192.0.2.9"), port, called).map(ToString::to_string);
+        assert_eq!(listed_as(80, "A.b.web.test:80").as_deref(), Some("*.web.test"));
+        assert_eq!(listed_as(80, "other.test"), None);
+        assert_eq!(listed_as(5432, "api.test"), None, "listed by address there");
     }
     let strict = PolicyIndex::new(&model_of(&(base("strict") + &egress("e", "[]"))));
     assert!(strict.restricts_egress(&id("spiffe://td/app/d/web")));

@@ -264,6 +264,8 @@ impl Session {
                 unsigned_responses: health.unprotected.unsigned_responses,
                 observed_refusals: health.unprotected.observed_refusals,
             }),
+            edges: health.edges.iter().map(wire::Edge::from).collect(),
+            edges_lost: health.edges_lost,
         };
         self.reported = Some((Instant::now(), health));
         self.send(proxy_message::Message::Status(status)).await
