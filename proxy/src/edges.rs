@@ -26,7 +26,8 @@ pub struct Edges(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    seen: HashMap<Edge, Tally>,
+    // Asked for every request that is not signed. It is small, so keys that collide would win little.
+    seen: HashMap<Edge, Tally, foldhash::fast::RandomState>,
     /// How often an edge gave its place to another.
     lost: u64,
 }
@@ -35,10 +36,13 @@ impl Edges {
     /// Counts an exchange that lacked something and was let pass.
     pub(crate) fn lacked(&self, edge: Edge, gaps: &[Gap], now_ms: u64) {
         let mut table = self.lock();
-        if !table.seen.contains_key(&edge) {
-            table.make_room(&edge.end);
-        }
-        let tally = table.seen.entry(edge).or_default();
+        let tally = match table.seen.get_mut(&edge) {
+            Some(tally) => tally,
+            None => {
+                table.make_room(&edge.end);
+                table.seen.entry(edge).or_default()
+            }
+        };
         gaps.iter().for_each(|gap| tally.count(*gap, now_ms));
     }
 
