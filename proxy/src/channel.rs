@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderValue};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    ALPN_RECORDS, Fingerprint, Peer, SigningIdentity, SpiffeId, TlsError, VerifyError, channel_id, mac_keys,
-    peer, verify_signing_chain, verify_tls_chain,
+    ALPN_H1, ALPN_RECORDS, Fingerprint, Peer, SigningIdentity, SpiffeId, TlsError, VerifyError, channel_id,
+    mac_keys, peer, verify_signing_chain, verify_tls_chain,
 };
 use signet_policy::Refusal;
 use signet_signature::checkpoint::{CheckpointError, Moment, ReceivedLog, SentLog};
@@ -34,7 +34,7 @@ const KEYS_MAX: usize = 4;
 const CHAIN_MAX: usize = 4;
 /// Length of a `mesh-cert` field; certificates of the mesh are 500 to 700 bytes each.
 const CHAIN_TEXT_MAX: usize = 16 * 1024;
-/// How long a server repeats its new certificate: responses of one connection may overtake each other.
+/// How long a server repeats its new certificate in HTTP/2, where responses of one connection may overtake each other.
 const REINTRODUCE: Duration = Duration::from_secs(2);
 /// A signature of a peer whose TLS certificate ended this long ago is still taken: clocks differ.
 const EXPIRY_GRACE: Duration = Duration::from_secs(300);
@@ -65,6 +65,8 @@ pub(crate) struct Channel {
     next_sequence: Cell<u64>,
     window: RefCell<ReplayWindow>,
     keys: RefCell<Vec<Known>>,
+    /// Whether an answer is read before the next request is sent: HTTP/1.1.
+    is_sequential: bool,
     confirmed: Cell<Option<Fingerprint>>,
     introduced: Cell<Option<(Fingerprint, Instant)>>,
     /// What messages may be authenticated with; none on a connection that carries no HTTP.
@@ -202,6 +204,7 @@ impl Channel {
             next_sequence: Cell::new(1),
             window: RefCell::default(),
             keys: RefCell::default(),
+            is_sequential: state.alpn_protocol() == Some(ALPN_H1),
             confirmed: Cell::default(),
             introduced: Cell::default(),
             secrets,
@@ -394,11 +397,13 @@ impl Channel {
     }
 
     /// Whether a response must carry our signing chain: the request asked for it by carrying its
-    /// own, or our certificate is new here.
+    /// own, or our certificate is new here. In HTTP/1.1 it is new to one response only: whoever sends the next request
+    /// has read it.
     pub(crate) fn answer_introduces(&self, own: Fingerprint, request: &HeaderMap) -> bool {
         match self.introduced.get() {
             Some((known, since)) if known == own => {
-                since.elapsed() < REINTRODUCE || request.contains_key(MESH_CERT)
+                let overtaken = !self.is_sequential && since.elapsed() < REINTRODUCE;
+                overtaken || request.contains_key(MESH_CERT)
             }
             _ => {
                 self.introduced.set(Some((own, Instant::now())));
