@@ -24,11 +24,13 @@ use signet_identity::{ALPN_H1, ALPN_H2, ALPN_RECORDS, SpiffeId};
 use signet_policy::{MtlsMode, Refusal};
 use tokio::net::TcpStream;
 
+use crate::authorize::Grant;
 use crate::detect::Protocol;
 use crate::http_server::Version;
 use crate::limits::Stranger;
 use crate::prefixed::Prefixed;
 use crate::ring::Direction;
+use crate::snapshot::Snapshot;
 use crate::sockets::{canonical, original_destination, reset_on_close};
 use crate::tls;
 use crate::worker::{Event, Worker};
@@ -111,6 +113,23 @@ async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached, stranger: 
         // The handshake fails where no protocol is shared.
         _ => {}
     }
+}
+
+/// Counts a permitted request of `caller`, unless a limit of the workload has been reached: then `retry_after` tells when
+/// it may come again.
+fn admit(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    grant: &Grant,
+    caller: &str,
+    retry_after: &mut Option<Duration>,
+) -> Result<(), Refusal> {
+    let Some(asked) = grant.content.request() else { return Ok(()) };
+    let rates = &worker.shared.rates;
+    rates.admit(&snapshot.index, &grant.destination, grant.port, asked, caller).map_err(|wait| {
+        *retry_after = Some(wait);
+        Refusal::RateLimited
+    })
 }
 
 fn refuse(worker: &Worker, client: &TcpStream, caller: SocketAddr, refusal: Refusal) {

@@ -17,7 +17,7 @@ use signet_sync::Gap;
 use tracing::Instrument;
 
 use super::upgrade::{self, Switched};
-use super::{Reached, app};
+use super::{Reached, admit, app};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
@@ -210,7 +210,7 @@ impl Callee {
         let before = grant.decide_before(&snapshot, is_sealed)?;
         if !is_sealed {
             // Whoever is at its limit costs neither a body nor a verification.
-            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+            admit(worker, &snapshot, &grant, self.channel.peer.id().as_str(), &mut trail.retry_after)?;
         }
         let (mut verified, owed) =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
@@ -240,7 +240,7 @@ impl Callee {
         };
         if is_sealed {
             // Nobody without permission uses up what all callers share.
-            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+            admit(worker, &snapshot, &grant, self.channel.peer.id().as_str(), &mut trail.retry_after)?;
         }
         // What was signed has been verified and decided on; from here on it is what the application may see.
         normal.apply(verified.get_mut())?;
@@ -279,22 +279,6 @@ impl Callee {
 
     fn addressee<'a>(&'a self, snapshot: &'a Snapshot) -> Addressee<'a> {
         Addressee { index: &snapshot.index, workload: &self.reached.own, port: self.reached.address.port() }
-    }
-
-    /// Counts a permitted request, unless a limit of the workload has been reached.
-    fn admit(
-        &self,
-        snapshot: &Snapshot,
-        grant: &Grant,
-        retry_after: &mut Option<Duration>,
-    ) -> Result<(), Refusal> {
-        let Some(asked) = grant.content.request() else { return Ok(()) };
-        let caller = self.channel.peer.id().as_str();
-        let rates = &self.worker.shared.rates;
-        rates.admit(&snapshot.index, &grant.destination, grant.port, asked, caller).map_err(|wait| {
-            *retry_after = Some(wait);
-            Refusal::RateLimited
-        })
     }
 
     fn grant(&self, content: Content) -> Grant {

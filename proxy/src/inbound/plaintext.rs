@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Reached, app, refuse};
+use super::{Reached, admit, app, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
 use crate::clock;
@@ -251,16 +251,9 @@ async fn exchange(
         return Err(Refusal::PlaintextRefused);
     }
     let permit = grant.decide(&snapshot)?;
-    if snapshot.index.traffic(&reached.own, grant.port).is_some()
-        && let Some(asked) = grant.content.request()
-    {
+    if snapshot.index.traffic(&reached.own, grant.port).is_some() {
         // It has no identity but its address.
-        let caller = reached.caller.ip().to_string();
-        let taken = worker.shared.rates.admit(&snapshot.index, &reached.own, grant.port, asked, &caller);
-        taken.map_err(|time| {
-            *wait = Some(time);
-            Refusal::RateLimited
-        })?;
+        admit(worker, &snapshot, &grant, &reached.caller.ip().to_string(), wait)?;
     }
     // Nobody vouches for what an unmeshed caller says about itself.
     headers::check_framing(&parts.headers)?;

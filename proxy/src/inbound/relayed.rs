@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use signet_policy::{MtlsMode, Origin as Whence, Permit, ProtectionLevel, Refusal
 use signet_signature::seal::MessageKeys;
 
 use super::http::{Forward, claimed_id};
-use super::{HELLO_TIMEOUT, Reached, plaintext, refuse};
+use super::{HELLO_TIMEOUT, Reached, admit, plaintext, refuse};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, Payload};
 use crate::clock;
@@ -66,6 +67,8 @@ struct Callee {
 struct Trail {
     grant: Option<Grant>,
     request_id: Option<String>,
+    /// When it may come again.
+    retry_after: Option<Duration>,
     /// The request, once it is verified: its refusal can be signed from then on.
     verified: Option<Received>,
 }
@@ -89,7 +92,11 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or_else(|| self.worker.request_id());
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.verified.as_ref(), &request_id), Err(refusal)),
+            Err(refusal) => {
+                let mut response = self.refuse(refusal, trail.verified.as_ref(), &request_id);
+                problem::try_again(&mut response, trail.retry_after);
+                (response, Err(refusal))
+            }
         };
         let source = trail.grant.as_ref().and_then(|grant| grant.source.as_ref());
         self.worker.record(&Event {
@@ -174,13 +181,9 @@ impl Callee {
             grant.content = grant.content.clone().with_headers(&snapshot.index, &self.reached.own, fields);
         }
         let permit = grant.decide(&snapshot)?;
-        let rates = &worker.shared.rates;
-        if let Some(asked) = grant.content.request() {
-            let caller = signer.id().as_str();
-            rates
-                .admit(&snapshot.index, &grant.destination, grant.port, asked, caller)
-                .map_err(|_| Refusal::RateLimited)?;
-        }
+        // No sooner: until the signature is verified anybody could use up another's limit in its name. So a caller at its
+        // limit costs a verification here.
+        admit(worker, &snapshot, grant, signer.id().as_str(), &mut trail.retry_after)?;
         let plan = snapshot.index.header_plan(
             Some(signer.id()),
             &self.reached.own,
