@@ -273,10 +273,10 @@ async fn nothing_a_proxy_says_moves_the_operators_cursor() {
             break query;
         }
     };
-    let json = "{\"a\\u001b\":\"\\u009b\u{9b}b\"}".to_owned();
+    let json = "[{\"request_id\":\"r-1\",\"direction\":\"inbound\",\"path\":\"\\u009b\u{9b}b\"}]".to_owned();
     stream.send(Up::ExplainAnswer(wire::ExplainAnswer { query_id: query.query_id, json })).await;
     let answer = asking.await.unwrap().unwrap().into_inner();
     let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
-    assert_eq!(json["proxies"][0]["answer"]["a"], "b", "{json}");
+    assert_eq!(json["proxies"][0]["answer"][0]["path"], "b", "{json}");
     assert!(!answer.text.chars().any(|character| character.is_control() && character != '\n'));
 }
