@@ -265,11 +265,12 @@ fn endpoint_that_succeeds_too_rarely_gets_a_rest() -> TestResult {
 fn deaf(container: &Container, port: u16) -> Result<(TcpListener, Vec<TcpStream>), Failure> {
     let at = place(container, port);
     let fill = move || -> std::io::Result<_> {
-        let listener = tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4()?;
-            socket.bind(at)?;
-            socket.listen(0)?.into_std()
-        })?;
+        let listener =
+            tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
+                let socket = tokio::net::TcpSocket::new_v4()?;
+                socket.bind(at)?;
+                socket.listen(0)?.into_std()
+            })?;
         // Within a namespace a connection is there at once, or its SYN was dropped.
         let mut waiting = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
