@@ -209,7 +209,7 @@ mod tests {
             let of = |answer| move |record| standing(answer, record, answers);
             answers.iter().flat_map(|answer| answer.records.iter().map(of(answer))).collect()
         };
-        let (client, server) = (answer(CLIENT, &[out]), answer(SERVER, &[back.clone()]));
+        let (client, server) = (answer(CLIENT, &[out]), answer(SERVER, std::slice::from_ref(&back)));
         assert_eq!(standings(&[client.clone(), server.clone()]), [Standing::BorneOut; 2]);
         // Whoever says besides that it came from them, went to them, or came from nobody.
         for (lie, stands) in [
