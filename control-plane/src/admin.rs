@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
-use signet_sync::MAX_MESSAGE_BYTES;
 use signet_sync::proto::admin::admin_server::AdminServer;
+use signet_sync::{MAX_ADMIN_ANSWER_BYTES, MAX_MESSAGE_BYTES};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,7 +63,7 @@ pub(crate) async fn serve(
     let draining = mesh.draining.clone();
     let service = AdminServer::new(AdminService::new(store, mesh))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        .max_encoding_message_size(MAX_ADMIN_ANSWER_BYTES);
     let service = InterceptedService::new(service, only_operators);
     let serving = Server::builder()
         .add_service(service)

@@ -41,6 +41,7 @@ pub mod store;
 mod streams;
 mod telemetry;
 mod token;
+mod told;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -1,19 +1,28 @@
 //! The operator's manifests: kept as written, changed all together or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use signet_identity::TrustDomain;
-use signet_policy::{Diagnostic, Kind, MAX_DIAGNOSTICS, Manifest, PolicyModel, compile, parse_manifests};
+use signet_policy::{
+    Diagnostic, Kind, MAX_DIAGNOSTICS, MAX_MANIFESTS, Manifest, PolicyModel, compile, parse_manifests,
+};
 use signet_sync::MAX_SECTION_BYTES;
 use signet_sync::proto::sync as wire;
 
 use crate::diff::diff;
 use crate::history::History;
 use crate::records::{self, MANIFESTS, MANIFESTS_HEAD};
-use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
+use crate::store::{Expect, Listing, Revision, Store, StoreError, WRITES_MAX, Write};
+
+/// Manifests that one change can be about: a rollback may take away all there are, and put as many others in their place.
+const CHANGED_MAX: usize = 2 * MAX_MANIFESTS;
+
+// One key for each, one for what it was before, one that goes with the oldest version, whose change may have been as
+// large, and those of the versions and the head.
+const _: () = assert!(3 * CHANGED_MAX + 3 <= WRITES_MAX, "the largest change is one commit");
 
 /// Files in one `apply`: a folder of them, not a disk.
 const FILES_MAX: usize = 4_096;
@@ -162,9 +171,8 @@ impl Manifests {
             Err(diagnostics) => return Ok(self.refused(&history, diagnostics)),
         };
         // Two of one name must come before the compiler as two.
-        let replaced =
-            |kind: Kind, name: &str| new.iter().any(|new| new.kind() == kind && new.name() == name);
-        let kept = self.entries.iter().filter(|((kind, name), _)| !replaced(*kind, name));
+        let replaced: BTreeSet<(Kind, &str)> = new.iter().map(|new| (new.kind(), new.name())).collect();
+        let kept = self.entries.iter().filter(|((kind, name), _)| !replaced.contains(&(*kind, name)));
         let together: Vec<Manifest> =
             kept.map(|(_, stored)| stored.manifest.clone()).chain(new.iter().cloned()).collect();
         let model = match checked(&together, trust_domain) {

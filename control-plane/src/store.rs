@@ -26,11 +26,11 @@ pub use self::redb::RedbStore;
 /// is already far beyond what a person writes.
 pub const VALUE_MAX: usize = 1024 * 1024;
 
-/// The most writes of one commit: an `apply` of a few thousand manifests at once, with one key for each, one for what
-/// it replaces, and one of an old version that goes.
-pub const WRITES_MAX: usize = 16_384;
+/// The most writes of one commit: above what the largest change of manifests takes (see `CHANGED_MAX` in
+/// `manifests.rs`), so that it is one commit however much it changes.
+pub const WRITES_MAX: usize = 262_144;
 
-/// The most changes kept for watchers; one that is further behind lists again.
+/// The most changes kept for watchers; one that is further behind lists again, as all do after a commit of more.
 pub const CHANGES_MAX: u64 = 16_384;
 
 /// The store's clock: how many commits it has seen.
@@ -161,8 +161,8 @@ pub enum StoreError {
         /// The revision of the file that was found.
         found: u64,
     },
-    /// A value or a commit above the bounds.
-    #[error("{what} is larger than the store takes ({limit})")]
+    /// A value of more bytes, or a commit of more writes than the bounds.
+    #[error("{what} is larger than the store takes ({limit}): nothing was written")]
     TooLarge {
         /// What is too large.
         what: String,
@@ -174,7 +174,10 @@ pub enum StoreError {
 /// Checks the bounds every implementation has in common.
 fn check_bounds(writes: &[Write]) -> Result<(), StoreError> {
     if writes.len() > WRITES_MAX {
-        return Err(StoreError::TooLarge { what: "the commit".to_owned(), limit: WRITES_MAX });
+        return Err(StoreError::TooLarge {
+            what: format!("a change of {} keys", writes.len()),
+            limit: WRITES_MAX,
+        });
     }
     for write in writes {
         if write.value.as_ref().is_some_and(|value| value.len() > VALUE_MAX) {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::StreamId;
+use crate::told::{Dropped, Record};
 
 /// Streams of one instance: an old one and its replacement, with room for one or two that died unseen.
 const STREAMS_PER_INSTANCE: usize = 4;
@@ -67,13 +68,16 @@ pub(crate) struct Question {
     pub(crate) answer: mpsc::Sender<Answer>,
 }
 
-/// What one proxy knows about a request.
+/// What one proxy says about a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// Whose certificate its stream was opened with; nothing in the answer says that.
     pub(crate) spiffe_id: SpiffeId,
     pub(crate) instance: String,
-    /// As the proxy wrote it, without control characters; nothing when it knows nothing.
-    pub(crate) json: Option<serde_json::Value>,
+    /// None when it knows nothing.
+    pub(crate) records: Vec<Record>,
+    /// What else it said and why that does not count.
+    pub(crate) dropped: Vec<Dropped>,
 }
 
 /// Who opened a stream.
@@ -168,7 +172,7 @@ impl Streams {
             }
         };
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, gather).await;
-        gathered.retain(|answer| answer.json.is_some());
+        gathered.retain(|answer| !answer.records.is_empty() || !answer.dropped.is_empty());
         gathered.sort_by(|a, b| (&a.spiffe_id, &a.instance).cmp(&(&b.spiffe_id, &b.instance)));
         gathered
     }

@@ -88,6 +88,14 @@ impl Grant {
         index.sealed_headers(&self.destination, self.port, self.content.request())
     }
 
+    /// The header fields that must not be there in clear at a level of protection.
+    pub(crate) fn never_clear(&self, index: &PolicyIndex, level: ProtectionLevel) -> Vec<String> {
+        match level {
+            ProtectionLevel::Private => self.sealed_headers(index),
+            ProtectionLevel::Protected | ProtectionLevel::Public => Vec::new(),
+        }
+    }
+
     /// Decides under the policy in force.
     pub(crate) fn decide(&self, snapshot: &Snapshot) -> Result<Permit, Refusal> {
         if let Some(channel) = &self.channel {

@@ -45,6 +45,15 @@ pub(crate) enum Version {
     Http2,
 }
 
+impl From<Version> for http::Version {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::Http1 => Self::HTTP_11,
+            Version::Http2 => Self::HTTP_2,
+        }
+    }
+}
+
 /// Runs futures that stay on this worker's thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalExecutor;

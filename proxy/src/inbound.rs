@@ -16,19 +16,30 @@ mod relayed;
 mod stream;
 mod upgrade;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::http::{HeaderMap, Request};
 use signet_identity::{ALPN_H1, ALPN_H2, ALPN_RECORDS, SpiffeId};
-use signet_policy::{MtlsMode, Refusal};
+use signet_policy::{MtlsMode, Origin, Refusal};
+use signet_signature::Form;
+use signet_signature::seal::MessageKeys;
 use tokio::net::TcpStream;
 
+use crate::authorize::{Content, Grant};
+use crate::body::{Body, Payload};
+use crate::clock;
 use crate::detect::Protocol;
+use crate::headers;
 use crate::http_server::Version;
 use crate::limits::Stranger;
 use crate::prefixed::Prefixed;
 use crate::ring::Direction;
+use crate::seal;
+use crate::sign;
+use crate::snapshot::Snapshot;
 use crate::sockets::{canonical, original_destination, reset_on_close};
 use crate::tls;
 use crate::worker::{Event, Worker};
@@ -46,6 +57,22 @@ pub(crate) struct Reached {
     pub(crate) address: SocketAddr,
     /// Where the caller comes from, as far as addresses tell.
     pub(crate) caller: SocketAddr,
+}
+
+impl Reached {
+    /// The facts of an exchange with a caller of this identity, or of none.
+    fn grant(&self, source: Option<SpiffeId>, content: Content) -> Grant {
+        Grant {
+            source,
+            origin: Origin::Seen(self.caller.ip()),
+            destination: self.own.clone(),
+            port: self.address.port(),
+            content,
+            channel: None,
+            signer: None,
+            judged: Cell::default(),
+        }
+    }
 }
 
 /// Serves one captured inbound connection.
@@ -111,6 +138,53 @@ async fn mesh(worker: Rc<Worker>, client: Prefixed, reached: Reached, stranger: 
         // The handshake fails where no protocol is shared.
         _ => {}
     }
+}
+
+/// Counts a permitted request of `caller`, unless a limit of the workload has been reached: then `retry_after` tells when
+/// it may come again.
+fn admit(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    grant: &Grant,
+    caller: &str,
+    retry_after: &mut Option<Duration>,
+) -> Result<(), Refusal> {
+    let Some(asked) = grant.content.request() else { return Ok(()) };
+    let rates = &worker.shared.rates;
+    rates.admit(&snapshot.index, &grant.destination, grant.port, asked, caller).map_err(|wait| {
+        *retry_after = Some(wait);
+        Refusal::RateLimited
+    })
+}
+
+/// Tells the application who calls, and keeps from it what this caller may not say. To be done with what was decided on,
+/// right before it is handed on.
+fn tell_caller(request: &mut Request<Body>, snapshot: &Snapshot, grant: &Grant) {
+    let caller = grant.source.as_ref();
+    let plan = snapshot.index.header_plan(caller, &grant.destination, grant.port, clock::unix_seconds());
+    headers::tell_caller(request.headers_mut(), &plan, caller);
+    request.body_mut().withhold(headers::withheld_trailers(&plan));
+}
+
+/// Prepares the application's response for its signature, sealed where its request was.
+fn bind(
+    worker: &Worker,
+    headers: &mut HeaderMap,
+    payload: Payload,
+    form: Option<Form>,
+    keys: Option<Box<MessageKeys>>,
+    grant: &Grant,
+) -> Result<Payload, Refusal> {
+    sign::prepare(headers, &payload, form)?;
+    let payload = match keys {
+        Some(keys) => {
+            let names = seal::names(&grant.sealed_headers(&worker.shared.snapshot().index));
+            seal::response(*keys, &names, headers, payload)?
+        }
+        None => payload,
+    };
+    sign::bind(headers, &payload, form)?;
+    Ok(payload)
 }
 
 fn refuse(worker: &Worker, client: &TcpStream, caller: SocketAddr, refusal: Refusal) {

@@ -21,18 +21,23 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use ::http::{HeaderMap, HeaderValue};
 use signet_identity::SpiffeId;
 use signet_policy::{Origin, Permit, Protocol as Declared, Refusal, SpeaksFirst};
+use signet_signature::Form;
 use signet_sync::Entry;
 use tokio::net::TcpStream;
 
 use crate::authorize::{Content, Grant};
+use crate::body::Payload;
 use crate::clock;
 use crate::detect::Protocol;
+use crate::headers::MESH_REQUEST_ID;
 use crate::http_server::{self, Switch, Version};
 use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
 use crate::problem;
 use crate::ring::Direction;
+use crate::sign;
 use crate::snapshot::Snapshot;
 use crate::sockets::{original_destination, reset_on_close};
 use crate::traffic::Choice;
@@ -90,6 +95,23 @@ impl Destination {
             judged: Cell::default(),
         }
     }
+}
+
+/// Prepares an application's request for its signature, and names it. One that will be sealed is bound after that.
+fn prepare(
+    headers: &mut HeaderMap,
+    payload: &Payload,
+    form: Option<Form>,
+    will_be_sealed: bool,
+    request_id: &str,
+) -> Result<(), Refusal> {
+    sign::prepare(headers, payload, form)?;
+    if !will_be_sealed {
+        sign::bind(headers, payload, form)?;
+    }
+    let id = HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?;
+    headers.insert(MESH_REQUEST_ID, id);
+    Ok(())
 }
 
 /// Serves one captured outbound connection.

@@ -66,6 +66,27 @@ pub struct Record {
     pub policy: Arc<str>,
 }
 
+/// A record with both its ends, as others are told of it.
+#[derive(Debug, Serialize)]
+pub struct Told {
+    source: String,
+    destination: String,
+    #[serde(flatten)]
+    record: Record,
+}
+
+impl Told {
+    /// A record of the sidecar of `own`.
+    pub fn new(record: Record, own: &str) -> Self {
+        let (here, there) = (own.to_owned(), record.peer.clone());
+        let (source, destination) = match record.direction {
+            Direction::Inbound => (there, here),
+            Direction::Outbound => (here, there),
+        };
+        Self { source, destination, record }
+    }
+}
+
 fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(text)
 }
@@ -155,6 +176,12 @@ mod tests {
         assert_eq!((&shown["allowed_by"], &shown["refused"]), (&"".into(), &"access-denied".into()));
         assert_eq!(shown["detail"], Refusal::AccessDenied.detail());
         assert_eq!(shown["policy"], "1.1");
+        let peer = Record { peer: "spiffe://td/a".into(), ..record(7) };
+        let told = |direction| Told::new(Record { direction, ..peer.clone() }, "spiffe://td/b");
+        let ends = |told: Told| (told.source, told.destination);
+        assert_eq!(ends(told(Direction::Inbound)), ("spiffe://td/a".into(), "spiffe://td/b".into()));
+        assert_eq!(ends(told(Direction::Outbound)), ("spiffe://td/b".into(), "spiffe://td/a".into()));
+        assert_eq!(serde_json::to_value(told(Direction::Inbound)).unwrap()["refused"], "access-denied");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::outbound::originate::Originations;
 use crate::own::OwnAddresses;
 use crate::pool::Pool;
 use crate::relay::{Epochs, Relayed, Signers};
-use crate::ring::{Direction, Record, Ring, clip};
+use crate::ring::{Direction, Record, Ring, Told, clip};
 use crate::seal::Secrets;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::telemetry::metrics::Metrics;
@@ -88,8 +88,10 @@ impl Shared {
 
     /// Everything any worker remembers about a request, as JSON; `None` when nothing.
     pub fn explain(&self, request_id: &str) -> Option<String> {
-        let records: Vec<Record> = self.rings.iter().flat_map(|ring| ring.find(request_id)).collect();
-        if records.is_empty() { None } else { serde_json::to_string(&records).ok() }
+        let own = self.credentials().map_or_else(String::new, |credentials| credentials.id().to_string());
+        let records = self.rings.iter().flat_map(|ring| ring.find(request_id));
+        let told: Vec<Told> = records.map(|record| Told::new(record, &own)).collect();
+        if told.is_empty() { None } else { serde_json::to_string(&told).ok() }
     }
 }
 

@@ -7,6 +7,7 @@ mod coverage;
 mod egress;
 mod headers;
 mod identity;
+mod intermediary;
 mod lifecycle;
 mod messages;
 mod policy;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             messages::TESTS,
             traffic::TESTS,
             egress::TESTS,
+            intermediary::TESTS,
         ]
         .concat(),
     )

@@ -202,6 +202,7 @@ fn request_id_explains_both_ends() -> TestResult {
         assert!(text.contains(side), "{side} is missing in {explanation:#}");
     }
     assert_eq!(explanation["proxies"].as_array().map(Vec::len), Some(2), "{explanation:#}");
+    assert!(!text.contains("\"disputed\":true") && !text.contains("dropped\":[\""), "{explanation:#}");
     let rule = &explanation["now"]["decision"];
     assert_eq!((&rule["policy"], &rule["rule"]), (&"open".into(), &"rule-1".into()), "{explanation:#}");
 

@@ -1,8 +1,9 @@
 //! How requests are sent and how many a workload takes: retries, rests, limits of time, rate and concurrency, balancing.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use signet_cli::lab::Container;
 use signet_cli::lab::mesh::Sidecar;
@@ -24,6 +25,11 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("budget_ends_a_storm_of_retries", budget_ends_a_storm_of_retries),
     ("endpoint_that_fails_gets_a_rest_and_is_used_again", endpoint_that_fails_gets_a_rest_and_is_used_again),
+    ("endpoint_that_succeeds_too_rarely_gets_a_rest", endpoint_that_succeeds_too_rarely_gets_a_rest),
+    (
+        "connection_that_nobody_takes_ends_in_time_and_is_tried_again",
+        connection_that_nobody_takes_ends_in_time_and_is_tried_again,
+    ),
     ("rate_limit_of_one_identity_leaves_another_alone", rate_limit_of_one_identity_leaves_another_alone),
     ("request_without_an_answer_ends_in_time", request_without_an_answer_ends_in_time),
     (
@@ -224,6 +230,84 @@ fn endpoint_that_fails_gets_a_rest_and_is_used_again() -> TestResult {
         (one.ask(&one.client, "GET", "/again", "").ok()?.status == 200).then_some(())
     })?;
     assert_eq!(one.ask(&one.client, "GET", "/again", "")?.status, 200);
+    Ok(())
+}
+
+fn endpoint_that_succeeds_too_rarely_gets_a_rest() -> TestResult {
+    let one = One::new(&["circuitBreaking: {successRate: {minimum: 50, volume: 4}, ejectionTime: 5m}"])?;
+    let app = Recorder::answering(&one.server, HTTP, |request| {
+        Some(if request.starts_with("GET /fails ") { 500 } else { 200 })
+    })?;
+    let call = |path: &str| one.ask(&one.client, "GET", path, "");
+    for (path, status) in [("/works", 200), ("/works", 200), ("/works", 200), ("/fails", 500)] {
+        assert_eq!(call(path)?.status, status, "three of four are enough");
+    }
+    assert_eq!(one.client_metric("signet_ejections_total")?, 0.0);
+    // Never more than two failures in a row: it is the rate that tells. Where the requests take so long that the ten
+    // seconds are over, it is told a little later.
+    let mut calls = ["/fails", "/fails", "/works"].iter().cycle();
+    let answer = wait_for("the rest", || {
+        let answer = call(calls.next()?).ok()?;
+        (answer.code().as_deref() == Some("circuit-open")).then_some(answer)
+    })?;
+    assert_eq!(answer.status, 503);
+    assert!(answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after")), "{answer:?}");
+    // Of four or more that count together, more than half.
+    let (failed, seen) = (asked(&app, "/fails"), app.requests().len());
+    assert!(failed >= 3, "{failed} of {seen} failed");
+    assert_eq!(one.client_metric("signet_ejections_total")?, 1.0);
+    assert_eq!(call("/works")?.code().as_deref(), Some("circuit-open"), "good or bad, nothing is sent");
+    assert_eq!(app.requests().len(), seen);
+    Ok(())
+}
+
+/// A listener whose queue of connections is full: the kernel drops every further SYN and says nothing.
+fn deaf(container: &Container, port: u16) -> Result<(TcpListener, Vec<TcpStream>), Failure> {
+    let at = place(container, port);
+    let fill = move || -> std::io::Result<_> {
+        let listener =
+            tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(async {
+                let socket = tokio::net::TcpSocket::new_v4()?;
+                socket.bind(at)?;
+                socket.listen(0)?.into_std()
+            })?;
+        // Within a namespace a connection is there at once, or its SYN was dropped.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
+            waiting.push(stream);
+        }
+        Ok((listener, waiting))
+    };
+    Ok(container.namespace().run(fill)??)
+}
+
+fn connection_that_nobody_takes_ends_in_time_and_is_tried_again() -> TestResult {
+    let site = Site::new(&[mesh(&[]), workload("client", &[])])?;
+    let (server, client) = (site.container("server")?, site.container("client")?);
+    let to = place(&server, HTTP);
+    // The operator says that the server is there, so the client's sidecar dials.
+    let listed =
+        format!("advertise: [{{network: lan, address: {}, port: {HTTP}, targetPort: {HTTP}}}]", to.ip());
+    let settings = [
+        "timeouts: {connect: 50ms}",
+        "retries: {attempts: 1, on: [connect-failure], budget: {minPerSecond: 100}}",
+    ];
+    site.mesh.apply(
+        "server.yaml",
+        &[
+            workload("server", &[&format!("ports: [{{port: {HTTP}, protocol: http}}]"), &listed]),
+            policy("open", "server", &[&allow("client", "")]),
+            traffic_policy("traffic", "server", &settings),
+        ]
+        .concat(),
+    )?;
+    let _full = deaf(&server, HTTP)?;
+    let [sidecar] = site.sidecars([(&client, "client")])?;
+    sidecar.wait_until_known(to)?;
+    // Without the policy it were `upstream-unreachable`, after the five seconds that any connection has.
+    let answer = Plain::ask(&client, to, &get("/", "server"))?;
+    assert_eq!((answer.status, answer.code().as_deref()), (504, Some("upstream-timeout")));
+    assert_eq!(sidecar.metrics()?.value("signet_policy_retries_total"), 1.0, "a connection that failed");
     Ok(())
 }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use signet_cli::lab::mesh::intruder::Identity;
 use signet_cli::lab::mesh::{Mesh, Setup, Sidecar, wait_until};
 use signet_cli::lab::{Container, Host, HostPlan, Lab};
-use signet_identity::{Authority, SpiffeId};
+use signet_identity::{Authority, SigningSvid, SpiffeId};
+use signet_signature::seal::SealingKey;
 
 pub mod claimant;
 pub mod impostor;
@@ -105,6 +106,16 @@ impl Site {
 pub fn id(workload: &str) -> SpiffeId {
     let text = format!("spiffe://{}/app/host/{workload}", manifest::TRUST_DOMAIN);
     SpiffeId::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// The key that callers seal for, of a sidecar that has enrolled.
+///
+/// # Errors
+/// Its state cannot be read.
+pub fn sealing_key(sidecar: &Sidecar) -> Result<[u8; 32], Failure> {
+    let pem = fs::read(sidecar.folder().join("state/signing.pem"))?;
+    let svid = SigningSvid::from_pem(&pem)?;
+    Ok(SealingKey::derive(svid.key.secret_der())?.public())
 }
 
 /// Where a port of a container is for everybody else.

@@ -27,6 +27,11 @@ struct Stage {
 impl Stage {
     /// A server with this `protection`, behind nginx at `/app`.
     fn new(protection: &str) -> Result<Self, Failure> {
+        Self::with(protection, "")
+    }
+
+    /// The same with `further` manifests.
+    fn with(protection: &str, further: &str) -> Result<Self, Failure> {
         let pair = Pair::new()?;
         let nginx = pair.stranger()?;
         let server = Program::new(python()?)
@@ -49,7 +54,8 @@ impl Stage {
             nginx.ipv4(),
             pair.place(PORT),
         );
-        let mesh = pair.mesh_with(PORT, "to: [{methods: [GET, POST], paths: ['/**']}]", &settings)?;
+        let rule = format!("to: [{{methods: [GET, POST], paths: ['/**']}}]\n{further}");
+        let mesh = pair.mesh_with(PORT, &rule, &settings)?;
         Ok(Self { pair, nginx, mesh, _app: running, _proxy: proxy })
     }
 
@@ -158,6 +164,33 @@ pub(crate) fn what_nginx_changes_repeats_or_makes_up_reaches_nobody() -> TestRes
     let place = format!("http://{}/fine", stage.pair.place(PORT));
     let (status, problem) = stage.call_from(&stage.nginx, &place, &[])?;
     assert_eq!((&*status, &problem["code"]), ("400", &"signature-missing".into()), "{problem}");
+    Ok(())
+}
+
+pub(crate) fn caller_at_its_limit_is_told_through_nginx_when_to_come_again() -> TestResult {
+    let limit = "---
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: TrafficPolicy
+metadata: {name: limit}
+spec: {target: {workloads: [server]}, rateLimits: [{requests: 2, per: 1h}]}
+";
+    let stage = Stage::with("level: protected", limit)?;
+    // What the caller did not sign as it arrives uses up nothing of its limit.
+    for _ in 0..3 {
+        let (_, problem) = stage.call("/app/altered/type", &["-d", "a=1"])?;
+        assert_eq!(problem["code"], "response-unverified", "{problem}");
+    }
+    for _ in 0..2 {
+        let (status, seen) = stage.call("/app/fine", &[])?;
+        assert_eq!(status, "200", "{seen}");
+    }
+    // Signed by the server's sidecar, else nobody would believe it.
+    let (status, problem) = stage.call("/app/fine", &["-w", "\n%{http_code} %header{retry-after}"])?;
+    let (status, seconds) = status.split_once(' ').ok_or("no Retry-After")?;
+    assert_eq!((status, &problem["code"]), ("429", &"rate-limited".into()), "{problem}");
+    assert!(seconds.parse().is_ok_and(|seconds| (1..=7_200).contains(&seconds)), "{seconds}");
+    let metrics = stage.mesh.server.metrics()?;
+    assert_eq!((metrics.refusals("bad-signature"), metrics.refusals("rate-limited")), (3, 1));
     Ok(())
 }
 

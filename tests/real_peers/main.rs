@@ -29,6 +29,10 @@ const TESTS: &[Test] = &[
         "what_nginx_changes_repeats_or_makes_up_reaches_nobody",
         intermediary::what_nginx_changes_repeats_or_makes_up_reaches_nobody,
     ),
+    (
+        "caller_at_its_limit_is_told_through_nginx_when_to_come_again",
+        intermediary::caller_at_its_limit_is_told_through_nginx_when_to_come_again,
+    ),
     ("storm_of_variants_reaches_nothing_forbidden", tricks::storm_of_variants_reaches_nothing_forbidden),
     ("requests_sees_no_difference", python::requests_sees_no_difference),
     ("grpc_sees_no_difference", python::grpc_sees_no_difference),

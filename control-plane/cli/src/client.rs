@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use signet_sync::MAX_MESSAGE_BYTES;
 use signet_sync::proto::admin::admin_client::AdminClient;
+use signet_sync::{MAX_ADMIN_ANSWER_BYTES, MAX_MESSAGE_BYTES};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -70,7 +70,7 @@ impl ControlPlane {
             .await
             .map_err(|error| Failure::Unavailable(format!("control plane at {shown}: {error}")))?;
         Ok(AdminClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 }

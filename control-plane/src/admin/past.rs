@@ -11,38 +11,63 @@ use signet_sync::{SectionName, Version};
 
 use crate::publish::Published;
 use crate::streams::Answer;
+use crate::told::{Direction, Record};
 
-/// The answers of all proxies that remember a request, as one: the fields of the first record that was refused (or,
-/// when none was, of the first record), the decision in the form of a hypothetical one, all answers under `proxies`, and
-/// under `now` what the policy in force makes of the same request. A proxy's answer is the list of its records.
+/// The answers of all proxies that remember a request, as one: the fields of the record that leads, the decision in the
+/// form of a hypothetical one, all answers under `proxies`, and under `now` what the policy in force makes of the same
+/// request. A proxy's answer is the list of its records.
+///
+/// The first record that was refused leads, or the first of all, among those that both ends tell; among the others only
+/// where there are none such. Any proxy may say that it had to do with the request.
 pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published) -> ExplainResponse {
     let mut text = format!("request {}\n", request_id.escape_debug());
     let mut proxies = Vec::new();
     for answer in answers {
-        for record in records(answer) {
+        let mut records = Vec::new();
+        for record in &answer.records {
+            let disputed = standing(answer, record, answers) == Standing::Disputed;
+            let doubt =
+                if disputed { format!("; {} says nothing of it", record.peer) } else { String::new() };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {}", line(&answer.spiffe_id, record));
+            let _ = writeln!(text, "  {}{doubt}", line(&answer.spiffe_id, record));
+            let mut value = serde_json::to_value(record).unwrap_or_default();
+            value["disputed"] = disputed.into();
+            records.push(value);
+        }
+        for reason in &answer.dropped {
+            let _ = writeln!(text, "  dropped from what {} says: {reason}", answer.spiffe_id);
         }
         proxies.push(json!({
             "spiffeId": answer.spiffe_id.as_str(),
             "instance": answer.instance,
-            "answer": answer.json.clone().unwrap_or_default(),
+            "answer": records,
+            "dropped": answer.dropped.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }));
     }
-    let all = || answers.iter().flat_map(|answer| records(answer).map(move |record| (answer, record)));
-    let leading = all().find(|(_, record)| refusal(record).is_some()).or_else(|| all().next());
-    let mut fields = leading.and_then(|(_, record)| record.as_object()).cloned().unwrap_or_default();
-    let decision = match leading.and_then(|(_, record)| refusal(record)) {
-        Some(code) => json!({ "outcome": "refused", "code": code }),
-        None => json!({ "outcome": "allowed" }),
+    let all = || answers.iter().flat_map(|answer| answer.records.iter().map(move |record| (answer, record)));
+    let best = all().map(|(answer, record)| standing(answer, record, answers)).min();
+    let heard: Vec<(&Answer, &Record)> =
+        all().filter(|(answer, record)| Some(standing(answer, record, answers)) == best).collect();
+    let leading = heard.iter().find(|(_, record)| !record.refused.is_empty()).or_else(|| heard.first());
+    let mut fields = match leading.map(|(_, record)| serde_json::to_value(record)) {
+        Some(Ok(Value::Object(fields))) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let decision = match leading {
+        Some((_, record)) if !record.refused.is_empty() => {
+            json!({ "outcome": "refused", "code": record.refused })
+        }
+        Some(_) => json!({ "outcome": "allowed" }),
+        None => json!({ "outcome": "unknown" }),
     };
     // The callee saw most: where the request came from, and as what.
-    let seen = all().find(|(_, record)| is_inbound(record)).or_else(|| all().next());
+    let is_inbound = |(_, record): &&(&Answer, &Record)| record.direction == Direction::Inbound;
+    let seen = heard.iter().find(is_inbound).or_else(|| heard.first());
     let index = PolicyIndex::new(&published.effective);
-    if let Some(now) = seen.and_then(|(answer, record)| again(answer, record, &index)) {
+    if let Some(now) = seen.and_then(|(answer, record)| again(&answer.spiffe_id, record, &index)) {
         let version = published.sections.get(&SectionName::Policy);
         let version = version.map(|section| Version::from(&**section).to_string()).unwrap_or_default();
-        let same = all().all(|(_, record)| field(record, "policy") == Some(&version));
+        let same = heard.iter().all(|(_, record)| record.policy == version);
         let since = if same { "" } else { ", which is not the one it was decided under" };
         let _ = write!(text, "under the policy in force, version {version}{since}:\n{now}");
         let destination = SpiffeId::parse(&now.destination).ok();
@@ -58,64 +83,74 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
     ExplainResponse { json: Value::Object(fields).to_string(), text }
 }
 
-fn records(answer: &Answer) -> impl Iterator<Item = &Value> {
-    answer.json.iter().filter_map(Value::as_array).flatten()
+/// What the other end says of a record; the better comes first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Standing {
+    /// The same.
+    BorneOut,
+    /// Nothing: it has no identity, or has forgotten the request.
+    Alone,
+    /// It remembers the request, and not this proxy in it. That happens to an honest proxy where a request was tried at
+    /// several workloads: its sender keeps the last.
+    Disputed,
 }
 
-fn field<'a>(record: &'a Value, name: &str) -> Option<&'a str> {
-    record.get(name).and_then(Value::as_str)
-}
-
-fn refusal(record: &Value) -> Option<&str> {
-    field(record, "refused").filter(|code| !code.is_empty())
-}
-
-fn is_inbound(record: &Value) -> bool {
-    field(record, "direction") == Some("inbound")
+fn standing(answer: &Answer, record: &Record, answers: &[Answer]) -> Standing {
+    let own = answer.spiffe_id.as_str();
+    let there = answers.iter().filter(|other| other.spiffe_id.as_str() == record.peer && record.peer != own);
+    let remembered: Vec<&Record> = there.flat_map(|other| &other.records).collect();
+    if remembered.is_empty() {
+        Standing::Alone
+    } else if remembered.iter().any(|other| other.direction != record.direction && other.peer == own) {
+        Standing::BorneOut
+    } else {
+        Standing::Disputed
+    }
 }
 
 /// One record in a line: where, which way, what, and what became of it.
-fn line(proxy: &SpiffeId, record: &Value) -> String {
-    let of = |name: &str| field(record, name).unwrap_or_default().escape_debug().to_string();
-    let peer = match of("peer") {
-        peer if peer.is_empty() => "a caller outside the mesh".to_owned(),
-        peer => peer,
+fn line(proxy: &SpiffeId, record: &Record) -> String {
+    let peer = match record.peer.as_str() {
+        "" => "a caller outside the mesh".to_owned(),
+        peer => peer.escape_debug().to_string(),
     };
-    let way = if is_inbound(record) { format!("from {peer}") } else { format!("to {peer}") };
-    let what = match of("method").as_str() {
+    let way = match record.direction {
+        Direction::Inbound => format!("from {peer}"),
+        Direction::Outbound => format!("to {peer}"),
+    };
+    let what = match record.method.as_str() {
         "-" => "opaque bytes".to_owned(),
-        method => format!("{method} {}", of("path")),
+        method => format!("{} {}", method.escape_debug(), record.path.escape_debug()),
     };
-    let outcome = match refusal(record) {
-        Some(_) => format!("refused {}: {}", of("refused"), of("detail")),
-        None => format!("allowed by {}", of("allowed_by")),
+    let outcome = match record.refused.as_str() {
+        "" => format!("allowed by {}", record.allowed_by.escape_debug()),
+        code => format!("refused {}: {}", code.escape_debug(), record.detail.escape_debug()),
     };
-    format!("at {proxy}: {what} {way} ({}), {outcome}; policy {}", of("address"), of("policy"))
+    let (address, policy) = (record.address.escape_debug(), record.policy.escape_debug());
+    format!("at {proxy}: {what} {way} ({address}), {outcome}; policy {policy}")
 }
 
 /// What the rules in force say of a recorded request, at the moment it was made. `None` where the record does not tell
 /// enough.
-fn again(answer: &Answer, record: &Value, index: &PolicyIndex) -> Option<Explanation> {
-    let peer = SpiffeId::parse(field(record, "peer")?).ok();
-    let number = |name: &str| record.get(name).and_then(Value::as_u64);
-    let port = number("port").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
-    let address: SocketAddr = field(record, "address")?.parse().ok()?;
-    let (source, destination, origin) = if is_inbound(record) {
-        (peer, answer.spiffe_id.clone(), Origin::Seen(address.ip()))
-    } else {
-        (Some(answer.spiffe_id.clone()), peer?, Origin::LeftToDestination)
+fn again(proxy: &SpiffeId, record: &Record, index: &PolicyIndex) -> Option<Explanation> {
+    let peer = SpiffeId::parse(&record.peer).ok();
+    let port = Some(record.port).filter(|port| *port != 0)?;
+    let address: SocketAddr = record.address.parse().ok()?;
+    let (source, destination, origin) = match record.direction {
+        Direction::Inbound => (peer, proxy.clone(), Origin::Seen(address.ip())),
+        Direction::Outbound => (Some(proxy.clone()), peer?, Origin::LeftToDestination),
     };
-    let layer = match field(record, "method")? {
+    let layer = match record.method.as_str() {
         "-" => Layer::Opaque,
         method => Layer::Http {
             method,
-            path: field(record, "path")?,
-            authority: field(record, "authority")?,
+            path: &record.path,
+            authority: &record.authority,
             // No record holds them.
             headers: None,
         },
     };
-    let now = number("unix_ms")? / 1_000;
+    let now = record.unix_ms / 1_000;
     let facts = Facts { source: source.as_ref(), origin, destination: &destination, port, layer, now };
     Some(explain(index, &facts))
 }
@@ -126,8 +161,9 @@ mod tests {
 
     const SERVER: &str = "spiffe://td/app/d/server";
     const CLIENT: &str = "spiffe://td/app/d/client";
+    const OTHER: &str = "spiffe://td/app/d/other";
 
-    fn record(changes: &Value) -> Value {
+    fn record(changes: &Value) -> Record {
         let mut record = json!({
             "direction": "inbound", "peer": CLIENT, "address": "10.0.0.7:4711", "port": 80, "method": "GET",
             "path": "/x", "authority": "server", "allowed_by": "open/read", "refused": "", "detail": "",
@@ -136,7 +172,16 @@ mod tests {
         for (name, value) in changes.as_object().unwrap() {
             record[name] = value.clone();
         }
-        record
+        serde_json::from_value(record).unwrap()
+    }
+
+    fn answer(id: &str, records: &[Value]) -> Answer {
+        Answer {
+            spiffe_id: SpiffeId::parse(id).unwrap(),
+            instance: String::new(),
+            records: records.iter().map(record).collect(),
+            dropped: Vec::new(),
+        }
     }
 
     #[test]
@@ -158,6 +203,29 @@ mod tests {
     }
 
     #[test]
+    fn a_record_stands_by_what_its_other_end_says() {
+        let (out, back) = (json!({ "direction": "outbound", "peer": SERVER }), json!({ "peer": CLIENT }));
+        let standings = |answers: &[Answer]| -> Vec<Standing> {
+            let of = |answer| move |record| standing(answer, record, answers);
+            answers.iter().flat_map(|answer| answer.records.iter().map(of(answer))).collect()
+        };
+        let (client, server) = (answer(CLIENT, &[out]), answer(SERVER, std::slice::from_ref(&back)));
+        assert_eq!(standings(&[client.clone(), server.clone()]), [Standing::BorneOut; 2]);
+        // Whoever says besides that it came from them, went to them, or came from nobody.
+        for (lie, stands) in [
+            (json!({ "peer": CLIENT }), Standing::Disputed),
+            (json!({ "direction": "outbound", "peer": SERVER }), Standing::Disputed),
+            (json!({ "peer": "" }), Standing::Alone),
+            (json!({ "peer": OTHER }), Standing::Alone),
+        ] {
+            let answers = [client.clone(), answer(OTHER, &[lie]), server.clone()];
+            assert_eq!(standings(&answers), [Standing::BorneOut, stands, Standing::BorneOut]);
+        }
+        assert_eq!(standings(&[server]), [Standing::Alone], "the caller has forgotten it");
+        assert_eq!(standings(&[answer(CLIENT, &[back])]), [Standing::Alone], "two of one identity");
+    }
+
+    #[test]
     fn a_record_is_judged_again_as_what_it_was_when_it_was() {
         let text = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec: {trustDomain: td, \
                     networks: [{name: n}]}\n---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Workload\nmetadata: \
@@ -167,10 +235,9 @@ mod tests {
                     {sourceAddresses: [10.0.0.0/8], time: [{days: [mon]}]}}]}\n";
         let manifests = signet_policy::parse_manifests("test.yaml", text).unwrap();
         let index = PolicyIndex::new(&signet_policy::compile(&manifests).unwrap());
-        let answer =
-            Answer { spiffe_id: SpiffeId::parse(SERVER).unwrap(), instance: String::new(), json: None };
+        let server = SpiffeId::parse(SERVER).unwrap();
         let outcome = |changes: Value| {
-            again(&answer, &record(&changes), &index).map(|explanation| explanation.decision.to_string())
+            again(&server, &record(&changes), &index).map(|explanation| explanation.decision.to_string())
         };
         let allowed = Some("allowed by open/read".to_owned());
         assert_eq!(outcome(json!({})), allowed);
@@ -184,7 +251,7 @@ mod tests {
             assert_ne!(outcome(changes.clone()), allowed, "{changes}");
         }
         // What an older sidecar or an unfinished exchange leaves out cannot be judged.
-        for changes in [json!({ "port": 0 }), json!({ "address": "" }), json!({ "port": null })] {
+        for changes in [json!({ "port": 0 }), json!({ "address": "" })] {
             assert_eq!(outcome(changes), None);
         }
         assert_eq!(outcome(json!({ "direction": "outbound", "peer": "" })), None);

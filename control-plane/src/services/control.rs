@@ -30,6 +30,7 @@ use crate::records::{self, SealingKey};
 use crate::registrar::Known;
 use crate::services::{Mesh, connection, peer, status};
 use crate::streams::{Answer, Membership, Opened, Question};
+use crate::told;
 
 /// How long a proxy may take to say `Hello` on a stream it opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -498,16 +499,20 @@ impl Session {
     fn answer(&mut self, answer: wire::ExplainAnswer) {
         let Some(at) = self.asked.iter().position(|question| question.id == answer.query_id) else { return };
         let Some(question) = self.asked.remove(at) else { return };
-        // What is not JSON is shown as one string.
-        let json = match answer.json.as_str() {
-            "" => None,
-            text => Some(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
+        let (records, dropped) = match answer.json.as_str() {
+            "" => (Vec::new(), Vec::new()),
+            text => told::read(text, &question.request_id, self.peer.id()),
         };
+        for reason in &dropped {
+            tracing::warn!(id = %self.peer.id(), request_id = question.request_id, %reason,
+                "of what the proxy says about a past request something is dropped");
+        }
         // Whoever asked may have stopped waiting.
         let _ = question.answer.try_send(Answer {
             spiffe_id: self.peer.id().clone(),
             instance: self.membership.stream.leaf.clone(),
-            json: json.map(plain::json),
+            records,
+            dropped,
         });
     }
 

@@ -2,8 +2,8 @@
 
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{
-    CreateTokenRequest, DeleteRequest, ExplainRequest, GetRequest, Header, HistoryRequest, Hypothetical,
-    RevokeRequest, RollbackRequest,
+    ApplyRequest, CreateTokenRequest, DeleteRequest, ExplainRequest, GetRequest, Header, HistoryRequest,
+    Hypothetical, ManifestFile, RevokeRequest, RollbackRequest,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
@@ -273,10 +273,50 @@ async fn nothing_a_proxy_says_moves_the_operators_cursor() {
             break query;
         }
     };
-    let json = "{\"a\\u001b\":\"\\u009b\u{9b}b\"}".to_owned();
+    let json = "[{\"request_id\":\"r-1\",\"direction\":\"inbound\",\"path\":\"\\u009b\u{9b}b\"}]".to_owned();
     stream.send(Up::ExplainAnswer(wire::ExplainAnswer { query_id: query.query_id, json })).await;
     let answer = asking.await.unwrap().unwrap().into_inner();
     let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
-    assert_eq!(json["proxies"][0]["answer"]["a"], "b", "{json}");
+    assert_eq!(json["proxies"][0]["answer"][0]["path"], "b", "{json}");
     assert!(!answer.text.chars().any(|character| character.is_control() && character != '\n'));
+}
+
+#[tokio::test]
+async fn everything_that_a_mesh_may_hold_is_rolled_back_in_one_step() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::start(state.path());
+    let head = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: ";
+    let workloads = (0..10_000).map(|number| {
+        format!(
+            "{head}Workload\nmetadata: {{name: w{number}}}\nspec: {{class: app, device: d, network: lan}}\n"
+        )
+    });
+    let roles = (0..10_000).map(|number| {
+        format!(
+            "{head}RoleGrant\nmetadata: {{name: r{number}}}\nspec: {{identity: 'spiffe://mesh.example/app/d/w{number}', \
+             role: r, notAfter: 2099-01-01T00:00:00Z}}\n"
+        )
+    });
+    let documents: Vec<String> = std::iter::once(MESH.to_owned()).chain(workloads).chain(roles).collect();
+    // A file has its own limits.
+    let files = documents.chunks(4_000).enumerate().map(|(number, documents)| ManifestFile {
+        name: format!("{number}.yaml"),
+        text: documents.join("---\n"),
+    });
+    let mut operator = server.operator().await;
+    let applied = operator.apply(ApplyRequest { files: files.collect(), dry_run: false }).await.unwrap();
+    let applied = applied.into_inner();
+    assert!(applied.diagnostics.is_empty(), "{:?}", applied.diagnostics);
+    assert_eq!((applied.version, applied.changes.len()), (1, 20_001));
+    let held = async || {
+        let all = server.operator().await.get(GetRequest::default()).await.unwrap().into_inner();
+        all.items.len()
+    };
+    for (version, expected) in [(Some(0), 0), (None, 20_001)] {
+        let rolled =
+            operator.rollback(RollbackRequest { version, dry_run: false }).await.unwrap().into_inner();
+        assert!(rolled.diagnostics.is_empty(), "{:?}", rolled.diagnostics);
+        assert_eq!(rolled.changes.len(), 20_001);
+        assert_eq!(held().await, expected);
+    }
 }

@@ -22,7 +22,7 @@ use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
 use signet_sync::proto::sync::identity_client::IdentityClient;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::proto::sync::{self as wire};
-use signet_sync::{MAX_MESSAGE_BYTES, PROTOCOL, SectionName, Subscriber, Token};
+use signet_sync::{MAX_ADMIN_ANSWER_BYTES, MAX_MESSAGE_BYTES, PROTOCOL, SectionName, Subscriber, Token};
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -128,7 +128,7 @@ impl Server {
         });
         let channel =
             Endpoint::from_static("http://signet.invalid").connect_with_connector(connect).await.unwrap();
-        AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        AdminClient::new(channel).max_decoding_message_size(MAX_ADMIN_ANSWER_BYTES)
     }
 
     pub(crate) async fn apply(&self, yaml: &str) -> admin::ApplyResponse {

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use signet_policy::PolicyModel;
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{ApplyRequest, ExplainRequest, ListEdgesRequest, ManifestFile};
@@ -11,7 +12,7 @@ use signet_sync::proto::sync::{Edge, ExplainAnswer, Nack, Status, edge};
 use signet_sync::{SectionName, Subscriber};
 use tonic::Code;
 
-use crate::harness::{counter, enrol, mesh, workload};
+use crate::harness::{Stream, counter, enrol, mesh, workload};
 
 fn model(subscriber: &Subscriber) -> Option<&PolicyModel> {
     subscriber.policy().map(|policy| &*policy.model)
@@ -183,21 +184,80 @@ async fn a_past_request_is_explained_by_the_proxies_that_remember_it() {
         let question = Some(Question::RequestId("r-1".to_owned()));
         operator.explain(ExplainRequest { question }).await
     });
-    for (stream, json) in [(&mut knowing, r#"[{"refused":"access-denied"}]"#), (&mut forgetful, "")] {
-        let query = loop {
-            if let Some(Down::ExplainQuery(query)) = stream.next().await.unwrap() {
-                break query;
-            }
-        };
-        assert_eq!(query.request_id, "r-1");
-        let answer = ExplainAnswer { query_id: query.query_id, json: json.to_owned() };
-        stream.send(Up::ExplainAnswer(answer)).await;
+    let known =
+        json!([{ "request_id": "r-1", "direction": "inbound", "refused": "access-denied" }]).to_string();
+    for (stream, json) in [(&mut knowing, &*known), (&mut forgetful, "")] {
+        assert_eq!(tell(stream, json).await, "r-1");
     }
     let answer = asking.await.unwrap().unwrap().into_inner();
     let json: serde_json::Value = serde_json::from_str(&answer.json).unwrap();
     assert_eq!(json["proxies"].as_array().unwrap().len(), 1);
     assert_eq!(json["proxies"][0]["answer"][0]["refused"], "access-denied");
     assert_eq!(json["decision"]["outcome"], "refused");
+}
+
+/// Answers the next question about a request, and tells which one it was about.
+async fn tell(stream: &mut Stream, json: &str) -> String {
+    let query = loop {
+        if let Some(Down::ExplainQuery(query)) = stream.next().await.unwrap() {
+            break query;
+        }
+    };
+    let answer = ExplainAnswer { query_id: query.query_id, json: json.to_owned() };
+    stream.send(Up::ExplainAnswer(answer)).await;
+    query.request_id
+}
+
+#[tokio::test]
+async fn a_proxy_speaks_for_itself_alone_about_a_past_request() {
+    let (_state, server) = mesh().await;
+    let (ends, mut streams) = (["api", "web", "liar"], Vec::new());
+    for (name, address) in ends.iter().zip(["127.0.0.5", "127.0.0.6", "127.0.0.7"]) {
+        let mut stream = server.proxy(name).await.connect(server.control, address).await;
+        stream.until(|subscriber| model(subscriber).is_some()).await;
+        streams.push(stream);
+    }
+    let [api, web, liar] = ends.map(|name| format!("spiffe://mesh.example/app/edge/{name}"));
+    let record = |direction: &str, peer: &str, refused: &str, more: serde_json::Value| {
+        let mut record =
+            json!({ "request_id": "r-1", "direction": direction, "peer": peer, "refused": refused });
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    };
+    let explained = async |streams: &mut [Stream], answers: [serde_json::Value; 3]| {
+        let mut operator = server.operator().await;
+        let asking = tokio::spawn(async move {
+            let question = Some(Question::RequestId("r-1".to_owned()));
+            operator.explain(ExplainRequest { question }).await
+        });
+        for (stream, answer) in streams.iter_mut().zip(answers) {
+            let text = if answer.is_null() { String::new() } else { answer.to_string() };
+            tell(stream, &text).await;
+        }
+        let answer = asking.await.unwrap().unwrap().into_inner();
+        (serde_json::from_str::<serde_json::Value>(&answer.json).unwrap(), answer.text)
+    };
+    // The two ends, and a third that says it was the one: what it says stands there as its own, and leads nothing.
+    let from_web = record("inbound", &web, "", json!({ "source": web, "destination": api }));
+    let to_api = record("outbound", &api, "", json!({ "source": web, "destination": api }));
+    for lie in [record("inbound", &web, "replay", json!({})), record("inbound", "", "replay", json!({}))] {
+        let answers = [json!([from_web]), json!([to_api]), json!([lie])];
+        let (json, text) = explained(&mut streams, answers).await;
+        assert_eq!(json["decision"]["outcome"], "allowed", "{json:#}");
+        assert!(text.contains(&format!("at {liar}: ")), "{text}");
+        let told = json["proxies"].as_array().unwrap().iter().find(|proxy| proxy["spiffeId"] == *liar);
+        let told = &told.unwrap()["answer"][0];
+        assert_eq!((&told["refused"], &told["disputed"]), (&"replay".into(), &(lie["peer"] == *web).into()));
+    }
+    // In another's name it says nothing.
+    let as_api = record("inbound", &web, "replay", json!({ "source": web, "destination": api }));
+    let (json, text) = explained(&mut streams, [json!([from_web]), json!([to_api]), json!([as_api])]).await;
+    assert_eq!(json["decision"]["outcome"], "allowed", "{json:#}");
+    assert!(!json.to_string().contains("replay"), "{json:#}");
+    assert!(text.contains(&format!("dropped from what {liar} says: a record of an exchange")), "{text}");
+    // Nor is that an answer where nobody else has one.
+    let (json, _) = explained(&mut streams, [json!(null), json!(null), json!([as_api])]).await;
+    assert_eq!(json["decision"]["outcome"], "unknown", "{json:#}");
 }
 
 #[tokio::test]

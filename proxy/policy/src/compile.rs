@@ -60,6 +60,18 @@ pub const MAX_ROLE_APPOINTERS: usize = 1_000;
 /// Most role grants of a mesh: each workload holds one or two.
 pub const MAX_ROLE_GRANTS: usize = 10_000;
 
+/// Most manifests of a mesh, of all kinds.
+pub const MAX_MANIFESTS: usize = 1
+    + MAX_EGRESS_POLICIES
+    + MAX_HEADER_POLICIES
+    + MAX_NORMALIZATION_POLICIES
+    + MAX_POLICIES
+    + MAX_PROTECTION_POLICIES
+    + MAX_ROLE_APPOINTERS
+    + MAX_ROLE_GRANTS
+    + MAX_TRAFFIC_POLICIES
+    + MAX_WORKLOADS;
+
 /// Most places in the index of every sidecar: each source of each rule, at each port of each workload it is for.
 /// A place takes about 40 bytes, so this keeps the index under 40 MiB; 1,000 rules for all of 100 services with three
 /// ports each take 400,000.

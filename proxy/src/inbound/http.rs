@@ -1,6 +1,6 @@
 //! Signed HTTP requests from another workload, one by one: verify, decide, forward.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,21 +10,19 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
-use signet_policy::{Blame, Origin as Whence, Permit, ProtectionLevel, Refusal};
-use signet_signature::Form;
+use signet_policy::{Blame, Permit, Refusal};
 use signet_signature::seal::MessageKeys;
 use signet_sync::Gap;
 use tracing::Instrument;
 
 use super::upgrade::{self, Switched};
-use super::{Reached, app};
+use super::{Reached, admit, app, bind, tell_caller};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::channel::Channel;
 use crate::checkpoint;
-use crate::clock;
 use crate::head::{self, Origin};
-use crate::headers::{self, CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
+use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
 use crate::http_server::{self, Switch, Version};
 use crate::problem;
 use crate::recheck::Recheck;
@@ -199,10 +197,7 @@ impl Callee {
             // Its connection goes on as something else: nothing would come to cover it, and nothing may come too early.
             protection = sign::at_once(protection);
         }
-        let sealed_headers = match protection.level {
-            ProtectionLevel::Private => grant.sealed_headers(&snapshot.index),
-            ProtectionLevel::Protected | ProtectionLevel::Public => Vec::new(),
-        };
+        let sealed_headers = grant.never_clear(&snapshot.index, protection.level);
         let terms = Terms { protection, sealed_headers: &sealed_headers };
         // Asked before the body is read, so that a caller without permission costs no memory, and again
         // after it: what is forwarded is permitted now.
@@ -210,7 +205,7 @@ impl Callee {
         let before = grant.decide_before(&snapshot, is_sealed)?;
         if !is_sealed {
             // Whoever is at its limit costs neither a body nor a verification.
-            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+            admit(worker, &snapshot, &grant, self.channel.peer.id().as_str(), &mut trail.retry_after)?;
         }
         let (mut verified, owed) =
             verify::request(worker, &self.channel, &snapshot, received, parts, body, terms).await?;
@@ -240,18 +235,11 @@ impl Callee {
         };
         if is_sealed {
             // Nobody without permission uses up what all callers share.
-            self.admit(&snapshot, &grant, &mut trail.retry_after)?;
+            admit(worker, &snapshot, &grant, self.channel.peer.id().as_str(), &mut trail.retry_after)?;
         }
         // What was signed has been verified and decided on; from here on it is what the application may see.
         normal.apply(verified.get_mut())?;
-        let plan = snapshot.index.header_plan(
-            Some(self.channel.peer.id()),
-            &self.reached.own,
-            grant.port,
-            clock::unix_seconds(),
-        );
-        headers::tell_caller(verified.get_mut().headers_mut(), &plan, Some(self.channel.peer.id()));
-        verified.get_mut().body_mut().withhold(headers::withheld_trailers(&plan));
+        tell_caller(verified.get_mut(), &snapshot, &grant);
         if is_handshake {
             if self.version == Version::Http2 {
                 return Err(Refusal::UpgradeUnsupported);
@@ -281,33 +269,9 @@ impl Callee {
         Addressee { index: &snapshot.index, workload: &self.reached.own, port: self.reached.address.port() }
     }
 
-    /// Counts a permitted request, unless a limit of the workload has been reached.
-    fn admit(
-        &self,
-        snapshot: &Snapshot,
-        grant: &Grant,
-        retry_after: &mut Option<Duration>,
-    ) -> Result<(), Refusal> {
-        let Some(asked) = grant.content.request() else { return Ok(()) };
-        let caller = self.channel.peer.id().as_str();
-        let rates = &self.worker.shared.rates;
-        rates.admit(&snapshot.index, &grant.destination, grant.port, asked, caller).map_err(|wait| {
-            *retry_after = Some(wait);
-            Refusal::RateLimited
-        })
-    }
-
     fn grant(&self, content: Content) -> Grant {
-        Grant {
-            source: Some(self.channel.peer.id().clone()),
-            origin: Whence::Seen(self.reached.caller.ip()),
-            destination: self.reached.own.clone(),
-            port: self.reached.address.port(),
-            content,
-            channel: Some(Rc::clone(&self.channel)),
-            signer: None,
-            judged: Cell::default(),
-        }
+        let source = Some(self.channel.peer.id().clone());
+        Grant { channel: Some(Rc::clone(&self.channel)), ..self.reached.grant(source, content) }
     }
 
     /// Signs the application's response, bound to the request as it was received.
@@ -328,35 +292,12 @@ impl Callee {
         let whole_max = sign::whole_max(form, keys.is_some());
         let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::UpstreamUnreachable)?;
         // What is wrong with its own response is not the caller's fault.
-        let payload = self
-            .bind(&mut parts.headers, payload, form, keys, &grant)
+        let payload = bind(&self.worker, &mut parts.headers, payload, form, keys, &grant)
             .map_err(|_| Refusal::UpstreamUnreachable)?;
         let response = sign::response(&self.worker, &self.channel, received, parts, payload).await;
         let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;
         let signed = received.form.is_some();
         Ok(response.map(|body| body.rechecked(|| Recheck::of(&self.worker, grant, signed))))
-    }
-
-    /// Prepares a response for its signature, sealed where its request was.
-    pub(super) fn bind(
-        &self,
-        headers: &mut HeaderMap,
-        payload: Payload,
-        form: Option<Form>,
-        keys: Option<Box<MessageKeys>>,
-        grant: &Grant,
-    ) -> Result<Payload, Refusal> {
-        sign::prepare(headers, &payload, form)?;
-        let payload = match keys {
-            Some(keys) => {
-                let snapshot = self.worker.shared.snapshot();
-                let names = seal::names(&grant.sealed_headers(&snapshot.index));
-                seal::response(*keys, &names, headers, payload)?
-            }
-            None => payload,
-        };
-        sign::bind(headers, &payload, form)?;
-        Ok(payload)
     }
 
     async fn refuse(

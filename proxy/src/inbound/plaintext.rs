@@ -1,7 +1,6 @@
 //! Callers without a sidecar, where the mode is `permissive`. They have no identity: only rules
 //! for `anyone` let them in, and HTTP is still judged by method and path.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,16 +8,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use signet_policy::{MtlsMode, Origin as Whence, Permit, Refusal, SpeaksFirst};
+use signet_policy::{MtlsMode, Permit, Refusal, SpeaksFirst};
 use signet_sync::Gap;
 use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Reached, app, refuse};
+use super::{Reached, admit, app, refuse, tell_caller};
 use crate::authorize::{Content, Grant};
 use crate::body::Body;
-use crate::clock;
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
 use crate::headers;
@@ -100,7 +98,7 @@ async fn identify(worker: &Worker, client: &mut Prefixed, reached: &Reached) -> 
     let meshed = snapshot.is_meshed(reached.caller.ip());
     let server_first =
         snapshot.index.speaks_first(&reached.own, reached.address.port()) == Some(SpeaksFirst::Server);
-    let opaque_passes = grant(reached, Content::Opaque).decide(&snapshot).is_ok();
+    let opaque_passes = reached.grant(None, Content::Opaque).decide(&snapshot).is_ok();
     drop(snapshot);
     let detected = match (meshed, server_first) {
         (true, _) => timeout(MESHED_HELLO, client.detect()).await,
@@ -164,7 +162,7 @@ fn caller(detected: io::Result<Option<Protocol>>, app: Option<TcpStream>) -> Cal
 
 /// Passes on bytes that are not HTTP, if policy lets them.
 async fn carry(worker: &Rc<Worker>, client: Prefixed, app: Option<TcpStream>, reached: &Reached) {
-    let grant = grant(reached, Content::Opaque);
+    let grant = reached.grant(None, Content::Opaque);
     let decided = grant.decide(&worker.shared.snapshot());
     record(worker, &worker.request_id(), reached, Some(&grant), &decided);
     if decided.is_err() {
@@ -246,32 +244,23 @@ async fn exchange(
     let to = Addressee { index: &snapshot.index, workload: &reached.own, port: reached.address.port() };
     let (content, normal) = target::content(to, &parts.method, &parts.uri, &parts.headers)?;
     let content = content.with_headers(&snapshot.index, &reached.own, &normal.fields(&parts.headers));
-    let grant = granted.insert(grant(reached, content)).clone();
+    let grant = granted.insert(reached.grant(None, content)).clone();
     if snapshot.index.mtls(&grant.destination) != MtlsMode::Permissive {
         return Err(Refusal::PlaintextRefused);
     }
     let permit = grant.decide(&snapshot)?;
-    if snapshot.index.traffic(&reached.own, grant.port).is_some()
-        && let Some(asked) = grant.content.request()
-    {
+    if snapshot.index.traffic(&reached.own, grant.port).is_some() {
         // It has no identity but its address.
-        let caller = reached.caller.ip().to_string();
-        let taken = worker.shared.rates.admit(&snapshot.index, &reached.own, grant.port, asked, &caller);
-        taken.map_err(|time| {
-            *wait = Some(time);
-            Refusal::RateLimited
-        })?;
+        admit(worker, &snapshot, &grant, &reached.caller.ip().to_string(), wait)?;
     }
     // Nobody vouches for what an unmeshed caller says about itself.
     headers::check_framing(&parts.headers)?;
     headers::strip_hop(&mut parts.headers);
     headers::strip_protected(&mut parts.headers);
-    let plan = snapshot.index.header_plan(None, &reached.own, grant.port, clock::unix_seconds());
-    headers::tell_caller(&mut parts.headers, &plan, None);
-    let mut body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
-    body.withhold(headers::withheld_trailers(&plan));
+    let body = Body::plain(body).rechecked(|| still_permissive(worker, grant.clone()));
     let mut request = Request::from_parts(parts, body);
     normal.apply(&mut request)?;
+    tell_caller(&mut request, &snapshot, &grant);
     if version == Version::Http1 && !request.body().has_length() {
         headers::frame_as_chunked(request.headers_mut());
     }
@@ -283,19 +272,6 @@ async fn exchange(
     headers::strip_hop(&mut parts.headers);
     let body = Body::plain(body).holding(hold).rechecked(|| still_permissive(worker, grant.clone()));
     Ok((Response::from_parts(parts, body), permit))
-}
-
-fn grant(reached: &Reached, content: Content) -> Grant {
-    Grant {
-        source: None,
-        origin: Whence::Seen(reached.caller.ip()),
-        destination: reached.own.clone(),
-        port: reached.address.port(),
-        content,
-        channel: None,
-        signer: None,
-        judged: Cell::default(),
-    }
 }
 
 fn record(

@@ -2,22 +2,21 @@
 //! nothing. Who calls is who signed the request, and it must be the one that was signed but for what policy lets the
 //! intermediary rewrite.
 
-use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use signet_policy::{MtlsMode, Origin as Whence, Permit, ProtectionLevel, Refusal, Relay};
+use signet_policy::{MtlsMode, Permit, Refusal, Relay};
 use signet_signature::seal::MessageKeys;
 
 use super::http::{Forward, claimed_id};
-use super::{HELLO_TIMEOUT, Reached, plaintext, refuse};
+use super::{HELLO_TIMEOUT, Reached, admit, bind, plaintext, refuse, tell_caller};
 use crate::authorize::{Content, Grant};
 use crate::body::{Body, Payload};
-use crate::clock;
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
-use crate::headers::{self, MESH_AUDIENCE};
+use crate::headers::MESH_AUDIENCE;
 use crate::http_server::{self, Switch, Version};
 use crate::limits::Stranger;
 use crate::prefixed::Prefixed;
@@ -66,6 +65,8 @@ struct Callee {
 struct Trail {
     grant: Option<Grant>,
     request_id: Option<String>,
+    /// When it may come again.
+    retry_after: Option<Duration>,
     /// The request, once it is verified: its refusal can be signed from then on.
     verified: Option<Received>,
 }
@@ -89,7 +90,11 @@ impl Callee {
         let request_id = trail.request_id.take().unwrap_or_else(|| self.worker.request_id());
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (self.refuse(refusal, trail.verified.as_ref(), &request_id), Err(refusal)),
+            Err(refusal) => {
+                let mut response = self.refuse(refusal, trail.verified.as_ref(), &request_id);
+                problem::try_again(&mut response, trail.retry_after);
+                (response, Err(refusal))
+            }
         };
         let source = trail.grant.as_ref().and_then(|grant| grant.source.as_ref());
         self.worker.record(&Event {
@@ -124,21 +129,12 @@ impl Callee {
         let (origin, relay) = self.origin(&snapshot, &parts, &content)?;
         let signer = worker.signers.of(&parts.headers, &snapshot)?;
         let slot = worker.limits.enter(signer.id())?;
-        let grant = trail.grant.insert(Grant {
-            source: Some(signer.id().clone()),
-            origin: Whence::Seen(self.reached.caller.ip()),
-            destination: self.reached.own.clone(),
-            port: self.reached.address.port(),
-            content,
-            channel: None,
-            signer: Some(Rc::clone(&signer)),
-            judged: Cell::default(),
-        });
+        let source = Some(signer.id().clone());
+        let grant = trail
+            .grant
+            .insert(Grant { signer: Some(Rc::clone(&signer)), ..self.reached.grant(source, content) });
         let protection = grant.protection(&snapshot.index);
-        let sealed_headers = match protection.level {
-            ProtectionLevel::Private => grant.sealed_headers(&snapshot.index),
-            ProtectionLevel::Protected | ProtectionLevel::Public => Vec::new(),
-        };
+        let sealed_headers = grant.never_clear(&snapshot.index, protection.level);
         grant.decide_before(&snapshot, seal::is_sealed(&parts.headers))?;
         let mut received = SentRequest {
             method: parts.method.clone(),
@@ -174,21 +170,10 @@ impl Callee {
             grant.content = grant.content.clone().with_headers(&snapshot.index, &self.reached.own, fields);
         }
         let permit = grant.decide(&snapshot)?;
-        let rates = &worker.shared.rates;
-        if let Some(asked) = grant.content.request() {
-            let caller = signer.id().as_str();
-            rates
-                .admit(&snapshot.index, &grant.destination, grant.port, asked, caller)
-                .map_err(|_| Refusal::RateLimited)?;
-        }
-        let plan = snapshot.index.header_plan(
-            Some(signer.id()),
-            &self.reached.own,
-            grant.port,
-            clock::unix_seconds(),
-        );
-        headers::tell_caller(verified.get_mut().headers_mut(), &plan, Some(signer.id()));
-        verified.get_mut().body_mut().withhold(headers::withheld_trailers(&plan));
+        // No sooner: until the signature is verified anybody could use up another's limit in its name. So a caller at its
+        // limit costs a verification here.
+        admit(worker, &snapshot, grant, signer.id().as_str(), &mut trail.retry_after)?;
+        tell_caller(verified.get_mut(), &snapshot, grant);
         let to = Forward { worker, reached: &self.reached, version: self.version, grant };
         let (permit, response, hold) = to.send(signer.id(), permit, verified, true).await?;
         let response = self.sign(received, keys, grant, response).await?;
@@ -237,16 +222,8 @@ impl Callee {
         let form = received.request.form;
         let whole_max = sign::whole_max(form, keys.is_some());
         let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::UpstreamUnreachable)?;
-        let headers = &mut parts.headers;
-        let sealed = sign::prepare(headers, &payload, form).and_then(|()| match keys {
-            Some(keys) => {
-                let names = seal::names(&grant.sealed_headers(&self.worker.shared.snapshot().index));
-                seal::response(*keys, &names, headers, payload)
-            }
-            None => Ok(payload),
-        });
-        let payload = sealed.map_err(|_| Refusal::UpstreamUnreachable)?;
-        sign::bind(headers, &payload, form).map_err(|_| Refusal::UpstreamUnreachable)?;
+        let payload = bind(&self.worker, &mut parts.headers, payload, form, keys, grant)
+            .map_err(|_| Refusal::UpstreamUnreachable)?;
         let response =
             sign::relayed_response(&self.worker, &received.request, &received.may_change, parts, payload);
         let response = response.map_err(|_| Refusal::UpstreamUnreachable)?;

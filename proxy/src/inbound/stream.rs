@@ -1,10 +1,9 @@
 //! Opaque bytes from another workload: a signed record stream, verified and passed to the application.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use signet_policy::{Origin, Permit, Refusal, SpeaksFirst};
+use signet_policy::{Permit, Refusal, SpeaksFirst};
 use signet_signature::record::{Event as RecordEvent, RecordType};
 use signet_sync::Gap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,16 +24,8 @@ use crate::worker::{Event, Worker};
 /// Serves one record stream: decided before the application is dialled.
 pub(crate) async fn serve(worker: &Rc<Worker>, stream: MeshStream, channel: Rc<Channel>, reached: Reached) {
     let request_id = worker.request_id();
-    let grant = Grant {
-        source: Some(channel.peer.id().clone()),
-        origin: Origin::Seen(reached.caller.ip()),
-        destination: reached.own.clone(),
-        port: reached.address.port(),
-        content: Content::Opaque,
-        channel: Some(Rc::clone(&channel)),
-        signer: None,
-        judged: Cell::default(),
-    };
+    let source = Some(channel.peer.id().clone());
+    let grant = Grant { channel: Some(Rc::clone(&channel)), ..reached.grant(source, Content::Opaque) };
     let outcome = open(worker, stream, &channel, &reached, &grant).await;
     let decided = match &outcome {
         Ok((_, _, _, permit)) => Ok(permit.clone()),

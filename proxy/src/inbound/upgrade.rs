@@ -7,8 +7,8 @@ use signet_signature::seal::MessageKeys;
 use signet_sync::Gap;
 use tokio::net::TcpStream;
 
-use super::app;
 use super::http::{Callee, identify};
+use super::{app, bind};
 use crate::authorize::Grant;
 use crate::body::{Body, Payload};
 use crate::head::{self, Origin};
@@ -70,9 +70,8 @@ pub(super) async fn exchange(
     }
     let (app, first) = connection.switched().await.ok_or(Refusal::UpstreamUnreachable)?;
     let unbound = |_| Refusal::UpstreamUnreachable;
-    let payload = callee
-        .bind(&mut parts.headers, Payload::Whole(Bytes::new()), received.form, keys, &grant)
-        .map_err(unbound)?;
+    let payload = Payload::Whole(Bytes::new());
+    let payload = bind(worker, &mut parts.headers, payload, received.form, keys, &grant).map_err(unbound)?;
     parts.headers.insert(MESH_UPGRADE, WEBSOCKET);
     let response = sign::response(worker, &callee.channel, received, parts, payload).await;
     let mut response = response.map_err(unbound)?;

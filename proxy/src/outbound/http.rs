@@ -22,7 +22,7 @@ use crate::body::{Body, BodyError, Payload};
 use crate::channel::Channel;
 use crate::checkpoint;
 use crate::head::{self, Origin};
-use crate::headers::{self, MESH_PROTECTION, MESH_REQUEST_ID};
+use crate::headers::{self, MESH_PROTECTION};
 use crate::http_client;
 use crate::http_server::{self, Switch, Version};
 use crate::pool::{Connection, Lease};
@@ -218,15 +218,8 @@ impl Caller {
         let Unsigned { mut parts, mut payload } = request;
         let Shape { form, sealing } = shape;
         let authority = target::received_authority(&parts.uri, &parts.headers).to_owned();
-        sign::prepare(&mut parts.headers, &payload, form)?;
-        if sealing.is_none() {
-            sign::bind(&mut parts.headers, &payload, form)?;
-        }
-        parts.headers.insert(
-            MESH_REQUEST_ID,
-            HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?,
-        );
-        parts.version = self.wire_version();
+        super::prepare(&mut parts.headers, &payload, form, sealing.is_some(), request_id)?;
+        parts.version = self.version.into();
         for attempt in 1..=ATTEMPTS {
             let lease = self.checkout(destination, limits.connect).await.map_err(unconnected)?;
             // What is due on it goes first; if that fails, the next connection is tried.
@@ -318,13 +311,6 @@ impl Caller {
             identities.iter().flat_map(|id| of(id).sealed_headers(&snapshot.index)).collect();
         let fields = seal::names(listed.iter());
         Ok((protection, Some(Box::new(Sealing { recipients: recipients.collect(), fields }))))
-    }
-
-    fn wire_version(&self) -> http::Version {
-        match self.version {
-            Version::Http1 => http::Version::HTTP_11,
-            Version::Http2 => http::Version::HTTP_2,
-        }
     }
 
     /// How a request is signed and sealed.

@@ -17,7 +17,7 @@ use crate::authorize::{Content, Grant};
 use crate::body::{Body, BodyError, Hold, Payload};
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
-use crate::headers::{self, MESH_PROTECTION, MESH_REQUEST_ID};
+use crate::headers::{self, MESH_PROTECTION};
 use crate::http_client;
 use crate::http_server::{self, Switch, Version};
 use crate::pool::{Connection, Lease};
@@ -124,16 +124,8 @@ impl Caller {
         let form = Some(Form::Single);
         let whole_max = sign::whole_max(form, sealing.is_some());
         let payload = Payload::take(body, whole_max).await.map_err(|_| Refusal::MalformedMessage)?;
-        sign::prepare(&mut parts.headers, &payload, form)?;
-        if sealing.is_none() {
-            sign::bind(&mut parts.headers, &payload, form)?;
-        }
-        let id = HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?;
-        parts.headers.insert(MESH_REQUEST_ID, id);
-        parts.version = match self.version {
-            Version::Http1 => http::Version::HTTP_11,
-            Version::Http2 => http::Version::HTTP_2,
-        };
+        super::prepare(&mut parts.headers, &payload, form, sealing.is_some(), request_id)?;
+        parts.version = self.version.into();
         let (request, mut sent) =
             sign::relayed_request(&self.worker, &relay, parts, &authority, payload, sealing.as_ref())?;
         let recheck = || Recheck::of(&self.worker, grant.clone(), true);

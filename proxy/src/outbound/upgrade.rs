@@ -10,7 +10,7 @@ use super::http::Caller;
 use crate::authorize::Grant;
 use crate::body::{Body, Payload};
 use crate::head::{self, Origin};
-use crate::headers::{self, MESH_REQUEST_ID, MESH_UPGRADE, WEBSOCKET};
+use crate::headers::{self, MESH_UPGRADE, WEBSOCKET};
 use crate::http_client;
 use crate::opaque::{self, Records};
 use crate::prefixed::Prefixed;
@@ -49,13 +49,8 @@ pub(super) async fn exchange(
     if !matches!(&payload, Payload::Whole(bytes) if bytes.is_empty()) {
         return Err(Refusal::MalformedMessage);
     }
-    sign::prepare(&mut parts.headers, &payload, form)?;
+    super::prepare(&mut parts.headers, &payload, form, sealing.is_some(), request_id)?;
     parts.headers.insert(MESH_UPGRADE, WEBSOCKET);
-    let id = HeaderValue::from_str(request_id).map_err(|_| Refusal::MalformedMessage)?;
-    parts.headers.insert(MESH_REQUEST_ID, id);
-    if sealing.is_none() {
-        sign::bind(&mut parts.headers, &payload, form)?;
-    }
     let authority = target::received_authority(&parts.uri, &parts.headers).to_owned();
     let (address, identities) = (caller.destination.address, &caller.destination.identities);
     let (stream, channel) = tls::dial(worker, address, identities, Alpn::Http1).await?;

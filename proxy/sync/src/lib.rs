@@ -49,6 +49,10 @@ pub const MAX_SECTION_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes in one gRPC message of the stream: a full section and its envelope.
 pub const MAX_MESSAGE_BYTES: usize = MAX_SECTION_BYTES + 64 * 1024;
 
+/// Bytes in one answer to an operator: a change that is about twice the manifests that a mesh may have, each named at its
+/// longest, takes 20 MiB. Only the control plane's own user and root are answered.
+pub const MAX_ADMIN_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+
 /// Sections one proxy follows: policy, anchors, revocations and the directory of each network it is attached to.
 pub const MAX_SECTIONS: usize = 64;
 

@@ -7,9 +7,9 @@ use signet_cli::lab::mesh::intruder::{Caller, Draft, Identity, IntruderError, in
 use signet_cli::lab::runner::TestResult;
 use signet_signature::RequestView;
 use signet_signature::seal::{Place, Recipient, SealedSecret, SealingKey};
+use signet_tests::id;
 use signet_tests::plain::get;
 use signet_tests::recorder::ANSWER;
-use signet_tests::{Failure, id};
 
 use super::stand::{Back, Front, PRIVATE, PROTECTED, PUBLIC, Pair, fields_of_the_mesh, lines_of_the_mesh};
 use crate::signatures::is_problem;
@@ -106,16 +106,9 @@ pub(super) fn private_workload_takes_nothing_that_is_not_sealed() -> TestResult 
     Ok(())
 }
 
-/// The server's key, as the directory has it.
-fn published_key(front: &Front) -> Result<[u8; 32], Failure> {
-    let pem = std::fs::read(front.receiver.folder().join("state/signing.pem"))?;
-    let svid = signet_identity::SigningSvid::from_pem(&pem)?;
-    Ok(SealingKey::derive(svid.key.secret_der())?.public())
-}
-
 pub(super) fn what_was_sealed_by_another_or_for_another_request_is_refused() -> TestResult {
     let front = Front::new(&[], PRIVATE)?;
-    let (own, address, key) = (front.own.clone(), front.address, published_key(&front)?);
+    let (own, address, key) = (front.own.clone(), front.address, signet_tests::sealing_key(&front.receiver)?);
     let other = front.site.intruder(&front.stranger, "other")?;
     let answers = inside(front.stranger.namespace(), move || async move {
         let mut answers = Vec::new();

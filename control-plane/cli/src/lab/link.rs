@@ -22,6 +22,7 @@ const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 
+const LINK_ADDRESS: u16 = 1;
 const LINK_NAME: u16 = 3;
 const LINK_MASTER: u16 = 10;
 const LINK_STATE: u16 = 16;
@@ -52,6 +53,9 @@ const UNICAST: u8 = 1;
 const LINK_HEADER: usize = 16;
 const INET: u8 = 2;
 const INET6: u8 = 10;
+/// A bridge without an address of its own takes the lowest of its ports: with each new port it may become another, and who
+/// knew the old one is not heard for half a minute. Each bridge is alone in its network.
+const BRIDGE_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// A link that is up on both ends carries within moments; longer means that an end is down.
 const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 const CARRIER_PAUSE: Duration = Duration::from_millis(1);
@@ -78,6 +82,7 @@ impl Namespace {
     pub fn add_bridge(&self, bridge: &str) -> Result<(), LabError> {
         let body = Attributes::new()
             .text(LINK_NAME, bridge)
+            .bytes(LINK_ADDRESS, &BRIDGE_ADDRESS)
             .nest(LINK_INFO, Attributes::new().text(INFO_KIND, "bridge"));
         let purpose = format!("add bridge {bridge}");
         self.request(link(NEW_LINK, CREATE | EXCLUSIVE, 0, (0, 0), body, purpose))?;
