@@ -137,7 +137,7 @@ where
             served.map(|()| None)
         }
         Version::Http2 => {
-            // Boxed: it is four times as large as one of HTTP/1.1, for which every task would keep room.
+            // Boxed: in place it would double what every connection of HTTP/1.1 keeps for this.
             let mut connection = Box::pin(http2_builder().serve_connection(TokioIo::new(io), service));
             tokio::select! {
                 done = connection.as_mut() => return done.map(|()| None),
