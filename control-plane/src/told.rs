@@ -12,8 +12,12 @@ use signet_identity::SpiffeId;
 
 use crate::plain;
 
-/// Records of one answer: a request and five more tries of it, and as many again.
-const RECORDS_MAX: usize = 12;
+/// Records of one answer about the same other end: a request and five more tries of it, and as many again. Whoever sends many
+/// requests under one id displaces only what is told of itself.
+const RECORDS_PER_PEER: usize = 12;
+
+/// Records of one answer: as many as a sidecar tells.
+const RECORDS_MAX: usize = 128;
 
 /// Characters of a text in a record: an identity at its longest and paths as sidecars cut them fit.
 const TEXT_MAX: usize = 2_048;
@@ -93,10 +97,15 @@ pub(crate) fn read(text: &str, request_id: &str, own: &SpiffeId) -> (Vec<Record>
     if written.len() > RECORDS_MAX {
         dropped.push(Dropped::TooMany);
     }
-    let mut records = Vec::new();
+    let mut records: Vec<Record> = Vec::new();
     for value in written.into_iter().take(RECORDS_MAX) {
         match record(value, request_id, own) {
-            Ok(record) => records.push(record),
+            Ok(record)
+                if records.iter().filter(|other| other.peer == record.peer).count() < RECORDS_PER_PEER =>
+            {
+                records.push(record);
+            }
+            Ok(_) => dropped.push(Dropped::TooMany),
             Err(reason) => dropped.push(reason),
         }
     }
@@ -190,8 +199,21 @@ mod tests {
         assert_eq!(read("", "r-1", &SpiffeId::parse(OWN).unwrap()).1, [Dropped::Malformed]);
         let path = format!("/\u{1b}[2J{}", "x".repeat(TEXT_MAX));
         let one = json!({ "request_id": "r-1", "direction": "inbound", "path": path });
-        let (records, dropped) = told(&Value::from(vec![one; RECORDS_MAX + 1]));
-        assert_eq!((records.len(), dropped), (RECORDS_MAX, vec![Dropped::TooMany]));
+        let (records, dropped) = told(&Value::from(vec![one; RECORDS_PER_PEER + 1]));
+        assert_eq!((records.len(), dropped), (RECORDS_PER_PEER, vec![Dropped::TooMany]));
         assert_eq!((records[0].path.len(), &records[0].path[..4]), (TEXT_MAX, "/[2J"));
+        let of =
+            |peer: usize| json!({ "request_id": "r-1", "direction": "inbound", "peer": peer.to_string() });
+        let (records, dropped) = told(&(0..=RECORDS_MAX).map(of).collect());
+        assert_eq!((records.len(), dropped), (RECORDS_MAX, vec![Dropped::TooMany]));
+    }
+
+    #[test]
+    fn whoever_sends_many_requests_under_one_id_displaces_no_one_else() {
+        let of = |peer: &str| json!({ "request_id": "r-1", "direction": "inbound", "peer": peer });
+        let noise = std::iter::repeat_n(of("spiffe://td/app/d/loud"), 5 * RECORDS_PER_PEER);
+        let (records, dropped) = told(&noise.chain([of(CLIENT)]).collect());
+        assert_eq!((records.len(), dropped), (RECORDS_PER_PEER + 1, vec![Dropped::TooMany]));
+        assert_eq!(records.last().map(|record| &*record.peer), Some(CLIENT));
     }
 }

@@ -31,8 +31,8 @@ pub(crate) struct Grant {
     pub(crate) channel: Option<Rc<Channel>>,
     /// Who signed it, where it passed an intermediary and there is no such connection.
     pub(crate) signer: Option<Rc<Signer>>,
-    /// The generation under which it was last permitted; 0 before.
-    pub(crate) judged: Cell<u64>,
+    /// Under which generation, and in which second since 1970, it was last permitted; zeros before.
+    pub(crate) judged: Cell<(u64, u64)>,
 }
 
 /// What is exchanged.
@@ -104,14 +104,18 @@ impl Grant {
         if let Some(signer) = &self.signer {
             signer.check_trust(snapshot)?;
         }
-        let permit = decide(&snapshot.index, &self.facts())?;
-        self.judged.set(snapshot.generation);
+        let facts = self.facts();
+        let permit = decide(&snapshot.index, &facts)?;
+        self.judged.set((snapshot.generation, facts.now));
         Ok(permit)
     }
 
-    /// The [`Snapshot::generation`] under which it was last permitted. Under the same one it still is.
-    pub(crate) fn judged_at(&self) -> u64 {
-        self.judged.get()
+    /// Whether it was permitted under this very snapshot and in this very second, and whoever it came from or goes to is
+    /// still trusted: then deciding would say the same.
+    pub(crate) fn is_judged(&self, snapshot: &Snapshot) -> bool {
+        self.judged.get() == (snapshot.generation, clock::unix_seconds())
+            && self.channel.as_ref().is_none_or(|channel| channel.check_trust(snapshot).is_ok())
+            && self.signer.as_ref().is_none_or(|signer| signer.check_trust(snapshot).is_ok())
     }
 
     /// Decides before the work of verifying. What is sealed cannot be read yet: where a rule asks for header fields, that

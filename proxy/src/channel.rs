@@ -330,7 +330,7 @@ impl Channel {
         if now > self.peer.not_after() + EXPIRY_GRACE {
             return Err(Refusal::PeerUnverified);
         }
-        if self.checked.get() == Some(snapshot.generation) {
+        if self.checked.get() == Some(snapshot.edition) {
             return Ok(());
         }
         if snapshot.revoked(self.peer.id(), &self.peer.fingerprint()) {
@@ -340,7 +340,7 @@ impl Channel {
         let then = now.min(self.peer.not_after()).max(self.peer.not_before());
         verify_tls_chain(&snapshot.bundle, &self.chain, then).map_err(|_| Refusal::PeerUnverified)?;
         self.keys.borrow_mut().retain(|known| known.is_trusted(snapshot, now));
-        self.checked.set(Some(snapshot.generation));
+        self.checked.set(Some(snapshot.edition));
         Ok(())
     }
 
@@ -389,6 +389,11 @@ impl Channel {
     /// Whether a request must carry our signing chain: until a response proves that the peer has it.
     pub(crate) fn must_introduce(&self, own: Fingerprint) -> bool {
         self.confirmed.get() != Some(own)
+    }
+
+    /// Something is wrong with what the peer signs: the next request asks for its certificate once more, by bringing ours.
+    pub(crate) fn unconfirm(&self) {
+        self.confirmed.set(None);
     }
 
     /// The peer has verified a message signed under this certificate.

@@ -28,6 +28,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -38,6 +39,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::clock;
 use crate::config::{HostPort, TokenSource};
 use crate::control::connect::ControlPlane;
 use crate::control::state::{State, StateError};
@@ -315,6 +317,7 @@ impl Joined {
             snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
             credentials: Arc::default(),
             changes: watch::Sender::new(0),
+            judged_until: AtomicU64::new(clock::unix_seconds()),
             renew_now: Notify::new(),
         };
         node.publish_credentials();
@@ -367,6 +370,8 @@ struct Node {
     snapshots: Arc<ArcSwap<Snapshot>>,
     credentials: Arc<ArcSwapOption<Credentials>>,
     changes: watch::Sender<u64>,
+    /// Up to which second since 1970 everything that is open was judged by the clock.
+    judged_until: AtomicU64,
     /// The roots changed so that the certificates in force no longer hold.
     renew_now: Notify,
 }

@@ -56,7 +56,8 @@ pub(crate) struct Pool<K, C> {
     state: RefCell<State<K, C>>,
 }
 
-/// A map that every request asks for its connection. A peer chooses none of the keys, so a fast hash is enough.
+/// A map that every request asks for its connection. It holds as many keys as connections that are idle, shared or being
+/// opened, so keys that collide would win little, and a fast hash is enough.
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 struct State<K, C> {

@@ -21,8 +21,7 @@ pub(crate) struct Recheck {
 impl Recheck {
     /// Starts to watch over what `grant` allowed.
     pub(crate) fn new(worker: &Rc<Worker>, grant: Grant) -> Self {
-        let judged = grant.judged_at();
-        Self::since(worker, judged, move |snapshot| grant.stands(snapshot))
+        Self::begin(worker, grant, Grant::is_judged, Grant::stands)
     }
 
     /// The same for an exchange whose messages are signed, or are not.
@@ -31,25 +30,34 @@ impl Recheck {
             return Self::new(worker, grant);
         }
         // That nothing has to be signed was found before it was permitted, maybe under an older policy.
-        let is_so = grant.is_public(&worker.shared.snapshot().index);
-        let judged = if is_so { grant.judged_at() } else { 0 };
-        Self::since(worker, judged, move |snapshot| grant.stands_unsigned(snapshot))
+        let is_judged = |grant: &Grant, snapshot: &Snapshot| {
+            grant.is_judged(snapshot) && grant.is_public(&snapshot.index)
+        };
+        Self::begin(worker, grant, is_judged, Grant::stands_unsigned)
     }
 
     /// Starts to watch over something else than a grant.
     pub(crate) fn by(worker: &Rc<Worker>, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
-        Self::since(worker, 0, stands)
+        let changes = WatchStream::new(worker.shared.changes.clone());
+        Self { worker: Rc::clone(worker), stands: Box::new(stands), changes }
     }
 
-    /// The same where the last judgement was made under generation `judged`: asked again at once unless nothing has changed
-    /// since. A snapshot is in force before its generation is told, so no change can fall between.
-    fn since(worker: &Rc<Worker>, judged: u64, stands: impl Fn(&Snapshot) -> bool + 'static) -> Self {
+    /// Judges at once, unless that was done and nothing has changed since.
+    fn begin(
+        worker: &Rc<Worker>,
+        grant: Grant,
+        is_judged: impl Fn(&Grant, &Snapshot) -> bool,
+        stands: impl Fn(&Grant, &Snapshot) -> bool + 'static,
+    ) -> Self {
         let mut changes = worker.shared.changes.clone();
-        let changes = if *changes.borrow_and_update() == judged {
-            WatchStream::from_changes(changes)
-        } else {
-            WatchStream::new(changes)
-        };
+        let told = *changes.borrow_and_update();
+        // A snapshot is in force before its generation is told. So if this is the one that was told, what comes after it will
+        // be told yet.
+        let snapshot = worker.shared.snapshot();
+        let is_judged = snapshot.generation == told && is_judged(&grant, &snapshot);
+        drop(snapshot);
+        let changes = if is_judged { WatchStream::from_changes(changes) } else { WatchStream::new(changes) };
+        let stands = move |snapshot: &Snapshot| stands(&grant, snapshot);
         Self { worker: Rc::clone(worker), stands: Box::new(stands), changes }
     }
 

@@ -45,13 +45,13 @@ impl Signer {
 
     /// Whether it is still trusted under the snapshot: asked once per snapshot.
     pub(crate) fn check_trust(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
-        if self.checked.get() == snapshot.generation {
+        if self.checked.get() == snapshot.edition {
             return Ok(());
         }
         if !self.known.is_trusted(snapshot, SystemTime::now()) {
             return Err(Refusal::PeerUnverified);
         }
-        self.checked.set(snapshot.generation);
+        self.checked.set(snapshot.edition);
         Ok(())
     }
 }
@@ -72,7 +72,7 @@ impl Signers {
             return Ok(Rc::clone(signer));
         }
         let identity = Known::verify(&chain, snapshot, SystemTime::now())?;
-        let signer = Rc::new(Signer { known: identity, checked: Cell::new(snapshot.generation) });
+        let signer = Rc::new(Signer { known: identity, checked: Cell::new(snapshot.edition) });
         if known.len() >= SIGNERS_MAX {
             // What is still needed is verified once more.
             known.clear();

@@ -12,6 +12,9 @@ use signet_policy::{Permit, Refusal};
 
 /// Records kept per worker: a minute at 70 requests a second, about 1 MiB.
 const RECORDS: usize = 4096;
+/// Records told of one request and one other end, who chooses the id of its requests: a request and five more tries of it, and
+/// as many again.
+const PER_PEER: usize = 12;
 /// The longest path or authority kept; longer ones are cut.
 const TEXT_MAX: usize = 256;
 
@@ -120,10 +123,17 @@ impl Ring {
         records.push_back(record);
     }
 
-    /// The records with this request id, oldest first.
+    /// The records with this request id, oldest first: the last [`PER_PEER`] of each other end.
     pub fn find(&self, request_id: &str) -> Vec<Record> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        records.iter().filter(|record| record.request_id == request_id).cloned().collect()
+        let mut found: Vec<Record> = Vec::new();
+        for record in records.iter().rev().filter(|record| record.request_id == request_id) {
+            if found.iter().filter(|other| other.peer == record.peer).count() < PER_PEER {
+                found.push(record.clone());
+            }
+        }
+        found.reverse();
+        found
     }
 }
 
@@ -165,6 +175,19 @@ mod tests {
         assert!(ring.find("0").is_empty());
         assert_eq!(ring.find("1").len(), 1);
         assert_eq!(ring.find(&RECORDS.to_string()).len(), 1);
+    }
+
+    #[test]
+    fn whoever_sends_many_requests_under_one_id_displaces_no_one_else() {
+        let ring = Ring::default();
+        ring.push(record(7));
+        for number in 0..100 {
+            let peer = "spiffe://td/app/d/loud".to_owned();
+            ring.push(Record { peer, unix_ms: number, ..record(7) });
+        }
+        let found = ring.find("7");
+        assert_eq!((found.len(), &*found[0].peer), (PER_PEER + 1, ""));
+        assert_eq!(found[PER_PEER].unix_ms, 99);
     }
 
     #[test]

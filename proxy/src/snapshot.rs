@@ -19,8 +19,11 @@ use crate::tls::Alpn;
 /// Policy, directory and trust at one moment. Loaded once per request.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Grows with every change; what was judged under an older one is judged again.
+    /// Grows with every change, of the credentials and of what policy says at this time too; what was judged under an
+    /// older one is judged again.
     pub generation: u64,
+    /// The generation in which anything below last changed.
+    pub edition: u64,
     /// The policy as it was pushed; none before the first.
     pub policy: Option<Arc<PolicyModel>>,
     /// The same, made for decisions; denies everything before the first policy.
@@ -45,6 +48,7 @@ impl Snapshot {
     pub fn deny_all(bundle: Arc<TrustBundle>) -> Self {
         Self {
             generation: 0,
+            edition: 0,
             policy: None,
             index: Arc::new(PolicyIndex::deny_all()),
             policy_version: Arc::default(),
@@ -70,6 +74,7 @@ impl Snapshot {
         let has_revocations = subscriber.versions().any(|(name, _)| *name == SectionName::Revocations);
         let unready = Self {
             generation,
+            edition: generation,
             directories,
             revocations: Arc::clone(subscriber.revocations()),
             ..Self::deny_all(Arc::clone(bundle))

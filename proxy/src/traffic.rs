@@ -121,7 +121,7 @@ impl Traffic {
         spread: bool,
         now: Instant,
     ) {
-        if upstream.endpoints.borrow().found == Some((snapshot.generation, spread)) {
+        if upstream.endpoints.borrow().found == Some((snapshot.edition, spread)) {
             return;
         }
         let mut found = if spread { outbound::alternatives(snapshot, dialled) } else { Vec::new() };
@@ -149,7 +149,7 @@ impl Traffic {
             addresses(one) == addresses(other)
         };
         let ring = endpoints.ring.take().filter(|_| same(&endpoints.all, &all));
-        *endpoints = Endpoints { found: Some((snapshot.generation, spread)), all, ring };
+        *endpoints = Endpoints { found: Some((snapshot.edition, spread)), all, ring };
     }
 }
 

@@ -227,8 +227,12 @@ pub(crate) async fn response(
         let body = unsigned(&mut parts.headers, body).map_err(|_| Refusal::ResponseUnverified)?;
         return Ok((Verified(Response::from_parts(parts, body)), None));
     }
-    channel.learn(&parts.headers, snapshot, now).map_err(|_| Refusal::ResponseUnverified)?;
+    channel.learn(&parts.headers, snapshot, now).map_err(|_| {
+        channel.unconfirm();
+        Refusal::ResponseUnverified
+    })?;
     let unverified = |error: SignatureError| {
+        channel.unconfirm();
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
     };

@@ -48,6 +48,9 @@ const APP_IDLE: Duration = Duration::from_secs(3);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Application connections opened for a record stream that turned out to be HTTP, per caller.
 const PARKED_PER_CALLER: usize = 64;
+/// Records told of one request. Each takes 7 KiB at most, two identities and two texts, so they fit in a message to the control
+/// plane.
+const TOLD_MAX: usize = 128;
 /// How long such a connection waits for the request it was opened for.
 const PARKED_FOR: Duration = Duration::from_secs(5);
 
@@ -86,10 +89,10 @@ impl Shared {
         self.credentials.load_full()
     }
 
-    /// Everything any worker remembers about a request, as JSON; `None` when nothing.
+    /// What the workers remember about a request, as JSON; `None` when nothing.
     pub fn explain(&self, request_id: &str) -> Option<String> {
         let own = self.credentials().map_or_else(String::new, |credentials| credentials.id().to_string());
-        let records = self.rings.iter().flat_map(|ring| ring.find(request_id));
+        let records = self.rings.iter().flat_map(|ring| ring.find(request_id)).take(TOLD_MAX);
         let told: Vec<Told> = records.map(|record| Told::new(record, &own)).collect();
         if told.is_empty() { None } else { serde_json::to_string(&told).ok() }
     }

@@ -16,7 +16,7 @@ const ANSWER_BYTES: usize = MAX_SECTION_BYTES;
 
 /// The edges of all of them, those of replicas as one, the last one seen first. Each proxy's own part is bounded by
 /// [`signet_sync::decode_edges`]; what does not fit the answer is left out and counted.
-pub(super) fn joined(streams: impl Iterator<Item = Arc<Stream>>) -> wire::ListEdgesResponse {
+pub(super) fn joined(streams: impl Iterator<Item = Arc<Stream>>, now_ms: u64) -> wire::ListEdgesResponse {
     let mut edges: HashMap<(SpiffeId, Edge), Tally> = HashMap::new();
     let mut lost = 0u64;
     for stream in streams {
@@ -24,7 +24,7 @@ pub(super) fn joined(streams: impl Iterator<Item = Arc<Stream>>) -> wire::ListEd
         lost = lost.saturating_add(report.status.map_or(0, |status| status.edges_lost));
         for (edge, tally) in report.edges.iter() {
             let mut tally = *tally;
-            tally.last_seen_ms = tally.last_seen_ms.saturating_add_signed(report.clock_offset_ms);
+            tally.last_seen_ms = tally.last_seen_ms.saturating_add_signed(report.clock_offset_ms).min(now_ms);
             // The proxy's own end is who it proved to be, whatever it reports.
             edges.entry((stream.spiffe_id.clone(), edge.clone())).or_default().add(tally);
         }

@@ -17,8 +17,9 @@ use crate::told::{Direction, Record};
 /// form of a hypothetical one, all answers under `proxies`, and under `now` what the policy in force makes of the same
 /// request. A proxy's answer is the list of its records.
 ///
-/// The first record that was refused leads, or the first of all, among those that both ends tell; among the others only
-/// where there are none such. Any proxy may say that it had to do with the request.
+/// The first record that was refused leads, or the first of all, among those that both ends tell; where there are none such,
+/// among those that one end tells alone, unless anything is disputed: then nobody leads, for any proxy may say that it had
+/// to do with the request.
 pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published) -> ExplainResponse {
     let mut text = format!("request {}\n", request_id.escape_debug());
     let mut proxies = Vec::new();
@@ -44,10 +45,9 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
             "dropped": answer.dropped.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }));
     }
-    let all = || answers.iter().flat_map(|answer| answer.records.iter().map(move |record| (answer, record)));
-    let best = all().map(|(answer, record)| standing(answer, record, answers)).min();
-    let heard: Vec<(&Answer, &Record)> =
-        all().filter(|(answer, record)| Some(standing(answer, record, answers)) == best).collect();
+    let heard = heard(answers);
+    let is_open = heard.is_none();
+    let heard = heard.unwrap_or_default();
     let leading = heard.iter().find(|(_, record)| !record.refused.is_empty()).or_else(|| heard.first());
     let mut fields = match leading.map(|(_, record)| serde_json::to_value(record)) {
         Some(Ok(Value::Object(fields))) => fields,
@@ -58,6 +58,7 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
             json!({ "outcome": "refused", "code": record.refused })
         }
         Some(_) => json!({ "outcome": "allowed" }),
+        None if is_open => json!({ "outcome": "disputed" }),
         None => json!({ "outcome": "unknown" }),
     };
     // The callee saw most: where the request came from, and as what.
@@ -81,6 +82,17 @@ pub(super) fn joined(request_id: &str, answers: &[Answer], published: &Published
     fields.insert("requestId".to_owned(), request_id.into());
     fields.insert("proxies".to_owned(), proxies.into());
     ExplainResponse { json: Value::Object(fields).to_string(), text }
+}
+
+/// The records that count: of the best standing there is. `None` where nobody bears anything out and something is disputed.
+fn heard(answers: &[Answer]) -> Option<Vec<(&Answer, &Record)>> {
+    let all = || answers.iter().flat_map(|answer| answer.records.iter().map(move |record| (answer, record)));
+    let standings: Vec<Standing> = all().map(|(answer, record)| standing(answer, record, answers)).collect();
+    let best = standings.iter().min().copied();
+    if best != Some(Standing::BorneOut) && standings.contains(&Standing::Disputed) {
+        return None;
+    }
+    Some(all().zip(standings).filter(|(_, standing)| Some(*standing) == best).map(|(told, _)| told).collect())
 }
 
 /// What the other end says of a record; the better comes first.
@@ -223,6 +235,21 @@ mod tests {
         }
         assert_eq!(standings(&[server]), [Standing::Alone], "the caller has forgotten it");
         assert_eq!(standings(&[answer(CLIENT, &[back])]), [Standing::Alone], "two of one identity");
+    }
+
+    #[test]
+    fn nobody_leads_where_all_there_is_is_disputed_or_said_alone_beside_it() {
+        let heard = |answers: &[Answer]| -> Option<Vec<String>> {
+            heard(answers).map(|heard| heard.iter().map(|(answer, _)| answer.spiffe_id.to_string()).collect())
+        };
+        let sent = answer(CLIENT, &[json!({ "direction": "outbound", "peer": SERVER })]);
+        assert_eq!(heard(&[sent.clone(), answer(SERVER, &[json!({})])]).unwrap(), [CLIENT, SERVER]);
+        assert_eq!(heard(std::slice::from_ref(&sent)).unwrap(), [CLIENT]);
+        // It answers, and says that it came from somebody else.
+        for lie in [json!({ "peer": "" }), json!({ "peer": OTHER })] {
+            assert_eq!(heard(&[sent.clone(), answer(SERVER, &[lie])]), None);
+        }
+        assert_eq!(heard(&[]).unwrap(), [""; 0]);
     }
 
     #[test]

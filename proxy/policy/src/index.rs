@@ -28,8 +28,8 @@ use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
 use crate::traffic_policy::TrafficPolicyModel;
 
-/// A map that is asked several times for each request. Its keys are what operators wrote, and nobody else adds any, so a fast
-/// hash is enough.
+/// A map that is asked several times for each request. Its keys are what operators wrote, and workloads that may appoint; their
+/// numbers are bounded and the hash has a seed of its own in each process, so a fast one is enough.
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Why a destination outside the mesh may be dialled.

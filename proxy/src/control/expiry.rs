@@ -1,6 +1,7 @@
 //! Permissions that begin and end by the clock: roles that run out, windows that open and close.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
@@ -16,15 +17,14 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) async fn follow(node: &Node) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = clock::unix_seconds();
     loop {
         ticks.tick().await;
         let now = clock::unix_seconds();
+        let last = node.judged_until.swap(now, Ordering::Relaxed);
         let next = node.snapshots.load().index.next_change(last);
         // A clock that was set back may have opened again what had ended.
         if now < last || next.is_some_and(|next| next <= now) {
             node.announce();
         }
-        last = now;
     }
 }

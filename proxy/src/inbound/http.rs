@@ -230,7 +230,7 @@ impl Callee {
             grant
         };
         let permit = match before {
-            Some(permit) if snapshot.generation == grant.judged_at() => permit,
+            Some(permit) if grant.is_judged(&snapshot) => permit,
             _ => grant.decide(&snapshot)?,
         };
         if is_sealed {
