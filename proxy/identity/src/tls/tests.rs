@@ -248,3 +248,13 @@ fn svids_and_roots_rotate_without_a_refused_handshake() {
     }
     assert_eq!(fingerprints.len(), 30);
 }
+
+#[test]
+fn chacha20_comes_first_where_aes_is_slow_and_nothing_is_lost() {
+    let default = || aws_lc_rs::default_provider().cipher_suites;
+    assert_eq!(in_order(default(), true), default());
+    let slow = in_order(default(), false);
+    assert_eq!(slow[0].suite(), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    assert_eq!(slow.len(), default().len());
+    assert_eq!(slow[1].suite(), CipherSuite::TLS13_AES_256_GCM_SHA384);
+}
