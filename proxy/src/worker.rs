@@ -151,8 +151,8 @@ pub(crate) struct Worker {
     started: Instant,
     index: usize,
     requests: Cell<u64>,
-    /// Tells request ids of this process from those of the one before it.
-    epoch: u32,
+    /// Tells request ids of this process from those of all others in the mesh: 48 random bits.
+    epoch: u64,
 }
 
 impl Worker {
@@ -181,11 +181,11 @@ impl Worker {
             started: Instant::now(),
             index,
             requests: Cell::new(0),
-            epoch: (clock::unix_ms() >> 4) as u32,
+            epoch: random_epoch(),
         })
     }
 
-    /// An id that no other request of this proxy has.
+    /// An id that no other request of the mesh has, but by a chance of one in 2^48 for each two processes.
     pub(crate) fn request_id(&self) -> String {
         let number = self.requests.get();
         self.requests.set(number + 1);
@@ -307,7 +307,10 @@ impl Worker {
                 self.shared.metrics.observed_refusals.inc();
                 tracing::info!(
                     target: "signet::access", request_id, policy = &*observation.policy,
-                    rule = observation.rule.as_deref().unwrap_or_default(), "would be refused"
+                    rule = observation.rule.as_deref().unwrap_or_default(),
+                    source = grant.source.as_ref().map_or("-", SpiffeId::as_str),
+                    destination = grant.destination.as_str(), port = grant.port,
+                    method = grant.content.request().map_or("-", |(method, _)| method), "would be refused"
                 );
             }
         }
@@ -315,12 +318,21 @@ impl Worker {
     }
 }
 
-/// A request id: eight digits, two and ten. Written for every request, so by hand.
-fn hexadecimal(epoch: u32, index: u8, number: u64) -> String {
+/// Sidecars start at the same moment when a host does, so the clock would not tell them apart. Without randomness there is
+/// no TLS either; ids are only for people.
+fn random_epoch() -> u64 {
+    let mut bytes = [0; 8];
+    // Fails only together with everything else.
+    let _ = aws_lc_rs::rand::fill(&mut bytes[2..]);
+    u64::from_be_bytes(bytes)
+}
+
+/// A request id: twelve digits, two and ten. Written for every request, so by hand.
+fn hexadecimal(epoch: u64, index: u8, number: u64) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let value = u128::from(epoch) << 48 | u128::from(index) << 40 | u128::from(number & 0xff_ffff_ffff);
-    (0..20).rev().map(|place| DIGITS[(value >> (4 * place)) as usize & 0xf]).collect()
+    (0..24).rev().map(|place| DIGITS[(value >> (4 * place)) as usize & 0xf]).collect()
 }
 
 /// One decision, for the record.
@@ -383,5 +395,19 @@ impl Parked {
             list.retain(|(_, since)| since.elapsed() < PARKED_FOR);
             !list.is_empty()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_of_processes_that_start_together_differ() {
+        let ids = [random_epoch(), random_epoch()].map(|epoch| hexadecimal(epoch, 1, 0xab));
+        assert_ne!(ids[0], ids[1]);
+        for id in &ids {
+            assert_eq!((id.len(), &id[12..]), (24, "0100000000ab"), "{id}");
+        }
     }
 }
