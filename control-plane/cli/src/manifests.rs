@@ -26,6 +26,14 @@ pub(crate) struct ManifestText {
     pub(crate) text: String,
 }
 
+impl ManifestText {
+    /// Whether there is anything but comments and empty documents.
+    fn says_anything(&self) -> bool {
+        let says = |line: &str| !line.is_empty() && !line.starts_with('#') && !matches!(line, "---" | "...");
+        self.text.lines().map(str::trim).any(says)
+    }
+}
+
 impl Manifests {
     /// Reads them all.
     pub(crate) fn read(&self) -> Result<Vec<ManifestText>, Failure> {
@@ -53,8 +61,11 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<ManifestText>, Failure> {
             return Err(Failure::Usage(format!("more than {FILES_MAX} manifest files")));
         }
     }
-    if texts.is_empty() {
-        return Err(Failure::Usage("the folder has no *.yaml, *.yml or *.json file".to_owned()));
+    // What makes manifests may have failed and left nothing.
+    if !texts.iter().any(ManifestText::says_anything) {
+        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let names = names.join(", ");
+        return Err(Failure::Usage(format!("{names}: there is no manifest; fix: name files that hold some")));
     }
     Ok(texts)
 }
@@ -117,10 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_file_empty_folder_and_long_file_are_refused() {
+    fn missing_file_empty_folder_empty_file_and_long_file_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(read(&[folder.path().join("none.yaml")]), Err(Failure::Usage(_))));
         assert!(matches!(read(&[folder.path().to_path_buf()]), Err(Failure::Usage(_))));
+        let nothing = folder.path().join("nothing.yaml");
+        fs::write(&nothing, "# to be made\n---\n\n...\n").unwrap();
+        let Err(Failure::Usage(reason)) = read(std::slice::from_ref(&nothing)) else { panic!("it was taken") };
+        assert!(reason.starts_with(&nothing.display().to_string()), "{reason}");
         let long = folder.path().join("long.yaml");
         fs::write(&long, vec![b'#'; usize::try_from(FILE_MAX).unwrap() + 1]).unwrap();
         assert!(matches!(read(&[long]), Err(Failure::Usage(_))));

@@ -36,10 +36,14 @@ impl Rollback {
         let mut client = self.control_plane.connect().await?;
         let request = RollbackRequest { version: self.version, dry_run: self.dry_run };
         let Some(response) = found(client.rollback(request).await)? else {
-            let reason = "that version is not kept; `signet history` lists those that are";
+            let which = match self.version {
+                Some(version) => format!("version {version} is not kept"),
+                None => "there is no version to go back to".to_owned(),
+            };
+            let reason = format!("{which}; `signet history` lists those that are kept");
             return match format {
                 Format::Json => print_json(&json!({ "stored": false, "reason": reason })),
-                _ => print_line(reason),
+                _ => print_line(&reason),
             }
             .map(|()| Verdict::No);
         };

@@ -40,7 +40,11 @@ impl Validate {
                 } else {
                     " (no Mesh among them: what they say of each other was not checked)"
                 };
-                print_line(format_args!("{} manifests are valid{note}", manifests.len()))?;
+                let count = match manifests.len() {
+                    1 => "1 manifest is".to_owned(),
+                    more => format!("{more} manifests are"),
+                };
+                print_line(format_args!("{count} valid{note}"))?;
             }
         }
         Ok(if diagnostics.is_empty() { Verdict::Yes } else { Verdict::BadInput })
