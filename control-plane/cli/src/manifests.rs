@@ -134,7 +134,9 @@ mod tests {
         assert!(matches!(read(&[folder.path().to_path_buf()]), Err(Failure::Usage(_))));
         let nothing = folder.path().join("nothing.yaml");
         fs::write(&nothing, "# to be made\n---\n\n...\n").unwrap();
-        let Err(Failure::Usage(reason)) = read(std::slice::from_ref(&nothing)) else { panic!("it was taken") };
+        let Err(Failure::Usage(reason)) = read(std::slice::from_ref(&nothing)) else {
+            panic!("it was taken")
+        };
         assert!(reason.starts_with(&nothing.display().to_string()), "{reason}");
         let long = folder.path().join("long.yaml");
         fs::write(&long, vec![b'#'; usize::try_from(FILE_MAX).unwrap() + 1]).unwrap();
