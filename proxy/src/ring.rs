@@ -123,7 +123,7 @@ impl Ring {
         records.push_back(record);
     }
 
-    /// The records with this request id, oldest first: the last [`PER_PEER`] of each other end.
+    /// The records with this request id, oldest first: the last twelve of each other end.
     pub fn find(&self, request_id: &str) -> Vec<Record> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found: Vec<Record> = Vec::new();
