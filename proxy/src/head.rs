@@ -24,7 +24,7 @@ const MESH_FIELDS: usize = 16;
 /// still holds less than the body it may hold (256 KiB).
 pub(crate) const READ_BYTES_MAX: usize = 2 * BYTES_MAX;
 /// Fields that hyper reads in HTTP/1.1, for which it has room on the stack. Told another number, it takes room from the
-/// heap for each head, which was a fifteenth of all that a sidecar does for a small request.
+/// heap for each head, which was a sixteenth of the instructions outside of the kernel for a small request.
 const READ_FIELDS: usize = 100;
 
 const _: () = assert!(BYTES_MAX + MESH_BYTES < READ_BYTES_MAX && FIELDS_MAX + MESH_FIELDS < READ_FIELDS);

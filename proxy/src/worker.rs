@@ -48,8 +48,8 @@ const APP_IDLE: Duration = Duration::from_secs(3);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Application connections opened for a record stream that turned out to be HTTP, per caller.
 const PARKED_PER_CALLER: usize = 64;
-/// Records told of one request. Each takes 7 KiB at most, two identities and two texts, so they fit in a message to the control
-/// plane.
+/// Records told of one request. Each takes less than 8 KiB, an identity at its longest three times and four short texts, so they
+/// fit in a message to the control plane.
 const TOLD_MAX: usize = 128;
 /// How long such a connection waits for the request it was opened for.
 const PARKED_FOR: Duration = Duration::from_secs(5);
@@ -310,7 +310,7 @@ impl Worker {
                     rule = observation.rule.as_deref().unwrap_or_default(),
                     source = grant.source.as_ref().map_or("-", SpiffeId::as_str),
                     destination = grant.destination.as_str(), port = grant.port,
-                    method = grant.content.request().map_or("-", |(method, _)| method), "would be refused"
+                    method = clip(grant.content.request().map_or("-", |(method, _)| method)), "would be refused"
                 );
             }
         }
