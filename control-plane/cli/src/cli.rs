@@ -39,6 +39,8 @@ enum Command {
     Get(command::get::Get),
     History(command::rollback::History),
     #[command(subcommand)]
+    Inject(command::inject::Inject),
+    #[command(subcommand)]
     Message(command::message::Message),
     #[command(subcommand)]
     Policy(command::policy::Policy),
@@ -95,6 +97,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Explain(explain) => wait(explain.run(format)),
         Command::Get(get) => wait(get.run(format)),
         Command::History(history) => wait(history.run(format)),
+        Command::Inject(inject) => inject.run(format),
         Command::Message(message) => message.run(format),
         Command::Policy(policy) => policy.run(format),
         Command::Rollback(rollback) => wait(rollback.run(format)),

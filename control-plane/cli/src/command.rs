@@ -8,6 +8,7 @@ pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod inject;
 pub(crate) mod message;
 pub(crate) mod policy;
 pub(crate) mod revoke;

@@ -1,0 +1,1 @@
+//! Compose files: a namespace holder and a sidecar beside each service, and the way back.

@@ -1,0 +1,1 @@
+//! Kubernetes manifests: a native sidecar in each pod.
