@@ -75,10 +75,14 @@ impl Authority {
         let issuing =
             signet_identity::Authority::create(trust_domain.clone(), now - BACKDATE, AUTHORITY_LIFETIME)?;
         let id = SpiffeId::control_plane(trust_domain, DEVICE).map_err(|_| AuthorityError::Corrupted)?;
-        let authority =
-            Self { issuing, policy_key: SectionKey::generate()?, directory_key: SectionKey::generate()?, id };
-        files::replace(&directory.join(FILE), authority.encode()?.as_bytes()).map_err(AuthorityError::Io)?;
-        Ok(authority)
+        Self { issuing, policy_key: SectionKey::generate()?, directory_key: SectionKey::generate()?, id }
+            .store(directory)
+    }
+
+    /// Keeps the keys in `directory` from now on.
+    pub(crate) fn store(self, directory: &Path) -> Result<Self, AuthorityError> {
+        files::replace(&directory.join(FILE), self.encode()?.as_bytes()).map_err(AuthorityError::Io)?;
+        Ok(self)
     }
 
     /// Certificates and keys for workloads.

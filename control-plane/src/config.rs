@@ -22,7 +22,8 @@ const DRAIN_MAX_SECONDS: u64 = 3600;
     name = "signet-control-plane",
     version,
     about = "The Signet control plane: authority, policy, directory, push",
-    after_help = "Example:\n  signet-control-plane --trust-domain mesh.example --state-dir /var/lib/signet\n\n\
+    after_help = "Examples:\n  signet-control-plane --trust-domain mesh.example --state-dir /var/lib/signet\n  \
+                  signet-control-plane ready    (is the one beside this ready: exit code 0 or 1)\n\n\
                   Exit codes: 0 drained, 64 bad configuration, 70 refused or failed."
 )]
 struct Arguments {
@@ -41,6 +42,10 @@ struct Arguments {
     /// Unix socket for operators; STATE_DIR/admin.sock when not set
     #[arg(long, env = "SIGNET_ADMIN_SOCKET")]
     admin_socket: Option<PathBuf>,
+
+    /// Directory with authority, tokens and manifests to start with, as `signet inject` writes it
+    #[arg(long, env = "SIGNET_BOOTSTRAP_DIR", value_name = "DIR")]
+    bootstrap_dir: Option<PathBuf>,
 
     /// Trust domain of every identity issued here
     #[arg(long, env = "SIGNET_TRUST_DOMAIN")]
@@ -70,6 +75,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Unix socket for operators.
     pub admin_socket: PathBuf,
+    /// Directory with what to start with.
+    pub bootstrap_dir: Option<PathBuf>,
     /// Trust domain of every identity issued here.
     pub trust_domain: TrustDomain,
     /// How long open calls get to end.
@@ -133,6 +140,7 @@ impl TryFrom<Arguments> for Config {
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
             admin_socket,
+            bootstrap_dir: arguments.bootstrap_dir,
             trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
             log: LogConfig { filter: arguments.log, json },

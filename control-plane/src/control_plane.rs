@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
+use crate::bootstrap::{self, BootstrapError};
 use crate::churn::Churn;
 use crate::claims::Claims;
 use crate::config::Config;
@@ -70,6 +71,9 @@ impl ControlPlane {
         let (store, authority) = open_state(&config, now).await?;
         let metrics = Arc::new(Metrics::new());
         let habits = Arc::new(ObservedHabits::default());
+        if let Some(directory) = &config.bootstrap_dir {
+            bootstrap::adopt(directory, &*store, &authority, now).await?;
+        }
         let claims = Arc::new(Claims::new(store.clone()));
         claims.adopt(now).await?;
         let compiler =
@@ -178,7 +182,7 @@ async fn open_state(
     let owner = store.read(records::AUTHORITY).await?;
     let authority = match (Authority::load(&directory, &config.trust_domain)?, &owner) {
         (Some(authority), _) => authority,
-        (None, None) => Authority::create(&directory, &config.trust_domain, now)?,
+        (None, None) => new_authority(config, now)?,
         (None, Some(_)) => return Err(AuthorityError::Missing.into()),
     };
     match owner {
@@ -190,6 +194,16 @@ async fn open_state(
         }
     }
     Ok((store, Arc::new(authority)))
+}
+
+/// The prepared authority where there is one, else a new one.
+fn new_authority(config: &Config, now: SystemTime) -> Result<Authority, AuthorityError> {
+    let (state, trust_domain) = (&config.state_dir, &config.trust_domain);
+    let prepared = match &config.bootstrap_dir {
+        Some(directory) => bootstrap::adopt_authority(directory, state, trust_domain)?,
+        None => None,
+    };
+    prepared.map_or_else(|| Authority::create(state, trust_domain, now), Ok)
 }
 
 /// Removes what is over, now and then; never returns.
@@ -214,6 +228,9 @@ pub enum StartError {
     /// The authority is unusable.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The bootstrap directory is unusable.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {

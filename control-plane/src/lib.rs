@@ -10,6 +10,7 @@
 //!
 //! - `config` → [`Config`]; [`ControlPlane::bind`] opens the state directory and every socket; [`ControlPlane::run`]
 //!   serves until told to stop.
+//! - [`bootstrap`] is a mesh prepared before the first start.
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
 //! - `directory` has the rules on who may be where, `claims` applies them.
@@ -19,6 +20,7 @@
 mod admin;
 mod appointments;
 mod authority;
+pub mod bootstrap;
 mod churn;
 mod claims;
 mod config;
@@ -32,6 +34,7 @@ mod manifests;
 mod metrics;
 mod plain;
 mod publish;
+mod ready;
 mod records;
 mod registrar;
 mod revocation;
@@ -63,10 +66,15 @@ const EXIT_FAILED: u8 = 70;
 /// Threads that serve; the store has its own. Signing is fast and proxies are patient.
 const WORKERS: usize = 2;
 
-/// The whole program: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
+/// The whole program. `ready` as the first argument asks one that runs beside it whether it is ready; everything else
+/// is the control plane itself: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
 /// SIGINT, drains. It writes one line to standard output when it is ready:
 /// `listening control=ADDRESS admin=ADDRESS socket=PATH`.
 pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|argument| argument == "ready") {
+        return ready::main_from(arguments.into_iter().skip(1));
+    }
     let config = match Config::parse_from(arguments) {
         Ok(config) => config,
         Err(ConfigError::Shown(text)) => {

@@ -20,10 +20,10 @@ use crate::store::{Expect, Store, StoreError};
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
 /// The longest life of a token: one left in a compose file must not outlive the project.
-pub(crate) const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The most uses and instances of one token: a large deployment of one service.
-pub(crate) const USES_MAX: u32 = 10_000;
+pub const USES_MAX: u32 = 10_000;
 
 /// Random bytes of the id; a collision is refused by the store.
 const ID_BYTES: usize = 9;
@@ -53,21 +53,30 @@ pub(crate) async fn create(
     pin: [u8; 32],
     now: SystemTime,
 ) -> Result<Created, StoreError> {
+    let (token, record) = mint(grant, pin, now)?;
+    store.commit(vec![records::put(token_key(token.id()), Expect::Absent, &record)?]).await?;
+    Ok(Created { token, expires: record.expires })
+}
+
+/// A new token and the record to keep of it.
+pub(crate) fn mint(
+    grant: Grant,
+    pin: [u8; 32],
+    now: SystemTime,
+) -> Result<(signet_sync::Token, Token), StoreError> {
     let id = URL_SAFE_NO_PAD.encode(random::<ID_BYTES>()?);
     let secret = random::<SECRET_BYTES>()?;
-    let expires = unix_seconds(now).saturating_add(grant.ttl.as_secs());
     let record = Token {
         secret_sha256: secret_digest(&secret),
         id: grant.id,
         network: grant.network,
         uses: grant.uses,
         instances: grant.instances,
-        expires,
+        expires: unix_seconds(now).saturating_add(grant.ttl.as_secs()),
     };
-    store.commit(vec![records::put(token_key(&id), Expect::Absent, &record)?]).await?;
     let token = signet_sync::Token::new(id, secret, pin)
         .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
-    Ok(Created { token, expires })
+    Ok((token, record))
 }
 
 /// Finds the token that `id` and `secret` belong to. It may be used up or expired: see [`usable`].

@@ -145,6 +145,33 @@ pub fn verify(rules: &Rules, way: Way) -> Result<Backend, CaptureError> {
     if differences.is_empty() { Ok(Backend::NfTables) } else { Err(CaptureError::Differs { differences }) }
 }
 
+/// Checks that TCP is captured as [`install`] captures it. What becomes of other packets is not looked at: it
+/// follows the policy, so whoever installed the first rules cannot know it.
+///
+/// # Errors
+/// [`CaptureError::Differs`] tells the differences in words.
+pub fn verify_redirects(rules: &Rules, way: Way) -> Result<Backend, CaptureError> {
+    let expected = Rules { other: Other::Pass, ..rules.clone() }.table()?;
+    let found = match way {
+        Way::Any => nftables::read(TABLE),
+        Way::IpTables => Ok(None),
+    };
+    let found = match found {
+        Err(error) if !unavailable(&error) => return Err(error.into()),
+        found => found.ok().flatten(),
+    };
+    if let Some(redirects) = found.map(rules::redirects) {
+        let differences = verify::differences(&expected, Some(&redirects));
+        return if differences.is_empty() {
+            Ok(Backend::NfTables)
+        } else {
+            Err(CaptureError::Differs { differences })
+        };
+    }
+    let differences = iptables::redirect_differences(rules)?;
+    if differences.is_empty() { Ok(Backend::IpTables) } else { Err(CaptureError::Differs { differences }) }
+}
+
 /// Stops capturing without breaking the connections that are redirected: new ones leave and arrive **in clear**.
 /// For taking a running app out of the mesh; call [`remove`] when the old connections have ended.
 ///

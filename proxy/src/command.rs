@@ -1,4 +1,4 @@
-//! The command line: `signet-proxy run` and `signet-proxy capture`.
+//! The command line: what `signet-proxy` can be asked, and which file answers.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,10 +9,12 @@ use tokio::runtime::{self, Runtime};
 
 use crate::capture::command::CaptureArgs;
 use crate::config::{Arguments, Config, EXIT_CONFIG};
+use crate::hold::Hold;
+use crate::ready::Ready;
 use crate::{proxy, telemetry};
 
 /// Exit code when the proxy cannot do its work (`EX_UNAVAILABLE` in sysexits.h).
-const EXIT_UNAVAILABLE: u8 = 69;
+pub(crate) const EXIT_UNAVAILABLE: u8 = 69;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -30,6 +32,10 @@ struct CommandLine {
 enum Command {
     /// Install, verify or remove the rules that redirect traffic to the sidecar.
     Capture(CaptureArgs),
+    /// Capture everything in this network namespace and keep it alive, for a sidecar and its app to join.
+    Hold(Hold),
+    /// Ask the sidecar beside it whether it is ready: exit code 0 or 1.
+    Ready(Ready),
     /// Run the sidecar.
     Run(Box<Arguments>),
 }
@@ -46,6 +52,8 @@ pub fn run_from_args(arguments: impl IntoIterator<Item = OsString>) -> ExitCode 
     };
     match line.command {
         Command::Capture(arguments) => arguments.run(),
+        Command::Hold(hold) => hold.run(),
+        Command::Ready(ready) => ready.run(),
         Command::Run(arguments) => run(*arguments),
     }
 }

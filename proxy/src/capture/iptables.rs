@@ -23,7 +23,9 @@ const CHAINS: [(&str, &str, &str); 3] = [
 ];
 /// What the names of our chains begin with.
 const CHAIN_PREFIX: &str = "SIGNET_";
-const TABLES: [&str; 2] = ["nat", "filter"];
+/// The table whose chains capture TCP.
+const REDIRECTS: &str = "nat";
+const TABLES: [&str; 2] = [REDIRECTS, "filter"];
 const OPENING: &str = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN";
 /// Its presence tells that the kernel speaks IPv6.
 const IPV6_PRESENT: &str = "/proc/net/if_inet6";
@@ -88,9 +90,18 @@ pub(super) fn install(rules: &Rules) -> Result<(), CaptureError> {
 
 /// What differs from an installation of the rules, in words.
 pub(super) fn differences(rules: &Rules) -> Result<Vec<String>, IptablesError> {
+    differences_in(rules, &TABLES)
+}
+
+/// What differs as far as TCP is captured.
+pub(super) fn redirect_differences(rules: &Rules) -> Result<Vec<String>, IptablesError> {
+    differences_in(rules, &[REDIRECTS])
+}
+
+fn differences_in(rules: &Rules, tables: &[&str]) -> Result<Vec<String>, IptablesError> {
     let mut list = Vec::new();
     for family in Family::present() {
-        for table in TABLES {
+        for table in tables.iter().copied() {
             let saved = save(family, table)?;
             let expected = chain_lines(rules, family, table);
             if expected != ours(&saved).collect::<Vec<_>>() {

@@ -56,6 +56,12 @@ pub struct Rules {
     pub other: Other,
 }
 
+/// A table without its part about packets that are not TCP.
+pub(super) fn redirects(mut table: Ruleset) -> Ruleset {
+    table.chains.retain(|chain| chain.name != OTHER);
+    table
+}
+
 impl Default for Rules {
     /// The usual ports, exemption by mark, health and metrics at 15020 left alone, everything but TCP passed.
     fn default() -> Self {
