@@ -35,6 +35,8 @@ enum Command {
     Coverage(command::coverage::Coverage),
     Delete(command::delete::Delete),
     Demo(command::demo::Demo),
+    #[command(subcommand)]
+    Docker(command::docker::Docker),
     Explain(command::explain::Explain),
     Get(command::get::Get),
     History(command::rollback::History),
@@ -94,6 +96,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Coverage(coverage) => wait(coverage.run(format)),
         Command::Delete(delete) => wait(delete.run(format)),
         Command::Demo(demo) => demo.run(format),
+        Command::Docker(docker) => wait(docker.run()),
         Command::Explain(explain) => wait(explain.run(format)),
         Command::Get(get) => wait(get.run(format)),
         Command::History(history) => wait(history.run(format)),

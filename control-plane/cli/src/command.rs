@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod coverage;
 pub(crate) mod delete;
 pub(crate) mod demo;
+pub(crate) mod docker;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod inject;

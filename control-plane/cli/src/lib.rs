@@ -10,6 +10,8 @@ pub mod cli;
 mod client;
 mod command;
 pub mod demo;
+mod docker;
+mod keeper;
 pub mod lab;
 mod manifests;
 mod message;

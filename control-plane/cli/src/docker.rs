@@ -1,0 +1,286 @@
+//! What `signet` asks a Docker engine: over its Unix socket, HTTP/1.1 and JSON, in the version the engine prefers.
+//!
+//! Whoever may use that socket is root on its machine, so this does the few things that are needed and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+/// One answer: thousands of containers with all their labels.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// One event: a container with all its labels.
+const EVENT_MAX: usize = 1024 * 1024;
+/// The engine takes seconds to stop a container that does not want to end, and waits ten by default.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The engine's word for a container whose namespace is another's.
+const JOINED: &str = "container:";
+
+/// Why the engine gave no answer.
+#[derive(Debug, Error)]
+pub(crate) enum DockerError {
+    /// It is no engine that we know.
+    #[error("the engine's answer is not understood: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The connection failed.
+    #[error("the engine's connection: {0}")]
+    Connection(#[from] hyper::Error),
+    /// The engine went away.
+    #[error("the engine ended its stream of events")]
+    Ended,
+    /// No connection.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+    /// More than an answer may have.
+    #[error("the engine's answer is too long or broken off")]
+    Length,
+    /// The engine refused.
+    #[error("the engine refused with {status}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+    /// It took too long.
+    #[error("the engine did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// An engine, by its socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Docker {
+    socket: PathBuf,
+}
+
+/// A container, as in the list of all.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+    host_config: ListedHostConfig,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedHostConfig {
+    network_mode: String,
+}
+
+/// A container.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Container {
+    /// 64 hexadecimal digits.
+    pub(crate) id: String,
+    /// With a slash before it.
+    pub(crate) name: String,
+    pub(crate) state: State,
+    pub(crate) host_config: HostConfig,
+}
+
+/// What it is doing.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct State {
+    pub(crate) running: bool,
+    pub(crate) restarting: bool,
+    /// Why it could not be started, if it could not.
+    pub(crate) error: String,
+    pub(crate) started_at: Moment,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct HostConfig {
+    pub(crate) network_mode: String,
+    #[serde(default)]
+    pub(crate) restart_policy: RestartPolicy,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct RestartPolicy {
+    pub(crate) name: String,
+}
+
+/// A time as the engine writes it (RFC 3339, UTC), which can be compared: its fraction has nine digits.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Moment(String);
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::of(&text))
+    }
+}
+
+impl Moment {
+    pub(crate) fn of(text: &str) -> Self {
+        let text = text.strip_suffix('Z').unwrap_or(text);
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+        Self(format!("{seconds}.{fraction:0<9}"))
+    }
+}
+
+impl Container {
+    /// The container whose network namespace it lives in.
+    pub(crate) fn joined(&self) -> Option<&str> {
+        self.host_config.network_mode.strip_prefix(JOINED)
+    }
+
+    /// Whether the engine starts it after its own restart.
+    pub(crate) fn comes_back(&self) -> bool {
+        matches!(self.host_config.restart_policy.name.as_str(), "always" | "unless-stopped")
+    }
+}
+
+impl Docker {
+    pub(crate) const fn at(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Every container that lives in another's network namespace, running or not.
+    pub(crate) async fn joined(&self) -> Result<Vec<Container>, DockerError> {
+        let listed: Vec<Listed> = self.ask(Method::GET, "/containers/json?all=1").await?;
+        let mut containers = Vec::new();
+        for listed in listed {
+            if listed.host_config.network_mode.starts_with(JOINED) {
+                containers.extend(self.container(&listed.id).await?);
+            }
+        }
+        Ok(containers)
+    }
+
+    /// One container; `None` when it is gone.
+    pub(crate) async fn container(&self, id: &str) -> Result<Option<Container>, DockerError> {
+        match self.ask(Method::GET, &format!("/containers/{id}/json")).await {
+            Ok(container) => Ok(Some(container)),
+            Err(DockerError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts it; no error when it runs already.
+    pub(crate) async fn start(&self, id: &str) -> Result<(), DockerError> {
+        self.tell(&format!("/containers/{id}/start")).await
+    }
+
+    /// Stops it, with its own time to end, and starts it.
+    pub(crate) async fn restart(&self, id: &str) -> Result<(), DockerError> {
+        self.tell(&format!("/containers/{id}/restart")).await
+    }
+
+    /// Tells of every container that starts or ends from now on.
+    pub(crate) async fn changes(&self) -> Result<Changes, DockerError> {
+        // {"type":["container"],"event":["start","die"]}
+        let filters =
+            "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%5D%7D";
+        let response = self.send(Method::GET, &format!("/events?filters={filters}")).await?;
+        Ok(Changes { body: response.into_body(), rest: Vec::new() })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, DockerError> {
+        let whole = async {
+            let response = self.send(method, path).await?;
+            Ok(serde_json::from_slice(&collect(response.into_body(), ANSWER_MAX).await?)?)
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, whole).await.map_err(|_| DockerError::Timeout)?
+    }
+
+    async fn tell(&self, path: &str) -> Result<(), DockerError> {
+        let whole = self.send(Method::POST, path);
+        tokio::time::timeout(ANSWER_TIMEOUT, whole).await.map_err(|_| DockerError::Timeout)?.map(drop)
+    }
+
+    /// The answer's head was good.
+    async fn send(&self, method: Method, path: &str) -> Result<http::Response<Incoming>, DockerError> {
+        let stream = connect(&self.socket).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer's body; what goes wrong is told there.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "docker")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| DockerError::Io {
+                path: self.socket.clone(),
+                error: std::io::Error::other(error),
+            })?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        // 304: it is already as asked.
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok(response);
+        }
+        let body = collect(response.into_body(), EVENT_MAX).await?;
+        let message = serde_json::from_slice::<Message>(&body).map(|message| message.message);
+        Err(DockerError::Refused { status, message: message.unwrap_or_default() })
+    }
+}
+
+#[derive(Deserialize)]
+struct Message {
+    message: String,
+}
+
+async fn connect(path: &Path) -> Result<UnixStream, DockerError> {
+    UnixStream::connect(path).await.map_err(|error| DockerError::Io { path: path.to_owned(), error })
+}
+
+async fn collect(body: Incoming, limit: usize) -> Result<Bytes, DockerError> {
+    Ok(Limited::new(body, limit).collect().await.map_err(|_| DockerError::Length)?.to_bytes())
+}
+
+/// A stream of changes.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl Changes {
+    /// Waits until something has changed. What, is looked up: an event is only a reason to look.
+    pub(crate) async fn next(&mut self) -> Result<(), DockerError> {
+        loop {
+            let frame = self.body.frame().await.ok_or(DockerError::Ended)??;
+            let Ok(data) = frame.into_data() else { continue };
+            self.rest.extend_from_slice(&data);
+            if let Some(end) = memchr::memrchr(b'\n', &self.rest) {
+                self.rest.drain(..=end);
+                return Ok(());
+            }
+            if self.rest.len() > EVENT_MAX {
+                return Err(DockerError::Length);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_different_precision_are_compared_by_time() {
+        let order =
+            ["2026-11-26T20:07:31Z", "2026-11-26T20:07:31.5Z", "2026-11-26T20:07:31.51Z"].map(Moment::of);
+        assert!(order.is_sorted() && order[0] != order[1]);
+        assert_eq!(Moment::of("2026-11-26T20:07:31Z"), Moment::of("2026-11-26T20:07:31.000000000Z"));
+    }
+}
