@@ -68,7 +68,8 @@ fn on_one_line(items: &[Value]) -> Option<String> {
         let Data::Scalar { text, plain } = &item.data else { return None };
         let text = if *plain { text.clone() } else { quoted(text) };
         let careless = |text: &str| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_./-".contains(&byte))
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_./-".contains(&byte))
         };
         if item.tag.is_some() || !(text.starts_with('"') || careless(&text)) {
             return None;
@@ -138,7 +139,10 @@ mod tests {
             Data::Scalar { text, .. } => format!("{tag}{text:?}"),
             Data::Sequence(items) => format!("{:?}", items.iter().map(bare).collect::<Vec<_>>()),
             Data::Mapping(entries) => {
-                format!("{:?}", entries.iter().map(|entry| (&entry.key, bare(&entry.value))).collect::<Vec<_>>())
+                format!(
+                    "{:?}",
+                    entries.iter().map(|entry| (&entry.key, bare(&entry.value))).collect::<Vec<_>>()
+                )
             }
         }
     }

@@ -122,7 +122,9 @@ fn rebase(service: &mut Value, directory: &str) {
                     each_path(&mut entry.value, directory);
                 }
             }
-            ("volumes", Data::Sequence(volumes)) => volumes.iter_mut().for_each(|volume| mount(volume, directory)),
+            ("volumes", Data::Sequence(volumes)) => {
+                volumes.iter_mut().for_each(|volume| mount(volume, directory))
+            }
             _ => {}
         }
     }
@@ -188,12 +190,14 @@ mod tests {
     fn chain_over_two_files_is_followed_and_paths_are_moved() {
         let main = "services:\n  web:\n    extends: {file: base/app.yml, service: app}\n    image: b\n";
         let app = "services:\n  app:\n    extends: {file: ../more/root.yml, service: root}\n    env_file: app.env\n";
-        let root = "services:\n  root:\n    image: a\n    build: .\n    volumes: [\"./x:/x\", \"named:/y\"]\n";
+        let root =
+            "services:\n  root:\n    image: a\n    build: .\n    volumes: [\"./x:/x\", \"named:/y\"]\n";
         let web = resolve(main, "web", &[("base/app.yml", app), ("more/root.yml", root)]).unwrap();
         assert_eq!(web.text_of("image"), Some("b"));
         assert_eq!(web.text_of("env_file"), Some("./base/app.env"));
         assert_eq!(web.get("extends").map(|_| ()), None);
-        let volumes: Vec<_> = web.get("volumes").unwrap().items().unwrap().iter().map(|v| v.as_text()).collect();
+        let volumes: Vec<_> =
+            web.get("volumes").unwrap().items().unwrap().iter().map(|v| v.as_text()).collect();
         assert_eq!(volumes, [Some("./more/x:/x"), Some("named:/y")]);
     }
 

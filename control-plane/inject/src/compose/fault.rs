@@ -22,12 +22,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    pub(super) fn new(
-        file: &str,
-        line: usize,
-        message: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
+    pub(super) fn new(file: &str, line: usize, message: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line, message: message.into(), fix: fix.into() }
     }
 }

@@ -130,7 +130,8 @@ pub fn restore(file: &str, text: &str) -> Result<Restored, Fault> {
                 let kept = out.strip_suffix('\n').map(|rest| rest.strip_suffix('\r').unwrap_or(rest).len());
                 out.truncate(kept.unwrap_or(out.len()));
             }
-        } else if let Some(original) = whole.trim_start_matches([' ', '\t']).strip_prefix(REMOVED.trim_end()) {
+        } else if let Some(original) = whole.trim_start_matches([' ', '\t']).strip_prefix(REMOVED.trim_end())
+        {
             // Editors take spaces off the ends of lines.
             out.push_str(original.strip_prefix(' ').unwrap_or(original));
         } else if is_mark(line) {

@@ -8,9 +8,26 @@ use super::value::{Data, Entry, Value};
 const PAIRS: [&str; 6] = ["annotations", "environment", "labels", "storage_opt", "sysctls", "ulimits"];
 /// Lists in which everything of both counts once.
 const UNIONS: [&str; 20] = [
-    "cap_add", "cap_drop", "configs", "device_cgroup_rules", "dns", "dns_opt", "dns_search", "env_file", "expose",
-    "external_links", "group_add", "links", "ports", "profiles", "secrets", "security_opt", "tmpfs", "volumes_from",
-    "label_file", "gpus",
+    "cap_add",
+    "cap_drop",
+    "configs",
+    "device_cgroup_rules",
+    "dns",
+    "dns_opt",
+    "dns_search",
+    "env_file",
+    "expose",
+    "external_links",
+    "group_add",
+    "links",
+    "ports",
+    "profiles",
+    "secrets",
+    "security_opt",
+    "tmpfs",
+    "volumes_from",
+    "label_file",
+    "gpus",
 ];
 /// Lists in which a later entry for the same path within the container replaces an earlier one.
 const PATHS: [&str; 2] = ["devices", "volumes"];

@@ -20,8 +20,7 @@ impl Published {
     pub(super) fn collides(&self, other: &Self) -> bool {
         let (Some(own), Some(others)) = (self.host, other.host) else { return false };
         let anywhere = |address: &str| matches!(address, "" | "0.0.0.0" | "::" | "[::]");
-        let addresses =
-            self.address == other.address || anywhere(&self.address) || anywhere(&other.address);
+        let addresses = self.address == other.address || anywhere(&self.address) || anywhere(&other.address);
         // A range of host ports for one container port lets the engine choose.
         let fixed = |each: &Self, host: (u16, u16)| host.1 - host.0 == each.container.1 - each.container.0;
         addresses
@@ -70,9 +69,8 @@ fn short(text: &str, line: usize) -> Option<Published> {
     };
     let container = range(container)?;
     let host = if host.is_empty() { None } else { Some(range(host)?) };
-    let one_to_one = host.is_none_or(|host| {
-        container.0 == container.1 || host.1 - host.0 == container.1 - container.0
-    });
+    let one_to_one =
+        host.is_none_or(|host| container.0 == container.1 || host.1 - host.0 == container.1 - container.0);
     (one_to_one && matches!(protocol, "tcp" | "udp" | "sctp")).then(|| Published {
         line,
         address: address.to_owned(),
@@ -112,18 +110,15 @@ pub(super) fn interpolated(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// The ports that a text names behind one of `hosts`, as in `http://web:8080/`.
-pub(super) fn named_in(text: &str, hosts: &[&str], mut found: impl FnMut(u16)) {
-    for host in hosts.iter().filter(|host| !host.is_empty()) {
-        for (at, _) in text.match_indices(host) {
-            let before = text.get(..at).and_then(|before| before.chars().next_back());
-            let part_of_word =
-                before.is_some_and(|last| last.is_alphanumeric() || matches!(last, '.' | '_' | '-'));
-            let Some(after) = text.get(at + host.len()..).and_then(|after| after.strip_prefix(':')) else { continue };
-            let digits: String = after.chars().take_while(char::is_ascii_digit).take(6).collect();
-            if let (false, Some((port, _))) = (part_of_word, range(&digits)) {
-                found(port);
-            }
+/// The hosts and ports that a text names, as in `http://web:8080/`.
+pub(super) fn named_in(text: &str, mut found: impl FnMut(&str, u16)) {
+    let of_name = |character: char| character.is_alphanumeric() || matches!(character, '.' | '_' | '-');
+    for (at, _) in text.match_indices(':') {
+        let (Some(before), Some(after)) = (text.get(..at), text.get(at + 1..)) else { continue };
+        let host = before.rsplit(|character| !of_name(character)).next().unwrap_or_default();
+        let digits: String = after.chars().take_while(char::is_ascii_digit).take(6).collect();
+        if let (false, Some((port, _))) = (host.is_empty(), range(&digits)) {
+            found(host, port);
         }
     }
 }
@@ -161,7 +156,10 @@ mod tests {
             ("host_ip", Value::text("::1")),
         ]);
         let port = published(&entry).unwrap().unwrap();
-        assert_eq!((port.address.as_str(), port.host, port.container), ("[::1]", Some((8080, 8080)), (80, 80)));
+        assert_eq!(
+            (port.address.as_str(), port.host, port.container),
+            ("[::1]", Some((8080, 8080)), (80, 80))
+        );
     }
 
     #[test]
@@ -179,8 +177,9 @@ mod tests {
     #[test]
     fn ports_behind_names_are_found() {
         let mut found = Vec::new();
-        let text = "http://web:8080/x,web:81;my-web:82,web.:83 web:x,web:84a web:99999999";
-        named_in(text, &["web", "db"], |port| found.push(port));
-        assert_eq!(found, [8080, 81, 84]);
+        let text = "http://web:8080/x,web:81;my-web:82,u:p@web:83 web:x,web:84a web:99999999 :85";
+        named_in(text, |host, port| found.push((host.to_owned(), port)));
+        let expected = [("web", 8080), ("web", 81), ("my-web", 82), ("web", 83), ("web", 84)];
+        assert_eq!(found, expected.map(|(host, port)| (host.to_owned(), port)));
     }
 }

@@ -30,9 +30,17 @@ pub(super) struct Node {
 pub(super) enum Kind {
     /// Stands for the anchor of this number.
     Alias(usize),
-    Mapping { flow: bool, entries: Vec<(Rc<Node>, Rc<Node>)> },
-    Scalar { text: String, plain: bool },
-    Sequence { items: Vec<Rc<Node>> },
+    Mapping {
+        flow: bool,
+        entries: Vec<(Rc<Node>, Rc<Node>)>,
+    },
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    Sequence {
+        items: Vec<Rc<Node>>,
+    },
 }
 
 /// Where an anchor is set, and on what.
@@ -82,9 +90,8 @@ impl Tree {
             })?;
             builder.take(event, span)?;
         }
-        let root = builder.root.ok_or_else(|| {
-            Fault::new(file, 1, "the file is empty", "name a Compose file")
-        })?;
+        let root =
+            builder.root.ok_or_else(|| Fault::new(file, 1, "the file is empty", "name a Compose file"))?;
         Ok(Self { root, anchors: builder.anchors, aliases: builder.aliases })
     }
 }
@@ -154,7 +161,9 @@ impl Builder<'_> {
                 // A value that is left out.
                 let text = if plain && span.is_empty() { String::new() } else { text.into_owned() };
                 let last = match style {
-                    ScalarStyle::Literal | ScalarStyle::Folded => self.block_end(&span, text.ends_with("\n\n")),
+                    ScalarStyle::Literal | ScalarStyle::Folded => {
+                        self.block_end(&span, text.ends_with("\n\n"))
+                    }
                     _ => span.end.line(),
                 };
                 let kind = Kind::Scalar { text, plain };

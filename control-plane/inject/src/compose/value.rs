@@ -58,6 +58,11 @@ impl Value {
         Self::of(Data::Mapping(entries.into_iter().map(entry).collect()))
     }
 
+    /// A mapping without entries.
+    pub(super) fn empty() -> Self {
+        Self::of(Data::Mapping(Vec::new()))
+    }
+
     fn of(data: Data) -> Self {
         Self { data, line: 0, tag: None }
     }
@@ -145,18 +150,20 @@ impl Expander<'_> {
                 return self.value(&target, depth + 1);
             }
             Kind::Scalar { text, plain } => Data::Scalar { text: text.clone(), plain: *plain },
-            Kind::Sequence { items } => {
-                Data::Sequence(items.iter().map(|item| self.value(item, depth + 1)).collect::<Result<_, _>>()?)
-            }
+            Kind::Sequence { items } => Data::Sequence(
+                items.iter().map(|item| self.value(item, depth + 1)).collect::<Result<_, _>>()?,
+            ),
             Kind::Mapping { entries, .. } => Data::Mapping(self.mapping(entries, depth)?),
         };
         Ok(Value { data, line: node.line, tag: node.tag.clone() })
     }
 
     fn target(&self, anchor: usize, line: usize) -> Result<Rc<Node>, Fault> {
-        self.tree.anchors.get(&anchor).map(|anchor| Rc::clone(&anchor.node)).ok_or_else(|| {
-            Fault::new(self.file, line, "an alias that stands for nothing", "write it out")
-        })
+        self.tree
+            .anchors
+            .get(&anchor)
+            .map(|anchor| Rc::clone(&anchor.node))
+            .ok_or_else(|| Fault::new(self.file, line, "an alias that stands for nothing", "write it out"))
     }
 
     fn mapping(&mut self, nodes: &[(Rc<Node>, Rc<Node>)], depth: usize) -> Result<Vec<Entry>, Fault> {
@@ -180,12 +187,13 @@ impl Expander<'_> {
         for (at, line, value) in merges.into_iter().rev() {
             let sources = match value.data {
                 Data::Mapping(source) => vec![source],
-                Data::Sequence(items) => {
-                    items.into_iter().filter_map(|item| match item.data {
+                Data::Sequence(items) => items
+                    .into_iter()
+                    .filter_map(|item| match item.data {
                         Data::Mapping(source) => Some(source),
                         _ => None,
-                    }).collect()
-                }
+                    })
+                    .collect(),
                 Data::Scalar { .. } => {
                     let message = "a merge key needs a mapping or a list of them";
                     return Err(Fault::new(self.file, line, message, "name an anchor of a mapping"));
@@ -233,8 +241,12 @@ mod tests {
         let text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc:\n  <<: [*a, *b]\n  x: 3\n";
         let value = expanded(text).unwrap();
         let merged = value.get("c").unwrap();
-        let told: Vec<_> =
-            merged.entries().unwrap().iter().map(|entry| (&*entry.key, entry.value.as_text(), entry.merged)).collect();
+        let told: Vec<_> = merged
+            .entries()
+            .unwrap()
+            .iter()
+            .map(|entry| (&*entry.key, entry.value.as_text(), entry.merged))
+            .collect();
         assert_eq!(told, [("y", Some("1"), true), ("z", Some("2"), true), ("x", Some("3"), false)]);
     }
 
