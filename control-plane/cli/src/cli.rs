@@ -50,6 +50,7 @@ enum Command {
     Rollback(command::rollback::Rollback),
     #[command(subcommand)]
     Token(command::token::Token),
+    Uninject(command::uninject::Uninject),
     Validate(command::validate::Validate),
     /// Plain programs for the demonstration
     #[command(subcommand, hide = true)]
@@ -106,6 +107,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Rollback(rollback) => wait(rollback.run(format)),
         Command::Revoke(revoke) => wait(revoke.run(format)),
         Command::Token(token) => wait(token.run(format)),
+        Command::Uninject(uninject) => uninject.run(format),
         Command::Validate(validate) => validate.run(format),
     }
 }

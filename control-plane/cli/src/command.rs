@@ -15,4 +15,5 @@ pub(crate) mod policy;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
 pub(crate) mod token;
+pub(crate) mod uninject;
 pub(crate) mod validate;

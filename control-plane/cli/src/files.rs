@@ -1,0 +1,104 @@
+//! Files that commands write: the whole of a file or nothing, and directories for what nobody else may read.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::output::Failure;
+
+/// Most bytes of a file that is read whole.
+pub(crate) const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// Reads a text of at most [`FILE_MAX`] bytes; `-` is standard input.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    let name = path.display();
+    let failed = |error: io::Error| Failure::Usage(format!("{name}: {error}"));
+    let mut bytes = Vec::new();
+    if path.as_os_str() == "-" {
+        io::stdin().lock().take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        fs::File::open(path).map_err(failed)?.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(Failure::Usage(format!("{name}: it is longer than {FILE_MAX} bytes; fix: split it")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = good.split(|byte| *byte == b'\n').count();
+        Failure::Usage(format!("{name}:{line}: it is no text in UTF-8; fix: save it as UTF-8"))
+    })
+}
+
+/// Puts `text` in the place of a file: whoever reads it meanwhile, or after a crash, finds the old or the new one.
+/// A link stays a link, and a file that was there keeps its mode.
+pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    let path: PathBuf = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let permissions =
+        fs::metadata(&path).map_or_else(|_| Permissions::from_mode(mode), |found| found.permissions());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(text).map_err(failed)?;
+    fs::set_permissions(file.path(), permissions).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Makes a directory that only its owner can enter, or refuses one that others can.
+pub(crate) fn private_directory(path: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.display();
+        return Err(Failure::Usage(format!(
+            "{path}: others can enter it (mode {mode:03o}), and keys will lie in it; fix: chmod 700 {path}, or name \
+             another by --directory"
+        )));
+    }
+    Ok(())
+}
+
+/// Lets everybody read what lies in a directory that only its owner can reach: root of a container without capabilities
+/// cannot read another user's private file.
+pub(crate) fn open_within(folder: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", folder.display()));
+    fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(failed)?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_file() {
+            fs::set_permissions(&path, Permissions::from_mode(0o644)).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_file_keeps_its_mode_and_a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        replace(&link, b"new", 0o644).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn directory_that_others_can_enter_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("a/b");
+        private_directory(&made).unwrap();
+        private_directory(&made).unwrap();
+        fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(private_directory(&made), Err(Failure::Usage(_))));
+    }
+}

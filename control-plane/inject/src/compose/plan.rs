@@ -1,0 +1,304 @@
+//! What becomes of each service, and what people should know about it.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::project::{Project, Service, texts};
+use super::value::Value;
+use super::{Fault, Options};
+
+/// The control plane's service.
+pub(super) const CONTROL_PLANE: &str = "signet-control-plane";
+/// The operator's tool as a service.
+pub(super) const TOOL: &str = "signet";
+/// The volume with the control plane's socket for operators.
+pub(super) const ADMIN_VOLUME: &str = "signet-admin";
+
+/// What becomes of a service.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Outcome {
+    /// It stays as it is, outside the mesh.
+    Left {
+        /// Why.
+        reason: String,
+    },
+    /// It has a namespace holder and a sidecar of its own.
+    Meshed,
+    /// It shares the network namespace and the sidecar of another service.
+    Shares {
+        /// Which.
+        with: String,
+    },
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// Less is protected than one could think, or something may stop working.
+    Warning,
+}
+
+/// Something to know about a service or the file.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// The service; empty: the file as a whole.
+    pub service: String,
+    /// The line it is about.
+    pub line: usize,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is.
+    pub text: String,
+}
+
+/// What becomes of every service, in the file's order.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Plan {
+    /// Decides for each service, and refuses what cannot be done.
+    pub(super) fn make(file: &str, project: &Project, options: &Options) -> Result<Self, Fault> {
+        let outcomes = project
+            .services
+            .iter()
+            .map(|service| outcome(file, project, service))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut plan = Self { outcomes, findings: Vec::new() };
+        plan.refuse_clashes(file, project)?;
+        if !plan.outcomes.contains(&Outcome::Meshed) {
+            let message = "no service of it can be meshed";
+            return Err(Fault::new(file, 1, message, "see docs/install.md for what is not covered"));
+        }
+        plan.look(project, options);
+        Ok(plan)
+    }
+
+    /// The services with a sidecar of their own.
+    pub(super) fn meshed<'a>(&'a self, project: &'a Project) -> impl Iterator<Item = &'a Service> {
+        let each = project.services.iter().zip(&self.outcomes);
+        each.filter(|(_, outcome)| **outcome == Outcome::Meshed).map(|(service, _)| service)
+    }
+
+    /// The service itself and those that share its namespace.
+    pub(super) fn group<'a>(
+        &'a self,
+        project: &'a Project,
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a Service> {
+        let each = project.services.iter().zip(&self.outcomes);
+        each.filter(move |(service, outcome)| match outcome {
+            Outcome::Meshed => service.name == name,
+            Outcome::Shares { with } => with == name,
+            Outcome::Left { .. } => false,
+        })
+        .map(|(service, _)| service)
+    }
+
+    /// The service whose sidecar `name` uses, if it is meshed.
+    pub(super) fn sidecar_of<'a>(&'a self, project: &'a Project, name: &str) -> Option<&'a str> {
+        let at = project.services.iter().position(|service| service.name == name)?;
+        match self.outcomes.get(at)? {
+            Outcome::Meshed => project.services.get(at).map(|service| service.name.as_str()),
+            Outcome::Shares { with } => Some(with),
+            Outcome::Left { .. } => None,
+        }
+    }
+
+    fn refuse_clashes(&self, file: &str, project: &Project) -> Result<(), Fault> {
+        let mut services = BTreeSet::from([CONTROL_PLANE.to_owned(), TOOL.to_owned()]);
+        let mut volumes = BTreeSet::from([CONTROL_PLANE.to_owned(), ADMIN_VOLUME.to_owned()]);
+        let mut secrets = BTreeSet::new();
+        for service in self.meshed(project) {
+            services.extend([holder(&service.name), sidecar(&service.name)]);
+            volumes.insert(volume(&service.name));
+            secrets.insert(secret(&service.name));
+        }
+        for (section, added) in [("services", services), ("volumes", volumes), ("secrets", secrets)] {
+            let entries = project.root.get(section).and_then(Value::entries).unwrap_or_default();
+            if let Some(entry) = entries.iter().find(|entry| added.contains(&entry.key)) {
+                let message = format!("`{}` of {section} is a name that is added here", entry.key);
+                return Err(Fault::new(file, entry.line, message, "rename it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, project: &Project, options: &Options) {
+        for key in ["name", "include"] {
+            if let Some(entry) = project.root.entry(key) {
+                let more = if key == "include" { ", and what it includes is not meshed" } else { "" };
+                self.find(
+                    "",
+                    entry.line,
+                    Severity::Warning,
+                    format!("docker-compose 1.29 refuses `{key}`{more}"),
+                );
+            }
+        }
+        for (service, outcome) in project.services.iter().zip(self.outcomes.clone()) {
+            match outcome {
+                Outcome::Left { reason } => {
+                    let line = service.line_of("network_mode");
+                    self.find(&service.name, line, Severity::Warning, format!("not meshed: {reason}"));
+                }
+                Outcome::Shares { with } => {
+                    let line = service.line_of("network_mode");
+                    let text = format!("shares the network, the sidecar and the identity of `{with}`");
+                    self.find(&service.name, line, Severity::Note, text);
+                    self.look_at(service, options);
+                }
+                Outcome::Meshed => self.look_at(service, options),
+            }
+        }
+    }
+
+    fn look_at(&mut self, service: &Service, options: &Options) {
+        use Severity::{Note, Warning};
+        let name = service.name.as_str();
+        for (key, reason) in unenforceable(service) {
+            let text = format!("egress not enforceable: {reason}");
+            self.find(name, service.line_of(key), Warning, text);
+        }
+        if service.whole.text_of("user").is_some_and(|user| user.split(':').next() == Some("1337")) {
+            let text =
+                "runs as user 1337, which sidecars run as where they are told by their user".to_owned();
+            self.find(name, service.line_of("user"), Warning, text);
+        }
+        let mut local = false;
+        if let Some(test) = service.whole.get("healthcheck").and_then(|check| check.get("test")) {
+            test.each_text(&mut |text| local |= text.contains("localhost") || text.contains("127.0.0.1"));
+        }
+        if local {
+            let text = "healthcheck by localhost works as it is".to_owned();
+            self.find(name, service.line_of("healthcheck"), Note, text);
+        }
+        let networks = service.networks();
+        let fixed = networks.iter().all(|(_, said)| said.get("ipv4_address").is_some());
+        if networks.len() > 1 && !fixed {
+            let text = format!(
+                "is in {} networks: only its address in the one by which it reaches the control plane is meshed to \
+                 callers; fix: give it an `ipv4_address` in each",
+                networks.len()
+            );
+            self.find(name, service.line_of("networks"), Warning, text);
+        }
+        for line in &service.unknown_ports {
+            let text =
+                "the published port depends on a variable: add it to the Workload in mesh.yaml".to_owned();
+            self.find(name, *line, Warning, text);
+        }
+        for port in &service.ports {
+            if port.udp {
+                let text = format!(
+                    "port {} is not TCP: it is reached by nobody unless policy says so",
+                    port.container.0
+                );
+                self.find(name, port.line, Warning, text);
+            } else if options.host_address.is_some() && port.host.is_none() {
+                let text = "the host's port is chosen by the engine, so it is not advertised".to_owned();
+                self.find(name, port.line, Note, text);
+            }
+        }
+    }
+
+    pub(super) fn find(&mut self, service: &str, line: usize, severity: Severity, text: String) {
+        self.findings.push(Finding { service: service.to_owned(), line, severity, text });
+    }
+}
+
+pub(super) fn holder(name: &str) -> String {
+    format!("{name}-holder")
+}
+
+pub(super) fn sidecar(name: &str) -> String {
+    format!("{name}-sidecar")
+}
+
+pub(super) fn volume(name: &str) -> String {
+    format!("signet-{name}")
+}
+
+pub(super) fn secret(name: &str) -> String {
+    format!("signet-{name}-token")
+}
+
+/// What lets a service get round its sidecar: the key and the reason.
+fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if service.whole.get("privileged").is_some_and(Value::is_true) {
+        found.push(("privileged", "privileged".to_owned()));
+    }
+    for capability in added_capabilities(service) {
+        if ["ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN"].contains(&capability.as_str()) {
+            found.push(("cap_add", capability));
+        }
+    }
+    for volume in service.whole.get("volumes").and_then(Value::items).unwrap_or_default() {
+        let source = volume.as_text().and_then(|text| text.split(':').next()).or(volume.text_of("source"));
+        if source.is_some_and(|source| {
+            source.ends_with("docker.sock") || ["/", "/run", "/var/run"].contains(&source)
+        }) {
+            found.push(("volumes", "the engine's socket".to_owned()));
+        }
+    }
+    for (key, own) in [("pid", "host"), ("userns_mode", "host")] {
+        if service.whole.text_of(key) == Some(own) && key == "pid" {
+            found.push((key, "the host's processes".to_owned()));
+        }
+    }
+    found
+}
+
+/// What `cap_add` names, without the prefix.
+pub(super) fn added_capabilities(service: &Service) -> Vec<String> {
+    let bare = |text: &str| {
+        let text = text.to_ascii_uppercase();
+        text.strip_prefix("CAP_").map_or(text.clone(), str::to_owned)
+    };
+    texts(service.whole.get("cap_add")).into_iter().map(bare).collect()
+}
+
+fn outcome(file: &str, project: &Project, service: &Service) -> Result<Outcome, Fault> {
+    let left = |reason: &str| Ok(Outcome::Left { reason: reason.to_owned() });
+    let mut current = service;
+    // A chain of services that use each other's network is followed to its end.
+    for _ in 0..=project.services.len() {
+        let Some(mode) = current.whole.text_of("network_mode") else {
+            return Ok(if current.name == service.name {
+                Outcome::Meshed
+            } else {
+                Outcome::Shares { with: current.name.clone() }
+            });
+        };
+        let line = current.line_of("network_mode");
+        if current.whole.get("networks").is_some() {
+            let message = format!("`{}` has a `network_mode` and `networks`", current.name);
+            return Err(Fault::new(file, line, message, "keep one of them"));
+        }
+        match mode {
+            "host" => return left("host network: not meshed yet"),
+            "none" => return left("it has no network"),
+            "bridge" => return left("network_mode bridge: no service finds the control plane by name there"),
+            _ if mode.contains('$') => return left("its network_mode depends on a variable"),
+            _ => {}
+        }
+        let Some(target) = mode.strip_prefix("service:") else {
+            return left(&format!("network_mode {mode}: the network is not this file's"));
+        };
+        current = project.service(target).ok_or_else(|| {
+            Fault::new(file, line, format!("there is no service `{target}`"), "name one that is there")
+        })?;
+    }
+    let line = service.line_of("network_mode");
+    let message =
+        format!("`{}` uses the network of services that use each other's in a circle", service.name);
+    Err(Fault::new(file, line, message, "let one of them have a network of its own"))
+}

@@ -1,0 +1,237 @@
+//! What a Compose file describes: its services with all that they extend, and what makes a file no use.
+
+use std::collections::BTreeMap;
+
+use super::extends::Extender;
+use super::ports::{Published, interpolated, published};
+use super::value::{Entry, Value};
+use super::{Fault, Read};
+
+/// Most services of a project: each gets two more beside it.
+const SERVICES_MAX: usize = 1_000;
+/// Ports of the sidecar within the namespace that it shares with the app.
+const SIDECAR_PORTS: [u16; 3] = [15_001, 15_006, 15_020];
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: String,
+    /// The line of its name.
+    pub(super) line: usize,
+    /// What it says itself, merge keys worked out.
+    pub(super) own: Value,
+    /// The same with what it extends.
+    pub(super) whole: Value,
+    /// What it publishes, as far as it does not depend on variables.
+    pub(super) ports: Vec<Published>,
+    /// Lines of `ports` that depend on a variable without a default.
+    pub(super) unknown_ports: Vec<usize>,
+}
+
+impl Service {
+    /// The line of one of its keys, or of its name.
+    pub(super) fn line_of(&self, key: &str) -> usize {
+        self.whole.entry(key).map(|entry| entry.line).filter(|line| *line != 0).unwrap_or(self.line)
+    }
+
+    /// The profiles it belongs to; none: it is always there.
+    pub(super) fn profiles(&self) -> Vec<&str> {
+        texts(self.whole.get("profiles"))
+    }
+
+    /// The networks it is in, with what it says of each; `default` where it says nothing.
+    pub(super) fn networks(&self) -> Vec<(String, Value)> {
+        let said = self.whole.get("networks").cloned().map(super::merge::names);
+        let named: Vec<(String, Value)> = said
+            .as_ref()
+            .and_then(Value::entries)
+            .unwrap_or_default()
+            .iter()
+            .map(|entry| (entry.key.clone(), entry.value.clone()))
+            .collect();
+        if named.is_empty() { vec![("default".to_owned(), Value::plain(""))] } else { named }
+    }
+
+    /// The names by which others reach it, its own first.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names = vec![self.name.clone()];
+        let networks = self.networks();
+        let aliases = networks.iter().flat_map(|(_, said)| texts(said.get("aliases")));
+        let container = self.whole.text_of("container_name").and_then(interpolated);
+        for name in aliases.map(str::to_owned).chain(container) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+/// A whole project.
+#[derive(Debug)]
+pub(super) struct Project {
+    pub(super) services: Vec<Service>,
+    pub(super) root: Value,
+}
+
+/// The texts of a list, or of the one text that stands for it.
+pub(super) fn texts(value: Option<&Value>) -> Vec<&str> {
+    match value {
+        Some(value) => match value.items() {
+            Some(items) => items.iter().filter_map(Value::as_text).collect(),
+            None => value.as_text().into_iter().collect(),
+        },
+        None => Vec::new(),
+    }
+}
+
+impl Project {
+    /// Reads a project from a file whose aliases are worked out.
+    pub(super) fn read(file: &str, root: Value, read: &Read<'_>) -> Result<Self, Fault> {
+        let Some(found) = root.entries() else {
+            let message = "it is no Compose file: no mapping stands at its top";
+            return Err(Fault::new(file, root.line, message, "name a Compose file"));
+        };
+        version(file, &root)?;
+        let Some(section) = root.entry("services") else {
+            let line = found.first().map_or(1, |entry| entry.line);
+            let message = "it is no Compose file of version 2 or 3: there are no `services`";
+            return Err(Fault::new(file, line, message, "put the services under `services:`"));
+        };
+        let entries = section
+            .value
+            .entries()
+            .filter(|entries| !entries.is_empty())
+            .ok_or_else(|| Fault::new(file, section.line, "`services` holds no service", "add one"))?;
+        if entries.len() > SERVICES_MAX {
+            let message = format!("more than {SERVICES_MAX} services");
+            return Err(Fault::new(file, section.line, message, "split the project"));
+        }
+        let mut extender = Extender::new(file, &section.value, read);
+        let services =
+            entries.iter().map(|entry| service(file, entry, &mut extender)).collect::<Result<Vec<_>, _>>()?;
+        let project = Self { services, root };
+        project.refuse_port_twice(file)?;
+        Ok(project)
+    }
+
+    pub(super) fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// Two services that publish the same port never start together.
+    fn refuse_port_twice(&self, file: &str) -> Result<(), Fault> {
+        let mut seen: BTreeMap<bool, Vec<(&Service, &Published)>> = BTreeMap::new();
+        for service in &self.services {
+            for port in &service.ports {
+                let earlier = seen.entry(port.udp).or_default();
+                let taken =
+                    earlier.iter().find(|(other, known)| port.collides(known) && together(service, other));
+                if let Some((other, known)) = taken {
+                    let host = port.host.map_or(0, |host| host.0);
+                    let message = format!(
+                        "port {host} of the host is published by `{}` and, at line {}, by `{}`",
+                        service.name, known.line, other.name
+                    );
+                    return Err(Fault::new(file, port.line, message, "publish another one"));
+                }
+                earlier.push((service, port));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether two services can be up at once for all that their profiles say.
+fn together(one: &Service, other: &Service) -> bool {
+    let (ours, theirs) = (one.profiles(), other.profiles());
+    one.name == other.name
+        || ours.is_empty() && theirs.is_empty()
+        || ours.iter().any(|name| theirs.contains(name))
+}
+
+fn version(file: &str, root: &Value) -> Result<(), Fault> {
+    let Some(version) = root.get("version") else { return Ok(()) };
+    let text = version.as_text().unwrap_or("a mapping");
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    let known = matches!(major, "2" | "3") && minor.parse::<u8>().is_ok();
+    if known {
+        return Ok(());
+    }
+    let message = format!("version {text} of the Compose format is not known");
+    Err(Fault::new(file, version.line, message, "use 2.x or 3.x, or leave `version` out"))
+}
+
+fn service(file: &str, entry: &Entry, extender: &mut Extender<'_>) -> Result<Service, Fault> {
+    let (name, line) = (entry.key.clone(), entry.line);
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    // `.` and `..` are no part of an identity.
+    if name.bytes().all(|byte| byte == b'.') || !name.bytes().all(valid) {
+        let message = format!("`{name}` is no name for a service");
+        return Err(Fault::new(file, line, message, "use letters, digits, `.`, `_` and `-`"));
+    }
+    if entry.value.entries().is_none() {
+        let message = format!("the service `{name}` is no mapping");
+        return Err(Fault::new(file, line, message, "give it an `image` or a `build`"));
+    }
+    let whole = extender.resolve(&entry.value)?;
+    if whole.get("image").is_none() && whole.get("build").is_none() {
+        let message = format!("the service `{name}` has no `image` and no `build`");
+        return Err(Fault::new(file, line, message, "give it one"));
+    }
+    let mut service =
+        Service { name, line, own: entry.value.clone(), whole, ports: Vec::new(), unknown_ports: Vec::new() };
+    replicas(file, &service)?;
+    read_ports(file, &mut service)?;
+    Ok(service)
+}
+
+fn replicas(file: &str, service: &Service) -> Result<(), Fault> {
+    let deployed = service.whole.get("deploy").and_then(|deploy| deploy.entry("replicas"));
+    for entry in [service.whole.entry("scale"), deployed].into_iter().flatten() {
+        let count = entry.value.as_text().and_then(interpolated).and_then(|text| text.parse::<u32>().ok());
+        if count.is_some_and(|count| count > 1) {
+            let message = format!(
+                "`{}` runs more than once: its containers would share one network namespace",
+                service.name
+            );
+            let line = if entry.line == 0 { service.line } else { entry.line };
+            return Err(Fault::new(
+                file,
+                line,
+                message,
+                "write one service for each, with an alias in common",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_ports(file: &str, service: &mut Service) -> Result<(), Fault> {
+    let Some(ports) = service.whole.get("ports") else { return Ok(()) };
+    let line = service.line_of("ports");
+    let items = ports
+        .items()
+        .ok_or_else(|| Fault::new(file, line, "`ports` is no list", "write `- \"8080:80\"` under it"))?;
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for item in items {
+        let line = if item.line == 0 { line } else { item.line };
+        match published(item) {
+            None => unknown.push(line),
+            Some(Err(reason)) => {
+                return Err(Fault::new(file, line, reason, "write HOST:CONTAINER, such as \"8080:80\""));
+            }
+            Some(Ok(port)) => {
+                let taken =
+                    SIDECAR_PORTS.into_iter().find(|own| (port.container.0..=port.container.1).contains(own));
+                if let Some(taken) = taken {
+                    let message = format!("port {taken} within the container is the sidecar's");
+                    return Err(Fault::new(file, line, message, "let the app listen at another one"));
+                }
+                known.push(port);
+            }
+        }
+    }
+    (service.ports, service.unknown_ports) = (known, unknown);
+    Ok(())
+}
