@@ -27,11 +27,9 @@ impl<'e> Project<'e> {
     pub(crate) fn inject(engine: &'e mut Engine) -> Self {
         let project = Self { engine, folder: TempDir::new().unwrap() };
         fs::write(project.file(), include_str!("project/docker-compose.yml")).unwrap();
-        project.signet(&["inject", "compose", "--in-place", "--project-name", NAME]);
-        // The engine is not where injection expects it.
-        let text = fs::read_to_string(project.file()).unwrap();
         let socket = project.engine.socket().display().to_string();
-        fs::write(project.file(), text.replace("/var/run/docker.sock:", &format!("{socket}:"))).unwrap();
+        let inject = ["inject", "compose", "--in-place", "--project-name", NAME, "--docker-socket", &socket];
+        project.signet(&inject);
         project
     }
 

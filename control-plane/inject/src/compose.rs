@@ -37,6 +37,8 @@ pub struct Options {
     pub device: String,
     /// The mesh's directory as seen from the Compose file's folder, such as `./signet`.
     pub directory: String,
+    /// The Docker engine's socket, for the keeper; `None`: no keeper is added.
+    pub docker_socket: Option<String>,
     /// Where the host is reached by other hosts: published ports are advertised there.
     pub host_address: Option<IpAddr>,
     /// What stands before the images' names, with its `/`.

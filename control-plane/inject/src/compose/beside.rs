@@ -128,6 +128,17 @@ pub(super) fn control_plane(project: &Project, plan: &Plan, options: &Options) -
     added
 }
 
+/// What an engine that restarts gives up on, and what a restarted holder leaves behind, it brings back. It has the
+/// engine's socket and no network.
+pub(super) fn keeper(options: &Options) -> Option<Value> {
+    const SOCKET: &str = "/var/run/docker.sock";
+    let socket = options.docker_socket.as_deref()?;
+    let mut added = program(options, "signet", Some(&["docker", "keep"]));
+    added.set("network_mode", Value::text("none"));
+    added.set("volumes", Value::list([format!("{socket}:{SOCKET}")]));
+    Some(added)
+}
+
 /// The operator's tool, started by hand only.
 pub(super) fn tool(options: &Options) -> Value {
     let mut added = program(options, "signet", None);

@@ -12,6 +12,8 @@ use super::{Fault, Options};
 pub(super) const CONTROL_PLANE: &str = "signet-control-plane";
 /// The operator's tool as a service.
 pub(super) const TOOL: &str = "signet";
+/// The service that keeps containers together which share a network namespace.
+pub(super) const KEEPER: &str = "signet-keeper";
 /// The volume with the control plane's socket for operators.
 pub(super) const ADMIN_VOLUME: &str = "signet-admin";
 
@@ -113,7 +115,7 @@ impl Plan {
     }
 
     fn refuse_clashes(&self, file: &str, project: &Project) -> Result<(), Fault> {
-        let mut services = BTreeSet::from([CONTROL_PLANE.to_owned(), TOOL.to_owned()]);
+        let mut services = BTreeSet::from([CONTROL_PLANE, KEEPER, TOOL].map(str::to_owned));
         let mut volumes = BTreeSet::from([CONTROL_PLANE.to_owned(), ADMIN_VOLUME.to_owned()]);
         let mut secrets = BTreeSet::new();
         for service in self.meshed(project) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::marks::Edits;
-use super::plan::{CONTROL_PLANE, Outcome, Plan, TOOL, added_capabilities, holder, sidecar};
+use super::plan::{CONTROL_PLANE, KEEPER, Outcome, Plan, TOOL, added_capabilities, holder, sidecar};
 use super::project::{Project, Service, texts};
 use super::tree::{Kind, Node, Tree};
 use super::value::Value;
@@ -247,6 +247,9 @@ impl Rewriter<'_> {
     fn mesh_services(&self, lines: &mut Vec<String>, indent: usize) {
         let control_plane = beside::control_plane(self.project, self.plan, self.options);
         emit::entry(lines, indent, CONTROL_PLANE, &control_plane);
+        if let Some(keeper) = beside::keeper(self.options) {
+            emit::entry(lines, indent, KEEPER, &keeper);
+        }
         emit::entry(lines, indent, TOOL, &beside::tool(self.options));
     }
 

@@ -18,6 +18,11 @@ use crate::{files, unified};
 /// How long a join token waits for its sidecar's first start.
 const TOKEN_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// How often a sidecar may lose its volume and enrol anew with the token it has.
+const TOKEN_USES: u32 = 10;
+/// How many of those may have certificates that are still good: one that lost its volume cannot give its back.
+const TOKEN_INSTANCES: u32 = 3;
+
 /// Writes a Compose file with a sidecar beside each service, and prepares the mesh it belongs to
 #[derive(Debug, clap::Args)]
 #[command(
@@ -60,6 +65,12 @@ pub(crate) struct Compose {
     /// Tag of the images
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"), value_name = "TAG")]
     tag: String,
+    /// The Docker engine's socket. `signet-keeper` uses it to bring back what an engine's restart leaves behind
+    #[arg(long, default_value = "/var/run/docker.sock", value_name = "PATH")]
+    docker_socket: String,
+    /// Add no `signet-keeper`: no container gets the engine's socket
+    #[arg(long)]
+    no_keeper: bool,
     /// Refuse plaintext within the mesh from the start
     #[arg(long)]
     strict: bool,
@@ -131,6 +142,7 @@ impl Compose {
             class: self.class.to_string(),
             device,
             directory: directory.trim_end_matches('/').to_owned(),
+            docker_socket: (!self.no_keeper).then(|| self.docker_socket.clone()),
             host_address: self.host_address,
             image_prefix: self.image_prefix.clone(),
             mesh,
@@ -168,7 +180,13 @@ impl Compose {
                 .map_err(|error| {
                     Failure::Usage(format!("the identity of `{}`: {error}", enrolment.service))
                 })?;
-            Ok(Wanted { id, network: enrolment.network.clone(), uses: 1, instances: 1, ttl: TOKEN_TTL })
+            Ok(Wanted {
+                id,
+                network: enrolment.network.clone(),
+                uses: TOKEN_USES,
+                instances: TOKEN_INSTANCES,
+                ttl: TOKEN_TTL,
+            })
         });
         let wanted = wanted.collect::<Result<Vec<_>, Failure>>()?;
         let made = bootstrap::prepare(&bootstrap, &trust_domain, &wanted, SystemTime::now())
@@ -179,7 +197,7 @@ impl Compose {
         if !made.is_empty() {
             let days = TOKEN_TTL.as_secs() / 86_400;
             notes.push(format!(
-                "{} join tokens made, good for {days} days and one enrolment each",
+                "{} join tokens made, good for {days} days and {TOKEN_USES} enrolments each",
                 made.len()
             ));
         }
