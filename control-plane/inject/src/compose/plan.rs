@@ -197,10 +197,7 @@ impl Plan {
         }
         for port in &service.ports {
             if port.udp {
-                let text = format!(
-                    "port {} is not TCP: it is reached by nobody unless policy says so",
-                    port.container.0
-                );
+                let text = format!("port {} is not TCP: what comes there is not protected", port.container.0);
                 self.find(name, port.line, Warning, text);
             } else if options.host_address.is_some() && port.host.is_none() {
                 let text = "the host's port is chosen by the engine, so it is not advertised".to_owned();
@@ -249,10 +246,8 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
             found.push(("volumes", "the engine's socket".to_owned()));
         }
     }
-    for (key, own) in [("pid", "host"), ("userns_mode", "host")] {
-        if service.whole.text_of(key) == Some(own) && key == "pid" {
-            found.push((key, "the host's processes".to_owned()));
-        }
+    if service.whole.text_of("pid") == Some("host") {
+        found.push(("pid", "the host's processes".to_owned()));
     }
     found
 }
