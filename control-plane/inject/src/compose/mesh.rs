@@ -192,7 +192,8 @@ fn published(service: &Service, options: &Options) -> BTreeMap<u16, Option<u16>>
     for port in service.ports.iter().filter(|port| !port.udp) {
         let (first, last) = port.container;
         for (at, container) in (first..=last).enumerate().take(PORTS_MAX) {
-            let fixed = port.host.filter(|_| reached(&port.address)).filter(|host| host.1 - host.0 == last - first);
+            let fixed =
+                port.host.filter(|_| reached(&port.address)).filter(|host| host.1 - host.0 == last - first);
             let host = fixed.and_then(|host| host.0.checked_add(u16::try_from(at).ok()?));
             if all.len() < PORTS_MAX {
                 all.entry(container).or_insert(host);
