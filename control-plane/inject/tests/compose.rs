@@ -42,7 +42,7 @@ fn folder() -> PathBuf {
 }
 
 fn fixture(name: &str) -> String {
-    fs::read_to_string(folder().join(format!("{name}.yml"))).unwrap()
+    fs::read_to_string(folder().join(format!("{name}.yml"))).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The files beside are written anew with `SIGNET_WRITE_GOLDEN=1`; read the difference before it is taken.

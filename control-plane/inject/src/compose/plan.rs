@@ -239,7 +239,8 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
         }
     }
     for volume in service.whole.get("volumes").and_then(Value::items).unwrap_or_default() {
-        let source = volume.as_text().and_then(|text| text.split(':').next()).or(volume.text_of("source"));
+        let source =
+            volume.as_text().and_then(|text| text.split(':').next()).or_else(|| volume.text_of("source"));
         if source.is_some_and(|source| {
             source.ends_with("docker.sock") || ["/", "/run", "/var/run"].contains(&source)
         }) {
@@ -256,7 +257,7 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
 pub(super) fn added_capabilities(service: &Service) -> Vec<String> {
     let bare = |text: &str| {
         let text = text.to_ascii_uppercase();
-        text.strip_prefix("CAP_").map_or(text.clone(), str::to_owned)
+        text.strip_prefix("CAP_").map_or_else(|| text.clone(), str::to_owned)
     };
     texts(service.whole.get("cap_add")).into_iter().map(bare).collect()
 }
