@@ -1,6 +1,7 @@
 //! Programs that others wrote, unmodified, with Signet between them. Each test builds a lab of its own; a program that
 //! is not installed is a failure.
 
+mod compose;
 mod databases;
 mod intermediary;
 mod iptables;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use signet_cli::lab::runner::{self, Test};
 
 const TESTS: &[Test] = &[
+    ("docker_compose_reads_what_is_injected", compose::docker_compose_reads_what_is_injected),
     ("curl_and_nginx_see_no_difference", nginx::curl_and_nginx_see_no_difference),
     ("curl_is_refused_what_no_rule_allows", nginx::curl_is_refused_what_no_rule_allows),
     (

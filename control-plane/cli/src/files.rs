@@ -30,6 +30,14 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
+/// Standard input has no place to put a result in.
+pub(crate) fn refuse_stdin_in_place(path: &Path, in_place: bool) -> Result<(), Failure> {
+    if in_place && path.as_os_str() == "-" {
+        return Err(Failure::Usage("--in-place needs a file, not standard input".to_owned()));
+    }
+    Ok(())
+}
+
 /// Puts `text` in the place of a file: whoever reads it meanwhile, or after a crash, finds the old or the new one.
 /// A link stays a link, and a file that was there keeps its mode.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
@@ -37,7 +45,8 @@ pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure
     let path: PathBuf = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let permissions =
         fs::metadata(&path).map_or_else(|_| Permissions::from_mode(mode), |found| found.permissions());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(text).map_err(failed)?;
     fs::set_permissions(file.path(), permissions).map_err(failed)?;

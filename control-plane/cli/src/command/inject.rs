@@ -9,7 +9,7 @@ use crate::output::{Failure, Format, Verdict};
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example:\n  signet inject compose --dry-run docker-compose.yml")]
 pub(crate) enum Inject {
-    Compose(compose::Compose),
+    Compose(Box<compose::Compose>),
     Kubernetes(kubernetes::Kubernetes),
 }
 

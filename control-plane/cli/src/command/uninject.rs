@@ -26,6 +26,7 @@ impl Uninject {
     pub(crate) fn run(self, format: Format) -> Result<Verdict, Failure> {
         text_or_json(format)?;
         let name = self.file.display().to_string();
+        files::refuse_stdin_in_place(&self.file, self.in_place)?;
         let text = files::read(&self.file)?;
         let restored = restore(&name, &text).map_err(|fault| Failure::Usage(fault.to_string()))?;
         let identical = digest(restored.text.as_bytes()) == restored.digest;

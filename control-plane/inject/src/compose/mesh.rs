@@ -35,7 +35,7 @@ pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) ->
     let meshed: Vec<String> = plan.meshed(project).map(|service| service.name.clone()).collect();
     for service in meshed.into_iter().filter_map(|name| project.service(&name)) {
         let name = manifest_name(&service.name, &mut known);
-        let published = published(service);
+        let published = published(service, options);
         let ports = ports(project, plan, service, &published, &told);
         if ports.is_empty() {
             let text =
@@ -181,13 +181,19 @@ fn access(out: &mut String, name: &str, published: &BTreeMap<u16, Option<u16>>, 
     }
 }
 
-/// Published TCP ports of the container, with the host's where it is fixed.
-fn published(service: &Service) -> BTreeMap<u16, Option<u16>> {
+/// Published TCP ports of the container, with the host's where it is fixed and others reach it.
+fn published(service: &Service, options: &Options) -> BTreeMap<u16, Option<u16>> {
+    let outside = options.host_address.map(|address| address.to_string());
+    let reached = |address: &str| {
+        let bare = address.trim_matches(['[', ']']);
+        matches!(bare, "" | "0.0.0.0" | "::") || outside.as_deref() == Some(bare)
+    };
     let mut all = BTreeMap::new();
     for port in service.ports.iter().filter(|port| !port.udp) {
         let (first, last) = port.container;
         for (at, container) in (first..=last).enumerate().take(PORTS_MAX) {
-            let fixed = port.host.filter(|host| host.1 - host.0 == last - first);
+            let fixed =
+                port.host.filter(|_| reached(&port.address)).filter(|host| host.1 - host.0 == last - first);
             let host = fixed.and_then(|host| host.0.checked_add(u16::try_from(at).ok()?));
             if all.len() < PORTS_MAX {
                 all.entry(container).or_insert(host);

@@ -199,10 +199,7 @@ impl Plan {
         }
         for port in &service.ports {
             if port.udp {
-                let text = format!(
-                    "port {} is not TCP: it is reached by nobody unless policy says so",
-                    port.container.0
-                );
+                let text = format!("port {} is not TCP: what comes there is not protected", port.container.0);
                 self.find(name, port.line, Warning, text);
             } else if options.host_address.is_some() && port.host.is_none() {
                 let text = "the host's port is chosen by the engine, so it is not advertised".to_owned();
@@ -244,17 +241,16 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
         }
     }
     for volume in service.whole.get("volumes").and_then(Value::items).unwrap_or_default() {
-        let source = volume.as_text().and_then(|text| text.split(':').next()).or(volume.text_of("source"));
+        let source =
+            volume.as_text().and_then(|text| text.split(':').next()).or_else(|| volume.text_of("source"));
         if source.is_some_and(|source| {
             source.ends_with("docker.sock") || ["/", "/run", "/var/run"].contains(&source)
         }) {
             found.push(("volumes", "the engine's socket".to_owned()));
         }
     }
-    for (key, own) in [("pid", "host"), ("userns_mode", "host")] {
-        if service.whole.text_of(key) == Some(own) && key == "pid" {
-            found.push((key, "the host's processes".to_owned()));
-        }
+    if service.whole.text_of("pid") == Some("host") {
+        found.push(("pid", "the host's processes".to_owned()));
     }
     found
 }
@@ -263,7 +259,7 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
 pub(super) fn added_capabilities(service: &Service) -> Vec<String> {
     let bare = |text: &str| {
         let text = text.to_ascii_uppercase();
-        text.strip_prefix("CAP_").map_or(text.clone(), str::to_owned)
+        text.strip_prefix("CAP_").map_or_else(|| text.clone(), str::to_owned)
     };
     texts(service.whole.get("cap_add")).into_iter().map(bare).collect()
 }

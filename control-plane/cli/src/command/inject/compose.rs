@@ -88,8 +88,10 @@ impl Compose {
                     .to_owned(),
             ));
         };
+        files::refuse_stdin_in_place(file, self.in_place)?;
         let name = if file.as_os_str() == "-" { "<stdin>".to_owned() } else { file.display().to_string() };
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let text = files::read(file)?;
         let options = self.options(folder)?;
         let read = |path: &str| files::read(&folder.join(path)).map_err(|failure| failure.to_string());
@@ -100,7 +102,7 @@ impl Compose {
         if !self.dry_run {
             // First what the file needs: with it missing, a file that was written would be of no use.
             notes = self.prepare(&folder.join(&self.directory), &options, &injected)?;
-            if let Some(target) = self.write.as_deref().or(self.in_place.then_some(file)) {
+            if let Some(target) = self.write.as_deref().or_else(|| self.in_place.then_some(file)) {
                 files::replace(target, injected.text.as_bytes(), 0o644)?;
             }
         }

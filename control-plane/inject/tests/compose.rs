@@ -1,0 +1,245 @@
+//! Compose files of many kinds are injected as it is written down beside them, and come back as they were.
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use signet_inject::compose::{Fault, Injected, Input, Options, Outcome, inject, restore};
+
+const FIXTURES: [&str; 8] =
+    ["agent", "anchors", "defaults", "flow", "networks", "profiles", "small", "windows"];
+
+fn options() -> Options {
+    Options {
+        class: "app".to_owned(),
+        device: "box".to_owned(),
+        directory: "./signet".to_owned(),
+        host_address: Some([192, 0, 2, 1].into()),
+        image_prefix: String::new(),
+        mesh: "box".to_owned(),
+        strict: false,
+        tag: "test".to_owned(),
+        trust_domain: "box.signet.internal".to_owned(),
+    }
+}
+
+/// Stands for a digest: two texts of one length and sum are not met here.
+fn digest(bytes: &[u8]) -> String {
+    format!("sum:{}:{}", bytes.len(), bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>())
+}
+
+fn injected_with(text: &str, options: &Options) -> Result<Injected, Fault> {
+    let read = |_: &str| Err("there are no other files".to_owned());
+    inject(&Input { digest: &digest, file: "compose.yml", options, read: &read, text })
+}
+
+fn injected(text: &str) -> Result<Injected, Fault> {
+    injected_with(text, &options())
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/compose")
+}
+
+fn fixture(name: &str) -> String {
+    fs::read_to_string(folder().join(format!("{name}.yml"))).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The files beside are written anew with `SIGNET_WRITE_GOLDEN=1`; read the difference before it is taken.
+#[test]
+fn fixtures_are_injected_as_written_down() {
+    for name in FIXTURES {
+        let injected = injected(&fixture(name)).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        for (ending, text) in [("injected", &injected.text), ("mesh", &injected.manifests)] {
+            let path = folder().join(format!("{name}.{ending}.yml"));
+            if std::env::var_os("SIGNET_WRITE_GOLDEN").is_some() {
+                fs::write(&path, text).unwrap();
+            }
+            assert_eq!(*text, fs::read_to_string(&path).unwrap(), "{name}.{ending}");
+        }
+    }
+}
+
+#[test]
+fn fixtures_come_back_byte_for_byte_and_injecting_again_changes_nothing() {
+    for name in FIXTURES {
+        let text = fixture(name);
+        let once = injected(&text).unwrap().text;
+        assert_eq!(injected(&once).unwrap().text, once, "{name}");
+        let restored = restore("f", &once).unwrap();
+        assert_eq!(restored.text, text, "{name}");
+        assert_eq!(restored.digest, digest(text.as_bytes()), "{name}");
+    }
+}
+
+#[test]
+fn manifests_of_fixtures_compile_both_permissive_and_strict() {
+    for name in FIXTURES {
+        for strict in [false, true] {
+            let manifests =
+                injected_with(&fixture(name), &Options { strict, ..options() }).unwrap().manifests;
+            let parsed =
+                signet_policy::parse_manifests(name, &manifests).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+            signet_policy::compile(&parsed).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}"));
+        }
+    }
+}
+
+#[test]
+fn services_are_meshed_shared_or_left_with_the_reason() {
+    let injected = injected(&fixture("networks")).unwrap();
+    let of = |name: &str| injected.services.iter().find(|(known, _)| known == name).unwrap().1.clone();
+    assert_eq!(of("web"), Outcome::Meshed);
+    assert_eq!(of("side"), Outcome::Shares { with: "web".to_owned() });
+    assert_eq!(of("top"), Outcome::Shares { with: "web".to_owned() });
+    for (name, reason) in [("hosted", "host network"), ("lonely", "no network"), ("plain", "bridge")] {
+        let Outcome::Left { reason: told } = of(name) else { panic!("{name} is left") };
+        assert!(told.contains(reason), "{told}");
+    }
+}
+
+#[test]
+fn what_gets_round_the_sidecar_is_told() {
+    let injected = injected(&fixture("profiles")).unwrap();
+    let told: Vec<_> =
+        injected.findings.iter().map(|found| (found.service.as_str(), found.line, &*found.text)).collect();
+    assert!(told.contains(&("debug", 9, "egress not enforceable: NET_ADMIN")), "{told:?}");
+    assert!(told.contains(&("web", 20, "egress not enforceable: privileged")), "{told:?}");
+    assert!(
+        told.iter().any(|(service, line, text)| (*service, *line) == ("debug", 10) && text.contains("1337"))
+    );
+}
+
+#[test]
+fn bad_input_is_refused_with_its_line() {
+    let service = "services:\n  web:\n    image: a\n";
+    for (text, line, said) in [
+        ("- a\n".to_owned(), 1, "no Compose file"),
+        ("a: b\n".to_owned(), 1, "no `services`"),
+        ("services: {}\n".to_owned(), 1, "no service"),
+        ("services:\n  web: a: b\n".to_owned(), 2, "no YAML"),
+        (format!("version: '4'\n{service}"), 1, "version 4"),
+        (format!("version: '1'\n{service}"), 1, "version 1"),
+        ("services:\n  web:\n    ports: ['80']\n".to_owned(), 2, "no `image`"),
+        ("services:\n  web:\n".to_owned(), 2, "no mapping"),
+        ("services:\n  'a b':\n    image: a\n".to_owned(), 2, "no name"),
+        (
+            format!("{service}    ports: ['80:80']\n  b:\n    image: b\n    ports:\n      - '80:81'\n"),
+            8,
+            "by `b` and, at line 4, by `web`",
+        ),
+        (format!("{service}    ports: ['80:80', '80:81']\n"), 4, "port 80"),
+        (format!("{service}    ports: [x]\n"), 4, "`x` is no port"),
+        (format!("{service}    ports: 80\n"), 4, "no list"),
+        (format!("{service}    ports: ['1:15001']\n"), 4, "the sidecar's"),
+        (format!("{service}    image: b\n"), 4, "`image` stands here again, after line 3"),
+        (format!("{service}    scale: 2\n"), 4, "more than once"),
+        (format!("{service}    deploy:\n      replicas: 3\n"), 5, "more than once"),
+        (format!("{service}    network_mode: service:db\n"), 4, "no service `db`"),
+        (format!("{service}    network_mode: service:web\n"), 4, "circle"),
+        (format!("{service}    network_mode: host\n"), 1, "no service of it can be meshed"),
+        (format!("{service}    network_mode: host\n    networks: [a]\n"), 4, "`networks`"),
+        (format!("{service}    extends: web\n"), 4, "circle"),
+        (format!("{service}    extends: {{file: other.yml, service: a}}\n"), 4, "no other files"),
+        (format!("{service}  web-sidecar:\n    image: b\n"), 4, "added here"),
+        (format!("{service}  signet:\n    image: b\n"), 4, "added here"),
+        (format!("{service}volumes:\n  signet-web: {{}}\n"), 5, "added here"),
+        (format!("{service}---\na: b\n"), 4, "second document"),
+        (format!("{service}#signet- a\n"), 1, "was not written by"),
+        (format!("{service}    ports: &p ['80:80']\nx-ports: *p\n"), 5, "changed by injection"),
+        (String::new(), 1, "empty"),
+    ] {
+        let fault = injected(&text).expect_err(&text);
+        assert!(fault.message.contains(said), "{text}: {fault}");
+        assert_eq!(fault.line, line, "{text}: {fault}");
+    }
+}
+
+#[test]
+fn what_is_edited_beside_the_marks_is_kept() {
+    let text = fixture("small");
+    let edited = injected(&text).unwrap().text.replace("# the end", "# the very end");
+    assert_eq!(restore("f", &edited).unwrap().text, text.replace("# the end", "# the very end"));
+}
+
+/// A Compose file put together from parts that stand in each other's way.
+fn project() -> impl Strategy<Value = String> {
+    let key = prop_oneof![
+        Just("image: \"a:1\" # comment\n".to_owned()),
+        Just("ports:\n- 80\n\n- \"81\"\n".to_owned()),
+        Just("ports: [8000, \"8001/udp\"]\n".to_owned()),
+        Just("networks: [front, default]\n".to_owned()),
+        Just("networks:\n  front:\n    aliases:\n    - x\n".to_owned()),
+        Just("depends_on: [s0]\n".to_owned()),
+        Just("command: |\n  a\n  # b\n\n".to_owned()),
+        Just("command: >+\n  a\n\n\n".to_owned()),
+        Just("environment: &e0\n  A: 'b\n    c'\n".to_owned()),
+        Just("hostname: \u{e4}\n".to_owned()),
+        Just("cap_drop: [ALL]\n".to_owned()),
+        Just("<<: *x\n".to_owned()),
+        Just("network_mode: service:s0\n".to_owned()),
+        Just("extends: s0\n".to_owned()),
+        Just("# only a comment\n".to_owned()),
+    ];
+    let service = (prop::collection::vec(key, 1..5), 1..5_usize, any::<bool>());
+    let services = prop::collection::vec(service, 1..5);
+    (services, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(services, windows, mark, volumes, open_end)| {
+            let mut text = "x-x: &x {restart: always, expose: [9]}\nservices:\n".to_owned();
+            for (number, (keys, indent, flow)) in services.into_iter().enumerate() {
+                if flow {
+                    text += &format!("  s{number}: {{image: a,\n    ports: [7{number}00]}} # flow\n");
+                    continue;
+                }
+                text += &format!("  s{number}:\n");
+                for line in keys.concat().split_inclusive('\n') {
+                    let margin = if line == "\n" { 0 } else { indent + 2 };
+                    text += &format!("{:margin$}{line}", "");
+                }
+            }
+            if volumes {
+                text += "\nvolumes:\n  v: {}\n";
+            }
+            if open_end {
+                text.truncate(text.trim_end().len());
+            }
+            if windows {
+                text = text.replace('\n', "\r\n");
+            }
+            if mark { format!("\u{feff}{text}") } else { text }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_injected_comes_back_and_is_stable(text in project()) {
+        // What is refused, such as a key that stands twice, is left alone.
+        if let Ok(once) = injected(&text) {
+            prop_assert_eq!(&restore("f", &once.text).unwrap().text, &text);
+            prop_assert_eq!(&injected(&once.text).unwrap().text, &once.text);
+            // The result is YAML, and a Compose file once the marks are gone.
+            let unmarked = once.text.replace("#signet", "#other");
+            let again = injected(&unmarked);
+            prop_assert!(again.as_ref().is_err_and(|fault| fault.message.contains("added here")), "{:?}\n{}", again, unmarked);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[a-z:\\-\\[\\]{}&*#!|>'\" \t\r\n<,0-9]{0,200}") {
+        let _ = injected(&text);
+        let _ = injected(&format!("services:\n  a:\n    image: b\n    {text}"));
+        let _ = restore("f", &format!("#signet+ begin\n{text}"));
+    }
+}
+
+#[test]
+fn generated_projects_are_mostly_taken() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let taken =
+        (0..500).filter(|_| injected(&project().new_tree(&mut runner).unwrap().current()).is_ok()).count();
+    assert!(taken > 100, "{taken} of 500");
+}
