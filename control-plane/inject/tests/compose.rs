@@ -14,6 +14,7 @@ fn options() -> Options {
         class: "app".to_owned(),
         device: "box".to_owned(),
         directory: "./signet".to_owned(),
+        docker_socket: Some("/var/run/docker.sock".to_owned()),
         host_address: Some([192, 0, 2, 1].into()),
         image_prefix: String::new(),
         mesh: "box".to_owned(),
