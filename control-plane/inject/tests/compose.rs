@@ -244,3 +244,19 @@ fn generated_projects_are_mostly_taken() {
         (0..500).filter(|_| injected(&project().new_tree(&mut runner).unwrap().current()).is_ok()).count();
     assert!(taken > 100, "{taken} of 500");
 }
+
+/// As much as is read, in the forms in which everything is compared with everything.
+#[test]
+fn large_files_are_answered() {
+    let many = |line: fn(usize) -> String| (0..20_000).map(line).collect::<String>();
+    let head = "services:\n  web:\n    image: a\n";
+    let keys = format!("{head}x-keys:\n{}", many(|number| format!("  k{number}: 1\n")));
+    let ports = format!("{head}    ports:\n{}", many(|number| format!("    - \"{}:80\"\n", number + 1)));
+    let names = many(|number| format!("        - n{number}\n"));
+    let aliases = format!("{head}    networks:\n      a:\n        aliases:\n{names}");
+    assert!(injected(&ports).is_err_and(|fault| fault.message.contains("ports are published")));
+    for text in [keys, aliases] {
+        let injected = injected(&text).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(restore("f", &injected.text).map(|restored| restored.text), Ok(text));
+    }
+}

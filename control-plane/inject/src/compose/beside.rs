@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::Options;
 use super::plan::{ADMIN_VOLUME, CONTROL_PLANE, Plan, TOOL, holder, secret, volume};
-use super::project::{Project, Service, texts};
+use super::project::{Project, Service, once, texts};
 use super::value::{Entry, Value};
 
 /// What Docker refuses on a container that uses another one's network: the holder has it instead.
@@ -50,17 +50,11 @@ pub(super) fn holder_of(project: &Project, plan: &Plan, service: &Service, optio
         });
         added.set("links", Value::list(links.collect::<Vec<_>>()));
     }
-    let names = service.names();
     let networks = service.networks().into_iter().map(|(network, said)| {
         let mut said = if said.entries().is_some() { said } else { Value::empty() };
         let own: Vec<String> = texts(said.get("aliases")).into_iter().map(str::to_owned).collect();
         let container = service.whole.text_of("container_name").map(str::to_owned);
-        let mut aliases = Vec::new();
-        for alias in names.first().cloned().into_iter().chain(own).chain(container) {
-            if !aliases.contains(&alias) {
-                aliases.push(alias);
-            }
-        }
+        let aliases = once(std::iter::once(service.name.clone()).chain(own).chain(container));
         said.set("aliases", Value::list(aliases));
         (network, said)
     });

@@ -1,6 +1,6 @@
 //! What a Compose file describes: its services with all that they extend, and what makes a file no use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::extends::Extender;
 use super::ports::{Published, interpolated, published};
@@ -9,6 +9,8 @@ use super::{Fault, Read};
 
 /// Most services of a project: each gets two more beside it.
 const SERVICES_MAX: usize = 1_000;
+/// Most entries of `ports` in a file: each is compared with all others.
+const PUBLISHED_MAX: usize = 2_000;
 /// Ports of the sidecar within the namespace that it shares with the app.
 const SIDECAR_PORTS: [u16; 3] = [15_001, 15_006, 15_020];
 
@@ -54,17 +56,17 @@ impl Service {
 
     /// The names by which others reach it, its own first.
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names = vec![self.name.clone()];
         let networks = self.networks();
-        let aliases = networks.iter().flat_map(|(_, said)| texts(said.get("aliases")));
+        let aliases = networks.iter().flat_map(|(_, said)| texts(said.get("aliases"))).map(str::to_owned);
         let container = self.whole.text_of("container_name").and_then(interpolated);
-        for name in aliases.map(str::to_owned).chain(container) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names
+        once(std::iter::once(self.name.clone()).chain(aliases).chain(container))
     }
+}
+
+/// Each of the words once, in their order.
+pub(super) fn once(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    words.into_iter().filter(|word| seen.insert(word.clone())).collect()
 }
 
 /// A whole project.
@@ -121,8 +123,14 @@ impl Project {
 
     /// Two services that publish the same port never start together.
     fn refuse_port_twice(&self, file: &str) -> Result<(), Fault> {
+        let mut count = 0;
         let mut seen: BTreeMap<bool, Vec<(&Service, &Published)>> = BTreeMap::new();
         for service in &self.services {
+            count += service.ports.len();
+            if count > PUBLISHED_MAX {
+                let message = format!("more than {PUBLISHED_MAX} ports are published");
+                return Err(Fault::new(file, service.line_of("ports"), message, "publish ranges"));
+            }
             for port in &service.ports {
                 let earlier = seen.entry(port.udp).or_default();
                 let taken =

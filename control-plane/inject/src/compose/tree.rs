@@ -12,6 +12,9 @@ pub(super) const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Deepest nesting of a file, and of what its aliases stand for; Compose's schema needs about eight.
 pub(super) const MAX_DEPTH: usize = 64;
 
+/// Most nodes of a file, and of what it stands for with its aliases worked out: a thousand services of fifty.
+pub(super) const MAX_NODES: usize = 50_000;
+
 /// A node as it is written.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -79,6 +82,7 @@ impl Tree {
             lines: text.lines().collect(),
             open: Vec::new(),
             root: None,
+            nodes: 0,
             names: HashMap::new(),
             anchors: HashMap::new(),
             aliases: Vec::new(),
@@ -118,6 +122,7 @@ struct Builder<'a> {
     lines: Vec<&'a str>,
     open: Vec<Open>,
     root: Option<Rc<Node>>,
+    nodes: usize,
     /// Anchors whose node is not complete yet.
     names: HashMap<usize, (String, usize)>,
     anchors: HashMap<usize, Anchor>,
@@ -198,6 +203,11 @@ impl Builder<'_> {
     }
 
     fn add(&mut self, node: Node) -> Result<(), Fault> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            let message = format!("there are more than {MAX_NODES} keys and values");
+            return Err(Fault::new(self.file, node.line, message, "split the project"));
+        }
         let node = Rc::new(node);
         if node.anchor != 0 {
             let (name, line) = self.names.remove(&node.anchor).unwrap_or((String::new(), node.line));
@@ -272,6 +282,7 @@ mod tests {
         assert_eq!(Tree::parse("f", "a: 1\nb: 2\rc: 3\n").unwrap_err().line, 2);
         assert_eq!(Tree::parse("f", "a: 1\n\n# x\u{2028}c: 3\n").unwrap_err().line, 3);
         assert!(Tree::parse("f", &"#".repeat(MAX_TEXT_BYTES + 1)).is_err());
+        assert!(Tree::parse("f", &format!("[{}]", "a,".repeat(MAX_NODES))).is_err());
         assert!(Tree::parse("f", "").is_err());
     }
 }

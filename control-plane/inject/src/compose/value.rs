@@ -1,12 +1,10 @@
 //! What a node means once aliases and merge keys are worked out.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Fault;
-use super::tree::{Kind, MAX_DEPTH, Node, Tree};
-
-/// Most nodes that a file may stand for with its aliases worked out: a thousand services of a hundred lines.
-pub(super) const MAX_NODES: usize = 200_000;
+use super::tree::{Kind, MAX_DEPTH, MAX_NODES, Node, Tree};
 
 /// A value without aliases and merge keys.
 #[derive(Clone, Debug)]
@@ -169,6 +167,7 @@ impl Expander<'_> {
     fn mapping(&mut self, nodes: &[(Rc<Node>, Rc<Node>)], depth: usize) -> Result<Vec<Entry>, Fault> {
         let mut entries: Vec<Entry> = Vec::with_capacity(nodes.len());
         let mut merges = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
         for (key, node) in nodes {
             let (text, plain) = self.key(key)?;
             let line = key.line;
@@ -177,8 +176,8 @@ impl Expander<'_> {
                 merges.push((entries.len(), line, value));
                 continue;
             }
-            if let Some(earlier) = entries.iter().find(|entry| entry.key == text) {
-                let message = format!("`{text}` stands here again, after line {}", earlier.line);
+            if let Some(earlier) = lines.insert(text.clone(), line) {
+                let message = format!("`{text}` stands here again, after line {earlier}");
                 return Err(Fault::new(self.file, line, message, "keep one of them"));
             }
             entries.push(Entry { key: text, line, merged: false, value });
@@ -201,8 +200,8 @@ impl Expander<'_> {
             };
             let mut merged: Vec<Entry> = Vec::new();
             for entry in sources.into_iter().flatten() {
-                let known = entries.iter().chain(&merged).any(|known| known.key == entry.key);
-                if !known {
+                if !lines.contains_key(&entry.key) {
+                    lines.insert(entry.key.clone(), entry.line);
                     merged.push(Entry { merged: true, ..entry });
                 }
             }
