@@ -46,14 +46,14 @@ fn fixture(name: &str) -> String {
     fs::read_to_string(folder().join(format!("{name}.yml"))).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The files beside are written anew with `SIGNET_WRITE_GOLDEN=1`; read the difference before it is taken.
+/// The files beside are written anew with `SIGNET_BLESS=1`; read the difference before it is taken.
 #[test]
 fn fixtures_are_injected_as_written_down() {
     for name in FIXTURES {
         let injected = injected(&fixture(name)).unwrap_or_else(|fault| panic!("{name}: {fault}"));
         for (ending, text) in [("injected", &injected.text), ("mesh", &injected.manifests)] {
             let path = folder().join(format!("{name}.{ending}.yml"));
-            if std::env::var_os("SIGNET_WRITE_GOLDEN").is_some() {
+            if std::env::var_os("SIGNET_BLESS").is_some() {
                 fs::write(&path, text).unwrap();
             }
             assert_eq!(*text, fs::read_to_string(&path).unwrap(), "{name}.{ending}");
