@@ -169,7 +169,7 @@ impl Lines {
                 }
                 Event::MappingEnd | Event::SequenceEnd => match (open.pop(), open.last_mut()) {
                     (Some(ended), Some(around)) => around.add(ended.node, None),
-                    (Some(ended), None) => root.children = ended.node.children,
+                    (Some(ended), None) => root = ended.node,
                     (None, _) => {}
                 },
                 Event::Scalar(text, ..) => {
@@ -259,7 +259,7 @@ mod tests {
         let y = [Step::Entry(1), "x".into(), "y".into(), Step::Entry(1)];
         assert_eq!(line(&to(&y)), 9);
         assert_eq!(line(&to(&[Step::Entry(1), "missing".into()])), 7);
-        assert_eq!(line(&["nothing".into()]), 3);
+        assert_eq!(line(&["nothing".into()]), 4);
     }
 
     #[test]

@@ -76,7 +76,8 @@ fn read_one(
         "grpc" => json!({ "port": port, "service": at.text("service")?.unwrap_or_default() }),
         _ => json!({ "port": port }),
     };
-    let seconds = probe.number("timeoutSeconds")?.unwrap_or(1);
+    // The sidecar takes 1 to 60; the kubelet has given up by then.
+    let seconds = probe.number("timeoutSeconds")?.unwrap_or(1).clamp(1, 60);
     let mut told = Map::new();
     told.insert(way.to_owned(), what);
     told.insert("timeoutSeconds".to_owned(), seconds.into());
