@@ -22,9 +22,19 @@ import yaml
 VERSIONS = ["1.37", "1.36", "1.35"]
 
 
+class Loader(yaml.SafeLoader):
+    """Moments stay the text they are, as for kubectl."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def documents(text):
     """All objects of a text, those of lists one by one."""
-    for document in yaml.safe_load_all(text):
+    for document in yaml.load_all(text, Loader):
         if document:
             yield from document["items"] if document["kind"] == "List" else [document]
 

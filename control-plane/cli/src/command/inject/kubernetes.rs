@@ -123,3 +123,40 @@ fn name(text: &str) -> Result<String, String> {
 fn host_port(text: &str) -> Result<String, signet_proxy::config::HostPortError> {
     text.parse::<signet_proxy::config::HostPort>().map(|_| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use signet_policy::{compile, parse_manifests};
+    use signet_proxy::probes::Probes;
+
+    use super::*;
+
+    const SHOP: &str = include_str!("../../../../inject/tests/kubernetes/shop.yaml");
+
+    fn shop() -> Injected {
+        inject(&[Source { name: "shop.yaml", text: SHOP }], &Options::default()).unwrap()
+    }
+
+    #[test]
+    fn probes_are_written_as_the_sidecar_reads_them() {
+        let manifests = shop().manifests;
+        let settings: Vec<String> = manifests
+            .lines()
+            .skip_while(|line| !line.contains("SIGNET_PROBES"))
+            .filter_map(|line| line.trim().strip_prefix("value: \"{"))
+            .map(|quoted| serde_json::from_str(&format!("\"{{{quoted}")).unwrap())
+            .collect();
+        assert_eq!(settings.len(), 2);
+        for setting in settings {
+            setting.parse::<Probes>().unwrap();
+        }
+    }
+
+    #[test]
+    fn workloads_compile_with_a_mesh() {
+        let mesh = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Mesh\nmetadata: {name: cluster}\nspec: {trustDomain: cluster.example, networks: [{name: cluster}]}\n---\n";
+        let manifests = parse_manifests("workloads.yaml", &format!("{mesh}{}", shop().workloads)).unwrap();
+        let model = compile(&manifests).unwrap_or_else(|faults| panic!("{faults:?}"));
+        assert_eq!(model.workloads.len(), 2);
+    }
+}
