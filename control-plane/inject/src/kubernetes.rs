@@ -39,7 +39,7 @@ pub use ports::WorkloadPort;
 pub use reason::{Finding, InjectError, Reason};
 use workloads::Located;
 
-/// Most bytes of all files together: rendered charts with their custom resource definitions have a few MiB.
+/// Most bytes of one file: rendered charts with their custom resource definitions have a few MiB.
 pub const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 /// Most lists within lists.
 const LISTS_MAX: usize = 4;
