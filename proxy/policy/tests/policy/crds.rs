@@ -86,7 +86,7 @@ fn validate(value: &Value, schema: &Value, path: &str) -> Result<(), String> {
         return wrong("enum");
     }
     let number = |keyword: &str| schema.get(keyword).and_then(Value::as_i64);
-    let length = value.as_array().map(Vec::len).or(value.as_object().map(serde_json::Map::len));
+    let length = value.as_array().map(Vec::len).or_else(|| value.as_object().map(serde_json::Map::len));
     let length = length.map_or(0, |length| i64::try_from(length).unwrap());
     let size = value.as_i64().unwrap_or_default();
     let out = number("minItems").is_some_and(|least| length < least)
