@@ -107,6 +107,11 @@ fn what_cannot_be_injected_is_refused_with_its_line_and_left_as_it_is() {
         ("apiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: web}\nspec: {}".to_owned(), "app.yaml:1: document 1, Deployment web: `extensions/v1beta1` has no Deployment; fix: write `apiVersion: apps/v1`"),
         ("kind: CronJob\napiVersion: batch/v1beta1\nmetadata: {name: web}".to_owned(), "app.yaml:2: document 1, CronJob web: `batch/v1beta1` has no CronJob; fix: write `apiVersion: batch/v1`"),
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {}".to_owned(), "app.yaml:4: document 1, Deployment web: `template` is not a mapping"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations: [a]\nspec: {containers: [{name: web}]}"
+                .to_owned(),
+            "app.yaml:5: document 1, Pod web: `annotations` is not a mapping",
+        ),
         (pod("  containers: web"), "app.yaml:6: document 1, Pod web: `containers` is not a list"),
         (pod("  containers: []"), "app.yaml:6: document 1, Pod web: `containers` is not a list with an entry"),
         (container("    securityContext:\n      runAsUser: 1337"), "app.yaml:10: document 1, Pod web: it runs as user 1337"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::at::At;
 use super::documents::Step;
 use super::reason::{InjectError, Reason};
 
@@ -44,9 +45,11 @@ impl Annotations {
     /// Those of an object's `metadata`.
     pub(super) fn of(object: &Value) -> Result<Self, InjectError> {
         let mut read = Self::default();
-        let Some(all) = object.pointer("/metadata/annotations").and_then(Value::as_object) else {
+        let metadata = At::root(object, "pod.metadata").object("metadata")?;
+        let Some(all) = metadata.map(|metadata| metadata.object("annotations")).transpose()?.flatten() else {
             return Ok(read);
         };
+        let Some(all) = all.value().as_object() else { return Ok(read) };
         for (name, value) in ours(all) {
             let path = [Step::from("metadata"), "annotations".into(), name.into()];
             let text = value.as_str().unwrap_or_default();
