@@ -4,9 +4,9 @@
 //! dumps go over a socket in the proxy's own file system, to its own user and root only.
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,6 +26,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::appoint::{self, Refused};
+use crate::capture::Exempt;
+use crate::probes::{Failed, Probes};
 use crate::telemetry::metrics;
 use crate::worker::Shared;
 
@@ -48,12 +50,16 @@ pub struct Health {
 }
 
 /// What the admin endpoints look at. The proxy proper comes once it has an identity.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Admin {
     /// What the control thread found out.
     pub health: Arc<Health>,
     /// Set when the proxy has joined the mesh.
     pub shared: Arc<OnceLock<Arc<Shared>>>,
+    /// The app's own probes, done for the kubelet.
+    pub probes: Arc<Probes>,
+    /// How the rules know our own connections.
+    pub exempt: Exempt,
     /// Where wishes to give a role go; set with it.
     pub appoint: Arc<OnceLock<mpsc::Sender<appoint::Request>>>,
 }
@@ -70,6 +76,14 @@ struct State {
     capture_in_force: bool,
     canary_ok: bool,
     draining: bool,
+}
+
+impl Admin {
+    /// Nothing is known yet.
+    pub fn new(probes: Arc<Probes>, exempt: Exempt) -> Self {
+        let (health, shared, appoint) = Default::default();
+        Self { health, shared, probes, exempt, appoint }
+    }
 }
 
 impl State {
@@ -119,7 +133,7 @@ fn places(admin: &Admin) -> Vec<Known> {
     snapshot.directories.iter().flat_map(of).collect()
 }
 
-/// Serves `/live`, `/ready` and `/metrics` until the process ends.
+/// Serves `/live`, `/ready`, `/metrics` and the app's probes until the process ends.
 pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -129,7 +143,9 @@ pub(crate) async fn serve_tcp(listener: TcpListener, admin: Admin) {
                 let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
                 let admin = admin.clone();
                 tokio::spawn(async move {
-                    serve(stream, move |request| ready(answer_tcp(&admin, &request))).await;
+                    let here = stream.local_addr().map(|address| address.ip().to_canonical()).ok();
+                    let limit = CONNECTION_TIMEOUT + admin.probes.longest();
+                    serve(stream, limit, move |request| answer_tcp(admin.clone(), here, request)).await;
                     drop(slot);
                 });
             }
@@ -154,7 +170,8 @@ pub(crate) async fn serve_unix(listener: UnixListener, admin: Admin) {
                 }
                 let admin = admin.clone();
                 tokio::spawn(async move {
-                    serve(stream, move |request| answer_unix(admin.clone(), request)).await;
+                    serve(stream, CONNECTION_TIMEOUT, move |request| answer_unix(admin.clone(), request))
+                        .await;
                     drop(slot);
                 });
             }
@@ -196,7 +213,7 @@ pub(crate) fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListe
     Ok(listener)
 }
 
-async fn serve<I, F, R>(io: I, answer: F)
+async fn serve<I, F, R>(io: I, limit: Duration, answer: F)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> R + Send + 'static,
@@ -213,13 +230,17 @@ where
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(io), service);
     // A probe that goes away early is not an event.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+    let _ = tokio::time::timeout(limit, connection).await;
 }
 
-fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer_tcp(admin: Admin, here: Option<IpAddr>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into());
     }
+    if let (Some(probe), Some(here)) = (request.uri().path().strip_prefix("/probe/"), here) {
+        return answer_probe(admin.probes.ask(probe, here, admin.exempt).await);
+    }
+    let admin = &admin;
     match request.uri().path() {
         "/live" => text(StatusCode::OK, "text/plain", "live\n".into()),
         "/ready" => {
@@ -234,6 +255,14 @@ fn answer_tcp(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes
             text(StatusCode::OK, metrics::CONTENT_TYPE, metrics)
         }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "try /live, /ready or /metrics\n".into()),
+    }
+}
+
+fn answer_probe(outcome: Option<Result<(), Failed>>) -> Response<Full<Bytes>> {
+    match outcome {
+        Some(Ok(())) => text(StatusCode::OK, "text/plain", "ok\n".into()),
+        Some(Err(failed)) => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{failed}\n")),
+        None => text(StatusCode::NOT_FOUND, "text/plain", "no such probe\n".into()),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 use crate::capture::{Exempt, MARK, Way};
 use crate::local::config::{LocalArguments, LocalConfig};
+use crate::probes::{Probes, ProbesError};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
@@ -76,6 +78,10 @@ pub struct Arguments {
     /// How long open connections may finish after SIGTERM.
     #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
+    /// The app's own probes, done for the kubelet at /probe/CONTAINER/KIND of the admin address; JSON that `signet
+    /// inject kubernetes` writes.
+    #[arg(long, env = "SIGNET_PROBES", value_name = "JSON")]
+    pub probes: Option<String>,
     /// Where the application has messages signed and verified.
     #[command(flatten)]
     pub local: LocalArguments,
@@ -118,6 +124,8 @@ pub struct Config {
     pub exclude_inbound: Vec<u16>,
     /// How long a drain may take.
     pub drain: Duration,
+    /// The app's own probes, done for the kubelet.
+    pub probes: Arc<Probes>,
     /// Where the application has messages signed and verified.
     pub local: LocalConfig,
 }
@@ -235,6 +243,9 @@ pub enum ConfigError {
     /// Two of the proxy's own ports are the same.
     #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
     PortTwice(u16),
+    /// Probes that cannot be done.
+    #[error("--probes: {0}; fix: have `signet inject kubernetes` write them")]
+    Probes(#[from] ProbesError),
     /// Not 1 to 64 workers.
     #[error("--workers {0} is out of range; use 1 to {WORKERS_MAX}")]
     Workers(usize),
@@ -289,6 +300,7 @@ impl TryFrom<Arguments> for Config {
             },
             exclude_inbound: raw.exclude_inbound,
             drain,
+            probes: Arc::new(raw.probes.as_deref().map(str::parse).transpose()?.unwrap_or_default()),
             local: raw.local.try_into()?,
         })
     }

@@ -47,6 +47,7 @@ mod outbound;
 mod own;
 mod pool;
 pub mod prefixed;
+pub mod probes;
 mod problem;
 pub mod proxy;
 mod ready;

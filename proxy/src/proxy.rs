@@ -82,7 +82,7 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let listeners = (0..config.workers).map(|_| bind(&config)).collect::<Result<Vec<_>, _>>()?;
     let local = local::Listeners::bind(&config.local)
         .map_err(|(address, source)| RunError::Bind { address, source })?;
-    let admin = Admin::default();
+    let admin = Admin::new(Arc::clone(&config.probes), exempt);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         serve_admin(&config, &admin)?;

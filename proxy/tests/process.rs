@@ -49,7 +49,7 @@ fn printed(output: &Output) -> String {
 fn wrong_settings_end_with_exit_code_64_and_are_named() {
     let token = token();
     let base = ["run", "--control-plane", "127.0.0.1:1", "--token", &token];
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 18] = [
         (&[], "Usage"),
         (&["walk"], "walk"),
         (&["run"], "--control-plane"),
@@ -67,6 +67,7 @@ fn wrong_settings_end_with_exit_code_64_and_are_named() {
         (&[&base[..], &["--local-socket", "/tmp/s"]].concat(), "--local-uid"),
         (&[&base[..], &["--local-payload-bytes", "1048577"]].concat(), "--local-payload-bytes"),
         (&[&base[..], &["--aclib-listen", "0.0.0.0:46080"]].concat(), "--aclib-listen"),
+        (&[&base[..], &["--probes", r#"{"a/liveness":{"exec":{}}}"#]].concat(), "--probes"),
     ];
     for (arguments, named) in cases {
         let output = run(arguments);
@@ -187,15 +188,20 @@ fn free_ports() -> [String; 3] {
 #[test]
 fn proxy_without_identity_lives_is_not_ready_and_ends_when_asked() {
     let copy = Copy::new();
+    let app = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listening = app.local_addr().unwrap().port();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let [outbound, inbound, admin] = free_ports();
+        let probe = |port: u16| format!(r#"{{"tcpSocket":{{"port":{port}}},"timeoutSeconds":5}}"#);
+        // Nothing listens on port 1.
+        let probes = format!(r#"{{"app/liveness":{},"app/startup":{}}}"#, probe(listening), probe(1));
         let address = format!("127.0.0.1:{admin}");
         // Nothing that needs a capability.
         let mut running = copy
             .program()
             .args(["run", "--control-plane", "127.0.0.1:1", "--token", &token(), "--capture", "none"])
             .args(["--exempt", "uid", "--outbound-port", &outbound, "--inbound-port", &inbound])
-            .args(["--admin-addr", &address])
+            .args(["--admin-addr", &address, "--probes", &probes])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -211,6 +217,9 @@ fn proxy_without_identity_lives_is_not_ready_and_ends_when_asked() {
         }
         assert_eq!(status_of(&address, "/live"), 200);
         assert_eq!(status_of(&address, "/ready"), 503);
+        assert_eq!(status_of(&address, "/probe/app/liveness"), 200);
+        assert_eq!(status_of(&address, "/probe/app/startup"), 503);
+        assert_eq!(status_of(&address, "/probe/app/readiness"), 404);
         kill(Pid::from_raw(running.id().cast_signed()), signal).unwrap();
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();

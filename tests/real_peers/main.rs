@@ -5,6 +5,7 @@ mod compose;
 mod databases;
 mod intermediary;
 mod iptables;
+mod kubernetes;
 mod messages;
 mod nginx;
 mod openssl;
@@ -65,6 +66,8 @@ const TESTS: &[Test] = &[
         signatures::message_verify_accepts_what_the_peer_signed,
     ),
     ("message_that_was_changed_is_refused_by_both", signatures::changed_message_is_refused_by_both),
+    ("manifests_fit_the_schemas_of_kubernetes", kubernetes::manifests_fit_the_schemas_of_kubernetes),
+    ("chart_renders_what_kustomize_renders", kubernetes::chart_renders_what_kustomize_renders),
     ("http_message_signatures_verifies_messages_of_the_mesh", signatures::peer_verifies_messages_of_the_mesh),
 ];
 

@@ -43,19 +43,24 @@ impl Manifests {
 
 /// Reads every file that `paths` name.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<ManifestText>, Failure> {
+    read_within(paths, FILE_MAX)
+}
+
+/// The same, of files with at most so many bytes.
+pub(crate) fn read_within(paths: &[PathBuf], most: u64) -> Result<Vec<ManifestText>, Failure> {
     let mut texts = Vec::new();
     for path in paths {
         if path.as_os_str() == "-" {
             texts.push(ManifestText {
                 name: "<stdin>".to_owned(),
-                text: limited(io::stdin().lock(), "<stdin>")?,
+                text: limited(io::stdin().lock(), "<stdin>", most)?,
             });
         } else if path.is_dir() {
             for file in files_of(path)? {
-                texts.push(read_file(&file)?);
+                texts.push(read_file(&file, most)?);
             }
         } else {
-            texts.push(read_file(path)?);
+            texts.push(read_file(path, most)?);
         }
         if texts.len() > FILES_MAX {
             return Err(Failure::Usage(format!("more than {FILES_MAX} manifest files")));
@@ -86,22 +91,22 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn read_file(path: &Path) -> Result<ManifestText, Failure> {
+fn read_file(path: &Path, most: u64) -> Result<ManifestText, Failure> {
     let name = path.display().to_string();
     let file = fs::File::open(path).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    let text = limited(file, &name)?;
+    let text = limited(file, &name, most)?;
     Ok(ManifestText { name, text })
 }
 
-fn limited(source: impl Read, name: &str) -> Result<String, Failure> {
+fn limited(source: impl Read, name: &str, most: u64) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     source
-        .take(FILE_MAX + 1)
+        .take(most + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    if bytes.len() as u64 > FILE_MAX {
+    if bytes.len() as u64 > most {
         return Err(Failure::Usage(format!(
-            "{name}: it is longer than {FILE_MAX} bytes; fix: split it into several files"
+            "{name}: it is longer than {most} bytes; fix: split it into several files"
         )));
     }
     String::from_utf8(bytes).map_err(|error| {

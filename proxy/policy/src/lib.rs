@@ -23,6 +23,7 @@ mod cases;
 mod compile;
 mod condition;
 mod coverage;
+mod crd;
 mod decide;
 mod diagnostic;
 mod egress_policy;
@@ -50,6 +51,7 @@ pub use compile::{
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
+pub use crd::{CustomResource, custom_resources};
 pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, foresee, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use egress_policy::{

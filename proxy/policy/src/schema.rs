@@ -42,7 +42,8 @@ pub fn json_schema() -> Value {
     })
 }
 
-fn spec(kind: Kind) -> Value {
+/// The shape of a kind's `spec`.
+pub(crate) fn spec(kind: Kind) -> Value {
     match kind {
         Kind::AccessPolicy => access_policy_spec(),
         Kind::EgressPolicy => egress_policy_spec(),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic, as tests may")]
 
 mod conditions;
+mod crds;
 mod decisions;
 mod egress;
 mod examples;

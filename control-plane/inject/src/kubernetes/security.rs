@@ -1,0 +1,98 @@
+//! What a pod may not have beside a sidecar, and what it may have that gets round one.
+
+use serde_json::{Value, json};
+
+use super::model::{Container, List, Pod, made};
+use super::reason::{Finding, InjectError, Reason};
+use super::sidecar::{CAPTURE, PORTS, PROXY, PROXY_UID, VOLUMES};
+
+/// Capabilities that open a way round the rules, and what it is.
+const WAYS_ROUND: [(&str, &str); 4] = [
+    ("NET_ADMIN", "it can change the rules"),
+    ("NET_RAW", "it can open raw sockets"),
+    ("SYS_ADMIN", "it can enter other namespaces"),
+    ("SYS_PTRACE", "it can look into other processes"),
+];
+/// Those that containers lose: nothing that listens and calls over TCP needs them.
+const TAKEN: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
+
+/// Refuses what cannot be injected.
+pub(super) fn check(pod: &Pod<'_>) -> Result<(), InjectError> {
+    for container in &pod.containers {
+        if [CAPTURE, PROXY].contains(&container.name) {
+            return Err(container.at.refuse(Reason::ContainerName(container.name.to_owned())));
+        }
+        if let Some((at, PROXY_UID)) = &container.security.user {
+            return Err(at.refuse(Reason::ProxyUser));
+        }
+        if let Some(port) = container.ports.iter().find(|port| PORTS.contains(&port.number)) {
+            return Err(port.at.refuse(Reason::PortTaken(port.number)));
+        }
+    }
+    match pod.volumes.iter().find(|volume| VOLUMES.contains(&volume.name)) {
+        Some(volume) => Err(volume.at.refuse(Reason::VolumeName(volume.name.to_owned()))),
+        None => Ok(()),
+    }
+}
+
+/// What lets containers get round their sidecar.
+pub(super) fn findings(pod: &Pod<'_>) -> Vec<Finding> {
+    let finding = |container: &str, because: &str| Finding::EgressNotEnforceable {
+        container: container.to_owned(),
+        because: because.to_owned(),
+    };
+    let mut findings = Vec::new();
+    for container in &pod.containers {
+        let of = |because: &str| finding(container.name, because);
+        if container.security.privileged {
+            findings.push(of("it is privileged"));
+            continue;
+        }
+        let ways = WAYS_ROUND.iter().filter(|(name, _)| container.security.holds(name, false));
+        findings.extend(ways.map(|(name, because)| of(&format!("{because} ({name})"))));
+        // A fixed user other than root has no capabilities, unless its files do.
+        let fixed = container.security.user.as_ref().is_some_and(|(_, user)| *user != 0);
+        if !fixed && container.security.holds("SETUID", true) {
+            findings.push(of(
+                "it may run as root and become user 1337 (SETUID); fix: set `runAsUser`, or drop the capability",
+            ));
+        }
+    }
+    if pod.shares_processes {
+        findings.push(finding(
+            "*",
+            "its containers share their processes with the sidecar (shareProcessNamespace)",
+        ));
+    }
+    for volume in &pod.volumes {
+        if volume.host_path.is_some_and(|path| path.ends_with(".sock")) {
+            findings.push(finding("*", &format!("volume `{}` gives it a socket of the node", volume.name)));
+        }
+    }
+    findings
+}
+
+/// The capabilities that a container loses: those it has not asked for, and does not drop by itself.
+pub(super) fn to_drop(container: &Container<'_>) -> Vec<&'static str> {
+    let security = &container.security;
+    let dropped = |name: &str| {
+        security
+            .dropped
+            .iter()
+            .map(|name| name.trim_start_matches("CAP_"))
+            .any(|it| it == name || it == "ALL")
+    };
+    TAKEN.into_iter().filter(|name| !security.holds(name, false) && !dropped(name)).collect()
+}
+
+/// Takes capabilities away.
+pub(super) fn drop_capabilities(pod: &mut Value, losses: &[(List, usize, Vec<&'static str>)]) {
+    for (list, number, names) in losses.iter().filter(|(.., names)| !names.is_empty()) {
+        let Some(container) = pod.pointer_mut(&format!("/spec/{}/{number}", list.name())) else { continue };
+        let security = made(container, "securityContext", json!({}));
+        let drop = made(made(security, "capabilities", json!({})), "drop", json!([]));
+        if let Some(drop) = drop.as_array_mut() {
+            drop.extend(names.iter().map(|name| json!(name)));
+        }
+    }
+}
