@@ -48,6 +48,9 @@ pub struct Instructions {
     /// The signet program to measure; left out: built here with profile dist
     #[arg(long, value_name = "PATH")]
     signet: Option<PathBuf>,
+    /// Keep what callgrind wrote of the sidecars in this folder: NAME-{once,twice}-{client,server}
+    #[arg(long, value_name = "PATH")]
+    keep: Option<PathBuf>,
 }
 
 impl Instructions {
@@ -104,15 +107,23 @@ impl Instructions {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         launch.wrapper = counting(valgrind, &folder.path().join("%p"));
         let pair = Pair { name: mode.name.into(), kind: Kind::Signet(mode, launch) };
-        let run = |requests: u32| -> Result<[u64; 2], Box<dyn std::error::Error>> {
+        let run = |name: &str, requests: u32| -> Result<[u64; 2], Box<dyn std::error::Error>> {
             let processors = stage::processors()?;
             let stage = Stage::build([&processors, &processors], nginx)?;
             let mut running = pair.start(stage, false, &Programs::new())?;
             send(&running, requests, self.connections)?;
-            end(&mut running, folder.path())
+            let files = end(&mut running, folder.path())?;
+            let mut counts = [0; 2];
+            for ((count, file), side) in counts.iter_mut().zip(&files).zip(["client", "server"]) {
+                *count = total(&fs::read_to_string(file)?).ok_or("callgrind did not tell a total")?;
+                if let Some(kept) = &self.keep {
+                    fs::copy(file, kept.join(format!("{}-{name}-{side}", mode.name)))?;
+                }
+            }
+            Ok(counts)
         };
-        let once = run(self.requests).map_err(|error| error.to_string())?;
-        let twice = run(self.requests * 2).map_err(|error| error.to_string())?;
+        let once = run("once", self.requests).map_err(|error| error.to_string())?;
+        let twice = run("twice", self.requests * 2).map_err(|error| error.to_string())?;
         let each = |side: usize| twice[side].saturating_sub(once[side]) as f64 / f64::from(self.requests);
         Ok([each(0), each(1)])
     }
@@ -131,17 +142,16 @@ fn send(running: &Running, requests: u32, connections: u32) -> Result<(), Box<dy
     if all { Ok(()) } else { Err(format!("only {} requests were answered", outcome.requests).into()) }
 }
 
-/// Ends both sidecars, which makes their counts known.
-fn end(running: &mut Running, folder: &Path) -> Result<[u64; 2], Box<dyn std::error::Error>> {
+/// Ends both sidecars, which makes their counts known. They are in the files that are returned.
+fn end(running: &mut Running, folder: &Path) -> Result<[PathBuf; 2], Box<dyn std::error::Error>> {
     let pair = running.signet().ok_or("not one of Signet's pairs")?;
-    let mut counts = [0; 2];
-    for (count, sidecar) in counts.iter_mut().zip([&mut pair.client, &mut pair.server]) {
+    let mut files = [PathBuf::new(), PathBuf::new()];
+    for (file, sidecar) in files.iter_mut().zip([&mut pair.client, &mut pair.server]) {
         let id = sidecar.process().map(Proc::id).ok_or("a sidecar has ended")?;
         sidecar.terminate(END_LIMIT)?;
-        let text = fs::read_to_string(folder.join(id.to_string()))?;
-        *count = total(&text).ok_or("callgrind did not tell a total")?;
+        *file = folder.join(id.to_string());
     }
-    Ok(counts)
+    Ok(files)
 }
 
 fn operation_cost(valgrind: &Path, operation: Operation) -> Result<f64, String> {

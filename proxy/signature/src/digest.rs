@@ -6,7 +6,7 @@
 use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use thiserror::Error;
 
 use crate::field;
@@ -164,10 +164,13 @@ impl std::fmt::Debug for DigestVerifier {
     }
 }
 
+// Looked up for every message, so it is not read from text each time.
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
 /// The digest, if the field is exactly one `sha-256` member: the only form the mesh profile makes, so
 /// that two claims about one body cannot stand side by side.
 pub(crate) fn only_sha256(fields: &HeaderMap) -> Option<[u8; 32]> {
-    let mut lines = fields.get_all("content-digest").iter();
+    let mut lines = fields.get_all(&CONTENT_DIGEST).iter();
     let line = lines.next()?.to_str().ok()?;
     let encoded = line.trim().strip_prefix("sha-256=:")?.strip_suffix(':')?;
     if lines.next().is_some() {

@@ -2,16 +2,21 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use crate::base::BaseError;
 
 /// Appends the combined value of a field: each line trimmed, the lines joined by a comma and a space.
 /// Answers whether the field is present at all.
-pub(crate) fn push_combined(out: &mut String, fields: &HeaderMap, name: &str) -> Result<bool, BaseError> {
+pub(crate) fn push_combined(
+    out: &mut String,
+    fields: &HeaderMap,
+    name: impl AsHeaderName + AsRef<str>,
+) -> Result<bool, BaseError> {
     // HTTP/2 may split the cookie field into crumbs; joined like this they are again what HTTP/1.1 and
     // the application see (RFC 9113 section 8.2.3).
-    let separator = if name == "cookie" { "; " } else { ", " };
+    let separator = if name.as_ref() == "cookie" { "; " } else { ", " };
     let mut present = false;
     for value in fields.get_all(name) {
         if present {
@@ -48,11 +53,15 @@ pub(crate) fn push_wrapped(out: &mut String, fields: &HeaderMap, name: &str) -> 
 /// is refused: a line break would let a value pose as further components, and bytes above ASCII are
 /// read differently by different receivers (RFC 9421 sections 2.1 and 7.5.6).
 pub(crate) fn push_text(out: &mut String, value: &[u8]) -> Result<(), BaseError> {
-    if !value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
-        return Err(BaseError::NotText);
-    }
-    out.push_str(std::str::from_utf8(value).map_err(|_| BaseError::NotText)?);
+    out.push_str(as_text(value).ok_or(BaseError::NotText)?);
     Ok(())
+}
+
+/// The value, if it is visible ASCII, spaces and tabs and nothing else.
+pub(crate) fn as_text(value: &[u8]) -> Option<&str> {
+    // Every byte is looked at, whatever the first of them are: the processor takes sixteen at a time then.
+    let foreign = value.iter().fold(false, |found, byte| found | !matches!(byte, b'\t' | b' '..=b'~'));
+    if foreign { None } else { std::str::from_utf8(value).ok() }
 }
 
 /// The combined value as text, for fields that are parsed further.

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use sfv::FieldType as _;
 use thiserror::Error;
 
 use crate::base::{self, BaseError, MAX_COMPONENTS};
 use crate::component::{Component, ComponentError};
+use crate::field::as_text;
 use crate::key::Algorithm;
 use crate::message::MessageView;
 
@@ -16,6 +17,10 @@ pub const MAX_SIGNATURES: usize = 16;
 
 /// Most bytes of `Signature-Input`, and of `Signature`, that are parsed.
 pub const MAX_FIELD_BYTES: usize = 32 * 1024;
+
+// Looked up several times for every message, so they are not read from text each time.
+pub(crate) static SIGNATURE: HeaderName = HeaderName::from_static("signature");
+pub(crate) static SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 
 /// Why signature fields could not be read.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -258,8 +263,8 @@ impl LabelledSignature {
 /// When a field is malformed, too large or ambiguous; a message with an unreadable signature has none
 /// that can be relied on.
 pub fn parse_signatures(fields: &HeaderMap) -> Result<Vec<LabelledSignature>, ParseError> {
-    let inputs = joined(fields, "signature-input", MAX_FIELD_BYTES)?;
-    let signatures = joined(fields, "signature", MAX_FIELD_BYTES)?;
+    let inputs = joined(fields, &SIGNATURE_INPUT, MAX_FIELD_BYTES)?;
+    let signatures = joined(fields, &SIGNATURE, MAX_FIELD_BYTES)?;
     let inputs = members(&inputs, MAX_SIGNATURES)?;
     let signatures = members(&signatures, MAX_SIGNATURES)?;
     if signatures.len() != inputs.len() {
@@ -306,12 +311,12 @@ pub(crate) struct Member<'a> {
 /// All lines of a field as one text, refused when it is not ASCII or longer than `limit` bytes.
 pub(crate) fn joined<'a>(
     fields: &'a HeaderMap,
-    name: &str,
+    name: &HeaderName,
     limit: usize,
 ) -> Result<Cow<'a, str>, ParseError> {
     let mut text = Cow::Borrowed("");
     for (position, value) in fields.get_all(name).iter().enumerate() {
-        let line = value.to_str().map_err(|_| ParseError::Malformed)?;
+        let line = as_text(value.as_bytes()).ok_or(ParseError::Malformed)?;
         if text.len() + line.len() > limit {
             return Err(ParseError::FieldTooLong);
         }
@@ -330,7 +335,7 @@ pub(crate) fn joined<'a>(
 /// application's own business: what came before RFC 9421 used the same field names.
 pub(crate) fn readable_members<'a>(
     fields: &'a HeaderMap,
-    name: &str,
+    name: &HeaderName,
     limit: usize,
     max_bytes: usize,
 ) -> Result<Vec<Member<'a>>, ParseError> {
@@ -341,7 +346,7 @@ pub(crate) fn readable_members<'a>(
         if length > max_bytes {
             return Err(ParseError::FieldTooLong);
         }
-        match line.to_str().map_err(|_| ParseError::Malformed).and_then(|line| members(line, limit)) {
+        match as_text(line.as_bytes()).ok_or(ParseError::Malformed).and_then(|line| members(line, limit)) {
             Ok(members) => all.extend(members),
             Err(ParseError::TooManySignatures) => return Err(ParseError::TooManySignatures),
             Err(_) => {}
@@ -361,27 +366,34 @@ pub(crate) fn readable_members<'a>(
 /// Splits a dictionary into its members without losing a byte of their values. Only the outline is
 /// read here; each value is parsed by whoever uses it.
 pub(crate) fn members(text: &str, limit: usize) -> Result<Vec<Member<'_>>, ParseError> {
-    let mut members = Vec::<Member<'_>>::new();
     if text.trim_matches(OWS).is_empty() {
-        return Ok(members);
+        return Ok(Vec::new());
     }
-    // Nearly every message has one signature, and then there is no comma to look for.
-    let parts = if text.contains(',') { split_outside_strings(text)? } else { vec![text] };
-    for part in parts {
-        let (label, value) = part.trim_matches(OWS).split_once('=').ok_or(ParseError::Malformed)?;
-        // The value parsers skip leading spaces, which a dictionary does not allow here.
-        if sfv::KeyRef::from_str(label).is_err() || value.starts_with(OWS) {
-            return Err(ParseError::Malformed);
-        }
-        if members.iter().any(|member| member.label == label) {
+    // Nearly every message has one signature, and then there is nothing to split.
+    if limit > 0 && memchr::memchr(b',', text.as_bytes()).is_none() {
+        return Ok(vec![member(text)?]);
+    }
+    let mut members = Vec::<Member<'_>>::new();
+    for part in split_outside_strings(text)? {
+        let member = member(part)?;
+        if members.iter().any(|earlier| earlier.label == member.label) {
             return Err(ParseError::DuplicateLabel);
         }
         if members.len() == limit {
             return Err(ParseError::TooManySignatures);
         }
-        members.push(Member { label, value });
+        members.push(member);
     }
     Ok(members)
+}
+
+fn member(text: &str) -> Result<Member<'_>, ParseError> {
+    let (label, value) = text.trim_matches(OWS).split_once('=').ok_or(ParseError::Malformed)?;
+    // The value parsers skip leading spaces, which a dictionary does not allow here.
+    if sfv::KeyRef::from_str(label).is_err() || value.starts_with(OWS) {
+        return Err(ParseError::Malformed);
+    }
+    Ok(Member { label, value })
 }
 
 /// Parses a member of `Signature-Input` strictly, refusing repeated parameters.

@@ -83,8 +83,8 @@ pub(super) struct Callee {
     pub(super) reached: Reached,
     version: Version,
     pub(super) switch: Switch,
-    /// What the connection goes on as, once it is switched.
-    pub(super) switched: RefCell<Option<Switched>>,
+    /// What the connection goes on as, once it is switched. Boxed: nearly none is, and each would keep room for it.
+    pub(super) switched: RefCell<Option<Box<Switched>>>,
 }
 
 /// What an exchange leaves behind for its record, however far it came.

@@ -76,14 +76,15 @@ pub(super) async fn exchange(
     let response = sign::response(worker, &callee.channel, received, parts, payload).await;
     let mut response = response.map_err(unbound)?;
     headers::switch_to(response.headers_mut(), RECORDS);
-    callee.switched.replace(Some(Switched { app, first, grant }));
+    callee.switched.replace(Some(Box::new(Switched { app, first, grant })));
     callee.switch.set(true);
     Ok(response)
 }
 
 /// Carries the bytes of a connection that was switched.
 pub(super) async fn carry(callee: &Callee, mesh: MeshStream, read: Bytes) {
-    let Some(Switched { app, first, grant }) = callee.switched.take() else { return };
+    let Some(switched) = callee.switched.take() else { return };
+    let Switched { app, first, grant } = *switched;
     let (worker, channel, own) = (&callee.worker, &callee.channel, &callee.reached.own);
     // As its handshake: it is the same route.
     let protection = grant.protection(&worker.shared.snapshot().index);

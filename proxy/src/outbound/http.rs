@@ -82,8 +82,8 @@ pub(super) struct Caller {
     pub(super) destination: Destination,
     version: Version,
     pub(super) switch: Switch,
-    /// What the connection goes on as, once it is switched.
-    pub(super) switched: RefCell<Option<Switched>>,
+    /// What the connection goes on as, once it is switched. Boxed: nearly none is, and each would keep room for it.
+    pub(super) switched: RefCell<Option<Box<Switched>>>,
     /// What is known of the destination, once a request needs it.
     pub(super) upstream: OnceCell<Rc<Upstream>>,
 }

@@ -87,7 +87,7 @@ pub(super) async fn exchange(
         protection: protection.strictest(grant.protection(&snapshot.index)),
     };
     let records = records::open(worker, mesh, read, &channel, to, false).await?;
-    caller.switched.replace(Some(Switched { records, grant }));
+    caller.switched.replace(Some(Box::new(Switched { records, grant })));
     caller.switch.set(true);
     let mut response = verified.0.into_inner();
     headers::switch_to(response.headers_mut(), WEBSOCKET);
@@ -96,7 +96,8 @@ pub(super) async fn exchange(
 
 /// Carries the bytes of a connection that was switched.
 pub(super) async fn carry(caller: &Caller, client: Prefixed, read: Bytes) {
-    let Some(Switched { records, grant }) = caller.switched.take() else { return };
+    let Some(switched) = caller.switched.take() else { return };
+    let Switched { records, grant } = *switched;
     let worker = &caller.worker;
     let signed = records.writer.is_signed();
     worker.shared.metrics.streams.inc(Direction::Outbound);

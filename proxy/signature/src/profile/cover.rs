@@ -29,9 +29,11 @@ static DIGEST: [HeaderName; 1] = [HeaderName::from_static("content-digest")];
 static ANNOUNCEMENT: [HeaderName; 1] = [TRAILER];
 
 /// One component of the profile. Parameters are flags, in the one order the profile uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Covered<'a> {
     pub(crate) name: &'a str,
+    /// The same of a field that was found: it is looked up faster than a text.
+    pub(super) field: Option<&'a HeaderName>,
     pub(crate) bs: bool,
     pub(crate) req: bool,
     pub(crate) tr: bool,
@@ -39,7 +41,7 @@ pub(crate) struct Covered<'a> {
 
 impl<'a> Covered<'a> {
     pub(crate) fn plain(name: &'a str) -> Self {
-        Self { name, bs: false, req: false, tr: false }
+        Self { name, field: None, bs: false, req: false, tr: false }
     }
 
     /// Appends the identifier.
@@ -68,10 +70,19 @@ impl<'a> Covered<'a> {
             if self.tr { message.trailers().ok_or(BaseError::NoTrailers)? } else { message.headers() };
         let present = if self.bs {
             field::push_wrapped(out, fields, self.name)?
+        } else if let Some(name) = self.field {
+            field::push_combined(out, fields, name)?
         } else {
             field::push_combined(out, fields, self.name)?
         };
         present.then_some(()).ok_or_else(|| BaseError::ComponentMissing(self.name.to_owned()))
+    }
+}
+
+impl PartialEq for Covered<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |covered: &Self| (covered.bs, covered.req, covered.tr);
+        self.name == other.name && parts(self) == parts(other)
     }
 }
 
@@ -192,7 +203,8 @@ fn present<'a, E>(
 /// cannot hold.
 fn field_component<'a>(fields: &HeaderMap, name: &'a HeaderName) -> Covered<'a> {
     let beyond_ascii = || fields.get_all(name).iter().any(|value| !value.as_bytes().is_ascii());
-    Covered { bs: *name == SET_COOKIE || beyond_ascii(), ..Covered::plain(name.as_str()) }
+    let bs = *name == SET_COOKIE || beyond_ascii();
+    Covered { bs, field: Some(name), ..Covered::plain(name.as_str()) }
 }
 
 // The map keeps no order that both ends share, so names found by a rule are sorted.

@@ -66,7 +66,8 @@ impl<'a> InputParams<'a> {
 /// The tag of a member, if it is the last parameter, where the profile writes it. Whoever uses it still has to
 /// parse the member: this only says which one is worth it.
 pub(crate) fn tag_at_end(value: &str) -> Option<&str> {
-    let (_, tag) = value.strip_suffix('"')?.rsplit_once(";tag=\"")?;
+    let (before, tag) = value.strip_suffix('"')?.rsplit_once('"')?;
+    before.strip_suffix(";tag=")?;
     tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-').then_some(tag)
 }
 
@@ -133,9 +134,11 @@ impl<'a> Cursor<'a> {
     /// A quoted string. Escapes are refused: nothing the profile puts into a string needs one.
     fn text(&mut self) -> Option<&'a str> {
         self.eat("\"")?;
-        let (text, rest) = self.rest.split_once('"')?;
-        self.rest = rest;
-        text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\').then_some(text)
+        let (text, rest) = self.rest.split_at_checked(memchr::memchr(b'"', self.rest.as_bytes())?)?;
+        self.rest = rest.strip_prefix('"')?;
+        // Every byte is looked at, so that the processor can take many at a time.
+        let odd = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'\\');
+        (!text.bytes().fold(false, |found, byte| found | odd(byte))).then_some(text)
     }
 
     /// A whole number without leading zeros, of at most the 15 digits of a structured integer.

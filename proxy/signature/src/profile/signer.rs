@@ -14,7 +14,7 @@ use super::{
     Unsigned, VALIDITY_SECONDS, tag,
 };
 use crate::batch::{MAX_VALUE, NotSigned, sign_batch};
-use crate::input::{self, readable_members};
+use crate::input::{self, SIGNATURE, SIGNATURE_INPUT, readable_members};
 use crate::key::KeyError;
 use crate::mac::{MAC_LEN, MacKey};
 use crate::message::{MessageView, RequestView, ResponseView};
@@ -263,10 +263,10 @@ impl MeshSigner {
             Form::Single => ";alg=\"ed25519\"",
         };
         // Writing to a String cannot fail. Verifiers exist that only accept this order of parameters.
-        let _ = write!(
-            input,
-            ");created={now};expires={expires};nonce=\"{nonce}\"{alg};keyid=\"{keyid}\";tag=\"{tag}\""
-        );
+        let _ = write!(input, ");created={now};expires={expires};nonce=\"");
+        for part in [nonce, "\"", alg, ";keyid=\"", keyid, "\";tag=\"", tag, "\""] {
+            input.push_str(part);
+        }
     }
 }
 
@@ -302,7 +302,7 @@ fn check_room(message: &MessageView<'_>, part: Part, form: Form, input: &str) ->
     };
     // Four characters for three bytes, two colons, an equals sign and the longest label that is ever made.
     let signature = signature.div_ceil(3) * 4 + 3 + "mesht".len() + 2;
-    for (name, own) in [("signature-input", input.len()), ("signature", signature)] {
+    for (name, own) in [(&SIGNATURE_INPUT, input.len()), (&SIGNATURE, signature)] {
         // Lines are joined by a comma and a space.
         let there: usize = fields.get_all(name).iter().map(|line| line.len() + 2).sum();
         if there + own > MAX_FIELD_BYTES {
@@ -319,11 +319,11 @@ fn free_label(message: &MessageView<'_>, part: Part) -> Result<String, SignError
         Part::Whole | Part::Origin | Part::Head => (message.headers(), LABEL),
         Part::Tail => (message.trailers().ok_or(SignError::Body)?, TAIL_LABEL),
     };
-    if !fields.contains_key("signature-input") && !fields.contains_key("signature") {
+    if !fields.contains_key(&SIGNATURE_INPUT) && !fields.contains_key(&SIGNATURE) {
         return Ok(label.to_owned());
     }
-    let inputs = readable_members(fields, "signature-input", MAX_LABELS, MAX_FIELD_BYTES)?;
-    let signatures = readable_members(fields, "signature", MAX_LABELS, MAX_FIELD_BYTES)?;
+    let inputs = readable_members(fields, &SIGNATURE_INPUT, MAX_LABELS, MAX_FIELD_BYTES)?;
+    let signatures = readable_members(fields, &SIGNATURE, MAX_LABELS, MAX_FIELD_BYTES)?;
     if claims_signature(fields) {
         return Err(SignError::ReservedTag);
     }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
 
 use super::{Form, SignError};
+use crate::input::{SIGNATURE, SIGNATURE_INPUT};
 
 /// A prepared message, waiting to be signed alone or together with others.
 pub struct Unsigned {
@@ -33,8 +34,8 @@ pub struct SignedHead {
 impl SignedHead {
     /// Appends both fields to the headers, or to the trailers for a tail.
     pub fn append_to(&self, fields: &mut HeaderMap) {
-        fields.append("signature-input", self.signature_input.clone());
-        fields.append("signature", self.signature.clone());
+        fields.append(&SIGNATURE_INPUT, self.signature_input.clone());
+        fields.append(&SIGNATURE, self.signature.clone());
     }
 }
 

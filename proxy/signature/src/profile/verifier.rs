@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::cover::{self, Covered, UnboundBody};
 use super::head::{Input, InputParams, tag_at_end};
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::batch::{BatchError, BatchSignature, RootCache};
 use crate::digest;
-use crate::input::{Member, parse_inner_list, readable_members};
+use crate::input::{Member, SIGNATURE, SIGNATURE_INPUT, parse_inner_list, readable_members};
 use crate::key::is_small_order;
 use crate::mac::{MAC_LEN, MacKey};
 use crate::message::{MessageView, RequestView, ResponseView};
@@ -451,7 +451,7 @@ fn only_of_ours<'a>(
         forms.iter().copied().find(|form| tag(message, part, *form) == found)
     };
     let mut ours = None;
-    let inputs = read(fields, "signature-input")?;
+    let inputs = read(fields, &SIGNATURE_INPUT)?;
     // A claim in a line that cannot be read is no signature, and nothing to pass on.
     if claims(fields) > inputs.iter().filter(|member| is_claim(member.value.as_bytes())).count() {
         return Err(SignatureError::Malformed);
@@ -474,12 +474,12 @@ fn only_of_ours<'a>(
     ours.ok_or(SignatureError::Missing)
 }
 
-fn read<'a>(fields: &'a HeaderMap, name: &str) -> Result<Vec<Member<'a>>, SignatureError> {
+fn read<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Result<Vec<Member<'a>>, SignatureError> {
     readable_members(fields, name, MAX_LABELS, MAX_FIELD_BYTES).map_err(|_| SignatureError::Malformed)
 }
 
 fn signature_bytes(fields: &HeaderMap, label: &str, form: Form) -> Result<Vec<u8>, SignatureError> {
-    let members = read(fields, "signature")?;
+    let members = read(fields, &SIGNATURE)?;
     let member = members.iter().find(|member| member.label == label).ok_or(SignatureError::Missing)?;
     let encoded = member.value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
     let bytes = STANDARD.decode(encoded.ok_or(SignatureError::Malformed)?);
@@ -530,21 +530,25 @@ fn usual_base<'a>(
         return None;
     }
     let mut base = String::with_capacity(BASE_USUAL);
-    let mut expected = String::with_capacity(received.len());
-    let (mut separator, mut count) = ('(', 0);
+    let (mut separator, mut count, mut rest) = ('(', 0, received);
     cover::required(message, part, &mut |component: Covered<'_>| {
         count += 1;
-        expected.push(separator);
-        separator = ' ';
-        component.write(&mut expected);
+        let start = base.len();
         component.write(&mut base);
+        let unusual = || SignatureError::Coverage(String::new());
+        let identifier = base.get(start..).unwrap_or_default();
+        rest = rest
+            .strip_prefix(separator)
+            .and_then(|rest| rest.strip_prefix(identifier))
+            .ok_or_else(unusual)?;
+        separator = ' ';
         base.push_str(": ");
-        let value = component.push_value(&mut base, message);
+        component.push_value(&mut base, message).map_err(|_| unusual())?;
         base.push('\n');
-        value.map_err(|_| SignatureError::Coverage(String::new()))
+        Ok::<(), SignatureError>(())
     })
     .ok()?;
-    let params = received.strip_prefix(&expected)?.strip_prefix(')')?;
+    let params = rest.strip_prefix(')')?;
     if count > MAX_COVERED {
         return None;
     }

@@ -42,6 +42,38 @@ fn strip_removes_ours_and_leaves_the_rest_alone() {
 }
 
 #[test]
+fn what_only_looks_like_our_usual_signature_is_taken_out_as_far_as_it_is_ours() {
+    type Lines = &'static [&'static str];
+    const OURS: &str = "mesh=();tag=\"mesh-req-v1\"";
+    let cases: [(Lines, Lines, Lines, Lines); 6] = [
+        (&[OURS], &["mesh=:AAAA:"], &[], &[]),
+        // Under our label, and of the application.
+        (&["mesh=();tag=\"app\""], &["mesh=:AAAA:"], &["mesh=();tag=\"app\""], &["mesh=:AAAA:"]),
+        (&[OURS], &["other=:AAAA:"], &[], &["other=:AAAA:"]),
+        (&[OURS], &["mesh=:AAAA:", "other=:BBBB:"], &[], &["other=:BBBB:"]),
+        (&[OURS, "other=()"], &["mesh=:AAAA:"], &["other=()"], &[]),
+        // No dictionaries: whose they are cannot be told.
+        (
+            &["mesh= ();tag=\"mesh-req-v1\""],
+            &["mesh=:AAAA:"],
+            &["mesh= ();tag=\"mesh-req-v1\""],
+            &["mesh=:AAAA:"],
+        ),
+    ];
+    for (inputs, signatures, kept_inputs, kept_signatures) in cases {
+        let headers = |inputs: Lines, signatures: Lines| {
+            let of = |name: &'static str, lines: Lines| -> Vec<_> {
+                lines.iter().map(|line| (name, *line)).collect()
+            };
+            Request::new(&[of("signature-input", inputs), of("signature", signatures)].concat()).headers
+        };
+        let mut stripped = headers(inputs, signatures);
+        strip(&mut stripped);
+        assert_eq!(stripped, headers(kept_inputs, kept_signatures), "{inputs:?} {signatures:?}");
+    }
+}
+
+#[test]
 fn a_message_without_our_signature_is_refused() {
     let missing = SignatureError::Missing;
     assert_eq!(Request::new(&[]).verify().unwrap_err(), missing);
