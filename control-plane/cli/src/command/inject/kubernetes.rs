@@ -1,10 +1,11 @@
 //! `signet inject kubernetes`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 use signet_inject::kubernetes::{Fault, Injected, MAX_TEXT_BYTES, Options, Secret, Sidecar, Source, inject};
 
+use crate::files::replace;
 use crate::manifests;
 use crate::output::{Failure, Format, Verdict, print_bytes, print_json, text_or_json};
 
@@ -54,7 +55,7 @@ impl Kubernetes {
             Err(faults) => return refused(&faults, format),
         };
         if let Some(path) = &self.workloads {
-            write(path, &injected.workloads)?;
+            replace(path, injected.workloads.as_bytes(), 0o644)?;
         }
         if format == Format::Json {
             print_json(&json!({
@@ -99,17 +100,6 @@ fn tell(injected: &Injected) {
             "token: signet token create {workload} --uses N --instances N | kubectl create secret generic {name} -n {namespace} --from-file=token=/dev/stdin"
         );
     }
-}
-
-/// Puts a file in the place of an earlier one, whole or not at all.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
 }
 
 fn name(text: &str) -> Result<String, String> {
