@@ -157,6 +157,18 @@ fn bad_input_is_refused_with_its_line() {
 }
 
 #[test]
+fn section_without_a_value_gets_one() {
+    let text = "services:\n  web: {image: a}\nvolumes:\n\nsecrets: ~\n";
+    let once = injected(text).unwrap().text;
+    assert!(
+        once.contains("#signet- volumes:\n") && once.contains("\nvolumes:\n  signet-web: {}\n"),
+        "{once}"
+    );
+    assert!(once.contains("\nsecrets:\n  signet-web-token:\n"), "{once}");
+    assert_eq!(restore("f", &once).unwrap().text, text);
+}
+
+#[test]
 fn what_is_edited_beside_the_marks_is_kept() {
     let text = fixture("small");
     let edited = injected(&text).unwrap().text.replace("# the end", "# the very end");
