@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -64,6 +64,13 @@ impl Engine {
         command.env("DOCKER_HOST", format!("unix://{}", self.socket().display())).stdin(Stdio::null());
         let program = command.get_program().to_owned();
         command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+    }
+
+    /// Runs a command in the engine's network.
+    pub(crate) fn within(&self, line: &[&str]) -> ExitStatus {
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]);
+        self.namespace.spawn(command).expect("a command").wait().unwrap()
     }
 
     /// As `systemctl restart docker` does.

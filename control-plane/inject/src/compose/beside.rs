@@ -128,6 +128,8 @@ pub(super) fn keeper(options: &Options) -> Option<Value> {
     const SOCKET: &str = "/var/run/docker.sock";
     let socket = options.docker_socket.as_deref()?;
     let mut added = program(options, "signet", Some(&["docker", "keep"]));
+    // The engine's socket is root's.
+    added.set("user", Value::text("0:0"));
     added.set("network_mode", Value::text("none"));
     added.set("volumes", Value::list([format!("{socket}:{SOCKET}")]));
     Some(added)

@@ -38,9 +38,9 @@ pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) ->
         let published = published(service, options);
         let ports = ports(project, plan, service, &published, &told);
         if ports.is_empty() {
-            let text =
-                "no port of it is known: if it serves, add `ports` to its Workload in mesh.yaml".to_owned();
-            plan.find(&service.name, service.line, Severity::Note, text);
+            let text = "no port of it is known: if it serves, callers reach it in clear; fix: list its ports under \
+                        `expose`";
+            plan.find(&service.name, service.line, Severity::Warning, text.to_owned());
         }
         workload(&mut out, &name, service, &ports, &published, options);
         access(&mut out, &name, &published, options);
