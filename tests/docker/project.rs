@@ -23,12 +23,22 @@ pub(crate) struct Project<'e> {
 }
 
 impl<'e> Project<'e> {
-    /// Writes the Compose file down and injects it.
+    /// Writes the Compose file down and injects it, strict: in permissive mode what is called before it is known to be of
+    /// the mesh goes in clear.
     pub(crate) fn inject(engine: &'e mut Engine) -> Self {
         let project = Self { engine, folder: TempDir::new().unwrap() };
         fs::write(project.file(), include_str!("project/docker-compose.yml")).unwrap();
         let socket = project.engine.socket().display().to_string();
-        let inject = ["inject", "compose", "--in-place", "--project-name", NAME, "--docker-socket", &socket];
+        let inject = [
+            "inject",
+            "compose",
+            "--in-place",
+            "--strict",
+            "--project-name",
+            NAME,
+            "--docker-socket",
+            &socket,
+        ];
         project.signet(&inject);
         project
     }
