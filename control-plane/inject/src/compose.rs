@@ -25,6 +25,11 @@ pub use marks::{Restored, is_injected, restore};
 pub use mesh::Enrolment;
 pub use plan::{Finding, Outcome, Severity};
 
+/// The label that says what a container is for.
+pub const ROLE_LABEL: &str = "signet.mf2c-project.eu/role";
+/// The value of [`ROLE_LABEL`] on namespace holders: the keeper looks after what joined one, and nothing else.
+pub const ROLE_HOLDER: &str = "holder";
+
 /// Reads another file by its path, as seen from the folder of the first one; or says why it cannot.
 pub type Read<'a> = dyn Fn(&str) -> Result<String, String> + 'a;
 
