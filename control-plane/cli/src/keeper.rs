@@ -180,8 +180,10 @@ mod tests {
 
     #[test]
     fn what_joined_a_holder_of_somebody_else_is_left_alone() {
-        let (behind, given_up) = (container(&running("01"), "always"), container(&ended(NO_HOLDER), "always"));
-        for labels in ["null", "{}", r#"{"signet.mf2c-project.eu/role": "sidecar"}"#, r#"{"role": "holder"}"#] {
+        let (behind, given_up) =
+            (container(&running("01"), "always"), container(&ended(NO_HOLDER), "always"));
+        for labels in ["null", "{}", r#"{"signet.mf2c-project.eu/role": "sidecar"}"#, r#"{"role": "holder"}"#]
+        {
             let holder = labelled(&running("05"), "always", labels);
             assert_eq!((need(&behind, &holder), need(&given_up, &holder)), (None, None), "{labels}");
         }

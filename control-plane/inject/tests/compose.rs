@@ -87,6 +87,17 @@ fn manifests_of_fixtures_compile_both_permissive_and_strict() {
 }
 
 #[test]
+fn folders_called_like_numbers_and_truth_values_give_a_mesh_of_that_name() {
+    for mesh in ["2024", "on", "null", "1e5"] {
+        let options = Options { mesh: mesh.to_owned(), device: mesh.to_owned(), ..options() };
+        let manifests = injected_with(&fixture("small"), &options).unwrap().manifests;
+        let parsed =
+            signet_policy::parse_manifests(mesh, &manifests).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        signet_policy::compile(&parsed).unwrap_or_else(|wrong| panic!("{mesh}: {wrong:?}"));
+    }
+}
+
+#[test]
 fn services_are_meshed_shared_or_left_with_the_reason() {
     let injected = injected(&fixture("networks")).unwrap();
     let of = |name: &str| injected.services.iter().find(|(known, _)| known == name).unwrap().1.clone();
