@@ -14,6 +14,7 @@ mod mesh;
 mod plan;
 mod ports;
 mod project;
+mod proof;
 mod rewrite;
 mod tree;
 mod value;
@@ -112,7 +113,10 @@ pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
         "Lines behind `#signet-` were taken out; edit them there, and what is between the marks not at all."
             .to_owned(),
     ];
-    let text = edits.apply(text, &(input.digest)(text.as_bytes()), &note);
+    let original = text;
+    let text = edits.apply(original, &(input.digest)(original.as_bytes()), &note);
+    let planned = rewrite::planned(file, &tree, &project, &plan, options);
+    proof::check(input, original, &text, &project, &planned)?;
     let names = project.services.into_iter().map(|service| service.name);
     let services = names.zip(plan.outcomes).collect();
     Ok(Injected { enrolments, findings: plan.findings, manifests, services, text })
