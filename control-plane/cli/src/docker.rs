@@ -2,6 +2,7 @@
 //!
 //! Whoever may use that socket is root on its machine, so this does the few things that are needed and nothing else.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use signet_inject::compose::{ROLE_HOLDER, ROLE_LABEL};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -92,6 +94,14 @@ pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) host_config: HostConfig,
+    pub(crate) config: Config,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Config {
+    /// Engines write `null` where there are none.
+    pub(crate) labels: Option<BTreeMap<String, String>>,
 }
 
 /// What it is doing.
@@ -141,6 +151,12 @@ impl Container {
     /// The container whose network namespace it lives in.
     pub(crate) fn joined(&self) -> Option<&str> {
         self.host_config.network_mode.strip_prefix(JOINED)
+    }
+
+    /// Whether `signet inject compose` made it to hold a network namespace for others.
+    pub(crate) fn is_holder(&self) -> bool {
+        let labels = self.config.labels.as_ref();
+        labels.and_then(|labels| labels.get(ROLE_LABEL)).is_some_and(|role| role == ROLE_HOLDER)
     }
 
     /// Whether the engine starts it after its own restart.

@@ -72,16 +72,36 @@ pub(crate) fn private_directory(path: &Path) -> Result<(), Failure> {
 
 /// Lets everybody read what lies in a directory that only its owner can reach: root of a container without capabilities
 /// cannot read another user's private file.
+///
+/// Links are refused: what they lead to may be anybody's, and a project's files may come from anybody.
 pub(crate) fn open_within(folder: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", folder.display()));
+    refuse_link(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(0o755)).map_err(failed)?;
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.is_file() {
+        if refuse_link(&path)?.is_file() {
             fs::set_permissions(&path, Permissions::from_mode(0o644)).map_err(failed)?;
         }
     }
     Ok(())
+}
+
+/// Makes a folder, or takes the one that is there; a link is refused.
+pub(crate) fn folder(path: &Path) -> Result<(), Failure> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_link(path).map(drop),
+        made => made.map_err(|error| Failure::Usage(format!("{}: {error}", path.display()))),
+    }
+}
+
+fn refuse_link(path: &Path) -> Result<fs::FileType, Failure> {
+    let name = path.display();
+    let found = fs::symlink_metadata(path).map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    if found.is_symlink() {
+        return Err(Failure::Usage(format!("{name}: it is a link, and keys belong here; fix: remove it")));
+    }
+    Ok(found.file_type())
 }
 
 #[cfg(test)]
@@ -109,5 +129,24 @@ mod tests {
         private_directory(&made).unwrap();
         fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(private_directory(&made), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn links_are_neither_followed_nor_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let (mine, tokens, secret) =
+            (place.path().join("mine"), place.path().join("tokens"), place.path().join("mine/secret"));
+        fs::create_dir(&mine).unwrap();
+        fs::write(&secret, "s").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&mine, &tokens).unwrap();
+        assert!(matches!(folder(&tokens), Err(Failure::Usage(_))));
+        assert!(matches!(open_within(&tokens), Err(Failure::Usage(_))));
+        fs::remove_file(&tokens).unwrap();
+        folder(&tokens).unwrap();
+        folder(&tokens).unwrap();
+        std::os::unix::fs::symlink(&secret, tokens.join("web.token")).unwrap();
+        assert!(matches!(open_within(&tokens), Err(Failure::Usage(_))));
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

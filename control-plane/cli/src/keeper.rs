@@ -4,7 +4,8 @@
 //! another that was not up yet. And when a holder is restarted, what joined it stays behind in a namespace without
 //! interfaces. Neither lets anything out in clear, and neither heals by itself: this does it.
 //!
-//! A container that an operator stopped stays stopped.
+//! A container that an operator stopped stays stopped, and so does one whose holder is none of the mesh: only holders
+//! that `signet inject compose` labelled are looked after.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +35,7 @@ enum Need {
 }
 
 fn need(container: &Container, holder: &Container) -> Option<Need> {
-    if !holder.state.running || container.state.restarting || !container.comes_back() {
+    if !holder.is_holder() || !holder.state.running || container.state.restarting || !container.comes_back() {
         return None;
     }
     if container.state.running {
@@ -132,8 +133,12 @@ mod tests {
     use super::*;
 
     fn container(state: &str, policy: &str) -> Container {
+        labelled(state, policy, r#"{"signet.mf2c-project.eu/role": "holder"}"#)
+    }
+
+    fn labelled(state: &str, policy: &str, labels: &str) -> Container {
         serde_json::from_str(&format!(
-            r#"{{"Id": "c", "Name": "/web", "State": {{{state}}},
+            r#"{{"Id": "c", "Name": "/web", "State": {{{state}}}, "Config": {{"Labels": {labels}}},
                 "HostConfig": {{"NetworkMode": "container:h", "RestartPolicy": {{"Name": "{policy}"}}}}}}"#
         ))
         .unwrap()
@@ -171,6 +176,17 @@ mod tests {
         assert_eq!(need(&container(&ended(""), "always"), &holder), None);
         assert_eq!(need(&container(&ended(NO_HOLDER), "no"), &holder), None);
         assert_eq!(need(&container(&running("01"), "on-failure"), &holder), None);
+    }
+
+    #[test]
+    fn what_joined_a_holder_of_somebody_else_is_left_alone() {
+        let (behind, given_up) =
+            (container(&running("01"), "always"), container(&ended(NO_HOLDER), "always"));
+        for labels in ["null", "{}", r#"{"signet.mf2c-project.eu/role": "sidecar"}"#, r#"{"role": "holder"}"#]
+        {
+            let holder = labelled(&running("05"), "always", labels);
+            assert_eq!((need(&behind, &holder), need(&given_up, &holder)), (None, None), "{labels}");
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn mesh_directory_is_its_owners_and_what_is_mounted_from_it_can_be_read() {
     assert!(signet(folder, &["inject", "compose", "--write", "out.yml", "c.yml"]).status.success());
     let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("signet"), 0o700);
+    assert_eq!(read(folder, "signet/.gitignore"), "*\n");
     for name in ["authority.pem", "tokens.json", "mesh.yaml"] {
         assert_eq!(mode(&format!("signet/bootstrap/{name}")), 0o644, "{name}");
     }

@@ -14,6 +14,7 @@ mod mesh;
 mod plan;
 mod ports;
 mod project;
+mod proof;
 mod rewrite;
 mod tree;
 mod value;
@@ -24,6 +25,11 @@ pub use fault::Fault;
 pub use marks::{Restored, is_injected, restore};
 pub use mesh::Enrolment;
 pub use plan::{Finding, Outcome, Severity};
+
+/// The label that says what a container is for.
+pub const ROLE_LABEL: &str = "signet.mf2c-project.eu/role";
+/// The value of [`ROLE_LABEL`] on namespace holders: the keeper looks after what joined one, and nothing else.
+pub const ROLE_HOLDER: &str = "holder";
 
 /// Reads another file by its path, as seen from the folder of the first one; or says why it cannot.
 pub type Read<'a> = dyn Fn(&str) -> Result<String, String> + 'a;
@@ -107,7 +113,10 @@ pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
         "Lines behind `#signet-` were taken out; edit them there, and what is between the marks not at all."
             .to_owned(),
     ];
-    let text = edits.apply(text, &(input.digest)(text.as_bytes()), &note);
+    let original = text;
+    let text = edits.apply(original, &(input.digest)(original.as_bytes()), &note);
+    let planned = rewrite::planned(file, &tree, &project, &plan, options);
+    proof::check(input, original, &text, &project, &planned)?;
     let names = project.services.into_iter().map(|service| service.name);
     let services = names.zip(plan.outcomes).collect();
     Ok(Injected { enrolments, findings: plan.findings, manifests, services, text })

@@ -87,6 +87,17 @@ fn manifests_of_fixtures_compile_both_permissive_and_strict() {
 }
 
 #[test]
+fn folders_called_like_numbers_and_truth_values_give_a_mesh_of_that_name() {
+    for mesh in ["2024", "on", "null", "1e5"] {
+        let options = Options { mesh: mesh.to_owned(), device: mesh.to_owned(), ..options() };
+        let manifests = injected_with(&fixture("small"), &options).unwrap().manifests;
+        let parsed =
+            signet_policy::parse_manifests(mesh, &manifests).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        signet_policy::compile(&parsed).unwrap_or_else(|wrong| panic!("{mesh}: {wrong:?}"));
+    }
+}
+
+#[test]
 fn services_are_meshed_shared_or_left_with_the_reason() {
     let injected = injected(&fixture("networks")).unwrap();
     let of = |name: &str| injected.services.iter().find(|(known, _)| known == name).unwrap().1.clone();
@@ -271,4 +282,80 @@ fn large_files_are_answered() {
         let injected = injected(&text).unwrap_or_else(|fault| panic!("{fault}"));
         assert_eq!(restore("f", &injected.text).map(|restored| restored.text), Ok(text));
     }
+}
+
+#[test]
+fn whatever_reaches_the_keys_or_the_engine_is_told() {
+    let told = |said: &str, directory: &str| {
+        let text = format!("services:\n  web:\n    image: a\n    {said}\n");
+        let options = Options { directory: directory.to_owned(), ..options() };
+        let findings = injected_with(&text, &options).unwrap().findings;
+        let about = |words: &str| findings.iter().any(|finding| finding.text.contains(words));
+        (about("authority's keys"), about("engine's socket"))
+    };
+    for said in [
+        "volumes: [\".:/app\"]",
+        "volumes: [\"./:/app:ro\"]",
+        "volumes: [\"..:/app\"]",
+        "volumes: [\"./signet:/x\"]",
+        "volumes: [\"./signet/tokens:/x\"]",
+        "volumes: [{type: bind, source: ./signet/bootstrap/.., target: /x}, {type: bind, source: ., target: /y}]",
+        "build: .",
+        "build: {context: ./, dockerfile: x}",
+    ] {
+        assert_eq!(told(said, "./signet"), (true, false), "{said}");
+    }
+    for said in ["volumes: [\"./src:/app\", \"data:/d\"]", "build: ./web", "build: https://x.example/y.git"] {
+        assert_eq!(told(said, "./signet"), (false, false), "{said}");
+    }
+    assert_eq!(told("volumes: [\".:/app\"]", "/srv/signet"), (false, false));
+    assert_eq!(told("volumes: [\"/srv:/app\"]", "/srv/signet"), (true, false));
+    assert_eq!(told("volumes: [\".:/app\"]", "../signet"), (false, false));
+    assert_eq!(told("volumes: [\"..:/app\"]", "../signet"), (true, false));
+    assert_eq!(told("volumes: [\"/:/host\"]", "./signet"), (true, true));
+    for source in ["/var/run/docker.sock", "/run/", "//var/run/.", "/var", "/run/podman/podman.sock"] {
+        assert_eq!(told(&format!("volumes: [\"{source}:/x\"]"), "./signet"), (false, true), "{source}");
+    }
+}
+
+/// Each is YAML that edits by lines could tear.
+const ODD: [&str; 24] = [
+    "services:\n  web:\n    image: a\n    command: |+\n      x\n\n    ports: [\"80:80\"]\n\n  db: {image: b}\n",
+    "services:\n  web:\n    image: a\n    ports: [\"80:80\"]\n    command: |+\n      x\n\n\n",
+    "services:\n  web:\n    image: a\n    environment:\n      A: \"x\n\n        ports: y\"\n    expose: [80]\n",
+    "services:\n  ? web\n  : image: a\n    ports: [\"80:80\"]\n",
+    "services:\n  \"we\\x62\":\n    image: a\n    \"po\\x72ts\": [\"80:80\"]\n",
+    "services:\n  web: !!map\n    image: a\n    ports: [\"80:80\"]\n",
+    "services:\n  web: &w\n    image: a\n    ports: [\"80:80\"]\nx-w: *w\n",
+    "services:\n  web:\n    image: a\n    depends_on: &d [db]\n  db: {image: b}\nx-d: *d\n",
+    "%YAML 1.2\n---\nservices:\n  web: {image: a}\n",
+    "--- !!map\nservices:\n  web:\n    image: a\n...\n",
+    "services: # c\n  web: # d\n    # e\n    image: a # f\n    ports: # g\n    # h\n    - \"80:80\" # i\n    # j\n",
+    "\"services\":\n  web:\n    image: a\n    !!str ports: [\"80:80\"]\n",
+    "services:\n  web:\n    image: a\n    ports: !reset []\n    networks: !override\n      default: {}\n",
+    "x-n: &n web\nservices:\n  *n :\n    image: a\n    dns: 1.1.1.1\n",
+    "services:\n  &k web:\n    image: a\n    hostname: *k\n",
+    "x-a: &a\n  image: a\n  ports: [\"80:80\"]\nx-b: &b {dns: 1.1.1.1}\nservices:\n  web:\n    <<: [*a, *b]\n",
+    "services:\n  web:\n    image: a\n    command: x\n\n      - services\n    <<: {dns: 1.1.1.1}\n",
+    "services:\n    web:\n            image: a\n            dns:\n            - 1.1.1.1\nvolumes:\n    d:\n",
+    "{services: {web: {image: a, ports: [\"80:80\"], environment: [\"A=#b\", C: d]}}}\n",
+    "services:\n  web: {image: a, command: [x, -y, \"- z\", 'on', on, 012, ~, \"\"]}\n",
+    "services:\n  web:\n    image: a\n    environment: {A: $B, C: $$D, E: \"${F:-g: h}\", H: '#i'}\n    dns: [1.1.1.1]\n",
+    "services:\n  web:\n    image: >-\n      a\n    labels: [\"x=services:\\n  y:\"]\n    extra_hosts: [\"a:1.1.1.1\"]\n",
+    "services:\n  web:\n    image: a\n    secrets: [s]\nsecrets: &s\n  s: {file: ./s}\nvolumes: {v: }\nx-s: *s\n",
+    "services:\n  web:\n    image: a\n    sysctls: [net.core.somaxconn=1, kernel.msgmax=2]\n    links: [\"db:d\"]\n  db:\n    image: b",
+];
+
+/// [`inject`] looks itself whether what it wrote says what it planned; here, whether it comes back.
+#[test]
+fn odd_layouts_are_injected_as_planned_or_refused() {
+    let mut refused = Vec::new();
+    for (at, text) in ODD.into_iter().enumerate() {
+        match injected(text) {
+            Ok(injected) => assert_eq!(restore("f", &injected.text).unwrap().text, text),
+            Err(fault) => refused.push((at, fault.line)),
+        }
+    }
+    // A service's key on a line of its own; anchors on what changes.
+    assert_eq!(refused, [(3, 3), (6, 5), (7, 6), (22, 6)]);
 }

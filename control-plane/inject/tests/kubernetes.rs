@@ -121,6 +121,11 @@ fn what_cannot_be_injected_is_refused_with_its_line_and_left_as_it_is() {
         (container("    livenessProbe:\n      httpGet:\n        port: admin"), "app.yaml:11: document 1, Pod web: no port of this container is called `admin`"),
         (container("  - name: signet-proxy"), "app.yaml:9: document 1, Pod web: a container is called `signet-proxy`"),
         (container("  volumes: [{name: signet-token}]"), "app.yaml:9: document 1, Pod web: a volume is called `signet-token`"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n    signet.mf2c-project.eu/injected: \"1\"\nspec: {containers: [{name: web}]}"
+                .to_owned(),
+            "app.yaml:6: document 1, Pod web: it is marked as injected and has no container `signet-capture`",
+        ),
         ("a: {{ .Values.a }}".to_owned(), "document 1: this is a template that was not rendered"),
         ("a: 1\na: 2".to_owned(), "app.yaml:2: document 1: "),
         (format!("{0}---\n{0}", container("")), "app.yaml:11: document 2, Pod web: `web` in namespace `default` is injected twice"),
@@ -136,6 +141,35 @@ fn what_cannot_be_injected_is_refused_with_its_line_and_left_as_it_is() {
     let error = inject_pod(&mut pod, Owner { kind: "Pod", name: "a" }, &Options::default()).unwrap_err();
     assert_eq!(error.reason, Reason::ProxyUser);
     assert_eq!(pod, before);
+}
+
+#[test]
+fn probe_keeps_its_dollars_where_kubernetes_would_put_variables() {
+    let probe = json!({ "httpGet": { "port": 80, "path": "/$(SIGNET_TOKEN_FILE)/$$" } });
+    let mut pod = json!({ "spec": { "containers": [{ "name": "a", "livenessProbe": probe }] } });
+    inject_pod(&mut pod, Owner { kind: "Pod", name: "a" }, &Options::default()).unwrap();
+    let environment = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+    let written = environment.iter().find(|variable| variable["name"] == "SIGNET_PROBES").unwrap();
+    let value = written["value"].as_str().unwrap();
+    assert!(value.contains("/$$(SIGNET_TOKEN_FILE)/$$$$"), "{value}");
+}
+
+#[test]
+fn pods_that_reach_the_node_are_told_of() {
+    for spec in [
+        json!({ "hostPID": true }),
+        json!({ "volumes": [{ "name": "n", "hostPath": { "path": "/" } }] }),
+        json!({ "volumes": [{ "name": "n", "hostPath": { "path": "/var/run/" } }] }),
+        json!({ "volumes": [{ "name": "n", "hostPath": { "path": "/run/containerd" } }] }),
+        json!({ "volumes": [{ "name": "n", "hostPath": { "path": "/run/docker.sock" } }] }),
+    ] {
+        let mut pod = json!({ "spec": spec });
+        let security = json!({ "runAsUser": 1000 });
+        pod["spec"]["containers"] = json!([{ "name": "a", "securityContext": security }]);
+        let told = inject_pod(&mut pod, Owner { kind: "Pod", name: "a" }, &Options::default()).unwrap();
+        let unenforceable = |finding: &&Finding| matches!(finding, Finding::EgressNotEnforceable { .. });
+        assert_eq!(told.findings.iter().filter(unenforceable).count(), 1, "{spec}");
+    }
 }
 
 /// Pods with all sorts of values where something else belongs.

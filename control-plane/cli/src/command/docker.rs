@@ -18,7 +18,8 @@ pub(crate) enum Docker {
 /// Keeps containers together that share a network namespace, until it is told to stop
 ///
 /// Starts those that the engine gave up on because their holder was not up yet, and restarts those that a restarted
-/// holder left behind. Containers that were stopped stay stopped.
+/// holder left behind. Containers that were stopped stay stopped, and those that joined a container without the label
+/// `signet.mf2c-project.eu/role: holder` are left alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  signet docker keep --docker /var/run/docker.sock")]
 pub(crate) struct Keep {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::Options;
 use super::plan::{ADMIN_VOLUME, CONTROL_PLANE, Plan, TOOL, holder, secret, volume};
 use super::project::{Project, Service, once, texts};
 use super::value::{Entry, Value};
+use super::{Options, ROLE_HOLDER, ROLE_LABEL};
 
 /// What Docker refuses on a container that uses another one's network: the holder has it instead.
 pub(super) const MOVED: [&str; 11] = [
@@ -29,6 +29,7 @@ const STATE: &str = "/var/lib/signet";
 /// The namespace holder of a service.
 pub(super) fn holder_of(project: &Project, plan: &Plan, service: &Service, options: &Options) -> Value {
     let mut added = program(options, "signet-proxy", Some(&["hold"]));
+    added.set("labels", Value::mapping([(ROLE_LABEL, Value::text(ROLE_HOLDER))]));
     added.set("cap_add", Value::list(["NET_ADMIN"]));
     let key = |key: &str| service.whole.get(key).cloned();
     for key_name in MOVED.into_iter().filter(|name| *name != "networks") {

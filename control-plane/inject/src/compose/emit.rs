@@ -19,7 +19,7 @@ fn under(lines: &mut Vec<String>, indent: usize, mut head: String, value: &Value
     }
     match &value.data {
         Data::Scalar { text, plain } => {
-            let text = if *plain { text.clone() } else { quoted(text) };
+            let text = as_scalar(text, *plain);
             if !text.is_empty() {
                 head.push(' ');
                 head.push_str(&text);
@@ -66,7 +66,7 @@ fn on_one_line(items: &[Value]) -> Option<String> {
     let mut words = Vec::with_capacity(items.len());
     for item in items {
         let Data::Scalar { text, plain } = &item.data else { return None };
-        let text = if *plain { text.clone() } else { quoted(text) };
+        let text = as_scalar(text, *plain);
         let careless = |text: &str| {
             !text.is_empty()
                 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_./-".contains(&byte))
@@ -78,6 +78,12 @@ fn on_one_line(items: &[Value]) -> Option<String> {
     }
     let list = format!("[{}]", words.join(", "));
     (list.len() <= SHORT).then_some(list)
+}
+
+/// A scalar on one line. What was plain stays so, unless it spans lines or would begin a list: then it is a text to every
+/// reader, and in quotes it still is.
+fn as_scalar(text: &str, plain: bool) -> String {
+    if plain && !text.contains('\n') && text != "-" { text.to_owned() } else { quoted(text) }
 }
 
 /// A text as a plain scalar if every reader takes it for a text, in double quotes otherwise.
@@ -129,6 +135,17 @@ mod tests {
         }
         let again = expand("f", &Tree::parse("f", &lines.join("\n")).unwrap()).unwrap();
         assert_eq!(bare(&again), bare(&value), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn plain_text_over_several_lines_stays_one_text() {
+        let text = "a: one\n\n  services\n\n  - two\nb: {c: [x\n\n  y, z]}\n";
+        let value = expand("f", &Tree::parse("f", text).unwrap()).unwrap();
+        let mut lines = Vec::new();
+        for each in value.entries().unwrap() {
+            entry(&mut lines, 2, &each.key, &each.value);
+        }
+        assert_eq!(lines, ["  a: \"one\\nservices\\n- two\"", "  b:", "    c: [\"x\\ny\", z]"]);
     }
 
     /// What is said, without where and how.

@@ -12,6 +12,8 @@ use super::{Fault, Read, merge};
 const CHAIN_MAX: usize = 16;
 /// Most other files that may be read.
 const FILES_MAX: usize = 64;
+/// Most that services of a project have from others, see [`Value::weight`]: many can extend one that is long.
+const WEIGHT_MAX: usize = 64 * 1024 * 1024;
 
 /// Works out what services extend.
 pub(super) struct Extender<'a> {
@@ -19,12 +21,14 @@ pub(super) struct Extender<'a> {
     services: &'a Value,
     read: &'a Read<'a>,
     files: HashMap<String, Value>,
+    /// What may still be taken from others.
+    left: usize,
 }
 
 impl<'a> Extender<'a> {
     /// `services` are those of the file called `main`; `read` gives the text of others by their path.
     pub(super) fn new(main: &'a str, services: &'a Value, read: &'a Read<'a>) -> Self {
-        Self { main, services, read, files: HashMap::new() }
+        Self { main, services, read, files: HashMap::new(), left: WEIGHT_MAX }
     }
 
     /// The service with everything that it extends.
@@ -49,15 +53,20 @@ impl<'a> Extender<'a> {
         })?;
         let from = other.map(|other| join(directory(path.unwrap_or_default()), other));
         let from = from.as_deref().or(path);
+        let main = self.main;
         let services = match from {
             None => self.services,
             Some(from) => self.load(from, &file, line)?,
         };
-        let base = services.get(name).cloned().ok_or_else(|| {
-            let place = from.unwrap_or(self.main);
+        let base = services.get(name).ok_or_else(|| {
+            let place = from.unwrap_or(main);
             Fault::new(&file, line, format!("{place} has no service `{name}`"), "name one that is there")
         })?;
-        let mut base = base;
+        let (weight, mut base) = (base.weight(), base.clone());
+        self.left = self.left.checked_sub(weight).ok_or_else(|| {
+            let message = "what services extend is too much";
+            Fault::new(&file, line, message, "split the project")
+        })?;
         // Paths are meant from where they stand, and from here on from the main file's folder.
         rebase(&mut base, directory(from.unwrap_or_default()));
         let mut base = self.follow(from, base, depth + 1)?;
@@ -199,6 +208,22 @@ mod tests {
         let volumes: Vec<_> =
             web.get("volumes").unwrap().items().unwrap().iter().map(|v| v.as_text()).collect();
         assert_eq!(volumes, [Some("./more/x:/x"), Some("named:/y")]);
+    }
+
+    #[test]
+    fn long_service_that_many_extend_is_refused() {
+        let text = format!(
+            "services:\n  long: {{image: a, x-long: {}}}\n  short:\n    extends: long\n",
+            "x".repeat(2_000_000)
+        );
+        let root = expand("f", &Tree::parse("f", &text).unwrap()).unwrap();
+        let services = root.get("services").unwrap();
+        let read = |_: &str| Err(String::new());
+        let mut extender = Extender::new("f", services, &read);
+        let short = services.get("short").unwrap();
+        assert!(extender.resolve(short).is_ok());
+        let refused = (0..100).find_map(|_| extender.resolve(short).err()).unwrap();
+        assert_eq!((refused.line, &*refused.message), (4, "what services extend is too much"));
     }
 
     #[test]

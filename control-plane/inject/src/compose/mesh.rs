@@ -55,17 +55,22 @@ pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) ->
 
 fn head(options: &Options) -> String {
     let Options { mesh, trust_domain, strict, .. } = options;
+    // Folders are called `2024` and `on`, too.
+    let quoted_mesh = quoted(mesh);
     let mode = if *strict { "strict" } else { "permissive" };
     let outside = options.host_address.map_or_else(String::new, |address| {
         let length = if address.is_ipv4() { 32 } else { 128 };
-        format!("\n    # Where others reach this host.\n    - {{name: {mesh}-outside, cidrs: [\"{address}/{length}\"]}}")
+        let name = quoted(&format!("{mesh}-outside"));
+        format!(
+            "\n    # Where others reach this host.\n    - {{name: {name}, cidrs: [\"{address}/{length}\"]}}"
+        )
     });
     let mut out = format!(
         "# Written by `signet inject compose`. It counts when the control plane starts for the first time; after that\n\
          # edit it and run `signet apply -f`.\n\
          apiVersion: signet.mf2c-project.eu/v1alpha1\n\
          kind: Mesh\n\
-         metadata: {{name: {mesh}}}\n\
+         metadata: {{name: {quoted_mesh}}}\n\
          spec:\n  \
            trustDomain: {trust_domain}\n  \
            # permissive: plaintext is accepted and counted, destinations outside are reached. When `signet coverage` is\n  \
@@ -73,7 +78,7 @@ fn head(options: &Options) -> String {
            mtls: {{mode: {mode}}}\n  \
            networks:\n    \
              # All networks of the Compose file: on one engine they do not overlap.\n    \
-             - {{name: {mesh}}}{outside}\n"
+             - {{name: {quoted_mesh}}}{outside}\n"
     );
     if !strict {
         out.push_str(
@@ -111,7 +116,7 @@ fn workload(
     if name != service.name {
         lines.push(format!("  workload: {}", quoted(&service.name)));
     }
-    lines.push(format!("  network: {}", options.mesh));
+    lines.push(format!("  network: {}", quoted(&options.mesh)));
     let names: Vec<String> =
         service.names().iter().filter(|name| is_host_name(name)).map(|name| quoted(name)).collect();
     if !names.is_empty() {
@@ -136,7 +141,7 @@ fn workload(
             .iter()
             .filter_map(|(port, host)| Some((port, (*host)?)))
             .map(|(port, host)| {
-                let network = format!("{}-outside", options.mesh);
+                let network = quoted(&format!("{}-outside", options.mesh));
                 format!(
                     "    - {{network: {network}, address: \"{address}\", port: {host}, targetPort: {port}}}"
                 )

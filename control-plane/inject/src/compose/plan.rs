@@ -174,6 +174,19 @@ impl Plan {
                 "runs as user 1337, which sidecars run as where they are told by their user".to_owned();
             self.find(name, service.line_of("user"), Warning, text);
         }
+        for (key, path) in holding(service, &options.directory) {
+            let text = format!(
+                "{path} holds {}, where the authority's keys and all join tokens are: whoever reads them can be anybody \
+                 in the mesh; fix: {}",
+                options.directory,
+                if key == "build" {
+                    "name the folder in its .dockerignore, or another outside by --directory"
+                } else {
+                    "name a folder outside of it by --directory"
+                }
+            );
+            self.find(name, service.line_of(key), Warning, text);
+        }
         let mut local = false;
         if let Some(test) = service.whole.get("healthcheck").and_then(|check| check.get("test")) {
             test.each_text(&mut |text| local |= text.contains("localhost") || text.contains("127.0.0.1"));
@@ -240,19 +253,54 @@ fn unenforceable(service: &Service) -> Vec<(&'static str, String)> {
             found.push(("cap_add", capability));
         }
     }
-    for volume in service.whole.get("volumes").and_then(Value::items).unwrap_or_default() {
-        let source =
-            volume.as_text().and_then(|text| text.split(':').next()).or_else(|| volume.text_of("source"));
-        if source.is_some_and(|source| {
-            source.ends_with("docker.sock") || ["/", "/run", "/var/run"].contains(&source)
-        }) {
-            found.push(("volumes", "the engine's socket".to_owned()));
-        }
+    let reaches = |source: &str| {
+        let parts = parts(source);
+        source.starts_with('/')
+            && (parts.last().is_some_and(|last| last.ends_with(".sock"))
+                || matches!(parts.as_slice(), [] | ["run" | "var"] | ["var", "run"]))
+    };
+    if mounted(service).any(reaches) {
+        found.push(("volumes", "the engine's socket".to_owned()));
     }
     if service.whole.text_of("pid") == Some("host") {
         found.push(("pid", "the host's processes".to_owned()));
     }
     found
+}
+
+/// The sources of a service's mounts.
+fn mounted(service: &Service) -> impl Iterator<Item = &str> {
+    let volumes = service.whole.get("volumes").and_then(Value::items).unwrap_or_default();
+    volumes.iter().filter_map(|volume| match volume.as_text() {
+        Some(text) => text.split(':').next(),
+        None => volume.text_of("source"),
+    })
+}
+
+/// A path's parts, as far as the text alone tells them.
+fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !matches!(*part, "" | ".")).collect()
+}
+
+/// Mounts and build contexts that hold the mesh's directory, as far as their text tells: the key and the path.
+fn holding<'a>(service: &'a Service, directory: &str) -> Vec<(&'static str, &'a str)> {
+    let build = service.whole.get("build");
+    let context = build.and_then(|build| build.as_text().or_else(|| build.text_of("context")));
+    let mounts = mounted(service).filter(|source| source.starts_with(['.', '/']));
+    let all = mounts.map(|source| ("volumes", source)).chain(context.map(|context| ("build", context)));
+    all.filter(|(_, path)| holds(path, directory)).collect()
+}
+
+/// Whether one of two paths, both as seen from the project's folder, is within the other. What only the machine could
+/// tell, such as a link or where the folder lies, is not known here.
+fn holds(path: &str, directory: &str) -> bool {
+    let (path_parts, own) = (parts(path), parts(directory));
+    if path.starts_with('/') != directory.starts_with('/') {
+        return path.starts_with('/') && path_parts.is_empty();
+    }
+    let up = |parts: &[&str]| parts.iter().take_while(|part| **part == "..").count();
+    path_parts.len() == up(&path_parts) && up(&path_parts) > up(&own)
+        || up(&path_parts) == up(&own) && (own.starts_with(&path_parts) || path_parts.starts_with(&own))
 }
 
 /// What `cap_add` names, without the prefix.

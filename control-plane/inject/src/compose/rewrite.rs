@@ -32,6 +32,31 @@ pub(super) fn edits(
     }
 }
 
+/// What the file says once it is edited, by the sections that change.
+pub(super) fn planned(
+    file: &str,
+    tree: &Tree,
+    project: &Project,
+    plan: &Plan,
+    options: &Options,
+) -> Vec<(&'static str, Vec<(String, Value)>)> {
+    let rewriter = Rewriter { file, lines: Vec::new(), tree, project, plan, options };
+    let mut services = Vec::new();
+    for (service, outcome) in project.services.iter().zip(&plan.outcomes) {
+        services.push((service.name.clone(), rewriter.rewritten(service, outcome)));
+        if *outcome == Outcome::Meshed {
+            services.extend(rewriter.beside(service));
+        }
+    }
+    services.extend(rewriter.mesh_services());
+    let section = |name| {
+        let known = project.root.get(name).and_then(Value::entries).unwrap_or_default();
+        let known = known.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
+        known.chain(rewriter.section(name)).collect()
+    };
+    vec![("services", services), ("volumes", section("volumes")), ("secrets", section("secrets"))]
+}
+
 /// The entries of a mapping in block style that holds no merge key.
 fn block(node: &Node) -> Option<&[(Rc<Node>, Rc<Node>)]> {
     match &node.kind {
@@ -87,7 +112,7 @@ impl Rewriter<'_> {
                 }
                 if **outcome == Outcome::Meshed {
                     let mut lines = Vec::new();
-                    self.beside(&mut lines, indent, service);
+                    write(&mut lines, indent, self.beside(service));
                     edits.add_after(last, lines);
                 }
             }
@@ -95,7 +120,7 @@ impl Rewriter<'_> {
             if more.is_empty() {
                 let end = section.last.max(key.line);
                 let mut lines = Vec::new();
-                self.mesh_services(&mut lines, indent);
+                write(&mut lines, indent, self.mesh_services());
                 edits.add_after(end, lines);
                 self.sections(&mut edits, root, self.indent(key.line), end);
                 // The sections may hold aliases, too.
@@ -151,10 +176,10 @@ impl Rewriter<'_> {
         for (service, outcome) in self.project.services.iter().zip(&self.plan.outcomes) {
             emit::entry(lines, indent, &service.name, &self.rewritten(service, outcome));
             if *outcome == Outcome::Meshed {
-                self.beside(lines, indent, service);
+                write(lines, indent, self.beside(service));
             }
         }
-        self.mesh_services(lines, indent);
+        write(lines, indent, self.mesh_services());
     }
 
     /// Whether it is enough to change single keys: they stand in the service itself, each on lines of its own.
@@ -237,20 +262,22 @@ impl Rewriter<'_> {
         edits.add_after(node.line.saturating_sub(1), lines);
     }
 
-    fn beside(&self, lines: &mut Vec<String>, indent: usize, service: &Service) {
+    fn beside(&self, service: &Service) -> [(String, Value); 2] {
         let (project, plan, options) = (self.project, self.plan, self.options);
         let name = service.name.as_str();
-        emit::entry(lines, indent, &holder(name), &beside::holder_of(project, plan, service, options));
-        emit::entry(lines, indent, &sidecar(name), &beside::sidecar_of(project, plan, service, options));
+        [
+            (holder(name), beside::holder_of(project, plan, service, options)),
+            (sidecar(name), beside::sidecar_of(project, plan, service, options)),
+        ]
     }
 
-    fn mesh_services(&self, lines: &mut Vec<String>, indent: usize) {
+    fn mesh_services(&self) -> Vec<(String, Value)> {
         let control_plane = beside::control_plane(self.project, self.plan, self.options);
-        emit::entry(lines, indent, CONTROL_PLANE, &control_plane);
-        if let Some(keeper) = beside::keeper(self.options) {
-            emit::entry(lines, indent, KEEPER, &keeper);
-        }
-        emit::entry(lines, indent, TOOL, &beside::tool(self.options));
+        let keeper = beside::keeper(self.options).map(|keeper| (KEEPER, keeper));
+        let all = std::iter::once((CONTROL_PLANE, control_plane))
+            .chain(keeper)
+            .chain([(TOOL, beside::tool(self.options))]);
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// What is added to a section at the top.
@@ -327,6 +354,10 @@ impl Rewriter<'_> {
     fn indent(&self, number: usize) -> usize {
         self.line(number).bytes().take_while(|byte| *byte == b' ').count()
     }
+}
+
+fn write(lines: &mut Vec<String>, indent: usize, services: impl IntoIterator<Item = (String, Value)>) {
+    services.into_iter().for_each(|(name, value)| emit::entry(lines, indent, &name, &value));
 }
 
 /// First and last line of each service.

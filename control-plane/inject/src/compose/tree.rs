@@ -13,7 +13,21 @@ pub(super) const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// Most nodes of a file, and of what it stands for with its aliases worked out: a thousand services of fifty.
-pub(super) const MAX_NODES: usize = 50_000;
+const MAX_NODES: usize = 50_000;
+
+/// How much a file and what its aliases stand for may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) nodes: usize,
+    pub(super) bytes: usize,
+}
+
+impl Bounds {
+    /// Of what people write. What aliases stand for may be longer than the file.
+    pub(super) const WRITTEN: Self = Self { nodes: MAX_NODES, bytes: 4 * MAX_TEXT_BYTES };
+    /// Of what becomes of it: each service has two more beside it, with some of its settings.
+    pub(super) const INJECTED: Self = Self { nodes: 20 * MAX_NODES, bytes: 64 * MAX_TEXT_BYTES };
+}
 
 /// A node as it is written.
 #[derive(Debug)]
@@ -61,6 +75,8 @@ pub(super) struct Tree {
     pub(super) anchors: HashMap<usize, Anchor>,
     /// Each use of an anchor: its number and the line.
     pub(super) aliases: Vec<(usize, usize)>,
+    /// Those that it was read with.
+    pub(super) bounds: Bounds,
 }
 
 impl Tree {
@@ -70,6 +86,11 @@ impl Tree {
             let message = format!("the file is longer than {MAX_TEXT_BYTES} bytes");
             return Err(Fault::new(file, 1, message, "split the project"));
         }
+        Self::parse_within(file, text, Bounds::WRITTEN)
+    }
+
+    /// Reads the one document of a file of any length.
+    pub(super) fn parse_within(file: &str, text: &str, bounds: Bounds) -> Result<Self, Fault> {
         one_kind_of_line_end(file, text)?;
         let options = options! {
             emit_comments: false,
@@ -83,6 +104,7 @@ impl Tree {
             open: Vec::new(),
             root: None,
             nodes: 0,
+            nodes_max: bounds.nodes,
             names: HashMap::new(),
             anchors: HashMap::new(),
             aliases: Vec::new(),
@@ -96,7 +118,7 @@ impl Tree {
         }
         let root =
             builder.root.ok_or_else(|| Fault::new(file, 1, "the file is empty", "name a Compose file"))?;
-        Ok(Self { root, anchors: builder.anchors, aliases: builder.aliases })
+        Ok(Self { root, anchors: builder.anchors, aliases: builder.aliases, bounds })
     }
 }
 
@@ -123,6 +145,7 @@ struct Builder<'a> {
     open: Vec<Open>,
     root: Option<Rc<Node>>,
     nodes: usize,
+    nodes_max: usize,
     /// Anchors whose node is not complete yet.
     names: HashMap<usize, (String, usize)>,
     anchors: HashMap<usize, Anchor>,
@@ -204,8 +227,8 @@ impl Builder<'_> {
 
     fn add(&mut self, node: Node) -> Result<(), Fault> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            let message = format!("there are more than {MAX_NODES} keys and values");
+        if self.nodes > self.nodes_max {
+            let message = format!("there are more than {} keys and values", self.nodes_max);
             return Err(Fault::new(self.file, node.line, message, "split the project"));
         }
         let node = Rc::new(node);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Fault;
-use super::tree::{Kind, MAX_DEPTH, MAX_NODES, Node, Tree};
+use super::tree::{Bounds, Kind, MAX_DEPTH, Node, Tree};
 
 /// A value without aliases and merge keys.
 #[derive(Clone, Debug)]
@@ -115,6 +115,17 @@ impl Value {
         }
     }
 
+    /// What it takes to write it: the bytes of its texts, and one for each value.
+    pub(super) fn weight(&self) -> usize {
+        match &self.data {
+            Data::Scalar { text, .. } => 1 + text.len(),
+            Data::Sequence(items) => 1 + items.iter().map(Self::weight).sum::<usize>(),
+            Data::Mapping(entries) => {
+                1 + entries.iter().map(|entry| entry.key.len() + entry.value.weight()).sum::<usize>()
+            }
+        }
+    }
+
     /// Calls `each` for every scalar below.
     pub(super) fn each_text(&self, each: &mut impl FnMut(&str)) {
         match &self.data {
@@ -127,18 +138,24 @@ impl Value {
 
 /// Works out aliases and merge keys of a whole file.
 pub(super) fn expand(file: &str, tree: &Tree) -> Result<Value, Fault> {
-    Expander { file, tree, left: MAX_NODES }.value(&tree.root, 0)
+    let Bounds { nodes, bytes } = tree.bounds;
+    Expander { file, tree, nodes, bytes }.value(&tree.root, 0)
 }
 
 struct Expander<'a> {
     file: &'a str,
     tree: &'a Tree,
-    left: usize,
+    /// How many nodes may still come.
+    nodes: usize,
+    /// How many bytes of text may still come: one long text can have many aliases.
+    bytes: usize,
 }
 
 impl Expander<'_> {
     fn value(&mut self, node: &Node, depth: usize) -> Result<Value, Fault> {
-        self.left = self.left.checked_sub(1).filter(|_| depth <= MAX_DEPTH).ok_or_else(|| {
+        let long = if let Kind::Scalar { text, .. } = &node.kind { text.len() } else { 0 };
+        let left = self.nodes.checked_sub(1).zip(self.bytes.checked_sub(long));
+        (self.nodes, self.bytes) = left.filter(|_| depth <= MAX_DEPTH).ok_or_else(|| {
             let message = "what its aliases stand for is too much or too deep";
             Fault::new(self.file, node.line, message, "use fewer aliases within aliases")
         })?;
@@ -267,6 +284,8 @@ mod tests {
             text + &format!("a{level}: &a{level} [*a{}]\n", level - 1)
         });
         assert!(expanded(&chain).unwrap_err().message.contains("too deep"));
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1_000_000), "*a, ".repeat(40_000));
+        assert!(expanded(&long).unwrap_err().message.contains("too much"));
         assert!(expanded("a: &a [*a]\n").unwrap_err().message.contains("too deep"));
         assert!(expanded("a: &a {<<: *a}\n").unwrap_err().message.contains("too deep"));
     }

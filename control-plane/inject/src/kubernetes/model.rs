@@ -14,6 +14,7 @@ const CONTAINERS_MAX: usize = 64;
 pub(super) struct Pod<'v> {
     pub(super) containers: Vec<Container<'v>>,
     pub(super) host_network: bool,
+    pub(super) host_processes: bool,
     pub(super) shares_processes: bool,
     pub(super) volumes: Vec<Volume<'v>>,
     pub(super) windows: bool,
@@ -96,6 +97,7 @@ impl<'v> Pod<'v> {
         Ok(Self {
             containers,
             host_network: spec.flag("hostNetwork")?,
+            host_processes: spec.flag("hostPID")?,
             shares_processes: spec.flag("shareProcessNamespace")?,
             volumes,
             windows: os == Some("windows"),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::annotations::{Annotations, INJECTED};
 use super::model::{List, Pod, labels, made};
 use super::ports::{self, WorkloadPort};
-use super::reason::{Finding, InjectError};
+use super::reason::{Finding, InjectError, Reason};
 use super::{Options, Sidecar, probes, security, sidecar};
 
 /// Whose pod it is.
@@ -50,6 +50,12 @@ pub fn inject_pod(pod: &mut Value, owner: Owner<'_>, options: &Options) -> Resul
     let read = Pod::read(pod)?;
     let name = annotations.workload.as_deref().unwrap_or(owner.name).to_owned();
     if let Some(version) = &annotations.injected {
+        for name in [sidecar::CAPTURE, sidecar::PROXY] {
+            if !read.containers.iter().any(|container| container.name == name) {
+                let path = ["metadata".into(), "annotations".into(), INJECTED.into()];
+                return Err(InjectError::at(&path, Reason::MarkWithoutSidecar(name, INJECTED)));
+            }
+        }
         let ports = ports::of_pod(&read, &annotations, &mut Vec::new());
         let workload = PodWorkload { class: annotations.class, labels: labels(pod), name, ports };
         let findings = vec![Finding::AlreadyInjected { version: version.clone() }];

@@ -148,5 +148,6 @@ pub(super) fn redirect(pod: &mut Value, taken: &[Taken]) {
 pub(super) fn setting(taken: &[Taken]) -> Option<String> {
     let all: Map<String, Value> =
         taken.iter().map(|probe| (probe.name.clone(), probe.probe.clone())).collect();
-    (!all.is_empty()).then(|| Value::from(all).to_string())
+    // Kubernetes puts variables in the place of `$(NAME)` in a variable's value, and never in a probe.
+    (!all.is_empty()).then(|| Value::from(all).to_string().replace('$', "$$"))
 }

@@ -46,6 +46,9 @@ pub enum Reason {
         "a container is called `{0}`, as the sidecar's are; fix: rename it, or take out what was injected by hand"
     )]
     ContainerName(String),
+    /// Marked as injected, and nothing was.
+    #[error("it is marked as injected and has no container `{0}`; fix: take the annotation `{1}` out")]
+    MarkWithoutSidecar(&'static str, &'static str),
     /// No object of Kubernetes.
     #[error("this is no Kubernetes object: it has no `{missing}`; fix: {fix}")]
     NotKubernetes {
@@ -124,6 +127,7 @@ impl Reason {
             Self::ApiVersion { .. } => "api-version",
             Self::Compose => "compose-file",
             Self::ContainerName(_) => "container-name",
+            Self::MarkWithoutSidecar(..) => "mark-without-sidecar",
             Self::NotKubernetes { .. } => "not-kubernetes",
             Self::PortTaken(_) => "port-taken",
             Self::ProbePort(_) => "probe-port",

@@ -64,12 +64,24 @@ pub(super) fn findings(pod: &Pod<'_>) -> Vec<Finding> {
             "its containers share their processes with the sidecar (shareProcessNamespace)",
         ));
     }
+    if pod.host_processes {
+        findings.push(finding("*", "its containers see the node's processes (hostPID)"));
+    }
     for volume in &pod.volumes {
-        if volume.host_path.is_some_and(|path| path.ends_with(".sock")) {
-            findings.push(finding("*", &format!("volume `{}` gives it a socket of the node", volume.name)));
+        if volume.host_path.is_some_and(reaches_sockets) {
+            findings.push(finding("*", &format!("volume `{}` gives it sockets of the node", volume.name)));
         }
     }
     findings
+}
+
+/// Whether a path of the node is the socket of a runtime, or a folder above one.
+fn reaches_sockets(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let folders = matches!(parts.as_slice(), [] | ["run" | "var"] | ["var", "run"])
+        || matches!(parts.as_slice(), ["run", _] | ["var", "run", _]
+            if parts.last().is_some_and(|last| ["containerd", "crio", "docker", "k3s"].contains(last)));
+    folders || parts.last().is_some_and(|last| last.ends_with(".sock"))
 }
 
 /// The capabilities that a container loses: those it has not asked for, and does not drop by itself.

@@ -163,10 +163,11 @@ impl Compose {
     ) -> Result<Vec<String>, Failure> {
         let mut notes = Vec::new();
         files::private_directory(directory)?;
+        // The directory often lies in a repository, and keys do not belong into one.
+        files::replace(&directory.join(".gitignore"), b"*\n", 0o644)?;
         let (bootstrap, tokens) = (directory.join("bootstrap"), directory.join("tokens"));
         for folder in [&bootstrap, &tokens] {
-            fs::create_dir_all(folder)
-                .map_err(|error| Failure::Usage(format!("{}: {error}", folder.display())))?;
+            files::folder(folder)?;
         }
         let missing: Vec<&Enrolment> = injected
             .enrolments
