@@ -206,7 +206,10 @@ impl Docker {
         // {"type":["container"],"event":["start","die"]}
         let filters =
             "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%5D%7D";
-        let response = self.send(Method::GET, &format!("/events?filters={filters}")).await?;
+        let path = format!("/events?filters={filters}");
+        // Its head comes at once; only what follows may take for ever.
+        let head = tokio::time::timeout(ANSWER_TIMEOUT, self.send(Method::GET, &path)).await;
+        let response = head.map_err(|_| DockerError::Timeout)??;
         Ok(Changes { body: response.into_body(), rest: Vec::new() })
     }
 

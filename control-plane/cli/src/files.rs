@@ -63,8 +63,8 @@ pub(crate) fn private_directory(path: &Path) -> Result<(), Failure> {
     if mode & 0o077 != 0 {
         let path = path.display();
         return Err(Failure::Usage(format!(
-            "{path}: others can enter it (mode {mode:03o}), and keys will lie in it; fix: chmod 700 {path}, or name \
-             another by --directory"
+            "{path}: others can enter it (mode {mode:03o}), and keys will lie in it; fix: remove it if it came with the \
+             project, since whoever made it may have its keys, else chmod 700 {path}, or name another by --directory"
         )));
     }
     Ok(())
