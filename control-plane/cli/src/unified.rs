@@ -127,7 +127,8 @@ fn middle<'a>(old: &[&'a str], new: &[&'a str], lines: &mut Vec<Line<'a>>) {
         if changes == 0 {
             break;
         }
-        if removed >= added {
+        // Of two ways as long the one that takes lines out first: people read it so.
+        if removed > added {
             old_at = old_at.saturating_sub(1);
             backwards.extend(old.get(old_at).map(|line| Line::Removed(line)));
         } else {
