@@ -11,6 +11,7 @@ use crate::output::{Failure, Verdict};
 
 /// Looks after the containers of a Docker engine
 #[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Example:\n  signet docker keep")]
 pub(crate) enum Docker {
     Keep(Keep),
 }
