@@ -170,6 +170,11 @@ impl Body {
         }
     }
 
+    /// Whether nothing of it is still to come from elsewhere.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Whole(_))
+    }
+
     /// Whether there is nothing in it, and nothing comes.
     pub(crate) fn is_nothing(&self) -> bool {
         matches!(self.kind, Kind::Whole(None))

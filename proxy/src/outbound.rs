@@ -33,7 +33,7 @@ use crate::body::Payload;
 use crate::clock;
 use crate::detect::Protocol;
 use crate::headers::MESH_REQUEST_ID;
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, REST, Switch, Version};
 use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
 use crate::problem;
 use crate::ring::Direction;
@@ -298,7 +298,7 @@ async fn explain(worker: &Rc<Worker>, client: TcpStream, address: SocketAddr, re
         Box::pin(std::future::ready(Ok(response))) as http_server::Answer
     };
     // The client may break off; it has its answer or does not want it.
-    let _ = http_server::serve(client, version, worker.drain.clone(), Switch::default(), respond).await;
+    let _ = http_server::serve(client, version, worker.drain.clone(), Switch::default(), REST, respond).await;
 }
 
 /// Ends a connection with a reset and says why in the records.

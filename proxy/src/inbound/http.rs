@@ -23,7 +23,7 @@ use crate::channel::Channel;
 use crate::checkpoint;
 use crate::head::{self, Origin};
 use crate::headers::{CLIENT_CERT, MESH_REQUEST_ID, MESH_UPGRADE, frame_as_chunked};
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, REST, Switch, Version};
 use crate::problem;
 use crate::recheck::Recheck;
 use crate::ring::{Direction, clip};
@@ -61,7 +61,7 @@ pub(crate) async fn serve(
     };
     let callee = Rc::new(callee);
     let serving = Rc::clone(&callee);
-    let mut served = pin!(http_server::serve(stream, version, drain, switch, move |request| {
+    let mut served = pin!(http_server::serve(stream, version, drain, switch, REST, move |request| {
         let callee = Rc::clone(&serving);
         Box::pin(async move { Ok(callee.respond(request).await) })
     }));

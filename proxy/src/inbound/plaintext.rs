@@ -194,7 +194,8 @@ fn still_permissive(worker: &Rc<Worker>, grant: Grant) -> Recheck {
 async fn serve_http(worker: Rc<Worker>, client: Prefixed, reached: Reached, version: Version) {
     worker.shared.metrics.plaintext.inc(Direction::Inbound);
     let drain = worker.drain.clone();
-    let served = http_server::serve(client, version, drain, Switch::default(), move |request| {
+    let rest = http_server::STRANGERS_REST;
+    let served = http_server::serve(client, version, drain, Switch::default(), rest, move |request| {
         let (worker, reached) = (Rc::clone(&worker), reached.clone());
         Box::pin(async move { Ok(respond(&worker, &reached, version, request).await) })
     });

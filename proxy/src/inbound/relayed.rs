@@ -17,7 +17,7 @@ use crate::body::{Body, Payload};
 use crate::detect::Protocol;
 use crate::head::{self, Origin};
 use crate::headers::MESH_AUDIENCE;
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, STRANGERS_REST, Switch, Version};
 use crate::limits::Stranger;
 use crate::prefixed::Prefixed;
 use crate::problem;
@@ -45,10 +45,11 @@ pub(super) async fn serve(worker: Rc<Worker>, mut client: Prefixed, reached: Rea
     drop(stranger);
     let drain = worker.drain.clone();
     let callee = Rc::new(Callee { worker, reached, version });
-    let served = http_server::serve(client, version, drain, Switch::default(), move |request| {
-        let callee = Rc::clone(&callee);
-        Box::pin(async move { Ok(callee.respond(request).await) })
-    });
+    let served =
+        http_server::serve(client, version, drain, Switch::default(), STRANGERS_REST, move |request| {
+            let callee = Rc::clone(&callee);
+            Box::pin(async move { Ok(callee.respond(request).await) })
+        });
     if let Err(error) = served.await {
         tracing::debug!(%error, "connection of an intermediary ended");
     }

@@ -23,7 +23,7 @@ use crate::detect::{self, Protocol};
 use crate::head::{self, Origin};
 use crate::headers;
 use crate::http_client;
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, REST, Switch, Version};
 use crate::opaque;
 use crate::pool::Connection;
 use crate::prefixed::{HALF_SAID, HALF_SAID_HTTP, Prefixed};
@@ -138,7 +138,7 @@ async fn http(worker: &Rc<Worker>, own: &SpiffeId, client: Prefixed, address: So
     let drain = worker.drain.clone();
     let (worker, own) = (Rc::clone(worker), own.clone());
     worker.shared.metrics.plaintext.inc(Direction::Outbound);
-    let served = http_server::serve(client, version, drain, Switch::default(), move |request| {
+    let served = http_server::serve(client, version, drain, Switch::default(), REST, move |request| {
         let (worker, own) = (Rc::clone(&worker), own.clone());
         Box::pin(async move {
             let request_id = worker.request_id();

@@ -24,7 +24,7 @@ use crate::checkpoint;
 use crate::head::{self, Origin};
 use crate::headers::{self, MESH_PROTECTION};
 use crate::http_client;
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, REST, Switch, Version};
 use crate::pool::{Connection, Lease};
 use crate::prefixed::Prefixed;
 use crate::problem;
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
     };
     let caller = Rc::new(caller);
     let serving = Rc::clone(&caller);
-    let served = http_server::serve(client, version, drain, switch, move |request| {
+    let served = http_server::serve(client, version, drain, switch, REST, move |request| {
         let caller = Rc::clone(&serving);
         Box::pin(async move { Ok(caller.respond(request).await) })
     });

@@ -19,7 +19,7 @@ use crate::detect::Protocol;
 use crate::head::{self, Origin};
 use crate::headers::{self, MESH_PROTECTION};
 use crate::http_client;
-use crate::http_server::{self, Switch, Version};
+use crate::http_server::{self, REST, Switch, Version};
 use crate::pool::{Connection, Lease};
 use crate::prefixed::{HALF_SAID_HTTP, Prefixed};
 use crate::problem;
@@ -47,7 +47,7 @@ pub(super) async fn serve(worker: Rc<Worker>, own: SpiffeId, client: TcpStream, 
     };
     let drain = worker.drain.clone();
     let caller = Rc::new(Caller { worker, own, address, version });
-    let served = http_server::serve(client, version, drain, Switch::default(), move |request| {
+    let served = http_server::serve(client, version, drain, Switch::default(), REST, move |request| {
         let caller = Rc::clone(&caller);
         Box::pin(async move { Ok(caller.respond(request).await) })
     });
