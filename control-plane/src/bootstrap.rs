@@ -6,9 +6,10 @@
 //! |---|---|---|
 //! | `authority.pem` | root, issuer and section keys | on the first start; copied into the state directory |
 //! | `tokens.json` | digests of join tokens, never the tokens | those the store has not seen and that have not expired |
-//! | `*.yaml` | manifests | while the store has none |
+//! | `*.yaml` | manifests | while the store has never had any |
 //!
-//! So nothing that an operator did later is undone by a restart, and a token that was used up stays used up.
+//! So nothing that an operator did later is undone by a restart: a token that was used up or withdrawn stays so, and
+//! manifests that were all deleted stay deleted.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -186,7 +187,7 @@ pub(crate) fn adopt_authority(
     }
 }
 
-/// Takes over tokens and, while the store has none, manifests.
+/// Takes over tokens and, while the store has never had any, manifests.
 pub(crate) async fn adopt(
     directory: &Path,
     store: &dyn Store,
@@ -228,7 +229,7 @@ async fn adopt_manifests(
 ) -> Result<(), BootstrapError> {
     let manifests = Manifests::load(store, &Manifests::default()).await?;
     let texts = read_manifests(directory)?;
-    if manifests.items(None, None).next().is_some() || texts.is_empty() {
+    if manifests.ever_had_any() || texts.is_empty() {
         return Ok(());
     }
     let files: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();

@@ -134,6 +134,11 @@ impl Manifests {
         self.head.unwrap_or_default()
     }
 
+    /// Whether there is or was a manifest: deleting the last one is a change too.
+    pub(crate) fn ever_had_any(&self) -> bool {
+        self.head.is_some()
+    }
+
     /// The compiled policy; what denies everything when there is no manifest at all.
     pub(crate) fn model(&self, trust_domain: &TrustDomain) -> Result<PolicyModel, Vec<Diagnostic>> {
         if self.entries.is_empty() {

@@ -48,6 +48,9 @@ pub(crate) struct Token {
     pub(crate) instances: u32,
     /// Unix seconds.
     pub(crate) expires: u64,
+    /// An operator took it back. The record stays until it expires, so that a prepared mesh does not bring it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) withdrawn: bool,
 }
 
 /// An identity that was enrolled, and by whom it is held.

@@ -73,6 +73,7 @@ pub(crate) fn mint(
         uses: grant.uses,
         instances: grant.instances,
         expires: unix_seconds(now).saturating_add(grant.ttl.as_secs()),
+        withdrawn: false,
     };
     let token = signet_sync::Token::new(id, secret, pin)
         .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
@@ -99,10 +100,49 @@ pub(crate) fn usable(token: &Token, now: SystemTime) -> Result<(), &'static str>
     if unix_seconds(now) >= token.expires {
         return Err("the token has expired");
     }
+    if token.withdrawn {
+        return Err("the token was withdrawn");
+    }
     if token.uses == 0 {
         return Err("the token was already used as often as it may be");
     }
     Ok(())
+}
+
+/// The tokens that have not expired and were not withdrawn, with their ids.
+pub(crate) async fn list(store: &dyn Store, now: SystemTime) -> Result<Vec<(String, Token)>, StoreError> {
+    let mut tokens = Vec::new();
+    for entry in store.list(records::TOKENS).await?.entries {
+        let token = records::decode::<Token>(&entry)?.record;
+        let id = entry.key.strip_prefix(records::TOKENS).unwrap_or(&entry.key).to_owned();
+        if !token.withdrawn && token.expires > unix_seconds(now) {
+            tokens.push((id, token));
+        }
+    }
+    Ok(tokens)
+}
+
+/// Takes a token back: nobody enrols with it from now on. What enrolled with it stays. Returns what it was for, or `None`
+/// where there is no such token that could still be used.
+pub(crate) async fn withdraw(
+    store: &dyn Store,
+    id: &str,
+    now: SystemTime,
+) -> Result<Option<Token>, StoreError> {
+    loop {
+        let Some(found) = records::read::<Token>(store, &token_key(id)).await? else { return Ok(None) };
+        if found.record.withdrawn || found.record.expires <= unix_seconds(now) {
+            return Ok(None);
+        }
+        let withdrawn = Token { withdrawn: true, ..found.record.clone() };
+        let write = records::put(token_key(id), records::unchanged(Some(&found)), &withdrawn)?;
+        match store.commit(vec![write]).await {
+            Ok(_) => return Ok(Some(withdrawn)),
+            // Somebody enrolled with it in between: that uses it up some day, so this ends.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Removes tokens that expired.
@@ -169,6 +209,24 @@ mod tests {
         assert!(find(&store, token.id(), &secret).await.unwrap().is_none());
         assert!(find(&store, "unknown", token.secret()).await.unwrap().is_none());
         assert!(find(&store, token.id(), b"").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_token_is_refused_unlisted_and_cannot_be_withdrawn_twice() {
+        let store = MemoryStore::new();
+        let now = SystemTime::now();
+        let (kept, gone) = (create(&store, grant(), [7; 32], now), create(&store, grant(), [7; 32], now));
+        let (kept, gone) = (kept.await.unwrap().token, gone.await.unwrap().token);
+        assert_eq!(withdraw(&store, gone.id(), now).await.unwrap().unwrap().id, grant().id);
+        let found = find(&store, gone.id(), gone.secret()).await.unwrap().unwrap();
+        assert_eq!(usable(&found.record, now), Err("the token was withdrawn"));
+        let listed = list(&store, now).await.unwrap();
+        assert_eq!(listed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), [kept.id()]);
+        for id in [gone.id(), "unknown"] {
+            assert!(withdraw(&store, id, now).await.unwrap().is_none());
+        }
+        assert!(list(&store, now + DEFAULT_TTL).await.unwrap().is_empty(), "what expired is not listed");
+        assert!(withdraw(&store, kept.id(), now + DEFAULT_TTL).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -62,4 +62,8 @@ pub(crate) const TESTS: &[Test] = &[
         "check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired",
         check::check_names_the_proxy_whose_rules_were_removed_until_they_are_repaired,
     ),
+    (
+        "check_warns_of_a_sidecar_that_is_missing_and_of_one_that_enrolled_anew",
+        check::check_warns_of_a_sidecar_that_is_missing_and_of_one_that_enrolled_anew,
+    ),
 ];

@@ -10,6 +10,7 @@ mod identity;
 mod intermediary;
 mod lifecycle;
 mod messages;
+mod migration;
 mod policy;
 mod protection;
 mod protocols;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             traffic::TESTS,
             egress::TESTS,
             intermediary::TESTS,
+            migration::TESTS,
         ]
         .concat(),
     )

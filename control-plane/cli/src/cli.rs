@@ -52,6 +52,9 @@ enum Command {
     Token(command::token::Token),
     Uninject(command::uninject::Uninject),
     Validate(command::validate::Validate),
+    /// Tries capture in a network of its own, for `check --pre`
+    #[command(hide = true)]
+    CaptureTrial,
     /// Plain programs for the demonstration
     #[command(subcommand, hide = true)]
     App(command::app::App),
@@ -93,6 +96,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
     match cli.command {
         Command::App(app) => wait(app.run()),
         Command::Apply(apply) => wait(apply.run(format)),
+        Command::CaptureTrial => command::check::try_capture(),
         Command::Check(check) => wait(check.run(format)),
         Command::Coverage(coverage) => wait(coverage.run(format)),
         Command::Delete(delete) => wait(delete.run(format)),

@@ -70,6 +70,12 @@ pub(crate) struct Docker {
     socket: PathBuf,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    version: String,
+}
+
 /// A container, as in the list of all.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -168,6 +174,12 @@ impl Container {
 impl Docker {
     pub(crate) const fn at(socket: PathBuf) -> Self {
         Self { socket }
+    }
+
+    /// The engine's version, as it calls it.
+    pub(crate) async fn version(&self) -> Result<String, DockerError> {
+        let Version { version } = self.ask(Method::GET, "/version").await?;
+        Ok(version)
     }
 
     /// Every container that lives in another's network namespace, running or not.

@@ -5,6 +5,7 @@
 //! demonstration protects.
 
 mod chain;
+mod check;
 mod chunked;
 pub mod cli;
 mod client;

@@ -26,6 +26,8 @@ pub enum Verdict {
     BadInput,
     /// Exit code 1: invalid, refused, not found, not healthy.
     No,
+    /// Exit code 69: the control plane does not answer, and that is a part of the answer.
+    Unavailable,
     /// Exit code 0.
     Yes,
 }
@@ -49,15 +51,21 @@ impl Verdict {
     pub const fn of(holds: bool) -> Self {
         if holds { Self::Yes } else { Self::No }
     }
+
+    /// The code the process ends with.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::BadInput => 64,
+            Self::No => 1,
+            Self::Unavailable => 69,
+            Self::Yes => 0,
+        }
+    }
 }
 
 impl From<Verdict> for ExitCode {
     fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::BadInput => Self::from(64),
-            Verdict::No => Self::from(1),
-            Verdict::Yes => Self::SUCCESS,
-        }
+        Self::from(verdict.code())
     }
 }
 

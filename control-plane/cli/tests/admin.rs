@@ -206,6 +206,55 @@ fn token_is_alone_on_its_line() {
 }
 
 #[test]
+fn tokens_are_listed_without_their_secrets_until_they_are_withdrawn() {
+    let desk = Desk::with_control_plane();
+    assert_eq!(desk.run(&["token", "list"]).exits(0).stdout, "no token is valid\n");
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let token = desk.run(&["token", "create", "store", "--uses", "3"]).exits(0).stdout;
+    let (id, secret) = (token.split('.').next().unwrap(), token.split('.').nth(1).unwrap());
+    let listed = desk.run(&["token", "list"]).exits(0).stdout;
+    assert!(listed.starts_with(id) && listed.contains("3 uses left") && !listed.contains(secret), "{listed}");
+    let listed = desk.run(&["token", "list", "-o", "json"]).exits(0).json();
+    assert_eq!((&listed["tokens"][0]["id"], &listed["tokens"][0]["uses"]), (&id.into(), &3.into()));
+
+    // The whole token does as well as its id.
+    let gone = desk.run(&["token", "delete", token.trim_end()]).exits(0).stdout;
+    assert_eq!(gone, format!("token {id} for spiffe://mesh.example/app/d1/store is withdrawn\n"));
+    assert_eq!(desk.run(&["token", "list", "-o", "json"]).exits(0).json()["tokens"], Value::Array(vec![]));
+    for unknown in [id, "-unknown", ""] {
+        let ran = desk.run(&["token", "delete", unknown]).exits(1);
+        assert!(ran.stdout.contains("signet token list"), "{}", ran.stdout);
+    }
+    Desk::new().run(&["token", "list"]).exits(69);
+}
+
+#[test]
+fn history_tells_when_in_a_form_that_people_read() {
+    let desk = Desk::with_control_plane();
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    let shown = desk.run(&["history"]).exits(0).stdout;
+    let time = shown.lines().next().unwrap().strip_prefix("version 1, ").unwrap();
+    assert!(signet_policy::unix_seconds(time).unwrap() >= before, "{shown}");
+    let version = desk.run(&["history", "-o", "json"]).exits(0).json()["versions"][0].clone();
+    assert_eq!(version["at"].as_u64(), signet_policy::unix_seconds(version["time"].as_str().unwrap()));
+}
+
+#[test]
+fn a_workload_that_is_misspelt_is_answered_with_the_name_that_is_meant() {
+    let desk = Desk::with_control_plane();
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    for arguments in [
+        &["explain", "--from", "gatewy", "--to", "store", "--port", "8080"][..],
+        &["explain", "--from", "gatewy", "--to", "store", "--port", "8080", "-f", "manifests"],
+        &["token", "create", "gatewy"],
+    ] {
+        let ran = desk.run(arguments).exits(64);
+        assert!(ran.stderr.contains("gatewy") && ran.stderr.contains("write `gateway`"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn hypothetical_request_is_explained_with_and_without_a_control_plane() {
     let desk = Desk::with_control_plane();
     desk.run(&["apply", "-f", "manifests"]).exits(0);
@@ -239,7 +288,45 @@ fn check_of_an_empty_mesh_is_a_no() {
         (&checked["ok"], &checked["trust_domain"]),
         (&Value::from(false), &Value::from("mesh.example"))
     );
-    assert!(desk.run(&["check"]).exits(1).stdout.contains("✗ no proxy has enrolled"));
+    let ids = |checked: &Value| -> Vec<String> {
+        let bad = checked["checks"].as_array().unwrap().iter().filter(|check| check["severity"] == "error");
+        bad.map(|check| check["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        (&checked["schema"], ids(&checked)),
+        (&1.into(), vec!["policy-stored".into(), "proxy-enrolled".into()])
+    );
+    desk.run(&["apply", "-f", "manifests"]).exits(0);
+    assert_eq!(ids(&desk.run(&["check", "-o", "json"]).exits(1).json()), ["proxy-enrolled"]);
+    let shown = desk.run(&["check"]).exits(1).stdout;
+    for part in ["✗ proxy-enrolled", "no proxy has enrolled", "hint: `signet token create", "#proxy-enrolled"]
+    {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn a_machine_is_looked_at_before_there_is_a_control_plane() {
+    let desk = Desk::new();
+    // No engine is needed for what the kernel can do, and none is found.
+    let ran = desk.run(&["check", "--pre", "--docker", "no.sock", "-o", "json"]);
+    let checked = ran.json();
+    let checks = checked["checks"].as_array().unwrap();
+    let severity = |id: &str| {
+        let of_id = checks.iter().filter(|check| check["id"] == id);
+        of_id.map(|check| check["severity"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(severity("kernel-namespaces"), ["ok"], "{checked:#}");
+    assert_eq!(severity("kernel-capture"), ["ok", "ok"], "the rules, and what they do: {checked:#}");
+    assert_eq!(severity("kernel-marks"), ["ok"], "{checked:#}");
+    assert_eq!(severity("machine-clock"), ["ok"], "{checked:#}");
+    assert_eq!(severity("container-engine"), ["skipped"], "{checked:#}");
+    assert_eq!((checked["proxies"].as_array().unwrap().len(), &checked["trust_domain"]), (0, &Value::Null));
+    let listener = std::net::TcpListener::bind("0.0.0.0:15012");
+    let shown = desk.run(&["check", "--pre", "--docker", "no.sock"]).stdout;
+    // Bound by us or by somebody else: it is taken.
+    assert!(shown.contains("‼ ports-free") && shown.contains("15012 (the control plane's"), "{shown}");
+    drop(listener);
 }
 
 #[test]

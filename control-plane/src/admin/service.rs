@@ -33,6 +33,9 @@ const ATTEMPTS_MAX: usize = 8;
 /// Bytes of a request id; ours are far shorter.
 const REQUEST_ID_BYTES: usize = 128;
 
+/// Tokens in one answer: with 300 bytes and an identity each, far below what the client reads.
+const TOKENS_LISTED: usize = 10_000;
+
 /// The service.
 pub(crate) struct AdminService {
     store: Arc<dyn Store>,
@@ -205,6 +208,41 @@ impl Admin for AdminService {
         }))
     }
 
+    async fn list_tokens(
+        &self,
+        _: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::ListTokensResponse>, Status> {
+        let mut tokens = token::list(&*self.store, SystemTime::now()).await.map_err(store_failed)?;
+        tokens.sort_by(|(_, a), (_, b)| (&a.id, a.expires).cmp(&(&b.id, b.expires)));
+        let more = u32::try_from(tokens.len().saturating_sub(TOKENS_LISTED)).unwrap_or(u32::MAX);
+        tokens.truncate(TOKENS_LISTED);
+        let shown = |(id, token): (String, records::Token)| wire::TokenInfo {
+            id,
+            spiffe_id: token.id.to_string(),
+            network: token.network,
+            uses: token.uses,
+            instances: token.instances,
+            expires: token.expires,
+        };
+        Ok(Response::new(wire::ListTokensResponse { tokens: tokens.into_iter().map(shown).collect(), more }))
+    }
+
+    async fn delete_token(
+        &self,
+        request: Request<wire::DeleteTokenRequest>,
+    ) -> Result<Response<wire::DeleteTokenResponse>, Status> {
+        let id = request.into_inner().id;
+        let withdrawn = token::withdraw(&*self.store, &id, SystemTime::now()).await.map_err(store_failed)?;
+        let withdrawn = withdrawn.ok_or_else(|| {
+            Status::not_found(format!(
+                "there is no token {}; `signet token list` shows all",
+                id.escape_debug()
+            ))
+        })?;
+        tracing::info!(id = %withdrawn.id, token = id, "token withdrawn");
+        Ok(Response::new(wire::DeleteTokenResponse { spiffe_id: withdrawn.id.to_string() }))
+    }
+
     async fn revoke(
         &self,
         request: Request<wire::RevokeRequest>,
@@ -236,8 +274,11 @@ impl Admin for AdminService {
         for registration in registrations {
             for instance in registration.record.instances {
                 let stream = connected.get(&(registration.record.id.clone(), instance.first.clone()));
-                let leaf = instance.leaves.last().map_or(instance.first, |leaf| leaf.fingerprint.clone());
-                proxies.push(proxy(&registration.record.id, leaf, instance.network, stream.map(Arc::as_ref)));
+                let newest = instance.leaves.last();
+                let leaf = newest.map_or(instance.first, |leaf| leaf.fingerprint.clone());
+                let not_after = newest.map_or(0, |leaf| leaf.not_after);
+                let proxy = proxy(&registration.record.id, leaf, instance.network, stream.map(Arc::as_ref));
+                proxies.push(wire::Proxy { not_after, ..proxy });
             }
         }
         Ok(Response::new(wire::ListProxiesResponse { proxies }))
@@ -298,6 +339,8 @@ impl Admin for AdminService {
                 .collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unix_ms: u64::try_from(now).unwrap_or(u64::MAX),
+            root_certificates: roots.roots().iter().map(|root| root.to_vec()).collect(),
+            issuer_not_after: unix_seconds(self.mesh.authority.issuing().not_after()),
         }))
     }
 }
@@ -410,7 +453,11 @@ fn workload<'a>(model: &'a PolicyModel, text: &str) -> Result<&'a WorkloadModel,
     let named = || model.workload_named(text);
     let identified = || SpiffeId::parse(text).ok().and_then(|id| model.workload(&id));
     named().or_else(identified).ok_or_else(|| {
-        Status::not_found(format!("there is no Workload {}; apply its manifest first", text.escape_debug()))
+        Status::not_found(format!(
+            "there is no Workload {}; {}, or apply its manifest first",
+            text.escape_debug(),
+            model.workload_hint(text)
+        ))
     })
 }
 
@@ -456,6 +503,7 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
         }),
         network,
         version: stream.map_or_else(String::new, |stream| stream.version.clone()),
+        not_after: 0,
     }
 }
 
@@ -511,6 +559,10 @@ fn identity(model: &PolicyModel, text: &str) -> Result<SpiffeId, Status> {
         return Ok(workload.id.clone());
     }
     SpiffeId::parse(text).map_err(|_| {
-        Status::not_found(format!("{} is neither a Workload nor a SPIFFE ID", text.escape_debug()))
+        Status::not_found(format!(
+            "{} is neither a Workload nor a SPIFFE ID; {}",
+            text.escape_debug(),
+            model.workload_hint(text)
+        ))
     })
 }

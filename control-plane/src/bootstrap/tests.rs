@@ -114,6 +114,18 @@ async fn a_token_that_was_used_does_not_come_back_with_a_restart() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_withdrawn_does_not_come_back_with_a_restart() {
+    let mesh = fixture();
+    let token = mesh.prepare(&["api"]).remove(0);
+    let authority = mesh.authority();
+    mesh.adopt(&authority, mesh.now).await.unwrap();
+    token::withdraw(&mesh.store, token.id(), mesh.now).await.unwrap().unwrap();
+    mesh.adopt(&authority, mesh.now).await.unwrap();
+    let found = token::find(&mesh.store, token.id(), token.secret()).await.unwrap().unwrap();
+    assert_eq!(token::usable(&found.record, mesh.now), Err("the token was withdrawn"));
+}
+
+#[tokio::test]
 async fn manifests_count_on_the_first_start_only() {
     let mesh = fixture();
     mesh.prepare(&[]);
@@ -126,6 +138,20 @@ async fn manifests_count_on_the_first_start_only() {
     let manifests = Manifests::load(&mesh.store, &Manifests::default()).await.unwrap();
     let yaml: Vec<&str> = manifests.items(None, None).map(|item| item.yaml).collect();
     assert!(yaml.len() == 1 && yaml[0].contains("[{name: box}]"), "{yaml:?}");
+}
+
+#[tokio::test]
+async fn manifests_that_the_operator_deleted_do_not_come_back_with_a_restart() {
+    let mesh = fixture();
+    mesh.prepare(&[]);
+    std::fs::write(mesh.prepared.path().join("mesh.yaml"), MESH).unwrap();
+    let authority = mesh.authority();
+    mesh.adopt(&authority, mesh.now).await.unwrap();
+    let manifests = Manifests::load(&mesh.store, &Manifests::default()).await.unwrap();
+    let deleted = manifests.delete(&mesh.store, &domain(), signet_policy::Kind::Mesh, "box", false).await;
+    assert!(deleted.unwrap().unwrap().diagnostics.is_empty());
+    mesh.adopt(&authority, mesh.now).await.unwrap();
+    assert!(mesh.store.list(records::MANIFESTS).await.unwrap().entries.is_empty());
 }
 
 #[tokio::test]

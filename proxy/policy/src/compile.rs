@@ -18,7 +18,7 @@ pub(crate) mod workload;
 
 use std::collections::{HashMap, HashSet};
 
-pub use self::value::unix_seconds;
+pub use self::value::{rfc3339, unix_seconds};
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted};
 use crate::manifest::{Kind, Manifest, Spec, TargetSpec};
 use crate::model::{AccessPolicyModel, PolicyModel, SourceMatch, Target, WorkloadModel};

@@ -47,7 +47,7 @@ pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
     MAX_EGRESS_POLICIES, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_MANIFESTS, MAX_NORMALIZATION_POLICIES,
     MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY,
-    MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile, unix_seconds,
+    MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile, rfc3339, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};

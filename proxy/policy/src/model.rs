@@ -14,6 +14,7 @@ use signet_identity::{Class, SpiffeId, TrustDomain};
 
 use crate::appoint::RoleAppointerModel;
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
+use crate::diagnostic::suggestion;
 use crate::egress_policy::EgressPolicyModel;
 use crate::header_policy::FieldPattern;
 use crate::normal::NormalizationPolicyModel;
@@ -106,6 +107,11 @@ impl PolicyModel {
     /// The workload declared under this manifest name.
     pub fn workload_named(&self, name: &str) -> Option<&WorkloadModel> {
         self.workloads.iter().find(|workload| workload.name == name)
+    }
+
+    /// A hint for whoever named a workload that there is not: the closest name, or some that there are.
+    pub fn workload_hint(&self, name: &str) -> String {
+        suggestion(name, self.workloads.iter().map(|workload| workload.name.as_str()))
     }
 
     /// The network with this name.

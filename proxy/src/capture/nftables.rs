@@ -194,6 +194,24 @@ pub fn read(table: &str) -> Result<Option<Ruleset>, NetlinkError> {
     Err(NetlinkError::Interrupted)
 }
 
+/// The chains of every family and table that are attached to a hook, each with its table's name and without its rules.
+///
+/// # Errors
+/// As [`read`].
+pub fn base_chains() -> Result<Vec<(String, Chain)>, NetlinkError> {
+    let body = generic_header(FAMILY_UNSPECIFIED, 0).to_vec();
+    let request = Request { kind: SUBSYSTEM << 8 | GET_CHAIN, flags: 0, body, purpose: "list chains".into() };
+    let mut found = Vec::new();
+    for answer in Connection::netfilter()?.dump(&request)? {
+        let fields = Fields::of(&answer)?;
+        if fields.bytes(CHAIN_HOOK).is_some() {
+            let table = fields.text(CHAIN_TABLE).ok_or(NetlinkError::Malformed)?.to_owned();
+            found.push((table, decode_chain(&fields)?));
+        }
+    }
+    Ok(found)
+}
+
 fn read_once(connection: &mut Connection, table: &str) -> Result<Option<Ruleset>, NetlinkError> {
     let tables = connection.dump(&question(GET_TABLE, Attributes::new(), "list tables"))?;
     let chains = connection.dump(&question(GET_CHAIN, Attributes::new(), "list chains"))?;

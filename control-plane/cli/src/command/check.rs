@@ -1,228 +1,100 @@
-//! `signet check`: whether every proxy protects what it should.
+//! `signet check`: whether a mesh protects what it should, and whether a machine can have one.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-use serde_json::json;
-use signet_sync::proto::admin::{InfoRequest, ListProxiesRequest, Proxy, ProxyStatus};
+use signet_sync::proto::admin::{GetRequest, InfoRequest, ListProxiesRequest};
 
+use super::coverage;
+use crate::check::finding::{Finding, Topic};
+use crate::check::mesh::{Answers, look_at_mesh, look_at_proxies};
+use crate::check::report::Report;
+use crate::check::{machine, trial};
 use crate::client::{ControlPlane, answered};
-use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
+use crate::output::{Failure, Format, Verdict, print_json, text_or_json};
 
-/// Oldest report of a proxy that still says something about it: proxies report every few seconds.
-const REPORT_AGE_MAX: Duration = Duration::from_secs(60);
-
-/// Looks at every proxy: rules in force, leak canary, certificates, clock, policy version
+/// Looks at control plane, certificates, clocks, versions, policy and every sidecar; with --pre at this machine, before
+/// anything is installed
 ///
-/// Exit code 1 if anything is wrong, or no proxy has enrolled.
+/// Each finding has an id, says what to type, and where docs/troubleshooting.md tells more. Exit code 0: no errors; 1: some,
+/// or warnings with --strict; 69: the control plane does not answer.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  signet check\n  signet check --max-skew 5 -o json")]
+#[command(
+    after_help = "Examples:\n  signet check --pre\n  signet check\n  signet check --strict --max-skew 5 -o json"
+)]
 pub(crate) struct Check {
-    /// Most seconds that a proxy's clock may be off
+    /// Look at this machine instead: kernel, permissions, ports, clock, Docker, Compose, kubectl
+    #[arg(long, conflicts_with_all = ["max_skew"])]
+    pre: bool,
+    /// Warnings count as errors
+    #[arg(long)]
+    strict: bool,
+    /// Show what is well of each sidecar too
+    #[arg(long)]
+    verbose: bool,
+    /// Most seconds that a clock may be off
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     max_skew: u64,
+    /// The Docker engine's Unix socket, with --pre
+    #[arg(long, env = "SIGNET_DOCKER", default_value = "/var/run/docker.sock", value_name = "PATH")]
+    docker: PathBuf,
     #[command(flatten)]
     control_plane: ControlPlane,
-}
-
-/// One proxy and all that was looked at.
-#[derive(Debug, Serialize)]
-struct ProxyReport {
-    spiffe_id: String,
-    instance: String,
-    ok: bool,
-    checks: Vec<Finding>,
-}
-
-/// One thing looked at.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    name: &'static str,
-    ok: bool,
-    figure: String,
 }
 
 impl Check {
     pub(crate) async fn run(self, format: Format) -> Result<Verdict, Failure> {
         text_or_json(format)?;
-        let mut client = self.control_plane.connect().await?;
-        let info = answered(client.info(InfoRequest {}).await)?;
-        let proxies = answered(client.list_proxies(ListProxiesRequest {}).await)?.proxies;
-        let reports: Vec<ProxyReport> =
-            proxies.iter().map(|proxy| self.look_at(proxy, info.unix_ms)).collect();
-        let ok = !reports.is_empty() && reports.iter().all(|report| report.ok);
-        if format == Format::Json {
-            print_json(
-                &json!({ "ok": ok, "trust_domain": info.trust_domain, "revision": info.revision, "proxies": reports }),
-            )?;
+        let report = if self.pre {
+            Report { checks: machine::look(&self.docker).await, ..Report::default() }
         } else {
-            print_line(format_args!("{}, revision {}", info.trust_domain, info.revision))?;
-            for report in &reports {
-                print_table(report)?;
+            match self.ask().await {
+                Ok(answers) => self.judge(&answers),
+                Err(Failure::Unavailable(reason)) => unavailable(&reason),
+                Err(failure) => return Err(failure),
             }
-            if reports.is_empty() {
-                print_line("✗ no proxy has enrolled")?;
-            }
-        }
-        Ok(Verdict::of(ok))
+        };
+        report.print(format, self.strict, self.verbose)
     }
 
-    /// `now_ms` is the control plane's clock: the one that its certificates and reports go by.
-    fn look_at(&self, proxy: &Proxy, now_ms: u64) -> ProxyReport {
-        let mut checks =
-            vec![Finding::new("connected", proxy.connected, if proxy.connected { "yes" } else { "no" })];
-        match &proxy.status {
-            None => checks.push(Finding::new("report", false, "none yet")),
-            Some(status) => checks.extend(self.findings(status, now_ms)),
-        }
-        checks.push(policy_version(proxy));
-        ProxyReport {
-            spiffe_id: proxy.spiffe_id.clone(),
-            instance: proxy.instance.clone(),
-            ok: checks.iter().all(|check| check.ok),
-            checks,
-        }
+    async fn ask(&self) -> Result<Answers, Failure> {
+        let mut client = self.control_plane.connect().await?;
+        let proxies = answered(client.list_proxies(ListProxiesRequest {}).await)?.proxies;
+        let items = answered(client.get(GetRequest::default()).await)?.items;
+        let model =
+            (!items.is_empty()).then(|| coverage::compiled(items).map_err(|failure| failure.to_string()));
+        // Last, so that the clocks are compared at the end of an answer.
+        let info = answered(client.info(InfoRequest {}).await)?;
+        Ok(Answers { info, proxies, model })
     }
 
-    fn findings(&self, status: &ProxyStatus, now_ms: u64) -> Vec<Finding> {
-        let yes_no = |name, ok| Finding::new(name, ok, if ok { "yes" } else { "no" });
-        // The proxy's own clock stamped the report; what it is off by is known.
-        let stamped = i128::from(status.unix_ms) + i128::from(status.clock_offset_ms);
-        let age_ms = (i128::from(now_ms) - stamped).max(0);
-        let skew_ms = status.clock_offset_ms.unsigned_abs();
-        vec![
-            Finding::new(
-                "report",
-                age_ms <= REPORT_AGE_MAX.as_millis() as i128,
-                format!("{} s old", age_ms / 1000),
-            ),
-            yes_no("rules in force", status.capture_in_force),
-            yes_no("leak canary", status.canary_ok),
-            certificate("TLS certificate", status.tls_not_after, now_ms),
-            certificate("signing certificate", status.signing_not_after, now_ms),
-            Finding::new("clock", skew_ms <= self.max_skew.saturating_mul(1000), format!("{skew_ms} ms off")),
-        ]
+    fn judge(&self, answers: &Answers) -> Report {
+        let own = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let own_ms = u64::try_from(own).unwrap_or(u64::MAX);
+        let skew_max_ms = self.max_skew.saturating_mul(1_000);
+        Report {
+            trust_domain: Some(answers.info.trust_domain.clone()),
+            revision: Some(answers.info.revision),
+            checks: look_at_mesh(answers, own_ms, skew_max_ms, env!("CARGO_PKG_VERSION")),
+            proxies: look_at_proxies(answers, skew_max_ms),
+            is_unavailable: false,
+        }
     }
 }
 
-impl Finding {
-    fn new(name: &'static str, ok: bool, figure: impl Into<String>) -> Self {
-        Self { name, ok, figure: figure.into() }
+fn unavailable(reason: &str) -> Report {
+    // Where standard output goes to a file or a program, the reason is still seen.
+    eprintln!("signet: {reason}");
+    Report {
+        checks: vec![Finding::error(Topic::ControlPlaneReachable, reason)],
+        is_unavailable: true,
+        ..Report::default()
     }
 }
 
-fn certificate(name: &'static str, not_after: u64, now_ms: u64) -> Finding {
-    let now = now_ms / 1000;
-    match not_after.checked_sub(now) {
-        Some(left) if left > 0 => Finding::new(name, true, format!("ends in {left} s")),
-        _ => Finding::new(name, false, format!("ended {} s ago", now - not_after)),
-    }
-}
-
-fn policy_version(proxy: &Proxy) -> Finding {
-    const NAME: &str = "policy version";
-    if !proxy.last_nack.is_empty() {
-        return Finding::new(NAME, false, format!("refused: {}", proxy.last_nack));
-    }
-    let behind = proxy
-        .sections
-        .iter()
-        .find(|section| (section.acked_epoch, section.acked_counter) != (section.epoch, section.counter));
-    match (behind, proxy.sections.iter().find(|section| section.name == "policy")) {
-        (Some(section), _) => {
-            let have = format!("{}.{}", section.acked_epoch, section.acked_counter);
-            Finding::new(
-                NAME,
-                false,
-                format!("{} is {have}, not {}.{}", section.name, section.epoch, section.counter),
-            )
-        }
-        (None, Some(policy)) => Finding::new(NAME, true, format!("{}.{}", policy.epoch, policy.counter)),
-        (None, None) => Finding::new(NAME, false, "none"),
-    }
-}
-
-fn print_table(report: &ProxyReport) -> Result<(), Failure> {
-    let mark = |ok| if ok { '✓' } else { '✗' };
-    let instance: String = report.instance.chars().take(8).collect();
-    print_line(format_args!("{} {} {instance}", mark(report.ok), report.spiffe_id))?;
-    for check in &report.checks {
-        print_line(format_args!("    {} {:20} {}", mark(check.ok), check.name, check.figure))?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use signet_sync::proto::admin::SectionState;
-
-    use super::*;
-
-    const NOW: u64 = 1_800_000_000;
-
-    fn check() -> Check {
-        #[derive(clap::Parser)]
-        struct Line {
-            #[command(flatten)]
-            check: Check,
-        }
-        <Line as clap::Parser>::parse_from(["check"]).check
-    }
-
-    fn healthy() -> Proxy {
-        Proxy {
-            spiffe_id: "spiffe://mesh.example/app/d1/store".to_owned(),
-            connected: true,
-            status: Some(ProxyStatus {
-                unix_ms: NOW * 1000,
-                capture_in_force: true,
-                canary_ok: true,
-                tls_not_after: NOW + 60,
-                signing_not_after: NOW + 60,
-                ..ProxyStatus::default()
-            }),
-            sections: vec![SectionState {
-                name: "policy".to_owned(),
-                epoch: 1,
-                counter: 3,
-                acked_epoch: 1,
-                acked_counter: 3,
-            }],
-            ..Proxy::default()
-        }
-    }
-
-    fn wrong(change: impl FnOnce(&mut Proxy, &mut ProxyStatus)) -> Vec<&'static str> {
-        let mut proxy = healthy();
-        let mut status = proxy.status.take().unwrap();
-        change(&mut proxy, &mut status);
-        proxy.status = Some(status);
-        let report = check().look_at(&proxy, NOW * 1000);
-        report.checks.iter().filter(|check| !check.ok).map(|check| check.name).collect()
-    }
-
-    #[test]
-    fn healthy_proxy_passes() {
-        assert!(wrong(|_, _| ()).is_empty());
-    }
-
-    #[test]
-    fn each_fault_is_found() {
-        assert_eq!(wrong(|proxy, _| proxy.connected = false), ["connected"]);
-        assert_eq!(wrong(|_, status| status.capture_in_force = false), ["rules in force"]);
-        assert_eq!(wrong(|_, status| status.canary_ok = false), ["leak canary"]);
-        assert_eq!(wrong(|_, status| status.tls_not_after = NOW), ["TLS certificate"]);
-        assert_eq!(wrong(|_, status| status.signing_not_after = 0), ["signing certificate"]);
-        assert_eq!(wrong(|_, status| status.unix_ms -= 61_000), ["report"]);
-        assert_eq!(wrong(|_, status| status.clock_offset_ms = -31_000), ["clock"]);
-        assert_eq!(wrong(|proxy, _| proxy.sections[0].acked_counter = 2), ["policy version"]);
-        assert_eq!(wrong(|proxy, _| proxy.sections.clear()), ["policy version"]);
-        assert_eq!(wrong(|proxy, _| proxy.last_nack = "too large".to_owned()), ["policy version"]);
-    }
-
-    #[test]
-    fn proxy_that_never_reported_is_found() {
-        let report = check().look_at(&Proxy { status: None, ..healthy() }, NOW * 1000);
-        assert!(!report.ok);
-    }
+/// The hidden command by which `--pre` tries capture in a process of its own. Not asynchronous: the process must still be
+/// without threads.
+pub(crate) fn try_capture() -> Result<Verdict, Failure> {
+    print_json(&trial::here())?;
+    Ok(Verdict::Yes)
 }

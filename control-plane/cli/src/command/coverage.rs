@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use signet_policy::{Exposure, PolicyModel, compile, coverage};
 use signet_sync::proto::admin::{
-    Edge, GetRequest, ListEdgesRequest, ListEdgesResponse, ListProxiesRequest, Proxy, Unprotected,
+    Edge, GetRequest, Item, ListEdgesRequest, ListEdgesResponse, ListProxiesRequest, Proxy, Unprotected,
 };
 
 use super::validate::parse;
@@ -83,11 +83,7 @@ impl Coverage {
         if items.is_empty() {
             return Err(Failure::Usage("nothing is stored yet; apply some manifests first".to_owned()));
         }
-        let text = |item: signet_sync::proto::admin::Item| ManifestText {
-            name: format!("{}/{}", item.kind, item.name),
-            text: item.yaml,
-        };
-        let model = model(&items.into_iter().map(text).collect::<Vec<_>>())?;
+        let model = compiled(items)?;
         let proxies = answered(client.list_proxies(ListProxiesRequest {}).await)?.proxies;
         let edges = answered(client.list_edges(ListEdgesRequest {}).await)?;
         Ok((model, (proxies, edges)))
@@ -188,6 +184,12 @@ fn row(edge: &Edge, now: u64) -> [String; 4] {
     let gaps: Vec<String> = missing(edge).map(|(gap, count)| format!("{gap} {count}")).collect();
     let age = now.saturating_sub(edge.last_seen_ms / 1_000);
     [edge.source.clone(), destination, gaps.join(", "), format!("{age} s ago")]
+}
+
+/// The policy that stored manifests make up.
+pub(super) fn compiled(items: Vec<Item>) -> Result<PolicyModel, Failure> {
+    let text = |item: Item| ManifestText { name: format!("{}/{}", item.kind, item.name), text: item.yaml };
+    model(&items.into_iter().map(text).collect::<Vec<_>>())
 }
 
 fn model(texts: &[ManifestText]) -> Result<PolicyModel, Failure> {

@@ -202,6 +202,10 @@ fn identity(model: &PolicyModel, name: &str) -> Result<SpiffeId, Failure> {
     }
     match model.workload_named(name) {
         Some(workload) => Ok(workload.id.clone()),
-        None => Err(Failure::Usage(format!("{name}: no such Workload"))),
+        None => Err(Failure::Usage(format!(
+            "{} is neither a Workload nor a SPIFFE ID; {}",
+            name.escape_debug(),
+            model.workload_hint(name)
+        ))),
     }
 }

@@ -1,6 +1,7 @@
 //! `signet rollback` and `signet history`: versions of the manifests, and back to one of them.
 
 use serde_json::json;
+use signet_policy::rfc3339;
 use signet_sync::proto::admin::{
     ApplyResponse, Change, HistoryRequest, PastVersion, RollbackRequest, RollbackResponse,
 };
@@ -71,7 +72,7 @@ impl History {
             return Ok(Verdict::Yes);
         }
         for version in &versions {
-            print_line(format_args!("version {}, at {} s since 1970", version.version, version.at))?;
+            print_line(format_args!("version {}, {}", version.version, rfc3339(version.at)))?;
             for change in &version.changes {
                 print_line(format_args!("    {}/{} {}", change.kind, change.name, word(change)))?;
             }
@@ -92,6 +93,7 @@ fn fields(version: &PastVersion) -> serde_json::Value {
     json!({
         "version": version.version,
         "at": version.at,
+        "time": rfc3339(version.at),
         "changes": version.changes.iter().map(change).collect::<Vec<_>>(),
         "more": version.more,
     })

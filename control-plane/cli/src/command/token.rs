@@ -4,16 +4,44 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::json;
-use signet_sync::proto::admin::CreateTokenRequest;
+use signet_policy::rfc3339;
+use signet_sync::proto::admin::{
+    CreateTokenRequest, DeleteTokenRequest, ListTokensRequest, ListTokensResponse, TokenInfo,
+};
 
-use crate::client::{ControlPlane, answered};
+use crate::client::{ControlPlane, answered, found};
 use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_json};
 
-/// Makes tokens that let a proxy enrol
+/// Makes, lists and withdraws tokens that let a proxy enrol
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  signet token create store --ttl 10m")]
+#[command(after_help = "Examples:\n  signet token create store --ttl 10m\n  signet token list")]
 pub(crate) enum Token {
     Create(Create),
+    Delete(Delete),
+    List(List),
+}
+
+/// Withdraws a token: nobody enrols with it any more
+///
+/// What enrolled with it stays; `signet revoke` ends that. A token of a prepared mesh (`signet inject compose`) stays
+/// withdrawn over restarts. Exit code 1 where there is no such token.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  signet token delete k2m8Qx0aT9fL")]
+pub(crate) struct Delete {
+    /// Its id, as `signet token list` shows it; what follows a dot is not read
+    // An id may begin with a hyphen.
+    #[arg(allow_hyphen_values = true)]
+    token: String,
+    #[command(flatten)]
+    control_plane: ControlPlane,
+}
+
+/// Lists the tokens that have not expired; never the tokens themselves, which are kept nowhere
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  signet token list\n  signet token list -o json")]
+pub(crate) struct List {
+    #[command(flatten)]
+    control_plane: ControlPlane,
 }
 
 /// Makes a token; it is shown once and kept nowhere
@@ -43,14 +71,23 @@ pub(crate) struct Create {
 impl Token {
     pub(crate) async fn run(self, format: Format) -> Result<Verdict, Failure> {
         text_or_json(format)?;
-        let Self::Create(create) = self;
-        let mut client = create.control_plane.connect().await?;
+        match self {
+            Self::Create(create) => create.run(format).await,
+            Self::Delete(delete) => delete.run(format).await,
+            Self::List(list) => list.run(format).await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, format: Format) -> Result<Verdict, Failure> {
+        let mut client = self.control_plane.connect().await?;
         let request = CreateTokenRequest {
-            workload: create.workload,
-            network: create.network,
-            uses: create.uses,
-            instances: create.instances,
-            ttl_s: create.ttl.as_secs(),
+            workload: self.workload,
+            network: self.network,
+            uses: self.uses,
+            instances: self.instances,
+            ttl_s: self.ttl.as_secs(),
         };
         let made = answered(client.create_token(request).await)?;
         match format {
@@ -66,6 +103,63 @@ impl Token {
         }
         Ok(Verdict::Yes)
     }
+}
+
+impl Delete {
+    async fn run(self, format: Format) -> Result<Verdict, Failure> {
+        // Whoever pastes the whole token is understood; its secret goes no further.
+        let id = self.token.split('.').next().unwrap_or_default().to_owned();
+        let mut client = self.control_plane.connect().await?;
+        let Some(withdrawn) = found(client.delete_token(DeleteTokenRequest { id: id.clone() }).await)? else {
+            let reason = format!("there is no token {id}; `signet token list` shows all");
+            return match format {
+                Format::Json => print_json(&json!({ "withdrawn": false, "reason": reason })),
+                _ => print_line(&reason),
+            }
+            .map(|()| Verdict::No);
+        };
+        match format {
+            Format::Json => {
+                print_json(&json!({ "withdrawn": true, "id": id, "spiffe_id": withdrawn.spiffe_id }))?;
+            }
+            _ => print_line(format_args!("token {id} for {} is withdrawn", withdrawn.spiffe_id))?,
+        }
+        Ok(Verdict::Yes)
+    }
+}
+
+impl List {
+    async fn run(self, format: Format) -> Result<Verdict, Failure> {
+        let mut client = self.control_plane.connect().await?;
+        let ListTokensResponse { tokens, more } = answered(client.list_tokens(ListTokensRequest {}).await)?;
+        if format == Format::Json {
+            print_json(&json!({ "tokens": tokens.iter().map(fields).collect::<Vec<_>>(), "more": more }))?;
+            return Ok(Verdict::Yes);
+        }
+        for TokenInfo { id, spiffe_id, uses, instances, expires, .. } in &tokens {
+            let expires = rfc3339(*expires);
+            print_line(format_args!(
+                "{id}  until {expires}  {uses} uses left, {instances} instances  {spiffe_id}"
+            ))?;
+        }
+        match (tokens.is_empty(), more) {
+            (true, _) => print_line("no token is valid")?,
+            (false, 0) => {}
+            (false, more) => print_line(format_args!("and {more} more"))?,
+        }
+        Ok(Verdict::Yes)
+    }
+}
+
+fn fields(token: &TokenInfo) -> serde_json::Value {
+    json!({
+        "id": token.id,
+        "spiffe_id": token.spiffe_id,
+        "network": token.network,
+        "uses": token.uses,
+        "instances": token.instances,
+        "expires": token.expires,
+    })
 }
 
 /// A whole number of seconds, minutes, hours or days; at least a second.

@@ -388,6 +388,24 @@ pub fn unix_seconds(text: &str) -> Option<u64> {
     u64::try_from(days * 86_400 + hours * 3_600 + minutes * 60 + seconds - offset).ok()
 }
 
+/// The moment so many seconds after 1970, in the form that [`unix_seconds`] reads, in UTC. What is past the year 9999 is
+/// shown as its last second.
+pub fn rfc3339(seconds: u64) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let seconds = seconds.min(LAST);
+    // Years from March on, so that the leap day is the last of one; an era is 400 of them.
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Decimal numbers of exactly these many digits.
 fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> Option<[i64; N]> {
     let mut parts = text.split(separator);
@@ -405,6 +423,16 @@ fn numbers<const N: usize>(text: &str, separator: char, digits: [usize; N]) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_written_as_they_are_read() {
+        assert_eq!(rfc3339(951_825_600), "2000-02-29T12:00:00Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
+        // Steps of a prime number of seconds: every month and both kinds of century come up.
+        for seconds in (0..=253_402_300_799).step_by(100_000_007) {
+            assert_eq!(unix_seconds(&rfc3339(seconds)), Some(seconds));
+        }
+    }
 
     #[test]
     fn moments_are_read_to_the_second() {
