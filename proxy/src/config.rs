@@ -264,7 +264,9 @@ pub enum ConfigError {
     #[error("--local-payload-bytes {0} is out of range; use 1 to 1048576")]
     LocalPayload(usize),
     /// Neither a token nor a place where an earlier enrolment is kept.
-    #[error("no identity can be had: give --token-file (or --token), --attestation-file with --roots-file, or --state-dir of an earlier enrolment")]
+    #[error(
+        "no identity can be had: give --token-file (or --token), --attestation-file with --roots-file, or --state-dir of an earlier enrolment"
+    )]
     NoIdentity,
     /// Two of the proxy's own ports are the same.
     #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
@@ -353,11 +355,16 @@ mod tests {
     #[test]
     fn evidence_stands_for_a_token_and_comes_with_roots() {
         let config = parse(&["--attestation-file", "/t", "--roots-file", "/r"]).unwrap();
-        let Some(TokenSource::Attested { attestor, evidence, roots }) = config.token else { panic!("a token") };
+        let Some(TokenSource::Attested { attestor, evidence, roots }) = config.token else {
+            panic!("a token")
+        };
         assert_eq!((attestor.as_str(), evidence, roots), ("kubernetes", "/t".into(), "/r".into()));
         let arguments = ["signet-proxy", "--control-plane", "10.0.0.1:15012", "--attestation-file", "/t"];
         assert!(Arguments::try_parse_from(arguments).is_err());
-        assert!(Arguments::try_parse_from([&arguments[..], &["--roots-file", "/r", "--token", "t"]].concat()).is_err());
+        assert!(
+            Arguments::try_parse_from([&arguments[..], &["--roots-file", "/r", "--token", "t"]].concat())
+                .is_err()
+        );
     }
 
     #[test]
