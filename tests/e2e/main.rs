@@ -8,6 +8,7 @@ mod egress;
 mod headers;
 mod identity;
 mod intermediary;
+mod kubernetes;
 mod lifecycle;
 mod messages;
 mod policy;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             policy::TESTS,
             coverage::TESTS,
             headers::TESTS,
+            kubernetes::TESTS,
             lifecycle::TESTS,
             protocols::TESTS,
             protection::TESTS,
