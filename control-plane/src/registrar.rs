@@ -325,11 +325,12 @@ fn with_holder(
         |found| found.record.clone(),
     );
     forget_expired(&mut registration, now);
+    let is_full = registration.instances.len() >= INSTANCES_MAX;
     let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
     match held {
         Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
         Some(instance) => instance.leaves.push(issued.leaf.clone()),
-        None if registration.instances.len() >= INSTANCES_MAX => return Err(RegistrarError::Instances),
+        None if is_full => return Err(RegistrarError::Instances),
         None => registration.instances.push(Instance {
             first: issued.leaf.fingerprint.clone(),
             token: attested.holder.clone(),

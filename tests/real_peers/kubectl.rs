@@ -86,7 +86,13 @@ pub(crate) fn kubectl_applies_policies_and_sees_them_accepted_and_programmed() -
         &stage.root.join("kubernetes/access.yaml").display().to_string(),
     ])?;
     stage.apply(&stage.root.join("kubernetes/crds"), "--server-side=false")?;
-    stage.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+    stage.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=60s",
+        "customresourcedefinitions",
+        "--all",
+    ])?;
     stage.apply(&stage.root.join("kubernetes/webhook.yaml"), "--server-side=false")?;
 
     // What is installed in a mesh of examples: their Mesh, their workloads and the rules between them.

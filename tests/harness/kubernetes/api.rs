@@ -82,6 +82,10 @@ fn route(state: &mut State, asked: &Asked<'_>) -> Result<Answer, Refused> {
     let name = target.name.clone().or_else(|| target.named.clone());
     permit(state, asked, access(verb, &target.resource.group, &resource, name))?;
     match verb {
+        // As a server without that feature; clients list first, then.
+        "watch" if asked.query.contains_key("sendInitialEvents") => {
+            Err(refusal(422, "Invalid", "sendInitialEvents is forbidden for watch"))
+        }
         "watch" => {
             let from = asked
                 .query
