@@ -10,6 +10,11 @@ use clap::error::ErrorKind;
 use signet_identity::TrustDomain;
 use thiserror::Error;
 
+mod kubernetes;
+
+use self::kubernetes::KubernetesArguments;
+pub use self::kubernetes::KubernetesConfig;
+
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -62,6 +67,9 @@ struct Arguments {
     /// Log format: text or json
     #[arg(long, env = "SIGNET_LOG_FORMAT", default_value = "text")]
     log_format: String,
+
+    #[command(flatten)]
+    kubernetes: KubernetesArguments,
 }
 
 /// A configuration that can be started.
@@ -83,6 +91,8 @@ pub struct Config {
     pub drain: Duration,
     /// How and what to log.
     pub log: LogConfig,
+    /// What to do in a cluster, if anything.
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// How and what to log.
@@ -135,7 +145,9 @@ impl TryFrom<Arguments> for Config {
         if let Err(error) = arguments.log.parse::<tracing_subscriber::EnvFilter>() {
             return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
         }
+        let kubernetes = arguments.kubernetes.read(trust_domain.as_str())?;
         Ok(Self {
+            kubernetes,
             state_dir: arguments.state_dir,
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
@@ -202,6 +214,23 @@ mod tests {
             (&["--log-format", "xml"], "SIGNET_LOG_FORMAT"),
             (&["--drain-seconds", "99999"], "SIGNET_DRAIN_SECONDS"),
             (&["--admin-socket", &"/long".repeat(30)], "SIGNET_ADMIN_SOCKET"),
+            (&["--kubernetes", "attest,nothing"], "--kubernetes"),
+            (&["--kubernetes", "attest", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),
+            (
+                &["--kubernetes", "attest", "--kubernetes-api", "a:1", "--kubernetes-network", "A"],
+                "SIGNET_KUBERNETES_NETWORK",
+            ),
+            (
+                &[
+                    "--kubernetes",
+                    "webhook",
+                    "--kubernetes-api",
+                    "a:1",
+                    "--kubernetes-credentials",
+                    "/nowhere",
+                ],
+                "SIGNET_KUBERNETES_CREDENTIALS",
+            ),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -17,6 +17,7 @@ use crate::churn::Churn;
 use crate::claims::Claims;
 use crate::config::Config;
 use crate::health::{self, Health};
+use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::publish::{Compiler, ObservedHabits, PublishError, Published};
 use crate::records;
@@ -41,6 +42,7 @@ pub struct ControlPlane {
     compiler: Compiler,
     store: Arc<dyn Store>,
     health: Arc<Health>,
+    kubernetes: Option<Kubernetes>,
     mesh: Mesh,
 }
 
@@ -53,11 +55,20 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// For operators.
     pub socket: PathBuf,
+    /// For admission reviews, where they are taken.
+    pub webhook: Option<SocketAddr>,
 }
 
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "listening control={} admin={} socket={}", self.control, self.admin, self.socket.display())
+        write!(
+            f,
+            "listening control={} admin={} socket={}",
+            self.control,
+            self.admin,
+            self.socket.display()
+        )?;
+        self.webhook.map_or(Ok(()), |webhook| write!(f, " webhook={webhook}"))
     }
 }
 
@@ -83,6 +94,14 @@ impl ControlPlane {
         let health_listener = listen(config.admin_listen).await?;
         let admin = admin::bind(&config.admin_socket)
             .map_err(|error| StartError::Socket { path: config.admin_socket.clone(), error })?;
+        let webhook = match config.kubernetes.as_ref().and_then(|kubernetes| kubernetes.webhook) {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let webhook_address = webhook.as_ref().and_then(|listener| listener.local_addr().ok());
+        let kubernetes =
+            config.kubernetes.map(|config| Kubernetes::new(config, webhook, &authority, &metrics, now));
+        let kubernetes = kubernetes.transpose()?;
         let draining = CancellationToken::new();
         let health =
             Health { metrics: metrics.clone(), roots_pem: authority.roots_pem(), draining: draining.clone() };
@@ -94,6 +113,7 @@ impl ControlPlane {
                 control: local(&control, config.listen)?,
                 admin: local(&health_listener, config.admin_listen)?,
                 socket: config.admin_socket,
+                webhook: webhook_address,
             },
             drain: config.drain,
             control,
@@ -103,6 +123,8 @@ impl ControlPlane {
             store: store.clone(),
             health: Arc::new(health),
             mesh: Mesh {
+                attestors: kubernetes.as_ref().map(Kubernetes::attestors).unwrap_or_default(),
+                followed: kubernetes.as_ref().is_some_and(Kubernetes::is_followed),
                 registrar: Registrar::new(store.clone(), authority.clone()),
                 store,
                 published: compiler.subscribe(),
@@ -114,6 +136,7 @@ impl ControlPlane {
                 habits,
                 metrics,
             },
+            kubernetes,
             compiler,
         })
     }
@@ -132,6 +155,13 @@ impl ControlPlane {
         let own_certificate = self.certificate.subscribe();
         let (claims, published) = (self.mesh.claims.clone(), self.mesh.published.clone());
         let socket = self.addresses.socket.clone();
+        let (kubernetes, cluster) = (self.kubernetes, self.mesh.clone());
+        let kubernetes = async move {
+            match kubernetes {
+                Some(kubernetes) => kubernetes.run(cluster).await,
+                None => std::future::pending().await,
+            }
+        };
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -146,6 +176,7 @@ impl ControlPlane {
             () = self.certificate.keep_fresh() => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
+            () = kubernetes => Ok(()),
             () = stop => {
                 tracing::info!("draining");
                 draining.cancel();

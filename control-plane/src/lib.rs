@@ -13,12 +13,14 @@
 //! - [`bootstrap`] is a mesh prepared before the first start.
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
+//! - `attest` is who may vouch for a proxy without a token; `kubernetes` is all that is about clusters.
 //! - `directory` has the rules on who may be where, `claims` applies them.
 //!
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
 mod admin;
 mod appointments;
+mod attest;
 mod authority;
 pub mod bootstrap;
 mod churn;
@@ -30,6 +32,7 @@ mod directory;
 mod files;
 mod health;
 mod history;
+mod kubernetes;
 mod manifests;
 mod metrics;
 mod plain;
@@ -53,7 +56,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use crate::authority::AuthorityError;
-pub use crate::config::{Config, ConfigError, LogConfig};
+pub use crate::config::{Config, ConfigError, KubernetesConfig, LogConfig};
 pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
 pub use crate::publish::PublishError;
 
@@ -69,7 +72,7 @@ const WORKERS: usize = 2;
 /// The whole program. `ready` as the first argument asks one that runs beside it whether it is ready; everything else
 /// is the control plane itself: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
 /// SIGINT, drains. It writes one line to standard output when it is ready:
-/// `listening control=ADDRESS admin=ADDRESS socket=PATH`.
+/// `listening control=ADDRESS admin=ADDRESS socket=PATH`, and ` webhook=ADDRESS` where there is one.
 pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|argument| argument == "ready") {

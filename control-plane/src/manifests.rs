@@ -1,5 +1,7 @@
 //! The operator's manifests: kept as written, changed all together or not at all.
 
+pub(crate) mod follow;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 

@@ -27,6 +27,7 @@ pub(crate) struct Section {
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) acknowledgements: Counter,
+    pub(crate) admissions: Family<Outcome, Counter>,
     pub(crate) claims: Family<Outcome, Counter>,
     pub(crate) connections: Family<Outcome, Counter>,
     pub(crate) enrolments: Family<Outcome, Counter>,
@@ -44,6 +45,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("signet_control"),
             acknowledgements: Counter::default(),
+            admissions: Family::default(),
             claims: Family::default(),
             connections: Family::default(),
             enrolments: Family::default(),
@@ -66,6 +68,7 @@ impl Metrics {
             "Sections that proxies applied",
             self.acknowledgements.clone(),
         );
+        registry.register("admissions", "Admission reviews, by outcome", self.admissions.clone());
         registry.register("claims", "Claims on directory places, by outcome", self.claims.clone());
         registry.register(
             "connections",

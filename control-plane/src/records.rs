@@ -30,6 +30,8 @@ pub(crate) const REVOCATIONS: &str = "desired/revocation/";
 pub(crate) const TOKENS: &str = "token/";
 /// Prefix of the registrations.
 pub(crate) const REGISTRATIONS: &str = "registration/";
+/// Prefix of the holders that an attestor knows and whose certificates were revoked: they enrol no more.
+pub(crate) const REVOKED_HOLDERS: &str = "revoked-holder/";
 /// Prefix of the version each section was last published under.
 pub(crate) const VERSIONS: &str = "version/";
 /// Which authority the store belongs to: its pin.
@@ -65,9 +67,9 @@ pub(crate) struct Registration {
 pub(crate) struct Instance {
     /// Fingerprint of its first TLS leaf; it names the instance for good.
     pub(crate) first: String,
-    /// Id of the token it enrolled with.
+    /// Id of the token it enrolled with, or the holder that an attestor named, which has a `/` in it.
     pub(crate) token: String,
-    /// The network that token was made for: where its addresses must lie.
+    /// The network that was for: where its addresses must lie.
     pub(crate) network: String,
     /// Its unexpired TLS leaves, oldest first.
     pub(crate) leaves: Vec<Leaf>,

@@ -1,4 +1,4 @@
-//! Who may hold which identity: enrolment by token, renewal by certificate.
+//! Who may hold which identity: enrolment by token or attestor, renewal by certificate.
 //!
 //! Certificates leave this file only after the store has durably recorded them: a token that was consumed stays
 //! consumed, and a certificate the mesh may meet is one that can be revoked.
@@ -11,9 +11,11 @@ use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
 use signet_policy::PolicyModel;
 use thiserror::Error;
 
+use crate::attest::Attested;
 use crate::authority::{Authority, BACKDATE};
 use crate::records::{
-    self, Found, Instance, Leaf, Registration, Subject, Token, registration_key, unix_seconds,
+    self, Found, Instance, Leaf, REVOKED_HOLDERS, Registration, Subject, Token, registration_key,
+    unix_seconds,
 };
 use crate::store::{Store, StoreError};
 use crate::token;
@@ -109,6 +111,39 @@ impl Registrar {
                 )?,
             ];
             match self.store.commit(writes).await {
+                Ok(_) => return Ok(issued.clone()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistrarError::Busy)
+    }
+
+    /// Certificates for whom an attestor knows. A holder has one instance, however often it enrols: one that starts again
+    /// gets a certificate more, and takes nobody's place.
+    pub(crate) async fn admit(
+        &self,
+        attested: &Attested,
+        requests: Requests<'_>,
+        model: &PolicyModel,
+        now: SystemTime,
+    ) -> Result<Issued, RegistrarError> {
+        declared(model, &attested.id)?;
+        let mut issued = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let registration = self.registration(&attested.id).await?;
+            self.refuse_revoked(&attested.id, None).await?;
+            if self.store.read(&format!("{REVOKED_HOLDERS}{}", attested.holder)).await?.is_some() {
+                return Err(RegistrarError::Revoked);
+            }
+            let issued = match &issued {
+                Some(issued) => issued,
+                None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
+            };
+            let admitted = with_holder(registration.as_ref(), attested, issued, now)?;
+            let key = registration_key(&attested.id);
+            let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
+            match self.store.commit(vec![write]).await {
                 Ok(_) => return Ok(issued.clone()),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -278,6 +313,34 @@ fn with_instance(
     Some(registration)
 }
 
+/// The registration with one more certificate for a holder.
+fn with_holder(
+    found: Option<&Found<Registration>>,
+    attested: &Attested,
+    issued: &Issued,
+    now: SystemTime,
+) -> Result<Registration, RegistrarError> {
+    let mut registration = found.map_or_else(
+        || Registration { id: attested.id.clone(), instances: Vec::new() },
+        |found| found.record.clone(),
+    );
+    forget_expired(&mut registration, now);
+    let is_full = registration.instances.len() >= INSTANCES_MAX;
+    let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
+    match held {
+        Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
+        Some(instance) => instance.leaves.push(issued.leaf.clone()),
+        None if is_full => return Err(RegistrarError::Instances),
+        None => registration.instances.push(Instance {
+            first: issued.leaf.fingerprint.clone(),
+            token: attested.holder.clone(),
+            network: attested.network.clone(),
+            leaves: vec![issued.leaf.clone()],
+        }),
+    }
+    Ok(registration)
+}
+
 fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {
     let leaf = leaf.to_string();
     registration
@@ -318,7 +381,7 @@ pub(crate) enum RegistrarError {
     Token(&'static str),
     #[error("the workload is not in the mesh, or no longer")]
     Undeclared,
-    #[error("no such instance is enrolled; enrol with a token")]
+    #[error("no such instance is enrolled; enrol anew")]
     Unknown,
 }
 

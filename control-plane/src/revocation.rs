@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use crate::appointments;
 use crate::records::{
-    self, Found, Instance, REGISTRATIONS, REVOCATIONS, Registration, Revocation, SealingKey, Subject,
-    registration_key, unix_seconds,
+    self, Found, Instance, REGISTRATIONS, REVOCATIONS, REVOKED_HOLDERS, Registration, Revocation, SealingKey,
+    Subject, registration_key, unix_seconds,
 };
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 
@@ -53,6 +53,11 @@ pub(crate) async fn revoke(
                     writes.extend(appointments::without(store, &id, Some(&instance.first)).await?);
                     subjects.extend(certificates(&instance, now).filter(|held| held != subject));
                     writes.push(write);
+                    // Whom an attestor knows would come back by itself.
+                    if instance.token.contains('/') {
+                        let key = format!("{REVOKED_HOLDERS}{}", instance.token);
+                        writes.push(Write::put(key, Expect::Any, unix_seconds(now).to_string().into_bytes()));
+                    }
                     writes.push(Write::delete(SealingKey::key(&id, &instance.first), Expect::Any));
                 }
             }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
+use crate::attest::{AttestError, Attestors};
 use crate::authority::Authority;
 use crate::churn::Churn;
 use crate::claims::Claims;
@@ -25,10 +26,13 @@ use crate::streams::Streams;
 /// What every service works on.
 #[derive(Clone)]
 pub(crate) struct Mesh {
+    pub(crate) attestors: Attestors,
     pub(crate) authority: Arc<Authority>,
     pub(crate) churn: Arc<Churn>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) draining: CancellationToken,
+    /// The manifests are those of a cluster, and nobody else changes them.
+    pub(crate) followed: bool,
     pub(crate) habits: Arc<ObservedHabits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) published: watch::Receiver<Arc<Published>>,
@@ -54,6 +58,20 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     connection(request)?.peer.clone().ok_or_else(|| {
         Status::unauthenticated("certificate-required: this call needs mutual TLS with a valid certificate")
     })
+}
+
+/// As [`status`], for who an attestor does not know.
+fn unattested(error: &AttestError) -> Status {
+    let code = match error {
+        AttestError::Busy | AttestError::Unavailable => Code::Unavailable,
+        AttestError::Malformed | AttestError::UnknownAttestor => Code::InvalidArgument,
+        AttestError::Audience
+        | AttestError::Gone
+        | AttestError::NoWorkload(_)
+        | AttestError::Refused
+        | AttestError::Unbound => Code::PermissionDenied,
+    };
+    Status::new(code, format!("{}: {error}", error.code()))
 }
 
 /// A refusal as the caller sees it: a stable code, then a sentence. Faults of the store are not the caller's business.

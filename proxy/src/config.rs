@@ -45,6 +45,20 @@ pub struct Arguments {
     /// File that holds the join token.
     #[arg(long, env = "SIGNET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// File that holds what an attestor of the control plane checks in place of a token, such as a service-account token
+    /// of Kubernetes; read anew for each enrolment.
+    #[arg(
+        long, env = "SIGNET_ATTESTATION_FILE", value_name = "FILE", conflicts_with_all = ["token", "token_file"],
+        requires = "roots_file"
+    )]
+    pub attestation_file: Option<PathBuf>,
+    /// Which attestor checks it.
+    #[arg(long, env = "SIGNET_ATTESTOR", default_value = "kubernetes", value_name = "NAME")]
+    pub attestor: String,
+    /// The mesh's roots in PEM form, with --attestation-file: the evidence is sent to nobody but a control plane under
+    /// one of them.
+    #[arg(long, env = "SIGNET_ROOTS_FILE", value_name = "FILE")]
+    pub roots_file: Option<PathBuf>,
     /// Directory for keys and the last good policy, so that a restart needs no control plane.
     #[arg(long, env = "SIGNET_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -196,10 +210,19 @@ impl From<SocketAddr> for HostPort {
     }
 }
 
-/// Where the join token comes from. Its text is a secret and is not part of the configuration's
+/// Where the join token comes from, or what stands for it. Its text is a secret and is not part of the configuration's
 /// `Debug` form.
 #[derive(Clone)]
 pub enum TokenSource {
+    /// No token: an attestor of the control plane checks evidence.
+    Attested {
+        /// Its name.
+        attestor: String,
+        /// The file with the evidence, read when needed.
+        evidence: PathBuf,
+        /// The file with the mesh's roots, PEM.
+        roots: PathBuf,
+    },
     /// A file, read when needed.
     File(PathBuf),
     /// The token itself.
@@ -209,6 +232,9 @@ pub enum TokenSource {
 impl std::fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Attested { attestor, evidence, .. } => {
+                f.debug_tuple("Attested").field(attestor).field(evidence).finish()
+            }
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Text(_) => f.write_str("Text(redacted)"),
         }
@@ -238,7 +264,9 @@ pub enum ConfigError {
     #[error("--local-payload-bytes {0} is out of range; use 1 to 1048576")]
     LocalPayload(usize),
     /// Neither a token nor a place where an earlier enrolment is kept.
-    #[error("no identity can be had: give --token-file (or --token), or --state-dir of an earlier enrolment")]
+    #[error(
+        "no identity can be had: give --token-file (or --token), --attestation-file with --roots-file, or --state-dir of an earlier enrolment"
+    )]
     NoIdentity,
     /// Two of the proxy's own ports are the same.
     #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
@@ -271,10 +299,13 @@ impl TryFrom<Arguments> for Config {
         if raw.exempt == "uid" && Uid::current().is_root() {
             return Err(ConfigError::ExemptRoot);
         }
-        let token = match (raw.token, raw.token_file) {
-            (Some(text), _) => Some(TokenSource::Text(text)),
-            (None, Some(path)) => Some(TokenSource::File(path)),
-            (None, None) => None,
+        let token = match (raw.token, raw.token_file, raw.attestation_file, raw.roots_file) {
+            (Some(text), ..) => Some(TokenSource::Text(text)),
+            (None, Some(path), ..) => Some(TokenSource::File(path)),
+            (None, None, Some(evidence), Some(roots)) => {
+                Some(TokenSource::Attested { attestor: raw.attestor, evidence, roots })
+            }
+            (None, None, ..) => None,
         };
         if token.is_none() && raw.state_dir.is_none() {
             return Err(ConfigError::NoIdentity);
@@ -319,6 +350,21 @@ mod tests {
     fn a_proxy_without_token_or_state_is_refused() {
         assert_eq!(parse(&[]).unwrap_err(), ConfigError::NoIdentity);
         assert!(parse(&["--state-dir", "/var/lib/signet"]).is_ok());
+    }
+
+    #[test]
+    fn evidence_stands_for_a_token_and_comes_with_roots() {
+        let config = parse(&["--attestation-file", "/t", "--roots-file", "/r"]).unwrap();
+        let Some(TokenSource::Attested { attestor, evidence, roots }) = config.token else {
+            panic!("a token")
+        };
+        assert_eq!((attestor.as_str(), evidence, roots), ("kubernetes", "/t".into(), "/r".into()));
+        let arguments = ["signet-proxy", "--control-plane", "10.0.0.1:15012", "--attestation-file", "/t"];
+        assert!(Arguments::try_parse_from(arguments).is_err());
+        assert!(
+            Arguments::try_parse_from([&arguments[..], &["--roots-file", "/r", "--token", "t"]].concat())
+                .is_err()
+        );
     }
 
     #[test]

@@ -10,13 +10,15 @@
 //! - Nothing is believed that was not verified: the control plane by pin or by identity, certificates by the roots,
 //!   sections by their signatures; what comes from the state directory is verified like what comes from the wire.
 //! - A failed renewal or a lost stream changes nothing of what is in force. Certificates that have ended are withdrawn.
-//! - The secret of a token is sent to nobody but the control plane under the token's pin.
+//! - What is shown to get an identity is sent to nobody but the control plane under a pin: the token's, or those of the
+//!   roots that were given with the evidence.
 
 mod appoint;
 mod connect;
 mod enrol;
 mod expiry;
 mod interfaces;
+mod proof;
 mod renew;
 mod state;
 mod stream;
@@ -34,7 +36,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{SigningSvid, SpiffeId, TlsSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
-use signet_sync::{Edge, Subscriber, Tally, Token, TokenError};
+use signet_sync::{Edge, Subscriber, Tally};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -42,6 +44,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock;
 use crate::config::{HostPort, TokenSource};
 use crate::control::connect::ControlPlane;
+pub use crate::control::proof::ProofError;
 use crate::control::state::{State, StateError};
 use crate::habit::Observation;
 use crate::snapshot::{Credentials, Snapshot};
@@ -51,7 +54,7 @@ use crate::snapshot::{Credentials, Snapshot};
 pub struct Settings {
     /// Name or address of its gRPC port.
     pub control_plane: HostPort,
-    /// The join token, needed until there is an identity.
+    /// The join token or what stands for it, needed until there is an identity.
     pub token: Option<TokenSource>,
     /// Where identity and last good sections are kept; without it a restart enrols anew.
     pub state_dir: Option<PathBuf>,
@@ -151,17 +154,9 @@ pub enum ControlError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The token is malformed.
+    /// The token, or what an attestor is to check, cannot be read.
     #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The token's file cannot be read.
-    #[error("the token file {} cannot be read: {source}", path.display())]
-    TokenFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Proof(#[from] ProofError),
 }
 
 /// The control client before it has an identity.
@@ -191,7 +186,7 @@ impl Control {
         };
         if saved.is_none() {
             // A token is looked at again when it is used: its file may be gone once there is an identity.
-            read_token(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
+            proof::read(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
         }
         let plane = ControlPlane::new(control_plane, dial);
         Ok(Self { plane, token, state, saved, link: watch::Sender::default() })
@@ -214,17 +209,6 @@ impl Control {
         let origin = Origin { plane, token, state, link };
         let identity = origin.obtain(saved.as_ref()).await;
         Joined::new(origin, identity, subscriber)
-    }
-}
-
-fn read_token(source: &TokenSource) -> Result<Token, ControlError> {
-    match source {
-        TokenSource::Text(text) => Ok(Token::parse(text)?),
-        TokenSource::File(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ControlError::TokenFile { path: path.clone(), source })?;
-            Ok(Token::parse(&text)?)
-        }
     }
 }
 
@@ -268,8 +252,9 @@ impl Origin {
     }
 
     async fn enrol(&self) -> Result<Identity, JoinError> {
-        let token = read_token(self.token.as_ref().ok_or(ControlError::NoIdentity)?)?;
-        let identity = enrol::enrol(&self.plane, &token).await?;
+        let source = self.token.as_ref().ok_or(ControlError::NoIdentity)?;
+        let proof = proof::read(source).map_err(ControlError::Proof)?;
+        let identity = enrol::enrol(&self.plane, proof).await?;
         tracing::info!(id = %identity.tls.id, network = %identity.network, "enrolled");
         if let Some(state) = &self.state
             && let Err(error) = state.save_identity(&identity)

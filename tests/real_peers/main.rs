@@ -5,6 +5,7 @@ mod compose;
 mod databases;
 mod intermediary;
 mod iptables;
+mod kubectl;
 mod kubernetes;
 mod messages;
 mod nginx;
@@ -68,6 +69,10 @@ const TESTS: &[Test] = &[
     ("message_that_was_changed_is_refused_by_both", signatures::changed_message_is_refused_by_both),
     ("manifests_fit_the_schemas_of_kubernetes", kubernetes::manifests_fit_the_schemas_of_kubernetes),
     ("chart_renders_what_kustomize_renders", kubernetes::chart_renders_what_kustomize_renders),
+    (
+        "kubectl_applies_policies_and_sees_them_accepted_and_programmed",
+        kubectl::kubectl_applies_policies_and_sees_them_accepted_and_programmed,
+    ),
     ("http_message_signatures_verifies_messages_of_the_mesh", signatures::peer_verifies_messages_of_the_mesh),
 ];
 

@@ -9,13 +9,15 @@
 //! as it went in; nothing comes out at all if anything is refused. Comments in documents that are changed are lost, and
 //! their fields come in alphabetical order.
 //!
-//! [`inject_pod`] works on one pod, so that an admission webhook can call it.
+//! [`inject_pod`] works on one pod; [`admit`] is what an admission webhook makes of it.
 
+mod admission;
 mod annotations;
 mod at;
 mod documents;
 mod model;
 mod objects;
+mod patch;
 mod pod;
 mod ports;
 mod probes;
@@ -30,10 +32,12 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-pub use annotations::{PREFIX as ANNOTATION_PREFIX, is_name};
+pub use admission::{Admission, ReviewError, admit};
+pub use annotations::{PREFIX as ANNOTATION_PREFIX, WORKLOAD as WORKLOAD_ANNOTATION, is_name};
 use documents::Document;
 pub use documents::Step;
 use objects::{Object, Service};
+pub use patch::patch;
 pub use pod::{Outcome, Owner, PodWorkload, inject_pod};
 pub use ports::WorkloadPort;
 pub use reason::{Finding, InjectError, Reason};
@@ -49,6 +53,12 @@ const WORKLOADS_MAX: usize = 10_000;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// What the names of the sidecars' Secrets begin with; the workload's name follows.
 pub const SECRET_PREFIX: &str = "signet-";
+/// The ConfigMap with the mesh's roots, which the control plane keeps in each namespace that has [`NAMESPACE_LABEL`].
+pub const ROOTS_CONFIG_MAP: &str = "signet-roots";
+/// Its only key: the roots, PEM.
+pub const ROOTS_KEY: &str = "roots.pem";
+/// With the value `enabled`, a namespace is one whose pods get sidecars.
+pub const NAMESPACE_LABEL: &str = "signet.mf2c-project.eu/injection";
 
 /// What is put into pods.
 #[derive(Clone, Debug)]
@@ -57,6 +67,8 @@ pub struct Options {
     pub class: String,
     /// The control plane, `HOST:PORT`.
     pub control_plane: String,
+    /// How sidecars get their identity.
+    pub enrolment: Enrolment,
     /// The image of `signet-proxy`.
     pub image: String,
     /// Namespace of objects that do not say theirs.
@@ -65,6 +77,23 @@ pub struct Options {
     pub network: String,
     /// In which form the sidecar is put into a pod.
     pub sidecar: Sidecar,
+}
+
+/// How a sidecar gets its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    /// By a token in a Secret, which an operator makes.
+    Secret,
+    /// By its pod's service-account token, which the control plane has reviewed.
+    ServiceAccount {
+        /// The mesh that the token is for.
+        trust_domain: String,
+    },
+}
+
+/// What service-account tokens for a mesh are made for: no other mesh, and no API server, takes them.
+pub fn audience(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}")
 }
 
 /// The form of a sidecar.
@@ -81,6 +110,7 @@ impl Default for Options {
         Self {
             class: "app".to_owned(),
             control_plane: "signet-control-plane.signet-system.svc:15012".to_owned(),
+            enrolment: Enrolment::ServiceAccount { trust_domain: "cluster.example".to_owned() },
             image: concat!("signet-proxy:", env!("CARGO_PKG_VERSION")).to_owned(),
             namespace: "default".to_owned(),
             network: "cluster".to_owned(),
@@ -105,7 +135,7 @@ pub struct Injected {
     pub manifests: String,
     /// What is to be known.
     pub notes: Vec<Note>,
-    /// The Secrets that pods wait for.
+    /// The Secrets that pods wait for; none where they enrol otherwise.
     pub secrets: Vec<Secret>,
     /// `Workload` manifests of what is in the mesh now, YAML.
     pub workloads: String,
@@ -349,7 +379,10 @@ impl Run<'_> {
             namespace: located.namespace.clone(),
             workload: located.manifest_name(),
         };
-        self.workloads.iter().map(secret).collect()
+        match self.options.enrolment {
+            Enrolment::Secret => self.workloads.iter().map(secret).collect(),
+            Enrolment::ServiceAccount { .. } => Vec::new(),
+        }
     }
 }
 

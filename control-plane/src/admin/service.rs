@@ -58,6 +58,18 @@ impl AdminService {
         self.mesh.authority.issuing().trust_domain()
     }
 
+    /// Manifests have one writer: where a cluster's resources are followed, anything else would be undone by the next change
+    /// of one.
+    fn refuse_followed(&self) -> Result<(), Status> {
+        if !self.mesh.followed {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(
+            "followed: the manifests of this mesh are the custom resources of its cluster; change them by kubectl \
+             (`--dry-run` works here)",
+        ))
+    }
+
     async fn manifests(&self) -> Result<Manifests, Status> {
         let known = self.mesh.published.borrow().manifests.clone();
         Manifests::load(&*self.store, &known).await.map_err(store_failed)
@@ -78,6 +90,9 @@ impl Admin for AdminService {
         request: Request<wire::ApplyRequest>,
     ) -> Result<Response<wire::ApplyResponse>, Status> {
         let request = request.into_inner();
+        if !request.dry_run {
+            self.refuse_followed()?;
+        }
         let files: Vec<(&str, &str)> =
             request.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
         for _ in 0..ATTEMPTS_MAX {
@@ -123,6 +138,9 @@ impl Admin for AdminService {
         request: Request<wire::DeleteRequest>,
     ) -> Result<Response<wire::DeleteResponse>, Status> {
         let request = request.into_inner();
+        if !request.dry_run {
+            self.refuse_followed()?;
+        }
         let kind = kind(&request.kind)?;
         for _ in 0..ATTEMPTS_MAX {
             let manifests = self.manifests().await?;
@@ -161,6 +179,9 @@ impl Admin for AdminService {
         request: Request<wire::RollbackRequest>,
     ) -> Result<Response<wire::RollbackResponse>, Status> {
         let request = request.into_inner();
+        if !request.dry_run {
+            self.refuse_followed()?;
+        }
         for _ in 0..ATTEMPTS_MAX {
             let manifests = self.manifests().await?;
             let trust_domain = self.trust_domain();

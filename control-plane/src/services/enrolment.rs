@@ -1,4 +1,4 @@
-//! Enrolment: a token in, certificates out. The only call that needs no certificate.
+//! Enrolment: a token, or evidence for an attestor, in; certificates out. The only call that needs no certificate.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::metrics::count;
 use crate::registrar::Requests;
-use crate::services::{Mesh, connection, status};
+use crate::services::{Mesh, connection, status, unattested};
 
 /// The service.
 pub(crate) struct EnrolmentService(pub(crate) Mesh);
@@ -30,7 +30,18 @@ impl Enrolment for EnrolmentService {
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
         let now = SystemTime::now();
         let model = mesh.model();
-        let outcome = mesh.registrar.enrol(&request.token_id, &request.secret, requests, &model, now).await;
+        let outcome = if request.attestor.is_empty() {
+            mesh.registrar.enrol(&request.token_id, &request.secret, requests, &model, now).await
+        } else {
+            match mesh.attestors.attest(&request.attestor, &request.attestation, &model).await {
+                Ok(attested) => mesh.registrar.admit(&attested, requests, &model, now).await,
+                Err(error) => {
+                    count(&mesh.metrics.enrolments, error.code());
+                    tracing::warn!(%source, code = error.code(), %error, "enrolment refused");
+                    return Err(unattested(&error));
+                }
+            }
+        };
         let issued = match outcome {
             Ok(issued) => issued,
             Err(error) => {

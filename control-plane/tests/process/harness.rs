@@ -362,6 +362,7 @@ pub(crate) fn enrol_request(token: &Token, tls: &KeyRequest, signing: &KeyReques
         tls_csr: tls.csr.clone(),
         signing_csr: signing.csr.clone(),
         version: "test".to_owned(),
+        ..wire::EnrolRequest::default()
     }
 }
 

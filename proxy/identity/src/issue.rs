@@ -155,6 +155,30 @@ impl Authority {
         self.chain(&params, &key)
     }
 
+    /// Issues a certificate for a server that outsiders know by a DNS name, such as a cluster that asks a webhook: the
+    /// chain. It names no identity, so no peer of the mesh takes it for anybody.
+    ///
+    /// # Errors
+    /// As for [`Authority::issue_tls`]; [`IssueError::Encoding`] also for what is no name.
+    pub fn issue_dns(
+        &self,
+        csr: &[u8],
+        name: &str,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let key = RequestedKey::verify(csr, KeyKind::P256)?;
+        let not_before = not_before.max(self.issuer_not_before);
+        let not_after = not_after.min(self.issuer_not_after);
+        let mut params = params(&self.trust_domain.uri(), not_before, not_after)?;
+        params.subject_alt_names = vec![SanType::DnsName(Ia5String::try_from(name)?)];
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.chain(&params, &key)
+    }
+
     fn chain(
         &self,
         params: &CertificateParams,

@@ -48,7 +48,9 @@ pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
 pub use issue::{Authority, IssueError};
-pub use outside::{AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config};
+pub use outside::{
+    AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config, outside_server_config,
+};
 pub use pin::{pinned_client_config, root_by_pin};
 pub use request::{KeyRequest, RequestError};
 pub use rotate::{backoff, renewal_time};

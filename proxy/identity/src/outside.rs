@@ -1,10 +1,13 @@
-//! Servers outside the mesh, proven by a DNS name under given authorities as on the web (RFC 9525).
+//! Servers and clients outside the mesh: servers are proven by a DNS name under given authorities as on the web (RFC 9525).
+
+use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
 use crate::tls::{TlsError, crypto_provider};
@@ -57,10 +60,56 @@ pub fn outside_client_config(roots: RootCertStore, alpn: &[&[u8]]) -> Result<Cli
     Ok(config)
 }
 
+/// TLS 1.3 for clients outside the mesh, which show nothing of themselves.
+///
+/// # Errors
+/// [`TlsError`] when key and chain do not belong together.
+pub fn outside_server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rustls_pki_types::{ServerName, UnixTime};
+
     use super::*;
     use crate::testing::Mesh;
+    use crate::{KeyRequest, verify_tls_chain};
+
+    #[test]
+    fn a_server_of_a_name_is_believed_for_that_name_alone_and_is_nobody_in_the_mesh() {
+        let (mesh, now) = (Mesh::new(), SystemTime::now());
+        let request = KeyRequest::new_tls().unwrap();
+        let name = "signet-control-plane.signet-system.svc";
+        let life = Duration::from_secs(3600);
+        let chain = mesh.authority.issue_dns(&request.csr, name, now - life, now + life).unwrap();
+        let roots = authorities(&mesh.authority.to_pem()).unwrap();
+        let provider = crypto_provider();
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = verifier.build().unwrap();
+        let believed = |name: &'static str| {
+            use rustls::client::danger::ServerCertVerifier as _;
+            let name = ServerName::try_from(name).unwrap();
+            verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok()
+        };
+        assert!(believed("signet-control-plane.signet-system.svc"));
+        assert!(!believed("signet-control-plane.elsewhere.svc"));
+        assert!(verify_tls_chain(&mesh.authority.bundle(), &chain, now).is_err());
+        assert!(outside_server_config(chain, request.key, &[b"http/1.1"]).is_ok());
+    }
 
     #[test]
     fn authorities_are_read_all_or_none() {

@@ -70,6 +70,11 @@ fn custom_resource(kind: Kind) -> CustomResource {
     CustomResource { plural, definition }
 }
 
+/// A kind in plural, as it stands in the API server's paths.
+pub fn plural_of(kind: Kind) -> String {
+    plural(&kind.as_str().to_ascii_lowercase())
+}
+
 fn plural(singular: &str) -> String {
     match singular.strip_suffix('y') {
         Some(stem) => format!("{stem}ies"),

@@ -51,7 +51,7 @@ pub use compile::{
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
-pub use crd::{CustomResource, custom_resources};
+pub use crd::{CustomResource, custom_resources, plural_of};
 pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, foresee, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use egress_policy::{

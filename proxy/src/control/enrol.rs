@@ -1,4 +1,4 @@
-//! Enrolment: a token in, an identity out.
+//! Enrolment: a token, or evidence for an attestor, in; an identity out.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,11 +10,13 @@ use signet_identity::{
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
-use signet_sync::{MIN_PROTOCOL, PROTOCOL, Token};
+use signet_sync::{MIN_PROTOCOL, PROTOCOL};
 use thiserror::Error;
+use tonic::transport::Channel;
 
 use crate::control::Identity;
 use crate::control::connect::{ConnectError, ControlPlane, Server};
+use crate::control::proof::Proof;
 
 /// How long the control plane may take to answer a call: it writes to its disk first.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,7 +40,7 @@ pub(super) enum EnrolError {
     Refused(Box<tonic::Status>),
     #[error("no keys can be made: {0}")]
     Request(#[from] RequestError),
-    #[error("the answer leaves out the root that the token pins")]
+    #[error("the answer leaves out the root that is pinned")]
     RootMissing,
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
@@ -48,18 +50,27 @@ pub(super) enum EnrolError {
     Unverifiable,
 }
 
-/// Enrols with fresh keys. The secret is sent only after the handshake has proven the control plane under the pin.
-pub(super) async fn enrol(plane: &ControlPlane, token: &Token) -> Result<Identity, EnrolError> {
-    let (channel, server) = plane.by_pin(token.pin()).await?;
+/// Enrols with fresh keys. What proves who this is, is sent only after the handshake has proven the control plane under a
+/// pin.
+pub(super) async fn enrol(plane: &ControlPlane, proof: Proof) -> Result<Identity, EnrolError> {
     let (tls, signing) = (KeyRequest::new_tls()?, KeyRequest::new_signing()?);
-    let request = wire::EnrolRequest {
+    let mut request = wire::EnrolRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,
-        token_id: token.id().to_owned(),
-        secret: token.secret().to_vec(),
         tls_csr: tls.csr.clone(),
         signing_csr: signing.csr.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..wire::EnrolRequest::default()
+    };
+    let (channel, server) = match proof {
+        Proof::Attested { attestor, evidence, pins } => {
+            (request.attestor, request.attestation) = (attestor, evidence);
+            under_any(plane, &pins).await?
+        }
+        Proof::Token(token) => {
+            (request.token_id, request.secret) = (token.id().to_owned(), token.secret().to_vec());
+            plane.by_pin(token.pin()).await?
+        }
     };
     let mut client = EnrolmentClient::new(channel);
     let answer = tokio::time::timeout(CALL_TIMEOUT, client.enrol(request))
@@ -67,6 +78,18 @@ pub(super) async fn enrol(plane: &ControlPlane, token: &Token) -> Result<Identit
         .map_err(|_| EnrolError::Timeout)?
         .map_err(|status| EnrolError::Refused(Box::new(status)))?;
     accept(answer.into_inner(), tls, signing, &server)
+}
+
+/// A control plane under one of several pins. It is dialled for each: the next is no answer to one that cannot be reached.
+async fn under_any(plane: &ControlPlane, pins: &[[u8; 32]]) -> Result<(Channel, Server), ConnectError> {
+    let mut last = ConnectError::Timeout;
+    for pin in pins {
+        match plane.by_pin(*pin).await {
+            Err(error @ (ConnectError::Handshake(_) | ConnectError::Identity(_))) => last = error,
+            answered => return answered,
+        }
+    }
+    Err(last)
 }
 
 /// Believes an answer only as far as it agrees with the handshake and with itself.

@@ -295,7 +295,10 @@ fn nothing_to_start_from_is_a_configuration_error() {
         dial: Dial::new(TcpStream::connect),
     };
     assert!(matches!(Control::open(settings(None)), Err(ControlError::NoIdentity)));
-    assert!(matches!(Control::open(settings(Some("no-token"))), Err(ControlError::Token(_))));
+    assert!(matches!(
+        Control::open(settings(Some("no-token"))),
+        Err(ControlError::Proof(ProofError::Token(_)))
+    ));
 }
 
 /// Until the sections have been written.

@@ -40,7 +40,7 @@ pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
 pub use revocations::{Revocation, Revocations, Subject};
 pub use section::{KeyError, POLICY_KEY_ID, SectionError, SectionKey, SectionName, Version, area_key_id};
 pub use subscriber::{Outcome, PolicyState, Subscriber};
-pub use token::{SECRET_BYTES, Token, TokenError};
+pub use token::{MAX_ATTESTATION_BYTES, SECRET_BYTES, Token, TokenError};
 
 /// Bytes in one section's payload. A mesh of ten thousand workloads compiles to under 3 MiB; more than this is refused
 /// so that one section can neither exhaust a small proxy nor block the stream for long.

@@ -37,6 +37,7 @@ mod redacted {
                 .field("min_protocol", &self.min_protocol)
                 .field("token_id", &self.token_id)
                 .field("version", &self.version)
+                .field("attestor", &self.attestor)
                 .finish_non_exhaustive()
         }
     }

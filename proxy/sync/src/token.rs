@@ -11,6 +11,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 /// Bytes of a secret: beyond guessing.
 pub const SECRET_BYTES: usize = 32;
 
+/// Most bytes of what an attestor checks in place of a token: service-account tokens have one to two kilobytes, other
+/// documents with a chain of certificates several.
+pub const MAX_ATTESTATION_BYTES: usize = 16 * 1024;
+
 /// Bytes of a token's id: it is a key in the control plane's store.
 const MAX_ID_BYTES: usize = 64;
 

@@ -53,7 +53,7 @@ mod probe;
 mod sidecar;
 
 pub use folder::Folder;
-pub use sidecar::{Metrics, Setup, Sidecar};
+pub use sidecar::{Evidence, Metrics, Setup, Sidecar};
 
 /// The first argument of a process that is a part of a mesh; the rest is a `signet` command line.
 const PART: &str = "signet";
@@ -434,11 +434,14 @@ impl Mesh {
         workload: &str,
         setup: Setup,
     ) -> Result<Sidecar, MeshError> {
-        let token = self.token(workload)?;
+        let token = if setup.evidence.is_some() { None } else { Some(self.token(workload)?) };
         let number = self.sidecars.replace(self.sidecars.get() + 1);
         // Short: the path of a Unix socket has at most 107 bytes.
         let folder = self.folder.path().join(format!("{number}-{workload}"));
-        let made = fs::create_dir(&folder).and_then(|()| write_secret(&folder.join("token"), &token));
+        let made = fs::create_dir(&folder).and_then(|()| match &token {
+            Some(token) => write_secret(&folder.join("token"), token),
+            None => Ok(()),
+        });
         made.map_err(|error| MeshError::system("write the token", error))?;
         Sidecar::start(container, workload, self.address, folder, setup)
     }

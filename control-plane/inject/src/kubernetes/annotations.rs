@@ -21,7 +21,7 @@ pub(super) const INJECTED: &str = "signet.mf2c-project.eu/injected";
 /// What is spoken on which port.
 const PORTS: &str = "signet.mf2c-project.eu/ports";
 /// The identity's last part.
-pub(super) const WORKLOAD: &str = "signet.mf2c-project.eu/workload";
+pub const WORKLOAD: &str = "signet.mf2c-project.eu/workload";
 
 /// Most ports of one list; the sidecar's rules hold 128 in all.
 const PORTS_MAX: usize = 64;

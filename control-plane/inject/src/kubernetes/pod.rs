@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::annotations::{Annotations, INJECTED};
+use super::annotations::{Annotations, INJECTED, WORKLOAD};
 use super::model::{List, Pod, labels, made};
 use super::ports::{self, WorkloadPort};
 use super::reason::{Finding, InjectError, Reason};
@@ -84,6 +84,8 @@ pub fn inject_pod(pod: &mut Value, owner: Owner<'_>, options: &Options) -> Resul
     sidecar::add(pod, &added, options);
     let written = made(made(pod, "metadata", json!({})), "annotations", json!({}));
     *made(written, INJECTED, Value::Null) = env!("CARGO_PKG_VERSION").into();
+    // Who it is, for the control plane: a pod's own name says less.
+    *made(written, WORKLOAD, Value::Null) = name.as_str().into();
     let workload = PodWorkload { class: annotations.class, labels: labels(pod), name, ports };
     Ok(Outcome { changed: true, findings, workload: Some(workload) })
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::model::made;
-use super::{Options, Sidecar};
+use super::{Enrolment, Options, ROOTS_CONFIG_MAP, ROOTS_KEY, SECRET_PREFIX, Sidecar, audience};
 
 /// The step that puts the capture rules in force, before all else in the pod.
 pub(super) const CAPTURE: &str = "signet-capture";
@@ -15,6 +15,8 @@ const STATE: &str = "signet-state";
 const TOKEN: &str = "signet-token";
 /// The sidecar's user, whose connections the rules leave alone.
 pub(super) const PROXY_UID: u64 = 1337;
+/// Seconds that a service-account token lasts; the kubelet replaces it in time. At least 600.
+const TOKEN_SECONDS: u32 = 3_600;
 /// Health, readiness, metrics and probes.
 pub(super) const ADMIN_PORT: u16 = 15020;
 /// The sidecar's ports.
@@ -36,9 +38,31 @@ pub(super) fn add(pod: &mut Value, what: &Added<'_>, options: &Options) {
     }
     let volumes = made(spec, "volumes", json!([]));
     push(volumes, json!({ "name": STATE, "emptyDir": { "medium": "Memory", "sizeLimit": "64Mi" } }));
-    // Readable to the sidecar's user, who is not root; no other container mounts it.
-    let secret = format!("{}{}", super::SECRET_PREFIX, what.workload);
-    push(volumes, json!({ "name": TOKEN, "secret": { "secretName": secret, "defaultMode": 0o444 } }));
+    push(volumes, token(what, options));
+}
+
+/// What the sidecar shows of who it is. Readable to its user, who is not root; no other container mounts it.
+fn token(what: &Added<'_>, options: &Options) -> Value {
+    match &options.enrolment {
+        Enrolment::Secret => {
+            let secret = format!("{SECRET_PREFIX}{}", what.workload);
+            json!({ "name": TOKEN, "secret": { "secretName": secret, "defaultMode": 0o444 } })
+        }
+        Enrolment::ServiceAccount { trust_domain } => json!({
+            "name": TOKEN,
+            "projected": {
+                "defaultMode": 0o444,
+                "sources": [
+                    { "serviceAccountToken": {
+                        "audience": audience(trust_domain), "expirationSeconds": TOKEN_SECONDS, "path": "token",
+                    } },
+                    { "configMap": {
+                        "name": ROOTS_CONFIG_MAP, "items": [{ "key": ROOTS_KEY, "path": ROOTS_KEY }],
+                    } },
+                ],
+            },
+        }),
+    }
 }
 
 /// What a sidecar differs in from others.
@@ -78,13 +102,19 @@ fn capture(what: &Added<'_>, options: &Options) -> Value {
 
 fn proxy(what: &Added<'_>, options: &Options) -> Value {
     let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
-    let mut environment = vec![
-        variable("SIGNET_CONTROL_PLANE", &options.control_plane),
-        variable("SIGNET_TOKEN_FILE", "/run/secrets/signet/token"),
+    let mut environment = vec![variable("SIGNET_CONTROL_PLANE", &options.control_plane)];
+    match options.enrolment {
+        Enrolment::Secret => environment.push(variable("SIGNET_TOKEN_FILE", "/run/secrets/signet/token")),
+        Enrolment::ServiceAccount { .. } => environment.extend([
+            variable("SIGNET_ATTESTATION_FILE", "/run/secrets/signet/token"),
+            variable("SIGNET_ROOTS_FILE", "/run/secrets/signet/roots.pem"),
+        ]),
+    }
+    environment.extend([
         variable("SIGNET_STATE_DIR", "/var/lib/signet"),
         variable("SIGNET_CAPTURE", "none"),
         variable("SIGNET_EXEMPT", "uid"),
-    ];
+    ]);
     environment.extend(what.probes.as_deref().map(|probes| variable("SIGNET_PROBES", probes)));
     let ready = json!({ "path": "/ready", "port": ADMIN_PORT });
     let mut container = json!({

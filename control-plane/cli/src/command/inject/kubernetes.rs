@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use signet_inject::kubernetes::{Fault, Injected, MAX_TEXT_BYTES, Options, Secret, Sidecar, Source, inject};
+use signet_inject::kubernetes::{
+    Enrolment, Fault, Injected, MAX_TEXT_BYTES, Options, Secret, Sidecar, Source, inject,
+};
 
 use crate::files::replace;
 use crate::manifests;
@@ -39,6 +41,13 @@ pub(crate) struct Kubernetes {
     /// Form of the sidecar: `native` (an init container that goes on, Kubernetes 1.29 and later) or `container`
     #[arg(long, default_value = "native", value_parser = ["container", "native"])]
     sidecar: String,
+    /// How sidecars get their identity: `service-account` (the control plane runs with `--kubernetes attest`) or `secret`
+    /// (a token for each workload, made by you)
+    #[arg(long, default_value = "service-account", value_parser = ["secret", "service-account"])]
+    enrol: String,
+    /// Trust domain of the mesh, with `--enrol service-account`: tokens are made for it alone
+    #[arg(long, default_value = "cluster.example", value_parser = trust_domain, value_name = "NAME")]
+    trust_domain: String,
     /// Writes the Workload manifests of what was injected here, for `signet apply`
     #[arg(long, value_name = "FILE")]
     workloads: Option<PathBuf>,
@@ -75,6 +84,10 @@ impl Kubernetes {
         Options {
             class: self.class.clone(),
             control_plane: self.control_plane.clone(),
+            enrolment: match self.enrol.as_str() {
+                "secret" => Enrolment::Secret,
+                _ => Enrolment::ServiceAccount { trust_domain: self.trust_domain.clone() },
+            },
             image: self.image.clone(),
             namespace: self.namespace.clone(),
             network: self.network.clone(),
@@ -108,6 +121,10 @@ fn name(text: &str) -> Result<String, String> {
     } else {
         Err("use lower-case letters, digits and `-`, at most 63".to_owned())
     }
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    signet_identity::TrustDomain::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn host_port(text: &str) -> Result<String, signet_proxy::config::HostPortError> {

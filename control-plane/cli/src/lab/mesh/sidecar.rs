@@ -27,10 +27,21 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// Capabilities beside the one to change its container's network.
     pub capabilities: Vec<Capability>,
+    /// Evidence in place of a join token.
+    pub evidence: Option<Evidence>,
     /// Environment variables, such as a log filter.
     pub environment: Vec<(String, String)>,
     /// The `signet` program to run, this same binary without; the sidecar's arguments are added to its own.
     pub program: Option<Program>,
+}
+
+/// What a sidecar shows to enrol without a token, and to whom.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The file with what the control plane's attestor `kubernetes` checks.
+    pub token: PathBuf,
+    /// The file with the mesh's roots.
+    pub roots: PathBuf,
 }
 
 /// A sidecar; dropping it kills it. The capture rules stay, so that nothing leaves the container in clear.
@@ -55,7 +66,6 @@ impl Sidecar {
             .program
             .unwrap_or_else(|| program(&[]))
             .args(["proxy", "run", "--control-plane", &control_plane.to_string()])
-            .args([OsStr::new("--token-file"), folder.join("token").as_os_str()])
             .args([OsStr::new("--admin-socket"), folder.join("admin.sock").as_os_str()])
             .args(["--drain-seconds", "5"])
             .args(&setup.flags)
@@ -64,6 +74,12 @@ impl Sidecar {
                 [&[Capability::CAP_NET_ADMIN][..], &setup.capabilities].concat(),
             ))
             .log(folder.join("log"));
+        program = match &setup.evidence {
+            None => program.args([OsStr::new("--token-file"), folder.join("token").as_os_str()]),
+            Some(Evidence { token, roots }) => program
+                .args([OsStr::new("--attestation-file"), token.as_os_str()])
+                .args([OsStr::new("--roots-file"), roots.as_os_str()]),
+        };
         if !setup.forgetful {
             program = program.args([OsStr::new("--state-dir"), folder.join("state").as_os_str()]);
         }

@@ -1,0 +1,101 @@
+//! Who may vouch for a proxy that has no token.
+//!
+//! An [`Attestor`] turns evidence into an identity that the mesh has declared; [`crate::registrar`] alone turns that into
+//! certificates. Evidence is as secret as a token: it is in no log, error or record.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use signet_identity::SpiffeId;
+use signet_policy::PolicyModel;
+use thiserror::Error;
+
+/// The longest name of an attestor, so that a peer's text is not compared whatever its length.
+const NAME_MAX: usize = 64;
+
+/// Checks one kind of evidence.
+pub(crate) trait Attestor: Send + Sync {
+    /// What proxies call it.
+    fn name(&self) -> &'static str;
+
+    /// Whom the evidence proves.
+    fn attest<'a>(
+        &'a self,
+        evidence: &'a [u8],
+        model: &'a PolicyModel,
+    ) -> BoxFuture<'a, Result<Attested, AttestError>>;
+}
+
+/// A proxy that an attestor knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Attested {
+    /// Who it is in the mesh.
+    pub(crate) id: SpiffeId,
+    /// Where its addresses must lie.
+    pub(crate) network: String,
+    /// What there is one of, such as `kubernetes/POD-UID`: it has one instance, however often it enrols.
+    pub(crate) holder: String,
+}
+
+/// All attestors of this control plane. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Attestors(Arc<[Arc<dyn Attestor>]>);
+
+impl Attestors {
+    pub(crate) fn new(all: Vec<Arc<dyn Attestor>>) -> Self {
+        Self(all.into())
+    }
+
+    /// Asks the attestor of that name.
+    pub(crate) async fn attest(
+        &self,
+        name: &str,
+        evidence: &[u8],
+        model: &PolicyModel,
+    ) -> Result<Attested, AttestError> {
+        let named = self.0.iter().find(|attestor| name.len() <= NAME_MAX && attestor.name() == name);
+        named.ok_or(AttestError::UnknownAttestor)?.attest(evidence, model).await
+    }
+}
+
+/// Why evidence proves nobody.
+#[derive(Debug, Error)]
+pub(crate) enum AttestError {
+    #[error("the evidence was not made for this mesh")]
+    Audience,
+    #[error("too many are being attested; try again")]
+    Busy,
+    #[error("the evidence is malformed")]
+    Malformed,
+    #[error("there is no Workload for {0}")]
+    NoWorkload(String),
+    #[error("whoever the evidence belongs to is gone")]
+    Gone,
+    #[error(
+        "the evidence is not accepted: it is forged, has expired, is for others, or whoever it belongs to is gone"
+    )]
+    Refused,
+    #[error("the evidence belongs to nothing that runs; a token must be bound to its pod")]
+    Unbound,
+    #[error("whoever checks the evidence cannot be asked; try again")]
+    Unavailable,
+    #[error("this control plane has no such attestor")]
+    UnknownAttestor,
+}
+
+impl AttestError {
+    /// A stable name for metrics, logs and the proxy's own errors.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Audience => "attestation-audience",
+            Self::Busy => "busy",
+            Self::Malformed => "attestation-malformed",
+            Self::NoWorkload(_) => "attestation-no-workload",
+            Self::Gone => "attestation-gone",
+            Self::Refused => "attestation-refused",
+            Self::Unbound => "attestation-unbound",
+            Self::Unavailable => "attestation-unavailable",
+            Self::UnknownAttestor => "attestor-unknown",
+        }
+    }
+}
