@@ -15,6 +15,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::bootstrap::{self, BootstrapError};
 use crate::churn::Churn;
 use crate::claims::Claims;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 pub struct ControlPlane {
     addresses: Addresses,
     drain: Duration,
+    clock_drill: Option<PathBuf>,
     control: TcpListener,
     health_listener: TcpListener,
     admin: UnixListener,
@@ -78,7 +80,12 @@ impl ControlPlane {
         claims.adopt(now).await?;
         let compiler =
             Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
-        let certificate = OwnCertificate::issue(authority.clone(), now)?;
+        let streams = Arc::new(Streams::default());
+        let clock = Arc::new(Clock::open(store.clone(), streams.clone()).await?);
+        if let Some(fault) = clock.fault() {
+            tracing::error!(code = fault.code(), "{fault}");
+        }
+        let certificate = OwnCertificate::issue(authority.clone(), clock.clone())?;
         let control = listen(config.listen).await?;
         let health_listener = listen(config.admin_listen).await?;
         let admin = admin::bind(&config.admin_socket)
@@ -96,6 +103,7 @@ impl ControlPlane {
                 socket: config.admin_socket,
             },
             drain: config.drain,
+            clock_drill: config.clock_drill,
             control,
             health_listener,
             admin,
@@ -106,10 +114,11 @@ impl ControlPlane {
                 registrar: Registrar::new(store.clone(), authority.clone()),
                 store,
                 published: compiler.subscribe(),
-                streams: Arc::new(Streams::default()),
+                streams,
                 authority,
                 churn: Arc::new(Churn::default()),
                 claims,
+                clock,
                 draining,
                 habits,
                 metrics,
@@ -132,6 +141,7 @@ impl ControlPlane {
         let own_certificate = self.certificate.subscribe();
         let (claims, published) = (self.mesh.claims.clone(), self.mesh.published.clone());
         let socket = self.addresses.socket.clone();
+        let (clock, drill) = (self.mesh.clock.clone(), self.clock_drill);
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -145,6 +155,7 @@ impl ControlPlane {
             () = self.compiler.run() => Ok(()),
             () = self.certificate.keep_fresh() => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
+            () = clock.drill(drill) => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
             () = stop => {
                 tracing::info!("draining");

@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
-    IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec,
+    IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec, OfflineBoundSpec,
     NetworkSpec, NormalizationPolicySpec, NormalizationRuleSpec, OperationSpec, PortSpec,
     ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleAppointerSpec, RoleGrantSpec, RouteSpec,
     RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
