@@ -26,7 +26,7 @@ const RECORD_PERIOD_S: u64 = 30;
 /// How often the file of a drill is read.
 const DRILL_PERIOD: Duration = Duration::from_millis(200);
 /// Bytes of that file: a signed number of seconds.
-const DRILL_BYTES: usize = 32;
+const DRILL_BYTES: u64 = 32;
 
 /// When a certificate was issued last.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -42,21 +42,29 @@ pub(crate) struct Clock {
     recorded: AtomicU64,
     store: Arc<dyn Store>,
     streams: Arc<Streams>,
+    drill: Option<PathBuf>,
     /// What a drill adds to the machine's clock, in milliseconds.
     drill_ms: AtomicI64,
 }
 
 impl Clock {
-    /// Reads when a certificate was issued last.
-    pub(crate) async fn open(store: Arc<dyn Store>, streams: Arc<Streams>) -> Result<Self, StoreError> {
+    /// Reads when a certificate was issued last, and the file of a drill.
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        streams: Arc<Streams>,
+        drill: Option<PathBuf>,
+    ) -> Result<Self, StoreError> {
         let issued = records::read::<Issued>(&*store, records::ISSUED).await?.map_or(0, |found| found.record.at);
-        Ok(Self {
+        let clock = Self {
             guard: Mutex::new(Guard::new(issued.saturating_mul(1000))),
             recorded: AtomicU64::new(issued),
             store,
             streams,
+            drill,
             drill_ms: AtomicI64::new(0),
-        })
+        };
+        clock.read_drill();
+        Ok(clock)
     }
 
     /// The time to issue a certificate at; durably recorded, but for the last [`RECORD_PERIOD_S`] seconds.
@@ -109,16 +117,23 @@ impl Clock {
     }
 
     /// Moves the machine's clock, for this process, by what a file says; see the proxy's setting of the same name.
-    pub(crate) async fn drill(&self, file: Option<PathBuf>) {
-        let Some(file) = file else { return std::future::pending().await };
+    pub(crate) async fn follow_drill(&self) {
+        if self.drill.is_none() {
+            return std::future::pending().await;
+        }
         let mut ticks = tokio::time::interval(DRILL_PERIOD);
         loop {
             ticks.tick().await;
-            let text = crate::files::read(&file, DRILL_BYTES as u64).unwrap_or_default();
-            let ms = text.trim().parse::<i64>().unwrap_or(0).saturating_mul(1000);
-            if self.drill_ms.swap(ms, Ordering::Relaxed) != ms {
-                tracing::warn!(ms, file = %file.display(), "drill: the clock is moved");
-            }
+            self.read_drill();
+        }
+    }
+
+    fn read_drill(&self) {
+        let Some(file) = &self.drill else { return };
+        let text = crate::files::read(file, DRILL_BYTES).unwrap_or_default();
+        let ms = text.trim().parse::<i64>().unwrap_or(0).saturating_mul(1000);
+        if self.drill_ms.swap(ms, Ordering::Relaxed) != ms {
+            tracing::warn!(ms, file = %file.display(), "drill: the clock is moved");
         }
     }
 }
@@ -127,6 +142,11 @@ impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clock").finish_non_exhaustive()
     }
+}
+
+/// Whether a clock was never set.
+pub(crate) fn is_unset(now: SystemTime) -> bool {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default() < Duration::from_millis(guard::EARLIEST_MS)
 }
 
 /// Why nothing is issued now.

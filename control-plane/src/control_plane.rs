@@ -26,7 +26,7 @@ use crate::server::{self, OwnCertificate};
 use crate::services::Mesh;
 use crate::store::{Expect, RedbStore, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, files, token};
+use crate::{admin, clock, files, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -35,7 +35,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 pub struct ControlPlane {
     addresses: Addresses,
     drain: Duration,
-    clock_drill: Option<PathBuf>,
     control: TcpListener,
     health_listener: TcpListener,
     admin: UnixListener,
@@ -81,7 +80,7 @@ impl ControlPlane {
         let compiler =
             Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
         let streams = Arc::new(Streams::default());
-        let clock = Arc::new(Clock::open(store.clone(), streams.clone()).await?);
+        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
         if let Some(fault) = clock.fault() {
             tracing::error!(code = fault.code(), "{fault}");
         }
@@ -103,7 +102,6 @@ impl ControlPlane {
                 socket: config.admin_socket,
             },
             drain: config.drain,
-            clock_drill: config.clock_drill,
             control,
             health_listener,
             admin,
@@ -141,7 +139,7 @@ impl ControlPlane {
         let own_certificate = self.certificate.subscribe();
         let (claims, published) = (self.mesh.claims.clone(), self.mesh.published.clone());
         let socket = self.addresses.socket.clone();
-        let (clock, drill) = (self.mesh.clock.clone(), self.clock_drill);
+        let clock = self.mesh.clock.clone();
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -155,7 +153,7 @@ impl ControlPlane {
             () = self.compiler.run() => Ok(()),
             () = self.certificate.keep_fresh() => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
-            () = clock.drill(drill) => Ok(()),
+            () = clock.follow_drill() => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
             () = stop => {
                 tracing::info!("draining");
@@ -214,7 +212,12 @@ fn new_authority(config: &Config, now: SystemTime) -> Result<Authority, Authorit
         Some(directory) => bootstrap::adopt_authority(directory, state, trust_domain)?,
         None => None,
     };
-    prepared.map_or_else(|| Authority::create(state, trust_domain, now), Ok)
+    match prepared {
+        Some(authority) => Ok(authority),
+        // Its root would be over before the clock is set.
+        None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
+        None => Authority::create(state, trust_domain, now),
+    }
 }
 
 /// Removes what is over, now and then; never returns.

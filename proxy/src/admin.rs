@@ -290,7 +290,7 @@ fn measure_time(shared: &Shared) {
     // Before the first confirmation there is no age.
     metrics.policy_age.set(snapshot.policy_age_s().map_or(f64::NAN, |age| age as f64));
     let bound = snapshot.offline_bound();
-    metrics.policy_age_limit.set(bound.map_or(f64::INFINITY, |bound| bound.budget_s as f64));
+    metrics.policy_age_limit.set(bound.map_or(0.0, |bound| bound.budget_s as f64));
     metrics.policy_stale.set(i64::from(snapshot.staleness() != Staleness::Fresh));
     metrics.clock_skew.set(told.wall_ahead_ms as f64 / 1000.0);
     metrics.clock_believed.set(i64::from(told.source == clock::Source::Wall));

@@ -12,7 +12,7 @@ const DRIFT: u64 = 1_000;
 /// How far a proxy's clock may differ from ours and still vouch for it.
 const VOUCH_MAX_MS: u64 = 5 * 60 * 1000;
 /// 1 January 2025: before this program was written no clock can be right.
-const EARLIEST_MS: u64 = 1_735_689_600_000;
+pub(super) const EARLIEST_MS: u64 = 1_735_689_600_000;
 
 /// What the clocks say at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,8 @@ impl std::fmt::Display for Fault {
         }
     }
 }
+
+impl std::error::Error for Fault {}
 
 impl Guard {
     pub(super) fn new(issued_ms: u64) -> Self {

@@ -240,6 +240,8 @@ impl Session {
         if let Err(refusal) = self.set_claims(&hello.claims) {
             return End::Refused(refusal);
         }
+        // Before any section: as soon as the proxy has them all it knows that they are the newest.
+        self.tell_freshness();
         loop {
             self.fill_outbox();
             let (claim_at, habit_at) = (self.claim_at, self.habit_at);
@@ -277,8 +279,7 @@ impl Session {
         }
     }
 
-    /// Says what time it is and what the newest versions are: at the beginning, for the first tick comes at once, and every
-    /// [`CHECK_INTERVAL`]. One that the proxy does not read takes the place of no other.
+    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]. One that the proxy does not read takes the place of no other.
     fn tell_freshness(&mut self) {
         if self.outbox.len() >= OUTBOX_MAX {
             return;

@@ -305,7 +305,7 @@ impl Metrics {
         );
         root.register(
             "policy_age_limit_seconds",
-            "How old policy lets that be for this workload's class; infinite without a bound",
+            "How old policy lets that be for this workload's class; 0 without a bound",
             self.policy_age_limit.clone(),
         );
         root.register("policy_stale", "1 while the policy is older than that", self.policy_stale.clone());
