@@ -54,7 +54,8 @@ impl Clock {
         streams: Arc<Streams>,
         drill: Option<PathBuf>,
     ) -> Result<Self, StoreError> {
-        let issued = records::read::<Issued>(&*store, records::ISSUED).await?.map_or(0, |found| found.record.at);
+        let issued =
+            records::read::<Issued>(&*store, records::ISSUED).await?.map_or(0, |found| found.record.at);
         let clock = Self {
             guard: Mutex::new(Guard::new(issued.saturating_mul(1000))),
             recorded: AtomicU64::new(issued),
@@ -74,7 +75,8 @@ impl Clock {
         if self.recorded.load(Ordering::Relaxed).abs_diff(seconds) >= RECORD_PERIOD_S {
             let found = records::read::<Issued>(&*self.store, records::ISSUED).await?;
             let record = Issued { at: seconds };
-            let write = records::put(records::ISSUED.to_owned(), records::unchanged(found.as_ref()), &record)?;
+            let write =
+                records::put(records::ISSUED.to_owned(), records::unchanged(found.as_ref()), &record)?;
             match self.store.commit(vec![write]).await {
                 // Somebody else issues at this moment, and has recorded it.
                 Ok(_) | Err(StoreError::Conflict { .. }) => self.recorded.store(seconds, Ordering::Relaxed),

@@ -284,7 +284,8 @@ fn with_instance(
     }
     if registration.instances.len() >= INSTANCES_MAX {
         let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-        let gone = (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
+        let gone =
+            (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
         registration.instances.remove(gone?);
     }
     registration.instances.push(Instance {

@@ -26,9 +26,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::clock;
 use crate::appoint::{self, Refused};
 use crate::capture::Exempt;
+use crate::clock;
 use crate::probes::{Failed, Probes};
 use crate::telemetry::metrics;
 use crate::worker::Shared;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use http::HeaderMap;
 use signet_identity::SpiffeId;
 use signet_policy::{
-    Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide_while,
-    foresee,
+    Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders,
+    decide_while, foresee,
 };
 use signet_sync::{Edge, End};
 

@@ -18,8 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-use self::keeper::{Keeper, Reading};
 pub(crate) use self::keeper::{Heard, Source, Told};
+use self::keeper::{Keeper, Reading};
 pub(crate) use self::saved::Saved;
 
 /// How often the file of the drill is read.

@@ -43,9 +43,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock;
 use crate::config::{HostPort, TokenSource};
 use crate::control::connect::ControlPlane;
+pub use crate::control::island::Contact;
 use crate::control::island::Island;
 use crate::control::state::{State, StateError};
-pub use crate::control::island::Contact;
 use crate::habit::Observation;
 use crate::snapshot::{Credentials, Snapshot};
 

@@ -18,8 +18,8 @@ use hyper::client::conn::{http1, http2};
 use signet_policy::Refusal;
 use tokio::sync::Notify;
 
-use crate::clock;
 use crate::body::{Body, Hold};
+use crate::clock;
 
 /// Idle HTTP/1.1 connections kept per key: what a burst of callers needs again at once.
 const IDLE_PER_KEY: usize = 64;

@@ -28,7 +28,8 @@ pub(crate) fn body(refusal: Refusal, request_id: &str, note: Option<&str>) -> By
         title: status.canonical_reason().unwrap_or("Refused"),
         status: status.as_u16(),
         code: refusal.code(),
-        detail: note.map_or(Cow::Borrowed(refusal.detail()), |note| format!("{}; {note}", refusal.detail()).into()),
+        detail: note
+            .map_or(Cow::Borrowed(refusal.detail()), |note| format!("{}; {note}", refusal.detail()).into()),
         request_id,
     };
     // Serialising plain strings and numbers cannot fail; an empty body would still be a refusal.

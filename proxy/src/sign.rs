@@ -371,7 +371,9 @@ pub(crate) async fn refusal(
         // What a request that was refused may cause is bounded by nothing that is settled later.
         received.form = Some(Form::Single);
     }
-    let Ok((parts, payload)) = refused(&received, refusal, request_id, note.as_deref()) else { return plain() };
+    let Ok((parts, payload)) = refused(&received, refusal, request_id, note.as_deref()) else {
+        return plain();
+    };
     response(worker, channel, &received, parts, payload).await.unwrap_or_else(|_| plain())
 }
 

@@ -89,10 +89,7 @@ pub(crate) const TESTS: &[Test] = &[
         "machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time",
         clocks::machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time,
     ),
-    (
-        "machine_without_a_clock_enrols_and_serves",
-        clocks::machine_without_a_clock_enrols_and_serves,
-    ),
+    ("machine_without_a_clock_enrols_and_serves", clocks::machine_without_a_clock_enrols_and_serves),
     (
         "wall_clock_that_jumps_during_traffic_changes_nothing_and_is_told",
         clocks::wall_clock_that_jumps_during_traffic_changes_nothing_and_is_told,

@@ -72,7 +72,9 @@ impl std::fmt::Display for Fault {
                 "the control plane's clock has jumped {by_s} s ahead; nothing is issued until it is set back, a proxy's \
                  clock says the same, or the control plane is started again"
             ),
-            Kind::Unset => f.write_str("the control plane's clock stands before 2025; nothing is issued until it is set"),
+            Kind::Unset => {
+                f.write_str("the control plane's clock stands before 2025; nothing is issued until it is set")
+            }
         }
     }
 }

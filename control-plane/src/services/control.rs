@@ -15,7 +15,8 @@ use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::{
-    Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate, sealing_key,
+    Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate,
+    sealing_key,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

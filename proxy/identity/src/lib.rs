@@ -55,7 +55,8 @@ pub use rotate::{backoff, renewal_time};
 pub use svid::{SigningSvid, SvidError, TlsSvid};
 pub use tls::{
     ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_RECORDS, CHANNEL_ID_LABEL, MAC_KEY_LABEL, TlsError, channel_id,
-    client_config, control_client_config, crypto_provider, dial_name, enrolment_server_config, mac_keys, rejoin_server_config, server_config,
+    client_config, control_client_config, crypto_provider, dial_name, enrolment_server_config, mac_keys,
+    rejoin_server_config, server_config,
 };
 pub use verify::{
     Dating, MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, expect, peer, verify_signing_chain,

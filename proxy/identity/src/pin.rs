@@ -20,7 +20,8 @@ use crate::id::TrustDomain;
 use crate::svid::TlsSvid;
 use crate::tls::{TlsError, crypto_provider, finish_client};
 use crate::verify::{
-    Dating, MAX_CHAIN, VerifyError, handshake_schemes, no_tls12, presented, verify_handshake, verify_tls_chain,
+    Dating, MAX_CHAIN, VerifyError, handshake_schemes, no_tls12, presented, verify_handshake,
+    verify_tls_chain,
 };
 
 /// The most certificates an enrolment server may show: a chain and every root of a bundle.

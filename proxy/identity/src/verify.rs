@@ -18,7 +18,9 @@ use thiserror::Error;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::{CLIENT_AUTH_EKU, Certificate, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU};
+use crate::certificate::{
+    CLIENT_AUTH_EKU, Certificate, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU,
+};
 use crate::fingerprint::Fingerprint;
 use crate::id::SpiffeId;
 use crate::svid::keyid;

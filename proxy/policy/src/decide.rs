@@ -127,11 +127,7 @@ pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal>
 ///
 /// # Errors
 /// Those of [`decide()`], and `policy-stale` for what was allowed before. What denies, denies.
-pub fn decide_while(
-    index: &PolicyIndex,
-    facts: &Facts<'_>,
-    staleness: Staleness,
-) -> Result<Permit, Refusal> {
+pub fn decide_while(index: &PolicyIndex, facts: &Facts<'_>, staleness: Staleness) -> Result<Permit, Refusal> {
     judge(index, facts, staleness, IndexedRule::covers)
 }
 

@@ -238,7 +238,8 @@ impl PolicyIndex {
 
     /// How long a workload may go on without its control plane, where policy bounds that.
     pub fn offline_bound(&self, workload: &SpiffeId) -> Option<OfflineBound> {
-        let offline = self.rules.as_ref().map(|ready| &ready.offline).filter(|offline| !offline.is_empty())?;
+        let offline =
+            self.rules.as_ref().map(|ready| &ready.offline).filter(|offline| !offline.is_empty())?;
         offline.of(self.workload(workload)?.class)
     }
 

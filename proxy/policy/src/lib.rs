@@ -48,8 +48,8 @@ pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
     MAX_EGRESS_POLICIES, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_MANIFESTS, MAX_NORMALIZATION_POLICIES,
     MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_REJOIN_S, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS,
-    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile, rfc3339,
-    unix_seconds,
+    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile,
+    rfc3339, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
@@ -69,8 +69,8 @@ pub use manifest::{
 pub use model::{
     AccessPolicyModel, Advertised, Caller, Conditions, EgressRule, HeaderPolicyModel, IdentityFields,
     IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode,
-    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, Rejoin, RoleGrantModel, RuleModel,
-    SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
+    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, Rejoin, RoleGrantModel,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use normal::{Form, NormalTarget, NormalizationPolicyModel, NormalizationRuleModel, ReceivedTarget};
 pub use offline::{Offline, OfflineBound, Staleness, WhenStale};

@@ -106,10 +106,8 @@ fn mesh_spec() -> Value {
             ],
         )
     };
-    let offline = fields(
-        &[],
-        [("agent", bound()), ("app", bound()), ("external", bound()), ("platform", bound())],
-    );
+    let offline =
+        fields(&[], [("agent", bound()), ("app", bound()), ("external", bound()), ("platform", bound())]);
     let certificates = fields(
         &[],
         [("agent", lifetime()), ("app", lifetime()), ("external", lifetime()), ("platform", lifetime())],

@@ -89,12 +89,17 @@ pub(crate) struct Told {
 
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, side) = (self.wall_ahead_ms.unsigned_abs() / 1000, match self.wall_ahead_ms {
-            ..0 => "behind",
-            0.. => "ahead of",
-        });
+        let (seconds, side) = (
+            self.wall_ahead_ms.unsigned_abs() / 1000,
+            match self.wall_ahead_ms {
+                ..0 => "behind",
+                0.. => "ahead of",
+            },
+        );
         match self.source {
-            Source::Anchor => write!(f, "by the control plane's time; this machine's clock is {seconds} s {side} it"),
+            Source::Anchor => {
+                write!(f, "by the control plane's time; this machine's clock is {seconds} s {side} it")
+            }
             Source::Floor => {
                 write!(f, "by the last time that is certain; this machine's clock is {seconds} s {side} it")
             }

@@ -51,11 +51,13 @@ fn tell(node: &Node, stands: Staleness) {
     match stands {
         Staleness::Fresh => tracing::info!(age_s, "the policy is confirmed again"),
         Staleness::LifeSafety => tracing::error!(
-            age_s, bound_s,
+            age_s,
+            bound_s,
             "the control plane was not heard for longer than policy lets this class go on: only life-safety rules allow"
         ),
         Staleness::Refuse => tracing::error!(
-            age_s, bound_s,
+            age_s,
+            bound_s,
             "the control plane was not heard for longer than policy lets this class go on: nothing is carried"
         ),
     }

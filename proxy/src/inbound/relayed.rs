@@ -237,7 +237,8 @@ impl Callee {
         let note = self.worker.note(refusal, None);
         let plain = || problem::response(refusal, request_id, note.as_deref());
         let Some(received) = received else { return plain() };
-        let Ok((parts, payload)) = sign::refused(&received.request, refusal, request_id, note.as_deref()) else {
+        let Ok((parts, payload)) = sign::refused(&received.request, refusal, request_id, note.as_deref())
+        else {
             return plain();
         };
         sign::relayed_response(&self.worker, &received.request, &received.may_change, parts, payload)

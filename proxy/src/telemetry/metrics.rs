@@ -314,7 +314,11 @@ impl Metrics {
             "How far the machine's clock is ahead of the time that the sidecar goes by",
             self.clock_skew.clone(),
         );
-        root.register("clock_believed", "1 while the machine's clock is believed", self.clock_believed.clone());
+        root.register(
+            "clock_believed",
+            "1 while the machine's clock is believed",
+            self.clock_believed.clone(),
+        );
         root.register(
             "peer_clock_skew_seconds",
             "How far the signed time of the last message that was looked at is ahead of the time that the sidecar goes by",

@@ -17,8 +17,8 @@ use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Offline,
-    PolicyAction, PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, Rejoin, RoleGrantModel, RuleModel,
-    SignatureMode, SourceMatch, Verification, WorkloadModel,
+    PolicyAction, PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, Rejoin, RoleGrantModel,
+    RuleModel, SignatureMode, SourceMatch, Verification, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};

@@ -37,7 +37,8 @@ fn no_call_fails(from: &Namespace, to: SocketAddr) -> TestResult {
     Ok(())
 }
 
-pub(super) fn machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time() -> TestResult {
+pub(super) fn machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time()
+-> TestResult {
     let stage = Stage::new()?;
     let _app = app(&stage.server, &["rest"], &[PORT])?;
     let drills = [Drill::new()?, Drill::new()?];

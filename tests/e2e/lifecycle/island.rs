@@ -50,7 +50,8 @@ fn wait_until_saved(sidecar: &Sidecar) -> TestResult {
     Ok(())
 }
 
-pub(super) fn cold_start_alone_serves_within_the_budget_and_then_what_is_marked_for_life_safety() -> TestResult {
+pub(super) fn cold_start_alone_serves_within_the_budget_and_then_what_is_marked_for_life_safety() -> TestResult
+{
     let stage = Stage::new()?;
     let _app = app(&stage.server, &["rest"], &[PORT])?;
     let drills = [Drill::new()?, Drill::new()?];
@@ -106,7 +107,8 @@ pub(super) fn stale_policy_that_refuses_lets_nothing_pass_and_is_not_ready_until
         wait_until_saved(sidecar)?;
     }
     alone(&mut meshed, &drills, 4 * DAY)?;
-    let stale = |sidecar: &Sidecar| state(sidecar, "policy_fresh") == false && state(sidecar, "ready") == false;
+    let stale =
+        |sidecar: &Sidecar| state(sidecar, "policy_fresh") == false && state(sidecar, "ready") == false;
     meshed.server.wait_for("know that its policy is stale", LIMIT, stale)?;
     meshed.client.wait_for("know that its policy is stale", LIMIT, stale)?;
     let (status, problem) = call(&stage, "/api")?;
@@ -163,7 +165,9 @@ pub(super) fn certificates_that_ended_offline_fail_closed_and_come_back_without_
         let log = sidecar.log_tail();
         log.contains("revoked") || log.contains("no such instance is enrolled")
     })?;
-    meshed.client.wait_for("let its certificates go", RETURN_LIMIT, |sidecar| state(sidecar, "ready") == false)?;
+    meshed
+        .client
+        .wait_for("let its certificates go", RETURN_LIMIT, |sidecar| state(sidecar, "ready") == false)?;
     assert!(!call(&stage, "/api").is_ok_and(|(status, _)| status == 200), "a revoked client is served");
     Ok(())
 }
@@ -174,7 +178,9 @@ pub(super) fn certificates_that_ended_are_worth_nothing_where_policy_lets_nobody
     let mut meshed = stage.mesh(&manifests(mesh, &port(), CLIENT_MAY_ALL), &[PORT])?;
     fs::remove_file(meshed.server.folder().join("token"))?;
     meshed.mesh.kill_control_plane();
-    meshed.server.wait_for("let its certificates go", RETURN_LIMIT, |sidecar| state(sidecar, "identity").is_null())?;
+    meshed
+        .server
+        .wait_for("let its certificates go", RETURN_LIMIT, |sidecar| state(sidecar, "identity").is_null())?;
     meshed.mesh.start_control_plane()?;
     meshed.server.wait_for("be refused", RETURN_LIMIT, |sidecar| {
         sidecar.log_tail().contains("the certificate has expired")

@@ -102,7 +102,8 @@ impl Question<'_> {
     fn foresee(self, index: &PolicyIndex) -> String {
         let open = |()| "open".to_owned();
         self.put(|facts| {
-            signet_policy::foresee(index, facts, Staleness::Fresh).map_or_else(|refusal| refusal.code().to_owned(), open)
+            signet_policy::foresee(index, facts, Staleness::Fresh)
+                .map_or_else(|refusal| refusal.code().to_owned(), open)
         })
     }
 

@@ -14,7 +14,12 @@ fn mesh(offline: &str, policies: &[(&str, &str)]) -> String {
         manifest("Workload", name, &spec)
     };
     let policies: String = policies.iter().map(|(name, spec)| manifest("AccessPolicy", name, spec)).collect();
-    format!("{MESH}  {offline}\n{}{}{}{policies}", workload("alarm", "agent"), workload("sensor", "agent"), workload("shop", "app"))
+    format!(
+        "{MESH}  {offline}\n{}{}{}{policies}",
+        workload("alarm", "agent"),
+        workload("sensor", "agent"),
+        workload("shop", "app")
+    )
 }
 
 const RULES: &str = "target: {workloads: [alarm]}\nrules:\n\
@@ -22,8 +27,7 @@ const RULES: &str = "target: {workloads: [alarm]}\nrules:\n\
     - {name: emergency, from: [{class: agent}], to: [{methods: [POST], paths: [/alarm]}], lifeSafety: true}";
 
 fn ask(index: &PolicyIndex, request: &str, staleness: Staleness) -> String {
-    let question =
-        Question { source: SENSOR, destination: ALARM, port: 80, request, ..Question::default() };
+    let question = Question { source: SENSOR, destination: ALARM, port: 80, request, ..Question::default() };
     question.put(|facts| match decide_while(index, facts, staleness) {
         Ok(permit) => permit.rule().to_owned(),
         Err(refusal) => refusal.code().to_owned(),
@@ -75,7 +79,10 @@ fn bounds_are_of_a_class_and_refuse_where_nothing_else_is_said() {
 
 #[test]
 fn a_certificate_gets_its_holder_back_for_as_long_as_it_was_good_unless_said() {
-    let model = model_of(&mesh("certificates: {agent: {rejoin: 30d}, app: {lifetime: 2h}, platform: {rejoin: 0s}}", &[]));
+    let model = model_of(&mesh(
+        "certificates: {agent: {rejoin: 30d}, app: {lifetime: 2h}, platform: {rejoin: 0s}}",
+        &[],
+    ));
     let seconds = |class| model.rejoin_of(class).as_secs();
     assert_eq!(seconds(Class::Agent), 30 * 86_400);
     assert_eq!(seconds(Class::App), 7_200);
@@ -97,7 +104,8 @@ fn wrong_bounds_are_refused_with_a_fix() {
     ] {
         assert!(fault(text).contains(expected), "{text}: {}", fault(text));
     }
-    let deny = "target: {workloads: [alarm]}\naction: deny\nrules: [{from: [{class: app}], lifeSafety: true}]";
+    let deny =
+        "target: {workloads: [alarm]}\naction: deny\nrules: [{from: [{class: app}], lifeSafety: true}]";
     let faults = faults_of(&mesh("", &[("p", deny)]));
     assert!(faults.len() == 1 && faults[0].contains("a rule that denies keeps no flow open"), "{faults:?}");
 }

@@ -7,7 +7,17 @@ use std::sync::Arc;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, SpiffeId, TrustBundle, TrustDomain};
-use signet_policy::{AccessPolicyModel, Advertised, CircuitBreaking, Concurrency, Conditions, EgressEntry, EgressPolicyModel, EgressRule, FieldPattern, Form, HashOn, HeaderMatch, HeaderPolicyModel, IdentityFields, IdentityPattern, IntermediaryModel, IntermediaryRoute, Lifetimes, LoadBalancing, MtlsMode, NamePattern, Network, NormalizationPolicyModel, NormalizationRuleModel, Offline, OfflineBound, Operation, Origination, PathPattern, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash, Rejoin, Retries, RetryBudget, RetryOn, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch, SpeaksFirst, SuccessRate, Target, TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute, TrafficSettings, Transport, ValueMatch, Verification, WhenStale, WorkloadModel};
+use signet_policy::{
+    AccessPolicyModel, Advertised, CircuitBreaking, Concurrency, Conditions, EgressEntry, EgressPolicyModel,
+    EgressRule, FieldPattern, Form, HashOn, HeaderMatch, HeaderPolicyModel, IdentityFields, IdentityPattern,
+    IntermediaryModel, IntermediaryRoute, Lifetimes, LoadBalancing, MtlsMode, NamePattern, Network,
+    NormalizationPolicyModel, NormalizationRuleModel, Offline, OfflineBound, Operation, Origination,
+    PathPattern, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange,
+    ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash,
+    Rejoin, Retries, RetryBudget, RetryOn, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch,
+    SpeaksFirst, SuccessRate, Target, TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute,
+    TrafficSettings, Transport, ValueMatch, Verification, WhenStale, WorkloadModel,
+};
 use signet_sync::proto::sync as wire;
 use signet_sync::{
     Anchors, Directory, DirectoryKey, Entry, POLICY_KEY_ID, Revocation, Revocations, SectionKey, SectionName,
@@ -141,7 +151,13 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         ports: Vec::new(),
         mode: PolicyMode::Enforce,
         action: PolicyAction::Deny,
-        rules: vec![RuleModel { name: "rule-1".into(), from: leaders.clone(), to: vec![operation], when, life_safety: false }],
+        rules: vec![RuleModel {
+            name: "rule-1".into(),
+            from: leaders.clone(),
+            to: vec![operation],
+            when,
+            life_safety: false,
+        }],
     });
     model.policies[0].rules[0].life_safety = true;
     model.offline = Offline {
