@@ -200,6 +200,11 @@ fn pem(label: &str, der: &[u8]) -> String {
 /// Why there is no authority to start with.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
+    /// The clock was never set.
+    #[error(
+        "this machine's clock stands before 2025 and no authority can be made by it; set the clock and start again"
+    )]
+    ClockUnset,
     /// The file is not what was written.
     #[error("authority.pem is corrupted: its checksum does not match")]
     Corrupted,

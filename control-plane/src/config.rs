@@ -60,6 +60,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 5)]
     drain_seconds: u64,
 
+    /// File with a number of seconds that this process takes its machine's clock to be off by: for drills
+    #[arg(long, env = "SIGNET_CLOCK_DRILL_FILE", value_name = "FILE")]
+    clock_drill_file: Option<PathBuf>,
+
     /// Log filter, as of the `tracing` crates
     #[arg(long, env = "SIGNET_LOG", default_value = "info")]
     log: String,
@@ -89,6 +93,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// How long open calls get to end.
     pub drain: Duration,
+    /// File that says how far to move the machine's clock, for drills.
+    pub clock_drill: Option<PathBuf>,
     /// How and what to log.
     pub log: LogConfig,
     /// What to do in a cluster, if anything.
@@ -155,6 +161,7 @@ impl TryFrom<Arguments> for Config {
             bootstrap_dir: arguments.bootstrap_dir,
             trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
+            clock_drill: arguments.clock_drill_file,
             log: LogConfig { filter: arguments.log, json },
         })
     }

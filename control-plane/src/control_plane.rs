@@ -15,6 +15,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::bootstrap::{self, BootstrapError};
 use crate::churn::Churn;
 use crate::claims::Claims;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::health::{self, Health};
 use crate::kubernetes::Kubernetes;
@@ -26,7 +27,7 @@ use crate::server::{self, OwnCertificate};
 use crate::services::Mesh;
 use crate::store::{Expect, RedbStore, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, files, token};
+use crate::{admin, clock, files, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -89,7 +90,12 @@ impl ControlPlane {
         claims.adopt(now).await?;
         let compiler =
             Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
-        let certificate = OwnCertificate::issue(authority.clone(), now)?;
+        let streams = Arc::new(Streams::default());
+        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
+        if let Some(fault) = clock.fault() {
+            tracing::error!(code = fault.code(), "{fault}");
+        }
+        let certificate = OwnCertificate::issue(authority.clone(), clock.clone())?;
         let control = listen(config.listen).await?;
         let health_listener = listen(config.admin_listen).await?;
         let admin = admin::bind(&config.admin_socket)
@@ -128,10 +134,11 @@ impl ControlPlane {
                 registrar: Registrar::new(store.clone(), authority.clone()),
                 store,
                 published: compiler.subscribe(),
-                streams: Arc::new(Streams::default()),
+                streams,
                 authority,
                 churn: Arc::new(Churn::default()),
                 claims,
+                clock,
                 draining,
                 habits,
                 metrics,
@@ -162,6 +169,7 @@ impl ControlPlane {
                 None => std::future::pending().await,
             }
         };
+        let clock = self.mesh.clock.clone();
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -175,6 +183,7 @@ impl ControlPlane {
             () = self.compiler.run() => Ok(()),
             () = self.certificate.keep_fresh() => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
+            () = clock.follow_drill() => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
             () = kubernetes => Ok(()),
             () = stop => {
@@ -234,7 +243,12 @@ fn new_authority(config: &Config, now: SystemTime) -> Result<Authority, Authorit
         Some(directory) => bootstrap::adopt_authority(directory, state, trust_domain)?,
         None => None,
     };
-    prepared.map_or_else(|| Authority::create(state, trust_domain, now), Ok)
+    match prepared {
+        Some(authority) => Ok(authority),
+        // Its root would be over before the clock is set.
+        None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
+        None => Authority::create(state, trust_domain, now),
+    }
 }
 
 /// Removes what is over, now and then; never returns.

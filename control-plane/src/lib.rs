@@ -25,6 +25,7 @@ mod authority;
 pub mod bootstrap;
 mod churn;
 mod claims;
+mod clock;
 mod config;
 mod control_plane;
 mod diff;

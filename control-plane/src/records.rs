@@ -34,6 +34,8 @@ pub(crate) const REGISTRATIONS: &str = "registration/";
 pub(crate) const REVOKED_HOLDERS: &str = "revoked-holder/";
 /// Prefix of the version each section was last published under.
 pub(crate) const VERSIONS: &str = "version/";
+/// When a certificate was issued last.
+pub(crate) const ISSUED: &str = "issued";
 /// Which authority the store belongs to: its pin.
 pub(crate) const AUTHORITY: &str = "authority";
 

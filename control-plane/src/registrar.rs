@@ -4,7 +4,7 @@
 //! consumed, and a certificate the mesh may meet is one that can be revoked.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
@@ -26,6 +26,10 @@ const INSTANCES_MAX: usize = 1_024;
 /// Unexpired certificates of one instance. A proxy needs two at a time, and a few more when answers get lost. All of them
 /// are remembered, so that all of them can be revoked: whoever has this many has to wait until some end.
 const LEAVES_MAX: usize = 64;
+
+/// Certificates of one instance that have ended and may still get it new ones: the last that it received is among the last
+/// that were issued, unless as many answers were lost.
+const ENDED_LEAVES_MAX: usize = 8;
 
 /// How often a write is tried again when others write the same record at the same time.
 const ATTEMPTS_MAX: usize = 64;
@@ -96,7 +100,9 @@ impl Registrar {
                 )?),
             };
             let used = Token { uses: found.record.uses - 1, ..found.record.clone() };
-            let Some(enrolled) = with_instance(registration.as_ref(), token_id, &found.record, issued, now)
+            let rejoin = rejoin_of(model, &found.record.id);
+            let Some(enrolled) =
+                with_instance(registration.as_ref(), token_id, &found.record, issued, rejoin, now)
             else {
                 // Somebody else may have used the token up between the two reads: then that is the reason to give.
                 self.usable_token(token_id, secret, now).await?;
@@ -160,7 +166,8 @@ impl Registrar {
         model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
-        if peer.not_after() <= now {
+        let rejoin = rejoin_of(model, peer.id());
+        if peer.not_after() + rejoin <= now {
             return Err(RegistrarError::Expired);
         }
         declared(model, peer.id())?;
@@ -169,11 +176,11 @@ impl Registrar {
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
             let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
             let mut renewed = found.record.clone();
-            forget_expired(&mut renewed, now);
+            forget_expired(&mut renewed, rejoin, now);
             let Some(instance) = holder(&mut renewed, peer.fingerprint()) else {
                 return Err(self.gone(peer).await);
             };
-            if instance.leaves.len() >= LEAVES_MAX {
+            if instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count() >= LEAVES_MAX {
                 return Err(RegistrarError::Renewals);
             }
             let issued = match &issued {
@@ -293,16 +300,28 @@ fn with_instance(
     token_id: &str,
     token: &Token,
     issued: &Issued,
+    rejoin: Duration,
     now: SystemTime,
 ) -> Option<Registration> {
     let mut registration = found.map_or_else(
         || Registration { id: token.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
     );
-    forget_expired(&mut registration, now);
-    let same_token = registration.instances.iter().filter(|instance| instance.token == token_id).count();
-    if same_token >= token.instances as usize || registration.instances.len() >= INSTANCES_MAX {
+    forget_expired(&mut registration, rejoin, now);
+    // Those whose certificates have ended may come back; until they do they take nobody's place.
+    let in_force = |instance: &&Instance| instance.leaves.iter().any(|leaf| is_in_force(leaf, now));
+    let same_token = |instance: &&Instance| instance.token == token_id;
+    let instances = &registration.instances;
+    if instances.iter().filter(in_force).filter(same_token).count() >= token.instances as usize
+        || instances.iter().filter(in_force).count() >= INSTANCES_MAX
+    {
         return None;
+    }
+    if registration.instances.len() >= INSTANCES_MAX {
+        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
+        let gone =
+            (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
+        registration.instances.remove(gone?);
     }
     registration.instances.push(Instance {
         first: issued.leaf.fingerprint.clone(),
@@ -349,10 +368,27 @@ fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Ins
         .find(|instance| instance.leaves.iter().any(|held| held.fingerprint == leaf))
 }
 
-fn forget_expired(registration: &mut Registration, now: SystemTime) {
-    let now = unix_seconds(now);
+/// How long after its end a certificate of this identity still gets its holder a new one.
+fn rejoin_of(model: &PolicyModel, id: &SpiffeId) -> Duration {
+    model.rejoin_of(id.parts().map_or(Class::External, |parts| parts.class))
+}
+
+fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {
+    leaf.not_after > unix_seconds(now)
+}
+
+/// Forgets certificates that get nobody back any more.
+fn forget_expired(registration: &mut Registration, rejoin: Duration, now: SystemTime) {
     for instance in &mut registration.instances {
-        instance.leaves.retain(|leaf| leaf.not_after > now);
+        instance.leaves.retain(|leaf| leaf.not_after.saturating_add(rejoin.as_secs()) > unix_seconds(now));
+        // The last ones that ended: an instance shows the newest that it received.
+        let ended = instance.leaves.iter().filter(|leaf| !is_in_force(leaf, now)).count();
+        let mut surplus = ended.saturating_sub(ENDED_LEAVES_MAX);
+        instance.leaves.retain(|leaf| {
+            let goes = surplus > 0 && !is_in_force(leaf, now);
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
     registration.instances.retain(|instance| !instance.leaves.is_empty());
 }

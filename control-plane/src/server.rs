@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use signet_identity::{ALPN_CONTROL, Peer, VerifyError, enrolment_server_config, renewal_time};
+use rustls_pki_types::UnixTime;
+use signet_identity::{ALPN_CONTROL, Peer, VerifyError, rejoin_server_config, renewal_time};
+use signet_policy::MAX_REJOIN_S;
 use signet_sync::MAX_MESSAGE_BYTES;
 use signet_sync::proto::sync::control_server::ControlServer;
 use signet_sync::proto::sync::enrolment_server::EnrolmentServer;
@@ -20,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::time_provider::TimeProvider;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
@@ -28,6 +31,7 @@ use tonic::transport::server::Connected;
 use self::anonymous::{Asked, Guest, Lobby};
 use self::sources::Sources;
 use crate::authority::{Authority, AuthorityError};
+use crate::clock::Clock;
 use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
 use crate::services::control::ControlService;
@@ -232,14 +236,17 @@ impl AsyncWrite for Accepted {
 /// The control plane's own TLS configuration, with a fresh certificate before the last one ends.
 pub(crate) struct OwnCertificate {
     authority: Arc<Authority>,
+    clock: Arc<Clock>,
     config: watch::Sender<Arc<ServerConfig>>,
     renew_at: SystemTime,
 }
 
 impl OwnCertificate {
-    pub(crate) fn issue(authority: Arc<Authority>, now: SystemTime) -> Result<Self, AuthorityError> {
-        let (config, renew_at) = server_config(&authority, now)?;
-        Ok(Self { authority, config: watch::Sender::new(config), renew_at })
+    /// A clock that is not believed issues nothing to others. For itself the control plane takes the latest time that is
+    /// certain: proxies whose clocks are right have to reach it to tell.
+    pub(crate) fn issue(authority: Arc<Authority>, clock: Arc<Clock>) -> Result<Self, AuthorityError> {
+        let (config, renew_at) = server_config(&authority, &clock)?;
+        Ok(Self { authority, clock, config: watch::Sender::new(config), renew_at })
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
@@ -252,11 +259,14 @@ impl OwnCertificate {
         const LOOK: Duration = Duration::from_secs(60);
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = SystemTime::now();
+            if let Some(fault) = self.clock.fault() {
+                tracing::error!(code = fault.code(), "{fault}");
+            }
+            let now = self.clock.best();
             if now < self.renew_at {
                 continue;
             }
-            match server_config(&self.authority, now) {
+            match server_config(&self.authority, &self.clock) {
                 Ok((config, renew_at)) => {
                     self.config.send_replace(config);
                     self.renew_at = renew_at;
@@ -269,10 +279,24 @@ impl OwnCertificate {
 
 fn server_config(
     authority: &Authority,
-    now: SystemTime,
+    clock: &Arc<Clock>,
 ) -> Result<(Arc<ServerConfig>, SystemTime), AuthorityError> {
+    let now = clock.best();
     let svid = authority.server_svid(now)?;
-    let config = enrolment_server_config(&svid, &authority.bundle(), &[ALPN_CONTROL])?;
+    // How long after its end a certificate is good for a renewal is policy's; here it may only be shown.
+    let grace = Duration::from_secs(MAX_REJOIN_S);
+    let mut config = rejoin_server_config(&svid, &authority.bundle(), &[ALPN_CONTROL], grace)?;
+    config.time_provider = Arc::new(Handshakes(clock.clone()));
     // One control plane has nobody to fall in step with, so there is no jitter.
     Ok((Arc::new(config), renewal_time(now, svid.not_after, 0.5)))
+}
+
+/// The time that callers' certificates are judged at.
+#[derive(Debug)]
+struct Handshakes(Arc<Clock>);
+
+impl TimeProvider for Handshakes {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.best().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
 }

@@ -16,6 +16,7 @@ use crate::attest::{AttestError, Attestors};
 use crate::authority::Authority;
 use crate::churn::Churn;
 use crate::claims::Claims;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::publish::{ObservedHabits, Published};
 use crate::registrar::{Registrar, RegistrarError};
@@ -30,6 +31,7 @@ pub(crate) struct Mesh {
     pub(crate) authority: Arc<Authority>,
     pub(crate) churn: Arc<Churn>,
     pub(crate) claims: Arc<Claims>,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) draining: CancellationToken,
     /// The manifests are those of a cluster, and nobody else changes them.
     pub(crate) followed: bool,
@@ -53,8 +55,17 @@ fn connection<T>(request: &Request<T>) -> Result<&ConnectionInfo, Status> {
     request.extensions().get::<ConnectionInfo>().ok_or_else(|| Status::internal("no connection"))
 }
 
-/// The verified caller. Without a certificate there is none.
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+/// The verified caller, whose certificate is in force. Without one there is none.
+fn peer<T>(mesh: &Mesh, request: &Request<T>) -> Result<Peer, Status> {
+    let peer = peer_or_ended(request)?;
+    if peer.not_after() <= mesh.clock.best() {
+        return Err(Status::unauthenticated("certificate-expired: connect again with a valid one"));
+    }
+    Ok(peer)
+}
+
+/// The verified caller, whose certificate may have ended: the handshake lets those in that renewal may be for.
+fn peer_or_ended<T>(request: &Request<T>) -> Result<Peer, Status> {
     connection(request)?.peer.clone().ok_or_else(|| {
         Status::unauthenticated("certificate-required: this call needs mutual TLS with a valid certificate")
     })

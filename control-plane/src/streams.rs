@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signet_identity::SpiffeId;
 use signet_sync::proto::sync as wire;
@@ -57,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) edges: Arc<[(Edge, Tally)]>,
     /// Our clock minus the proxy's at that time, milliseconds.
     pub(crate) clock_offset_ms: i64,
+    /// When it said so.
+    received: Option<Instant>,
     pub(crate) sections: Vec<SectionState>,
 }
 
@@ -139,6 +141,13 @@ impl Streams {
             .collect()
     }
 
+    /// How far our clock is ahead of each connected proxy's, in milliseconds, as reported after a moment.
+    pub(crate) fn clock_offsets(&self, after: Instant) -> Vec<i64> {
+        let reports = self.of_instances().into_values().map(|stream| stream.report());
+        let recent = reports.filter(|report| report.received.is_some_and(|received| received > after));
+        recent.map(|report| report.clock_offset_ms).collect()
+    }
+
     /// Tells streams that they lost a place to another identity: they have their claims judged again.
     pub(crate) fn displaced(&self, ids: &BTreeSet<StreamId>) {
         if ids.is_empty() {
@@ -194,6 +203,7 @@ impl Stream {
         report.status = Some(status);
         report.edges = edges;
         report.clock_offset_ms = clock_offset_ms;
+        report.received = Some(Instant::now());
     }
 
     /// Records where the proxy stands on each section.

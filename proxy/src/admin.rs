@@ -21,12 +21,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::Uid;
 use serde::Serialize;
+use signet_policy::Staleness;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::appoint::{self, Refused};
 use crate::capture::Exempt;
+use crate::clock;
 use crate::probes::{Failed, Probes};
 use crate::telemetry::metrics;
 use crate::worker::Shared;
@@ -76,6 +78,15 @@ struct State {
     capture_in_force: bool,
     canary_ok: bool,
     draining: bool,
+    /// False when the control plane was not heard for so long that policy lets nothing pass.
+    policy_fresh: bool,
+    /// Seconds since it last said that nothing is out of date.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_age_seconds: Option<u64>,
+    /// Which clock is believed: `wall-clock`, `control-plane` or `floor`.
+    clock: &'static str,
+    /// How far the machine's clock is ahead of it.
+    wall_clock_ahead_seconds: i64,
 }
 
 impl Admin {
@@ -96,17 +107,29 @@ impl State {
             let snapshot = shared.snapshot();
             (snapshot.ready, snapshot.policy_version.to_string())
         });
+        let policy_fresh = shared.is_none_or(|shared| shared.snapshot().staleness() != Staleness::Refuse);
+        let policy_age_seconds = shared.and_then(|shared| shared.snapshot().policy_age_s());
+        let told = clock::told();
         let capture_in_force = health.capture_in_force.load(Ordering::Acquire);
         let canary_ok = health.canary_ok.load(Ordering::Acquire);
         let draining = health.draining.load(Ordering::Acquire);
         Self {
-            ready: identity.is_some() && policy_in_force && capture_in_force && canary_ok && !draining,
+            ready: identity.is_some()
+                && policy_in_force
+                && policy_fresh
+                && capture_in_force
+                && canary_ok
+                && !draining,
             identity,
             policy_version,
             policy_in_force,
             capture_in_force,
             canary_ok,
             draining,
+            policy_fresh,
+            policy_age_seconds,
+            clock: told.source.as_str(),
+            wall_clock_ahead_seconds: told.wall_ahead_ms / 1000,
         }
     }
 }
@@ -251,11 +274,26 @@ async fn answer_tcp(admin: Admin, here: Option<IpAddr>, request: Request<Incomin
             text(status, "application/json", json(&public))
         }
         "/metrics" => {
+            if let Some(shared) = admin.shared.get() {
+                measure_time(shared);
+            }
             let metrics = admin.shared.get().map(|shared| shared.metrics.encode()).unwrap_or_default();
             text(StatusCode::OK, metrics::CONTENT_TYPE, metrics)
         }
         _ => text(StatusCode::NOT_FOUND, "text/plain", "try /live, /ready or /metrics\n".into()),
     }
+}
+
+/// Ages grow by themselves: they are measured when they are asked for.
+fn measure_time(shared: &Shared) {
+    let (metrics, snapshot, told) = (&shared.metrics, shared.snapshot(), clock::told());
+    // Before the first confirmation there is no age.
+    metrics.policy_age.set(snapshot.policy_age_s().map_or(f64::NAN, |age| age as f64));
+    let bound = snapshot.offline_bound();
+    metrics.policy_age_limit.set(bound.map_or(0.0, |bound| bound.budget_s as f64));
+    metrics.policy_stale.set(i64::from(snapshot.staleness() != Staleness::Fresh));
+    metrics.clock_skew.set(told.wall_ahead_ms as f64 / 1000.0);
+    metrics.clock_believed.set(i64::from(told.source == clock::Source::Wall));
 }
 
 fn answer_probe(outcome: Option<Result<(), Failed>>) -> Response<Full<Bytes>> {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use http::HeaderMap;
 use signet_identity::SpiffeId;
 use signet_policy::{
-    Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders, decide,
-    foresee,
+    Facts, Layer, Origin, Permit, PolicyIndex, Protection, ProtectionLevel, Refusal, RequestHeaders,
+    decide_while, foresee,
 };
 use signet_sync::{Edge, End};
 
@@ -105,7 +105,7 @@ impl Grant {
             signer.check_trust(snapshot)?;
         }
         let facts = self.facts();
-        let permit = decide(&snapshot.index, &facts)?;
+        let permit = decide_while(&snapshot.index, &facts, snapshot.staleness())?;
         self.judged.set((snapshot.generation, facts.now));
         Ok(permit)
     }
@@ -131,7 +131,7 @@ impl Grant {
         if let Some(channel) = &self.channel {
             channel.check_trust(snapshot)?;
         }
-        foresee(&snapshot.index, &self.facts()).map(|()| None)
+        foresee(&snapshot.index, &self.facts(), snapshot.staleness()).map(|()| None)
     }
 
     /// Whether it would be permitted again.

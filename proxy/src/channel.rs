@@ -23,6 +23,7 @@ use signet_signature::record::Direction;
 use signet_signature::{ChannelId, Form, MacKey, ReplayWindow, VerifiedKey};
 use thiserror::Error;
 
+use crate::clock;
 use crate::headers::MESH_CERT;
 use crate::snapshot::{Credentials, Snapshot};
 use crate::tls::MeshStream;
@@ -54,6 +55,8 @@ pub(crate) struct Channel {
     pub(crate) id: ChannelId,
     /// The other end, proven by its TLS certificate.
     pub(crate) peer: Peer,
+    /// How far its clock is off, where messages were refused for that.
+    skew_s: Cell<Option<i64>>,
     /// Our own TLS certificate on this connection.
     pub(crate) own_leaf: Fingerprint,
     /// No new message starts here after this time: one of the two certificates ends.
@@ -212,6 +215,7 @@ impl Channel {
             settling: Turn::default(),
             unproven: RefCell::default(),
             cut: Cell::default(),
+            skew_s: Cell::default(),
             carrier: RefCell::default(),
             open: open.clone(),
         })
@@ -321,12 +325,22 @@ impl Channel {
         Poll::Pending
     }
 
+    /// Notes how far the times that the peer signs are ahead of ours, in seconds, where that was too far.
+    pub(crate) fn note_skew(&self, ahead_s: i64) {
+        self.skew_s.set(Some(ahead_s));
+    }
+
+    /// The last such distance.
+    pub(crate) fn skew_s(&self) -> Option<i64> {
+        self.skew_s.get()
+    }
+
     /// Whether the peer is still trusted under the snapshot: asked once per snapshot.
     pub(crate) fn check_trust(&self, snapshot: &Snapshot) -> Result<(), Refusal> {
         if self.cut.get() {
             return Err(Refusal::PeerUnverified);
         }
-        let now = SystemTime::now();
+        let now = clock::now();
         if now > self.peer.not_after() + EXPIRY_GRACE {
             return Err(Refusal::PeerUnverified);
         }

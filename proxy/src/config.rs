@@ -102,6 +102,9 @@ pub struct Arguments {
     /// Where spans go (OTLP over gRPC); nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// File with a number of seconds that this process takes its machine's clock to be off by: for drills.
+    #[arg(long, env = "SIGNET_CLOCK_DRILL_FILE", value_name = "FILE")]
+    pub clock_drill_file: Option<PathBuf>,
     /// Log lines as JSON.
     #[arg(long, env = "SIGNET_LOG_JSON")]
     pub log_json: bool,
@@ -120,6 +123,8 @@ pub struct Config {
     pub token: Option<TokenSource>,
     /// Where keys and the last good policy are kept.
     pub state_dir: Option<PathBuf>,
+    /// File that says how far to move the machine's clock, for drills.
+    pub clock_drill: Option<PathBuf>,
     /// Port that outbound connections are redirected to.
     pub outbound_port: u16,
     /// Port that inbound connections are redirected to.
@@ -314,6 +319,7 @@ impl TryFrom<Arguments> for Config {
             control_plane: raw.control_plane,
             token,
             state_dir: raw.state_dir,
+            clock_drill: raw.clock_drill_file,
             outbound_port: raw.outbound_port,
             inbound_port: raw.inbound_port,
             admin_addr: raw.admin_addr,

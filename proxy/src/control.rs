@@ -18,6 +18,7 @@ mod connect;
 mod enrol;
 mod expiry;
 mod interfaces;
+mod island;
 mod proof;
 mod renew;
 mod state;
@@ -44,6 +45,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock;
 use crate::config::{HostPort, TokenSource};
 use crate::control::connect::ControlPlane;
+pub use crate::control::island::Contact;
+use crate::control::island::Island;
 pub use crate::control::proof::ProofError;
 use crate::control::state::{State, StateError};
 use crate::habit::Observation;
@@ -176,6 +179,10 @@ impl Control {
     pub fn open(settings: Settings) -> Result<Self, ControlError> {
         let Settings { control_plane, token, state_dir, dial } = settings;
         let state = state_dir.map(State::open).transpose()?;
+        // Before anything is judged by a time of day.
+        if let Some(saved) = state.as_ref().and_then(State::load_clock) {
+            clock::restore(&saved);
+        }
         let saved = match state.as_ref().map(State::load_identity) {
             Some(Err(error)) if token.is_some() => {
                 tracing::warn!(%error, "the saved identity cannot be used; enrolling anew");
@@ -184,6 +191,9 @@ impl Control {
             Some(loaded) => loaded?,
             None => None,
         };
+        if let Some(identity) = &saved {
+            identity.has_begun();
+        }
         if saved.is_none() {
             // A token is looked at again when it is used: its file may be gone once there is an identity.
             proof::read(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
@@ -206,9 +216,10 @@ impl Control {
             (Some(identity), Some(bundle)) => Some(Identity { bundle: Arc::clone(bundle), ..identity }),
             (saved, _) => saved,
         };
+        let island = subscriber.as_ref().and_then(|subscriber| Island::restore(state.as_ref()?, subscriber));
         let origin = Origin { plane, token, state, link };
         let identity = origin.obtain(saved.as_ref()).await;
-        Joined::new(origin, identity, subscriber)
+        Joined::new(origin, identity, subscriber, island.unwrap_or_default())
     }
 }
 
@@ -233,18 +244,39 @@ struct Origin {
 }
 
 impl Origin {
-    /// `known` as soon as it holds, or a new identity for the token. A clock may be set right at any time, so a known
-    /// identity is looked at before each attempt.
+    /// `known` as soon as it holds, the same with new certificates if policy lets it back in, or a new identity for the
+    /// token. A clock may be set right at any time, so a known identity is looked at before each attempt.
     async fn obtain(&self, known: Option<&Identity>) -> Identity {
         let mut attempt = 0;
         loop {
-            if let Some(identity) = known.filter(|identity| identity.holds_at(SystemTime::now())) {
+            if let Some(identity) = known.filter(|identity| identity.holds_at(clock::now())) {
                 self.link.send_modify(|link| link.enrolled = true);
                 return identity.clone();
             }
-            match self.enrol().await {
-                Ok(identity) => return identity,
-                Err(error) => self.failed("enrolment", &error),
+            if let Some(ended) = known {
+                match renew::rejoin(self, ended).await {
+                    Ok(identity) => {
+                        tracing::info!(id = %identity.tls.id, "back in the mesh with the keys of certificates that had ended");
+                        if let Some(state) = &self.state
+                            && let Err(error) = state.save_svids(&identity)
+                        {
+                            self.failed("saving the renewed certificates", &error);
+                        }
+                        self.link.send_modify(|link| {
+                            link.enrolled = true;
+                            link.error = None;
+                        });
+                        return identity;
+                    }
+                    Err(error) => self.failed("renewal of certificates that have ended", &error),
+                }
+            }
+            // Without a token there is nothing else to try.
+            if known.is_none() || self.token.is_some() {
+                match self.enrol().await {
+                    Ok(identity) => return identity,
+                    Err(error) => self.failed("enrolment", &error),
+                }
             }
             tokio::time::sleep(signet_identity::backoff(attempt, jitter())).await;
             attempt = attempt.saturating_add(1);
@@ -292,12 +324,13 @@ pub struct Joined {
 }
 
 impl Joined {
-    fn new(origin: Origin, identity: Identity, subscriber: Option<Subscriber>) -> Self {
+    fn new(origin: Origin, identity: Identity, subscriber: Option<Subscriber>, island: Island) -> Self {
         let subscriber =
             subscriber.filter(|s| identity.continues(s)).unwrap_or_else(|| identity.subscriber());
-        let snapshot = Snapshot::of(0, &identity.network, &identity.bundle, &subscriber);
+        let snapshot = identity.snapshot(0, &subscriber, island.contact());
         let node = Node {
             origin,
+            island,
             identity: ArcSwap::from_pointee(identity),
             snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
             credentials: Arc::default(),
@@ -333,6 +366,7 @@ impl Joined {
                 never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
                 () = renew::until_ended(&self.node) => {}
                 never = expiry::follow(&self.node) => match never {},
+                never = island::keep(&self.node) => match never {},
                 () = appoint::serve(&self.node, &mut appointments) => {}
             }
             self.node.withdraw_credentials();
@@ -351,6 +385,7 @@ impl Joined {
 /// What the client's two tasks share. Both run in one task of one thread, so a load and a store never interleave.
 struct Node {
     origin: Origin,
+    island: Island,
     identity: ArcSwap<Identity>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     credentials: Arc<ArcSwapOption<Credentials>>,
@@ -365,7 +400,7 @@ impl Node {
     /// Whether the sections make the proxy ready that was not so before.
     fn completes(&self, subscriber: &Subscriber) -> bool {
         let identity = self.identity.load();
-        !self.snapshots.load().ready && Snapshot::of(0, &identity.network, &identity.bundle, subscriber).ready
+        !self.snapshots.load().ready && identity.snapshot(0, subscriber, self.island.contact()).ready
     }
 
     fn publish_snapshot(&self, subscriber: &Subscriber) {
@@ -374,7 +409,7 @@ impl Node {
         }
         let identity = self.identity.load();
         let generation = *self.changes.borrow() + 1;
-        let snapshot = Snapshot::of(generation, &identity.network, &identity.bundle, subscriber);
+        let snapshot = identity.snapshot(generation, subscriber, self.island.contact());
         self.snapshots.store(Arc::new(snapshot));
         self.changes.send_replace(generation);
     }
@@ -386,7 +421,7 @@ impl Node {
             return;
         }
         let changed = Identity { bundle: Arc::clone(bundle), ..(*identity).clone() };
-        if !changed.holds_at(SystemTime::now()) {
+        if !changed.holds_at(clock::now()) {
             self.renew_now.notify_one();
         }
         self.identity.store(Arc::new(changed));
@@ -444,6 +479,24 @@ impl Identity {
 
     fn not_after(&self) -> SystemTime {
         self.tls.not_after.min(self.signing.not_after)
+    }
+
+    /// The authority signed both certificates: the later of their beginnings has passed.
+    /// Where something better is known they have to be in force by that.
+    fn has_begun(&self) {
+        let (begins, now) = (self.tls.not_before.max(self.signing.not_before), clock::now());
+        if (begins <= now || clock::asks_authority()) && self.holds_at(begins.max(now)) {
+            clock::passed(begins);
+        }
+    }
+
+    /// What this workload acts on, with what `subscriber` holds.
+    fn snapshot(&self, generation: u64, subscriber: &Subscriber, contact: &Arc<Contact>) -> Snapshot {
+        Snapshot {
+            own: Some(self.tls.id.clone()),
+            contact: Arc::clone(contact),
+            ..Snapshot::of(generation, &self.network, &self.bundle, subscriber)
+        }
     }
 
     fn subscriber(&self) -> Subscriber {

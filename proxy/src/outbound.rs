@@ -294,7 +294,8 @@ async fn explain(worker: &Rc<Worker>, client: TcpStream, address: SocketAddr, re
     let respond = move |_| {
         let request_id = refused.request_id();
         refused.record(&unmeshed(&request_id, address, &Err(refusal)));
-        let response = problem::response(refusal, &request_id);
+        let note = refused.note(refusal, None);
+        let response = problem::response(refusal, &request_id, note.as_deref());
         Box::pin(std::future::ready(Ok(response))) as http_server::Answer
     };
     // The client may break off; it has its answer or does not want it.

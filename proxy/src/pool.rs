@@ -19,6 +19,7 @@ use signet_policy::Refusal;
 use tokio::sync::Notify;
 
 use crate::body::{Body, Hold};
+use crate::clock;
 
 /// Idle HTTP/1.1 connections kept per key: what a burst of callers needs again at once.
 const IDLE_PER_KEY: usize = 64;
@@ -114,7 +115,7 @@ impl Drop for StreamCount {
 }
 
 fn usable(until: Option<SystemTime>) -> bool {
-    until.is_none_or(|until| SystemTime::now() < until)
+    until.is_none_or(|until| clock::now() < until)
 }
 
 impl<K: Eq + Hash + Clone + 'static, C: Clone + 'static> Pool<K, C> {

@@ -1,5 +1,6 @@
 //! A refusal as the response that says so (RFC 9457).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,19 +16,20 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     code: &'static str,
-    detail: &'static str,
+    detail: Cow<'a, str>,
     request_id: &'a str,
 }
 
-/// The body of a problem response; it names the refusal and the request, never its content.
-pub(crate) fn body(refusal: Refusal, request_id: &str) -> Bytes {
+/// The body of a problem response; it names the refusal and the request, never its content. A note says what was measured.
+pub(crate) fn body(refusal: Refusal, request_id: &str, note: Option<&str>) -> Bytes {
     let status = status(refusal);
     let problem = Problem {
         r#type: format!("urn:mesh:err:{}", refusal.code()),
         title: status.canonical_reason().unwrap_or("Refused"),
         status: status.as_u16(),
         code: refusal.code(),
-        detail: refusal.detail(),
+        detail: note
+            .map_or(Cow::Borrowed(refusal.detail()), |note| format!("{}; {note}", refusal.detail()).into()),
         request_id,
     };
     // Serialising plain strings and numbers cannot fail; an empty body would still be a refusal.
@@ -35,8 +37,8 @@ pub(crate) fn body(refusal: Refusal, request_id: &str) -> Bytes {
 }
 
 /// The whole response.
-pub(crate) fn response(refusal: Refusal, request_id: &str) -> Response<Body> {
-    let body = body(refusal, request_id);
+pub(crate) fn response(refusal: Refusal, request_id: &str, note: Option<&str>) -> Response<Body> {
+    let body = body(refusal, request_id, note);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status(refusal);
     let headers = response.headers_mut();

@@ -30,7 +30,7 @@ use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::traffic::rate::RateLimits;
 use crate::worker::{Shared, Worker};
-use crate::{appoint, guard, inbound, listen, local, outbound, sockets};
+use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets};
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
@@ -73,6 +73,9 @@ struct Listeners {
 /// When it cannot be started. Rules that were installed stay: traffic is then refused.
 pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let exempt = config.exempt;
+    if let Some(file) = &config.clock_drill {
+        clock::drilled(file);
+    }
     let control = Control::open(Settings {
         control_plane: config.control_plane.clone(),
         token: config.token.clone(),
@@ -86,6 +89,9 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         serve_admin(&config, &admin)?;
+        if let Some(file) = config.clock_drill.clone() {
+            tokio::spawn(clock::drill(file));
+        }
         let installed = install(&config)?;
         let joined = tokio::select! {
             joined = control.join() => joined,

@@ -1,7 +1,7 @@
 //! Opening a record stream with the other sidecar: HELLO and, if anything is signed, the signing chain, both ways.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use bytes::{Bytes, BytesMut};
@@ -186,7 +186,7 @@ impl Incoming {
         channel: &Channel,
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Refusal> {
-        let identity = channel.learn_chain(chain, &worker.shared.snapshot(), SystemTime::now())?;
+        let identity = channel.learn_chain(chain, &worker.shared.snapshot(), clock::now())?;
         self.reader.set_key(identity.public_key()).map_err(|_| Refusal::SignatureUnknownKey)
     }
 

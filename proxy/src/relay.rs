@@ -48,7 +48,7 @@ impl Signer {
         if self.checked.get() == snapshot.edition {
             return Ok(());
         }
-        if !self.known.is_trusted(snapshot, SystemTime::now()) {
+        if !self.known.is_trusted(snapshot, clock::now()) {
             return Err(Refusal::PeerUnverified);
         }
         self.checked.set(snapshot.edition);
@@ -71,7 +71,7 @@ impl Signers {
             signer.check_trust(snapshot).map_err(|_| Refusal::SignatureUnknownKey)?;
             return Ok(Rc::clone(signer));
         }
-        let identity = Known::verify(&chain, snapshot, SystemTime::now())?;
+        let identity = Known::verify(&chain, snapshot, clock::now())?;
         let signer = Rc::new(Signer { known: identity, checked: Cell::new(snapshot.edition) });
         if known.len() >= SIGNERS_MAX {
             // What is still needed is verified once more.

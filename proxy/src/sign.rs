@@ -365,12 +365,15 @@ pub(crate) async fn refusal(
     refusal: Refusal,
     request_id: &str,
 ) -> Response<Body> {
-    let plain = || problem::response(refusal, request_id);
+    let note = worker.note(refusal, Some(channel));
+    let plain = || problem::response(refusal, request_id, note.as_deref());
     if received.form == Some(Form::Mac) {
         // What a request that was refused may cause is bounded by nothing that is settled later.
         received.form = Some(Form::Single);
     }
-    let Ok((parts, payload)) = refused(&received, refusal, request_id) else { return plain() };
+    let Ok((parts, payload)) = refused(&received, refusal, request_id, note.as_deref()) else {
+        return plain();
+    };
     response(worker, channel, &received, parts, payload).await.unwrap_or_else(|_| plain())
 }
 
@@ -379,11 +382,12 @@ pub(crate) fn refused(
     received: &SentRequest,
     refusal: Refusal,
     request_id: &str,
+    note: Option<&str>,
 ) -> Result<(response::Parts, Payload), Refusal> {
-    let (mut parts, _) = problem::response(refusal, request_id).into_parts();
+    let (mut parts, _) = problem::response(refusal, request_id, note).into_parts();
     // The answer to HEAD has no content to digest (RFC 9110 section 9.3.2).
     let headless = received.method == http::Method::HEAD;
-    let content = if headless { Bytes::new() } else { problem::body(refusal, request_id) };
+    let content = if headless { Bytes::new() } else { problem::body(refusal, request_id, note) };
     let payload = Payload::Whole(content);
     prepare(&mut parts.headers, &payload, received.form)?;
     bind(&mut parts.headers, &payload, received.form)?;

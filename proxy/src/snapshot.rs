@@ -8,12 +8,14 @@ use signet_identity::{
     ALPN_H1, ALPN_H2, ALPN_RECORDS, Fingerprint, SigningSvid, SpiffeId, TlsError, TlsSvid, TrustBundle,
     client_config, server_config,
 };
-use signet_policy::{PolicyIndex, PolicyModel};
+use signet_policy::{OfflineBound, PolicyIndex, PolicyModel, Staleness};
 use signet_signature::MeshSigner;
 use signet_signature::seal::SealingKey;
 use signet_sync::{Directory, Entry, Revocations, SectionName, Subscriber};
 use thiserror::Error;
 
+use crate::clock;
+use crate::control::Contact;
 use crate::tls::Alpn;
 
 /// Policy, directory and trust at one moment. Loaded once per request.
@@ -38,6 +40,10 @@ pub struct Snapshot {
     pub revocations: Arc<Revocations>,
     /// Allowed difference of clocks, in seconds.
     pub clock_skew_s: u64,
+    /// Who this proxy is for; none before it is told.
+    pub own: Option<SpiffeId>,
+    /// When the control plane last said that nothing here is out of date. Changes within a snapshot: an age grows by itself.
+    pub contact: Arc<Contact>,
     /// Whether anchors, a policy and the directory of the own network are in force: without the last, every
     /// destination would look unmeshed.
     pub ready: bool,
@@ -56,6 +62,8 @@ impl Snapshot {
             bundle,
             revocations: Arc::default(),
             clock_skew_s: 30,
+            own: None,
+            contact: Arc::default(),
             ready: false,
         }
     }
@@ -102,6 +110,21 @@ impl Snapshot {
     /// Whether a workload of the mesh has this address, at any port.
     pub fn is_meshed(&self, address: std::net::IpAddr) -> bool {
         self.directories.iter().any(|directory| directory.contains(address))
+    }
+
+    /// How long ago the control plane last said that nothing here is out of date, in seconds.
+    pub(crate) fn policy_age_s(&self) -> Option<u64> {
+        self.contact.age_s(clock::unix_ms())
+    }
+
+    /// How long policy lets this workload's class go on without hearing that, and what then.
+    pub(crate) fn offline_bound(&self) -> Option<OfflineBound> {
+        self.index.offline_bound(self.own.as_ref()?)
+    }
+
+    /// What policy says of going on with what is held, now.
+    pub(crate) fn staleness(&self) -> Staleness {
+        self.offline_bound().map_or(Staleness::Fresh, |bound| bound.staleness(self.policy_age_s()))
     }
 
     /// Whether an identity or one of its certificates was revoked.
@@ -160,16 +183,23 @@ impl Credentials {
         let former = former.map(|former| &*former.sealing).unwrap_or_default();
         let sealing = former.iter().filter(|key| key.public() != own.public()).cloned().collect::<Vec<_>>();
         let sealing = std::iter::once(Arc::new(own)).chain(sealing).take(SEALING_KEYS_MAX);
+        let dialling = |alpn: &[&[u8]]| -> Result<_, TlsError> {
+            let mut config = client_config(&tls, bundle, alpn)?;
+            config.time_provider = Arc::new(clock::Handshakes);
+            Ok(Arc::new(config))
+        };
+        let mut server = server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?;
+        server.time_provider = Arc::new(clock::Handshakes);
         Ok(Self {
             generation,
             signer: Arc::new(
                 MeshSigner::new(key, signing.keyid()).map_err(|_| CredentialsError::SigningKey)?,
             ),
             sealing: sealing.collect(),
-            server: Arc::new(server_config(&tls, bundle, &[ALPN_H2, ALPN_H1, ALPN_RECORDS])?),
-            http1: Arc::new(client_config(&tls, bundle, &[ALPN_H1])?),
-            http2: Arc::new(client_config(&tls, bundle, &[ALPN_H2])?),
-            records: Arc::new(client_config(&tls, bundle, &[ALPN_RECORDS])?),
+            server: Arc::new(server),
+            http1: dialling(&[ALPN_H1])?,
+            http2: dialling(&[ALPN_H2])?,
+            records: dialling(&[ALPN_RECORDS])?,
             tls,
             signing,
         })

@@ -10,6 +10,7 @@ use signet_policy::Refusal;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::channel::Channel;
+use crate::clock;
 use crate::prefixed::Prefixed;
 use crate::ring::Direction;
 use crate::snapshot::Credentials;
@@ -64,7 +65,7 @@ pub(crate) async fn accept(worker: &Worker, stream: Prefixed) -> Result<(MeshStr
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => TlsStream::from(stream),
         Ok(Err(error)) => {
-            tracing::info!(%error, "caller could not be authenticated");
+            tracing::info!(%error, "caller could not be authenticated, judged {}", clock::told());
             return Err(Refusal::PeerUnverified);
         }
         Err(_) => return Err(Refusal::UpstreamTimeout),
@@ -92,7 +93,7 @@ fn established(
 /// A peer that fails in TLS is told from one that is not there.
 fn handshake_refusal(address: SocketAddr, error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    tracing::warn!(%address, %error, "no authenticated connection");
+    tracing::warn!(%address, %error, "no authenticated connection, judged {}", clock::told());
     match tls {
         Some(_) => Refusal::PeerUnverified,
         None => Refusal::UpstreamUnreachable,

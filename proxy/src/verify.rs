@@ -1,10 +1,10 @@
 //! Verifies a message and makes the proof that the rest of the pipeline asks for.
 
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use hyper::body::{Body as _, Incoming};
+use signet_identity::SpiffeId;
 use signet_policy::{Protection, ProtectionLevel, Refusal, Relay, SignatureMode, Verification};
 use signet_signature::digest::sha256;
 use signet_signature::record::{Direction, RecordReader};
@@ -61,7 +61,7 @@ pub(crate) async fn request(
     body: Incoming,
     Terms { protection, sealed_headers }: Terms<'_>,
 ) -> Result<(Verified<Request<Body>>, Option<Owed>), Refusal> {
-    let now = SystemTime::now();
+    let now = clock::now();
     headers::check_peer_framing(&parts.headers)?;
     let signed = signet_signature::claims_signature(&received.headers);
     if !signed && protection.level == ProtectionLevel::Public {
@@ -83,7 +83,8 @@ pub(crate) async fn request(
         };
         let mut window = channel.window().borrow_mut();
         let resolve = |keyid: &str| channel.resolve(keyid, now);
-        examine_request(&received.view(), &channel.id, &mut window, resolve, rules).map_err(refusal)?
+        examine_request(&received.view(), &channel.id, &mut window, resolve, rules)
+            .map_err(|error| timed(worker, Some(channel), channel.peer.id(), error))?
     };
     check_unreserved(channel, unproven.seq()).map_err(refusal)?;
     if unproven.form() == Form::Mac {
@@ -138,7 +139,7 @@ pub(crate) async fn relayed_request(
     body: Incoming,
     Terms { protection, sealed_headers }: Terms<'_>,
 ) -> Result<Verified<Request<Body>>, Refusal> {
-    let now = SystemTime::now();
+    let now = clock::now();
     headers::check_peer_framing(&parts.headers)?;
     if protection.level == ProtectionLevel::Private && !seal::nothing_in_clear(&parts.headers, sealed_headers)
     {
@@ -146,7 +147,8 @@ pub(crate) async fn relayed_request(
     }
     let rules = Rules::new(signer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s);
     let resolve = |keyid: &str| signer.resolve(keyid, now);
-    let unproven = examine_origin_request(&received.view(), resolve, rules).map_err(refusal)?;
+    let unproven = examine_origin_request(&received.view(), resolve, rules)
+        .map_err(|error| timed(worker, None, signer.id(), error))?;
     let key = unproven.key().clone();
     let head = prove(worker, unproven, None).map_err(refusal)?;
     worker.shared.relayed.admit(&head, snapshot.clock_skew_s).map_err(refusal)?;
@@ -172,7 +174,7 @@ pub(crate) async fn relayed_response(
     mut parts: response::Parts,
     body: Incoming,
 ) -> Result<Verified<Response<Body>>, Refusal> {
-    let now = SystemTime::now();
+    let now = clock::now();
     let unverified = |error: SignatureError| {
         tracing::warn!(peer = %relay.to, code = error.code(), %error, "response of an intermediary refused");
         Refusal::ResponseUnverified
@@ -220,7 +222,7 @@ pub(crate) async fn response(
     body: Incoming,
     verification: Verification,
 ) -> Result<(Verified<Response<Body>>, Option<Owed>), Refusal> {
-    let now = SystemTime::now();
+    let now = clock::now();
     headers::check_peer_framing(&parts.headers).map_err(|_| Refusal::ResponseUnverified)?;
     if sent.form.is_none() {
         worker.shared.metrics.unsigned_messages.inc(crate::ring::Direction::Outbound);
@@ -233,6 +235,7 @@ pub(crate) async fn response(
     })?;
     let unverified = |error: SignatureError| {
         channel.unconfirm();
+        timed(worker, Some(channel), channel.peer.id(), error.clone());
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
     };
@@ -312,6 +315,10 @@ pub(crate) fn prove(
     let known = roots.counts();
     let head = unproven.prove(Some(&mut roots), window);
     let metrics = &worker.shared.metrics;
+    if let Ok(head) = &head {
+        let ahead_s = head.created.cast_signed().saturating_sub(clock::unix_seconds().cast_signed());
+        metrics.peer_skew.set(ahead_s);
+    }
     let (hits, misses) = roots.counts();
     metrics.verifications.inc_by(head.is_ok().into());
     metrics.root_cache_hits.inc_by(hits - known.0);
@@ -405,6 +412,20 @@ fn broken(error: &BodyError) -> Refusal {
         BodyError::Length => Refusal::BodyTooLarge,
         _ => Refusal::StreamTruncated,
     }
+}
+
+/// The refusal for a signature that was examined, with what was measured where it is about time.
+fn timed(worker: &Worker, channel: Option<&Channel>, peer: &SpiffeId, error: SignatureError) -> Refusal {
+    if let Some(ahead_s) = error.skew_s() {
+        worker.shared.metrics.peer_skew.set(ahead_s);
+        if let Some(channel) = channel {
+            channel.note_skew(ahead_s);
+        }
+        tracing::warn!(
+            %peer, ahead_s, code = error.code(), "a message is refused for its time, judged {}", clock::told()
+        );
+    }
+    refusal(error)
 }
 
 /// The refusal for a signature that was not accepted.

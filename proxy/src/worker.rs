@@ -280,6 +280,27 @@ impl Worker {
 }
 
 impl Worker {
+    /// What was measured that a refusal is about: how old policy is, or how far a peer's clock is off.
+    pub(crate) fn note(&self, refusal: Refusal, channel: Option<&Channel>) -> Option<String> {
+        match refusal {
+            Refusal::PolicyStale => {
+                let snapshot = self.shared.snapshot();
+                let bound = snapshot.offline_bound()?.budget_s;
+                Some(match snapshot.policy_age_s() {
+                    Some(age) => format!("it last heard {age} s ago, and the bound is {bound} s"),
+                    None => format!("it never heard, and the bound is {bound} s"),
+                })
+            }
+            Refusal::ResponseUnverified | Refusal::SignatureClock | Refusal::SignatureExpired => {
+                let ahead = channel?.skew_s()?;
+                let side = if ahead < 0 { "behind" } else { "ahead" };
+                let off = ahead.unsigned_abs();
+                Some(format!("the peer's clock is {off} s {side}, judged {}", clock::told()))
+            }
+            _ => None,
+        }
+    }
+
     /// Notes what an exchange with our workload lacked that was let pass. What leaves is noted at its destination or, where
     /// that is outside the mesh, by `outbound/egress.rs`.
     pub(crate) fn lacked(&self, grant: &Grant, gaps: &[Gap]) {

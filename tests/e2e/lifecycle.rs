@@ -3,6 +3,9 @@
 use signet_cli::lab::runner::Test;
 
 mod check;
+mod clocks;
+mod drill;
+mod island;
 mod outage;
 mod pressure;
 mod rotation;
@@ -65,5 +68,38 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "check_warns_of_a_sidecar_that_is_missing_and_of_one_that_enrolled_anew",
         check::check_warns_of_a_sidecar_that_is_missing_and_of_one_that_enrolled_anew,
+    ),
+    (
+        "cold_start_alone_serves_within_the_budget_and_then_what_is_marked_for_life_safety",
+        island::cold_start_alone_serves_within_the_budget_and_then_what_is_marked_for_life_safety,
+    ),
+    (
+        "stale_policy_that_refuses_lets_nothing_pass_and_is_not_ready_until_confirmed",
+        island::stale_policy_that_refuses_lets_nothing_pass_and_is_not_ready_until_confirmed,
+    ),
+    (
+        "certificates_that_ended_offline_fail_closed_and_come_back_without_anybody",
+        island::certificates_that_ended_offline_fail_closed_and_come_back_without_anybody,
+    ),
+    (
+        "certificates_that_ended_are_worth_nothing_where_policy_lets_nobody_back",
+        island::certificates_that_ended_are_worth_nothing_where_policy_lets_nobody_back,
+    ),
+    (
+        "machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time",
+        clocks::machine_that_boots_in_1970_serves_from_its_state_and_takes_the_control_planes_time,
+    ),
+    ("machine_without_a_clock_enrols_and_serves", clocks::machine_without_a_clock_enrols_and_serves),
+    (
+        "wall_clock_that_jumps_during_traffic_changes_nothing_and_is_told",
+        clocks::wall_clock_that_jumps_during_traffic_changes_nothing_and_is_told,
+    ),
+    (
+        "control_plane_whose_clock_jumps_issues_nothing_and_nobody_loses_what_holds",
+        clocks::control_plane_whose_clock_jumps_issues_nothing_and_nobody_loses_what_holds,
+    ),
+    (
+        "message_refused_for_its_time_says_how_far_the_clocks_are_apart",
+        clocks::message_refused_for_its_time_says_how_far_the_clocks_are_apart,
     ),
 ];

@@ -514,6 +514,7 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
             open_connections: status.open_connections,
             refused: status.refused,
             clock_offset_ms: report.clock_offset_ms,
+            wall_ahead_ms: status.wall_ahead_ms,
             unprotected: status.unprotected.map(|counted| wire::Unprotected {
                 plaintext_in: counted.plaintext_in,
                 plaintext_out: counted.plaintext_out,

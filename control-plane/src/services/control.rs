@@ -15,7 +15,8 @@ use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::{
-    Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, decode_edges, negotiate, sealing_key,
+    Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate,
+    sealing_key,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -77,11 +78,8 @@ impl Control for ControlService {
         request: Request<Streaming<wire::ProxyMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mesh = self.0.clone();
-        let peer = peer(&request)?;
+        let peer = peer(&mesh, &request)?;
         let source = connection(&request)?.source;
-        if peer.not_after() <= SystemTime::now() {
-            return Err(Status::unauthenticated("certificate-expired: connect again with a valid one"));
-        }
         let known = mesh.registrar.known(&peer, &mesh.model()).await.map_err(|error| status(&error))?;
         let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
         tokio::spawn(serve(mesh, peer, known, source, request.into_inner(), outbound));
@@ -243,6 +241,8 @@ impl Session {
         if let Err(refusal) = self.set_claims(&hello.claims) {
             return End::Refused(refusal);
         }
+        // Before any section: as soon as the proxy has them all it knows that they are the newest.
+        self.tell_freshness();
         loop {
             self.fill_outbox();
             let (claim_at, habit_at) = (self.claim_at, self.habit_at);
@@ -266,7 +266,10 @@ impl Session {
                 () = sleep_until(claim_at), if claim_at.is_some() => self.claim().await,
                 () = sleep_until(habit_at), if habit_at.is_some() => { self.tell_habits(); Ok(()) }
                 () = stream.displaced.notified() => { self.claim_soon(); Ok(()) }
-                _ = check.tick() => self.check().await,
+                _ = check.tick() => {
+                    self.tell_freshness();
+                    self.check().await
+                }
                 () = stream.superseded.cancelled() => return End::Superseded,
                 () = draining.cancelled() => return End::Draining,
                 () = outbound.closed() => return End::Closed,
@@ -274,6 +277,26 @@ impl Session {
             if let Err(refusal) = step {
                 return End::Refused(refusal);
             }
+        }
+    }
+
+    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]. One that the proxy does not read takes the place of no other.
+    fn tell_freshness(&mut self) {
+        if self.outbox.len() >= OUTBOX_MAX {
+            return;
+        }
+        let published = self.mesh.published.borrow().clone();
+        let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
+        let (Some(policy), Some(revocations)) =
+            (version(SectionName::Policy), version(SectionName::Revocations))
+        else {
+            return;
+        };
+        let now_ms = self.mesh.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+        match self.mesh.authority.policy_key().sign_freshness(now_ms, policy, revocations) {
+            Ok(said) => self.outbox.push_back(down(Down::Freshness(said))),
+            Err(error) => tracing::error!(%error, "what time it is cannot be signed"),
         }
     }
 
@@ -449,8 +472,7 @@ impl Session {
         status.refused.retain(|code, _| Refusal::from_code(code).is_some());
         let (edges, left_out) = decode_edges(&std::mem::take(&mut status.edges));
         status.edges_lost = status.edges_lost.saturating_add(left_out);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let ours = i64::try_from(now).unwrap_or(i64::MAX);
+        let ours = i64::try_from(self.mesh.clock.wall_ms()).unwrap_or(i64::MAX);
         let theirs = i64::try_from(status.unix_ms).unwrap_or(i64::MAX);
         self.membership.stream.set_status(status, edges.into(), ours.saturating_sub(theirs));
     }
@@ -524,7 +546,7 @@ impl Session {
         let instance = &self.membership.stream.instance;
         self.mesh
             .registrar
-            .still_known(&self.peer, instance, &self.mesh.model(), SystemTime::now())
+            .still_known(&self.peer, instance, &self.mesh.model(), self.mesh.clock.best())
             .await
             .map_err(|error| status(&error))
     }

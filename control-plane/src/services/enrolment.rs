@@ -1,7 +1,5 @@
 //! Enrolment: a token, or evidence for an attestor, in; certificates out. The only call that needs no certificate.
 
-use std::time::SystemTime;
-
 use signet_sync::negotiate;
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_server::Enrolment;
@@ -28,7 +26,11 @@ impl Enrolment for EnrolmentService {
         let protocol = negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
-        let now = SystemTime::now();
+        let now = mesh.clock.issuing().await.map_err(|error| {
+            count(&mesh.metrics.enrolments, error.code());
+            tracing::error!(%source, code = error.code(), %error, "nothing is issued");
+            Status::from(&error)
+        })?;
         let model = mesh.model();
         let outcome = if request.attestor.is_empty() {
             mesh.registrar.enrol(&request.token_id, &request.secret, requests, &model, now).await

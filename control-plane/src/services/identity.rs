@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::appointments::{self, AppointError, Wish};
 use crate::metrics::count;
 use crate::registrar::Requests;
-use crate::services::{Mesh, peer, status};
+use crate::services::{Mesh, peer, peer_or_ended, status};
 
 /// The service.
 pub(crate) struct IdentityService(pub(crate) Mesh);
@@ -24,12 +24,18 @@ impl Identity for IdentityService {
         request: Request<wire::RenewRequest>,
     ) -> Result<Response<wire::RenewResponse>, Status> {
         let mesh = &self.0;
-        let peer = peer(&request)?;
+        // The registrar says for how long after its end.
+        let peer = peer_or_ended(&request)?;
         let request = request.into_inner();
         negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
         let requests = Requests { tls: &request.tls_csr, signing: &request.signing_csr };
-        match mesh.registrar.renew(&peer, requests, &mesh.model(), SystemTime::now()).await {
+        let now = mesh.clock.issuing().await.map_err(|error| {
+            count(&mesh.metrics.renewals, error.code());
+            tracing::error!(id = %peer.id(), code = error.code(), %error, "nothing is issued");
+            Status::from(&error)
+        })?;
+        match mesh.registrar.renew(&peer, requests, &mesh.model(), now).await {
             Ok(issued) => {
                 count(&mesh.metrics.renewals, "ok");
                 tracing::debug!(id = %issued.id, "renewed");
@@ -52,7 +58,7 @@ impl Identity for IdentityService {
         request: Request<wire::AppointRequest>,
     ) -> Result<Response<wire::AppointResponse>, Status> {
         let mesh = &self.0;
-        let peer = peer(&request)?;
+        let peer = peer(mesh, &request)?;
         let wire::AppointRequest { role, spiffe_id, not_after } = request.into_inner();
         let identity = SpiffeId::parse(&spiffe_id)
             .map_err(|error| Status::invalid_argument(format!("bad-request: spiffe_id: {error}")))?;

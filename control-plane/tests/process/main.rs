@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod clocks;
 mod directory;
 mod durability;
 mod enrolment;

@@ -51,15 +51,16 @@ pub use issue::{Authority, IssueError};
 pub use outside::{
     AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config, outside_server_config,
 };
-pub use pin::{pinned_client_config, root_by_pin};
+pub use pin::{dated_client_config, pinned_client_config, root_by_pin};
 pub use request::{KeyRequest, RequestError};
 pub use rotate::{backoff, renewal_time};
 pub use svid::{SigningSvid, SvidError, TlsSvid};
 pub use tls::{
     ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_RECORDS, CHANNEL_ID_LABEL, MAC_KEY_LABEL, TlsError, channel_id,
-    client_config, crypto_provider, dial_name, enrolment_server_config, mac_keys, server_config,
+    client_config, control_client_config, crypto_provider, dial_name, enrolment_server_config, mac_keys,
+    rejoin_server_config, server_config,
 };
 pub use verify::{
-    MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, expect, peer, verify_signing_chain,
+    Dating, MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, expect, peer, verify_signing_chain,
     verify_tls_chain,
 };

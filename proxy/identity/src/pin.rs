@@ -20,7 +20,8 @@ use crate::id::TrustDomain;
 use crate::svid::TlsSvid;
 use crate::tls::{TlsError, crypto_provider, finish_client};
 use crate::verify::{
-    MAX_CHAIN, VerifyError, handshake_schemes, no_tls12, presented, verify_handshake, verify_tls_chain,
+    Dating, MAX_CHAIN, VerifyError, handshake_schemes, no_tls12, presented, verify_handshake,
+    verify_tls_chain,
 };
 
 /// The most certificates an enrolment server may show: a chain and every root of a bundle.
@@ -39,10 +40,23 @@ pub fn pinned_client_config(
     client: Option<&TlsSvid>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
+    dated_client_config(pin, client, alpn, Dating::OwnClock)
+}
+
+/// The same, with a choice of whose word counts for what time it is.
+///
+/// # Errors
+/// As for [`pinned_client_config`].
+pub fn dated_client_config(
+    pin: [u8; 32],
+    client: Option<&TlsSvid>,
+    alpn: &[&[u8]],
+    dating: Dating,
+) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinnedVerifier { pin }));
+        .with_custom_certificate_verifier(Arc::new(PinnedVerifier { pin, dating }));
     let config = match client {
         Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?,
         None => builder.with_no_client_auth(),
@@ -77,6 +91,7 @@ pub fn root_by_pin(
 #[derive(Debug)]
 struct PinnedVerifier {
     pin: [u8; 32],
+    dating: Dating,
 }
 
 impl PinnedVerifier {
@@ -88,7 +103,7 @@ impl PinnedVerifier {
     ) -> Result<(), VerifyError> {
         let certificates = presented(leaf, intermediates, MAX_ENROLMENT_CHAIN)?;
         let root = root_by_pin(&certificates, self.pin)?;
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.dating.at(leaf, now).as_secs());
         let trust_domain = trust_domain_of_valid_root(&root, now)?;
         let bundle = TrustBundle::new(trust_domain, vec![root]).map_err(|_| VerifyError::Pin)?;
         // The roots follow the chain; path building has no use for them.

@@ -5,6 +5,7 @@
 //! moment and no first flight can be replayed; no server name, for there are no names to show.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -16,7 +17,7 @@ use thiserror::Error;
 
 use crate::bundle::TrustBundle;
 use crate::svid::TlsSvid;
-use crate::verify::PeerVerifier;
+use crate::verify::{Dating, PeerVerifier};
 
 /// HTTP/1.1 between sidecars.
 pub const ALPN_H1: &[u8] = b"mesh-h1/1";
@@ -52,7 +53,21 @@ pub fn enrolment_server_config(
     bundle: &TrustBundle,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
-    let verifier = PeerVerifier::allowing_anonymous_clients(Arc::new(bundle.clone()));
+    rejoin_server_config(svid, bundle, alpn, Duration::ZERO)
+}
+
+/// The same, where a client's SVID that has ended for no longer than `grace` passes the handshake too. What its holder may
+/// still do is for the caller to say, who sees its end in [`Peer::not_after`](crate::Peer::not_after).
+///
+/// # Errors
+/// As for [`server_config`].
+pub fn rejoin_server_config(
+    svid: &TlsSvid,
+    bundle: &TrustBundle,
+    alpn: &[&[u8]],
+    grace: Duration,
+) -> Result<ServerConfig, TlsError> {
+    let verifier = PeerVerifier::of_control_plane(Arc::new(bundle.clone()), grace);
     let chain = svid.chain.iter().chain(bundle.roots()).cloned().collect();
     build_server(svid, chain, verifier, alpn)
 }
@@ -63,10 +78,24 @@ pub fn enrolment_server_config(
 /// # Errors
 /// As for [`server_config`].
 pub fn client_config(svid: &TlsSvid, bundle: &TrustBundle, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    control_client_config(svid, bundle, alpn, Dating::OwnClock)
+}
+
+/// The end that dials the control plane: like [`client_config`], with a choice of whose word counts for what time it is.
+///
+/// # Errors
+/// As for [`server_config`].
+pub fn control_client_config(
+    svid: &TlsSvid,
+    bundle: &TrustBundle,
+    alpn: &[&[u8]],
+    dating: Dating,
+) -> Result<ClientConfig, TlsError> {
+    let verifier = PeerVerifier::dating(Arc::new(bundle.clone()), dating);
     let config = ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PeerVerifier::new(Arc::new(bundle.clone()))))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?;
     finish_client(config, alpn)
 }

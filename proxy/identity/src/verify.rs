@@ -5,7 +5,7 @@
 //! unknown critical extension), then the leaf is read as an SVID's and its trust domain compared.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -18,7 +18,9 @@ use thiserror::Error;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::{CLIENT_AUTH_EKU, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU};
+use crate::certificate::{
+    CLIENT_AUTH_EKU, Certificate, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU,
+};
 use crate::fingerprint::Fingerprint;
 use crate::id::SpiffeId;
 use crate::svid::keyid;
@@ -280,17 +282,47 @@ fn unix_time(now: SystemTime) -> UnixTime {
 pub struct PeerVerifier {
     bundle: Arc<TrustBundle>,
     anonymous_clients: bool,
+    dating: Dating,
+    grace: Duration,
+}
+
+/// Whose word counts for what time it is, when a control plane shows its certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dating {
+    /// The later of the own clock and the beginning of the certificate: for a machine that has no clock, or one that stood
+    /// still. The authority signs no certificate before its time, so the beginning has certainly passed.
+    AuthoritysWord,
+    /// The own clock alone.
+    #[default]
+    OwnClock,
+}
+
+impl Dating {
+    /// When to judge a chain whose leaf is `der`. What is read of the leaf here counts only if the chain verifies then.
+    pub(crate) fn at(self, der: &[u8], now: UnixTime) -> UnixTime {
+        let begins = match self {
+            Self::AuthoritysWord => Certificate::parse(der).ok().map(|leaf| unix_time(leaf.not_before)),
+            Self::OwnClock => None,
+        };
+        begins.filter(|begins| begins.as_secs() > now.as_secs()).unwrap_or(now)
+    }
 }
 
 impl PeerVerifier {
     /// A verifier that demands a certificate from clients, too.
     pub fn new(bundle: Arc<TrustBundle>) -> Self {
-        Self { bundle, anonymous_clients: false }
+        Self { bundle, anonymous_clients: false, dating: Dating::OwnClock, grace: Duration::ZERO }
     }
 
-    /// For enrolment: a client may show no certificate, but not a bad one.
-    pub(crate) fn allowing_anonymous_clients(bundle: Arc<TrustBundle>) -> Self {
-        Self { bundle, anonymous_clients: true }
+    /// For the control plane's callers.
+    pub(crate) fn dating(bundle: Arc<TrustBundle>, dating: Dating) -> Self {
+        Self { dating, ..Self::new(bundle) }
+    }
+
+    /// For enrolment: a client may show no certificate, but not a bad one. One that has ended for no longer than `grace`
+    /// is not bad here: what its holder may still do with it is for the control plane to say.
+    pub(crate) fn of_control_plane(bundle: Arc<TrustBundle>, grace: Duration) -> Self {
+        Self { anonymous_clients: true, grace, ..Self::new(bundle) }
     }
 
     fn verify(
@@ -300,8 +332,28 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         let chain = presented(leaf, intermediates, MAX_CHAIN)?;
-        verify_tls_chain(&self.bundle, &chain, SystemTime::UNIX_EPOCH + since_epoch(now))?;
+        let now = SystemTime::UNIX_EPOCH + since_epoch(self.dating.at(leaf, now));
+        match verify_tls_chain(&self.bundle, &chain, now) {
+            Err(VerifyError::Expired) if !self.grace.is_zero() => self.verify_ended(&chain, now)?,
+            verified => drop(verified?),
+        }
         Ok(())
+    }
+}
+
+impl PeerVerifier {
+    /// A leaf that ended within the grace, judged at its end. Its issuers have no grace.
+    fn verify_ended(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), VerifyError> {
+        let leaf = Certificate::parse(chain.first().ok_or(VerifyError::ChainLength)?)?;
+        if now > leaf.not_after + self.grace {
+            return Err(VerifyError::Expired);
+        }
+        for issuer in chain.iter().skip(1) {
+            if now > Certificate::parse(issuer)?.not_after {
+                return Err(VerifyError::Expired);
+            }
+        }
+        verify_tls_chain(&self.bundle, chain, now.min(leaf.not_after)).map(drop)
     }
 }
 

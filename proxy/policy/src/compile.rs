@@ -18,6 +18,7 @@ pub(crate) mod workload;
 
 use std::collections::{HashMap, HashSet};
 
+pub use self::mesh::MAX_REJOIN_S;
 pub use self::value::{rfc3339, unix_seconds};
 use crate::diagnostic::{Diagnostic, Findings, Place, quoted};
 use crate::manifest::{Kind, Manifest, Spec, TargetSpec};

@@ -8,6 +8,7 @@ use signet_identity::SpiffeId;
 use crate::condition::RequestHeaders;
 use crate::index::{Asked, Entry, IndexedRule, PolicyIndex};
 use crate::model::{MtlsMode, PolicyAction, PolicyMode};
+use crate::offline::Staleness;
 use crate::refusal::Refusal;
 use crate::target::check_path;
 
@@ -119,21 +120,30 @@ impl Observation {
 /// `plaintext-refused`, `connect-refused`, `ambiguous-target`, `authority-mismatch`, `opaque-to-l7-port`, `deny-rule`,
 /// and, when no rule allows it, `no-policy` or `access-denied`.
 pub fn decide(index: &PolicyIndex, facts: &Facts<'_>) -> Result<Permit, Refusal> {
-    judge(index, facts, IndexedRule::covers)
+    decide_while(index, facts, Staleness::Fresh)
+}
+
+/// Decides under a policy that may have grown stale.
+///
+/// # Errors
+/// Those of [`decide()`], and `policy-stale` for what was allowed before. What denies, denies.
+pub fn decide_while(index: &PolicyIndex, facts: &Facts<'_>, staleness: Staleness) -> Result<Permit, Refusal> {
+    judge(index, facts, staleness, IndexedRule::covers)
 }
 
 /// Whether a request may be allowed once its header fields can be read, for one that seals some of them: what a rule asks
 /// of fields is left open, so that nothing is refused here that [`decide()`] would allow. It makes no [`Permit`].
 ///
 /// # Errors
-/// Those of [`decide()`], which the request would get whatever its fields are.
-pub fn foresee(index: &PolicyIndex, facts: &Facts<'_>) -> Result<(), Refusal> {
-    judge(index, facts, IndexedRule::may_cover).map(|_| ())
+/// Those of [`decide_while()`], which the request would get whatever its fields are.
+pub fn foresee(index: &PolicyIndex, facts: &Facts<'_>, staleness: Staleness) -> Result<(), Refusal> {
+    judge(index, facts, staleness, IndexedRule::may_cover).map(|_| ())
 }
 
 fn judge(
     index: &PolicyIndex,
     facts: &Facts<'_>,
+    staleness: Staleness,
     covers: impl Fn(&IndexedRule, &Asked<'_>, PolicyAction) -> bool,
 ) -> Result<Permit, Refusal> {
     let caller = index.caller(facts.source, facts.now).ok_or(Refusal::NotReady)?;
@@ -155,8 +165,17 @@ fn judge(
     if port.denies && matching(PolicyAction::Deny).is_some() {
         return Err(Refusal::DenyRule);
     }
+    let kept = || {
+        entry.find_rule(PolicyAction::Allow, &caller, facts.port, |rule| {
+            rule.model.life_safety && covers(rule, &asked, PolicyAction::Allow)
+        })
+    };
     match matching(PolicyAction::Allow) {
-        Some(rule) => Ok(Permit::from_rule(rule)),
+        Some(rule) if staleness == Staleness::Fresh => Ok(Permit::from_rule(rule)),
+        Some(_) => {
+            let kept = if staleness == Staleness::LifeSafety { kept() } else { None };
+            kept.map(|rule| Permit::from_rule(rule)).ok_or(Refusal::PolicyStale)
+        }
         None if port.selected => Err(Refusal::AccessDenied),
         None => Err(Refusal::NoPolicy),
     }

@@ -23,6 +23,7 @@ use crate::model::{
     Transport, WorkloadModel,
 };
 use crate::normal::{NormalTarget, NormalizationPolicyModel, ReceivedTarget, read_target};
+use crate::offline::{Offline, OfflineBound};
 use crate::protection::{Answer, ProtectionPolicyModel, answers};
 use crate::refusal::Refusal;
 use crate::target::{check_authority_syntax, host_of};
@@ -67,6 +68,7 @@ struct Ready {
     /// The different windows that rules ask for.
     windows: Vec<TimeWindow>,
     intermediaries: Intermediaries,
+    offline: Offline,
 }
 
 /// What stands behind a published address and port.
@@ -170,6 +172,7 @@ impl PolicyIndex {
             virtual_addresses: Map::default(),
             windows: windows_of(model),
             intermediaries: Intermediaries::new(model),
+            offline: model.offline,
         };
         for grant in &model.role_grants {
             ready.roles.entry(grant.identity.clone()).or_default().push(grant.clone());
@@ -231,6 +234,13 @@ impl PolicyIndex {
     /// The mesh's trust domain, once a policy arrived.
     pub fn trust_domain(&self) -> Option<&TrustDomain> {
         self.rules.as_ref().map(|ready| &ready.trust_domain)
+    }
+
+    /// How long a workload may go on without its control plane, where policy bounds that.
+    pub fn offline_bound(&self, workload: &SpiffeId) -> Option<OfflineBound> {
+        let offline =
+            self.rules.as_ref().map(|ready| &ready.offline).filter(|offline| !offline.is_empty())?;
+        offline.of(self.workload(workload)?.class)
     }
 
     /// What was declared about a workload.

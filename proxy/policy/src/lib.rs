@@ -34,6 +34,7 @@ mod intermediary;
 mod manifest;
 mod model;
 mod normal;
+mod offline;
 mod pattern;
 mod protection;
 mod refusal;
@@ -46,13 +47,14 @@ pub use appoint::RoleAppointerModel;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
     MAX_EGRESS_POLICIES, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_MANIFESTS, MAX_NORMALIZATION_POLICIES,
-    MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY,
-    MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile, rfc3339, unix_seconds,
+    MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_REJOIN_S, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS,
+    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile,
+    rfc3339, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
 pub use crd::{CustomResource, custom_resources, plural_of};
-pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, foresee, observe};
+pub use decide::{Facts, Layer, Observation, Origin, Permit, decide, decide_while, foresee, observe};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
 pub use egress_policy::{
     EgressEntry, EgressPolicyModel, MAX_EGRESS_ENTRIES, NameError, NamePattern, Origination,
@@ -67,10 +69,11 @@ pub use manifest::{
 pub use model::{
     AccessPolicyModel, Advertised, Caller, Conditions, EgressRule, HeaderPolicyModel, IdentityFields,
     IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Operation, PolicyAction, PolicyMode,
-    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, RoleGrantModel, RuleModel,
-    SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
+    PolicyModel, PortModel, Protection, ProtectionLevel, Protocol, RecordHash, Rejoin, RoleGrantModel,
+    RuleModel, SignatureMode, SourceMatch, SpeaksFirst, Target, Transport, Verification, WorkloadModel,
 };
 pub use normal::{Form, NormalTarget, NormalizationPolicyModel, NormalizationRuleModel, ReceivedTarget};
+pub use offline::{Offline, OfflineBound, Staleness, WhenStale};
 pub use pattern::{IdentityPattern, PathPattern, PatternError};
 pub use protection::{ProtectionChange, ProtectionPolicyModel, ProtectionRuleModel};
 pub use refusal::{Blame, Refusal};

@@ -20,7 +20,7 @@ use crate::diagnostic::{Diagnostic, Findings, Place, quoted, suggestion};
 pub(crate) use crate::manifest::schema::{
     AccessPolicySpec, AdvertiseSpec, ConditionSpec, EgressSpec, HeaderPolicySpec, HeaderSpec,
     IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec,
-    NetworkSpec, NormalizationPolicySpec, NormalizationRuleSpec, OperationSpec, PortSpec,
+    NetworkSpec, NormalizationPolicySpec, NormalizationRuleSpec, OfflineBoundSpec, OperationSpec, PortSpec,
     ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleAppointerSpec, RoleGrantSpec, RouteSpec,
     RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
 };

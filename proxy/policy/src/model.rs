@@ -18,6 +18,7 @@ use crate::diagnostic::suggestion;
 use crate::egress_policy::EgressPolicyModel;
 use crate::header_policy::FieldPattern;
 use crate::normal::NormalizationPolicyModel;
+use crate::offline::Offline;
 use crate::pattern::{IdentityPattern, PathPattern};
 use crate::protection::ProtectionPolicyModel;
 use crate::route::{matches_method, matches_path};
@@ -44,6 +45,13 @@ pub struct PolicyModel {
     pub egress: Vec<EgressRule>,
     /// Certificate lifetimes per class.
     pub lifetimes: Lifetimes,
+    /// How long workloads may go on without the control plane, per class.
+    #[serde(default)]
+    pub offline: Offline,
+    /// How long after its end a certificate still gets its holder a new one, per class in seconds; the control plane's
+    /// affair, not sent to sidecars.
+    #[serde(default)]
+    pub rejoin: Rejoin,
     /// The workloads, in the order declared.
     pub workloads: Vec<WorkloadModel>,
     /// The access policies, in the order declared.
@@ -86,6 +94,8 @@ impl PolicyModel {
             networks: Vec::new(),
             egress: Vec::new(),
             lifetimes: Lifetimes::default(),
+            offline: Offline::default(),
+            rejoin: Rejoin::default(),
             workloads: Vec::new(),
             policies: Vec::new(),
             header_policies: Vec::new(),
@@ -97,6 +107,18 @@ impl PolicyModel {
             egress_policies: Vec::new(),
             traffic_policies: Vec::new(),
         }
+    }
+
+    /// How long after its end a certificate of this class still gets its holder a new one: as long as it was good for, where
+    /// nothing else is said.
+    pub fn rejoin_of(&self, class: Class) -> Duration {
+        let said = match class {
+            Class::Agent => self.rejoin.agent,
+            Class::App => self.rejoin.app,
+            Class::External => self.rejoin.external,
+            Class::Platform => self.rejoin.platform,
+        };
+        said.map_or_else(|| self.lifetimes.of(class), Duration::from_secs)
     }
 
     /// The workload with this identity.
@@ -327,6 +349,20 @@ impl Lifetimes {
     }
 }
 
+/// How long after its end a certificate still gets its holder a new one, in seconds; none where that is the lifetime itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rejoin {
+    /// Agents.
+    pub agent: Option<u64>,
+    /// Application components.
+    pub app: Option<u64>,
+    /// Holders of an identity outside the mesh.
+    pub external: Option<u64>,
+    /// Platform components.
+    pub platform: Option<u64>,
+}
+
 impl Default for Lifetimes {
     /// An hour for what is always connected, a day for what may be offline for a while.
     fn default() -> Self {
@@ -532,6 +568,9 @@ pub struct RuleModel {
     /// What must hold besides.
     #[serde(default)]
     pub when: Conditions,
+    /// Whether it still allows when the policy has grown stale, where policy keeps such rules.
+    #[serde(default)]
+    pub life_safety: bool,
 }
 
 impl RuleModel {

@@ -132,6 +132,8 @@ refusals! {
         "the destination could not prove a mesh identity";
     PlaintextRefused, "plaintext-refused", 403, Caller, false,
         "this workload accepts mutually authenticated connections only";
+    PolicyStale, "policy-stale", 503, Mesh, true,
+        "the sidecar has not heard from its control plane for longer than policy lets it go on";
     RateLimited, "rate-limited", 429, Caller, true,
         "more requests came than policy allows in this time";
     RecipientUnknown, "recipient-unknown", 503, Mesh, true,

@@ -96,7 +96,18 @@ fn mesh_spec() -> Value {
             ("routes", list(route)),
         ],
     );
-    let lifetime = || fields(&["lifetime"], [("lifetime", duration())]);
+    let lifetime = || fields(&[], [("lifetime", duration()), ("rejoin", duration())]);
+    let bound = || {
+        fields(
+            &["budget"],
+            [
+                ("budget", duration()),
+                ("then", words(mesh::WHEN_STALE, "`life-safety` keeps rules marked `lifeSafety`.")),
+            ],
+        )
+    };
+    let offline =
+        fields(&[], [("agent", bound()), ("app", bound()), ("external", bound()), ("platform", bound())]);
     let certificates = fields(
         &[],
         [("agent", lifetime()), ("app", lifetime()), ("external", lifetime()), ("platform", lifetime())],
@@ -112,6 +123,7 @@ fn mesh_spec() -> Value {
             ("egress", list(egress)),
             ("intermediaries", list(intermediary)),
             ("certificates", certificates),
+            ("offline", offline),
         ],
     )
 }
@@ -195,7 +207,13 @@ fn access_policy_spec() -> Value {
     );
     let rule = fields(
         &["from"],
-        [("name", name("")), ("from", list(source())), ("to", list(operation)), ("when", when)],
+        [
+            ("name", name("")),
+            ("from", list(source())),
+            ("to", list(operation)),
+            ("when", when),
+            ("lifeSafety", described(json!({ "type": "boolean" }), "Still allows when the policy is stale.")),
+        ],
     );
     let rules = json!({ "type": "array", "items": rule });
     fields(

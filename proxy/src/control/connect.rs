@@ -6,7 +6,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, CommonState};
 use signet_identity::{
-    ALPN_CONTROL, Peer, VerifyError, client_config, dial_name, expect, peer, pinned_client_config,
+    ALPN_CONTROL, Dating, Peer, VerifyError, control_client_config, dated_client_config, dial_name, expect,
+    peer,
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::clock;
 use crate::config::HostPort;
 use crate::control::{Dial, Identity};
 
@@ -57,6 +59,11 @@ fn reason(error: &std::io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(objection))) => {
             objection.0.to_string()
         }
+        Some(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::Expired | rustls::CertificateError::NotValidYet,
+        )) => {
+            format!("{error}, {}", clock::told())
+        }
         _ => error.to_string(),
     }
 }
@@ -68,7 +75,7 @@ impl ControlPlane {
 
     /// A connection authenticated by the pin alone, and what was learned from its handshake.
     pub(super) async fn by_pin(&self, pin: [u8; 32]) -> Result<(Channel, Server), ConnectError> {
-        let config = pinned_client_config(pin, None, &[ALPN_CONTROL])?;
+        let config = dated_client_config(pin, None, &[ALPN_CONTROL], dating())?;
         self.open(config, |connection| {
             let peer = peer(connection)?;
             if !peer.id().is_control_plane() {
@@ -83,7 +90,7 @@ impl ControlPlane {
 
     /// A connection on which both sides have shown their SVIDs.
     pub(super) async fn as_identity(&self, identity: &Identity) -> Result<Channel, ConnectError> {
-        let config = client_config(&identity.tls, &identity.bundle, &[ALPN_CONTROL])?;
+        let config = control_client_config(&identity.tls, &identity.bundle, &[ALPN_CONTROL], dating())?;
         let allowed = std::slice::from_ref(&identity.control_plane);
         let (channel, ()) = self.open(config, |connection| Ok(expect(&peer(connection)?, allowed)?)).await?;
         Ok(channel)
@@ -103,18 +110,27 @@ impl ControlPlane {
 
     async fn open<P>(
         &self,
-        config: ClientConfig,
+        mut config: ClientConfig,
         check: impl FnOnce(&CommonState) -> Result<P, ConnectError>,
     ) -> Result<(Channel, P), ConnectError> {
+        config.time_provider = Arc::new(clock::Handshakes);
         let opening = async {
             let stream = self.reach().await.map_err(ConnectError::Dial)?;
             let connector = TlsConnector::from(Arc::new(config));
             let stream = connector.connect(dial_name(), stream).await.map_err(ConnectError::Handshake)?;
             let proof = check(stream.get_ref().1)?;
+            if let Ok(server) = peer(stream.get_ref().1) {
+                clock::passed(server.not_before());
+            }
             Ok((http2(stream).await?, proof))
         };
         tokio::time::timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| ConnectError::Timeout)?
     }
+}
+
+/// A control plane's certificate tells the time to a machine that has heard nothing better since it started.
+fn dating() -> Dating {
+    if clock::asks_authority() { Dating::AuthoritysWord } else { Dating::OwnClock }
 }
 
 /// Who answered under a pin.

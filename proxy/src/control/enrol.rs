@@ -1,7 +1,7 @@
 //! Enrolment: a token, or evidence for an attestor, in; an identity out.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
@@ -14,6 +14,7 @@ use signet_sync::{MIN_PROTOCOL, PROTOCOL};
 use thiserror::Error;
 use tonic::transport::Channel;
 
+use crate::clock::{self, Told};
 use crate::control::Identity;
 use crate::control::connect::{ConnectError, ControlPlane, Server};
 use crate::control::proof::Proof;
@@ -46,8 +47,8 @@ pub(super) enum EnrolError {
     Svid(#[from] SvidError),
     #[error("no answer within 15 s")]
     Timeout,
-    #[error("the certificates issued do not hold under the roots")]
-    Unverifiable,
+    #[error("the certificates issued do not hold under the roots now, {0}")]
+    Unverifiable(Told),
 }
 
 /// Enrols with fresh keys. What proves who this is, is sent only after the handshake has proven the control plane under a
@@ -108,8 +109,9 @@ fn accept(
         return Err(EnrolError::OtherControlPlane);
     }
     let identity = assemble(answer, tls, signing)?;
-    if !identity.holds_at(SystemTime::now()) {
-        return Err(EnrolError::Unverifiable);
+    identity.has_begun();
+    if !identity.holds_at(clock::now()) {
+        return Err(EnrolError::Unverifiable(clock::told()));
     }
     Ok(identity)
 }

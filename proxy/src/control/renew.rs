@@ -9,9 +9,10 @@ use signet_sync::proto::sync::identity_client::IdentityClient;
 use signet_sync::{MIN_PROTOCOL, PROTOCOL};
 use thiserror::Error;
 
-use crate::control::connect::ConnectError;
+use crate::clock::{self, Told};
+use crate::control::connect::{ConnectError, ControlPlane};
 use crate::control::enrol::{CALL_TIMEOUT, certificates};
-use crate::control::{Identity, Node, jitter};
+use crate::control::{Identity, Node, Origin, jitter};
 
 /// The longest sleep until a time of day: a clock that is set, or a machine that slept, is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
@@ -31,8 +32,8 @@ pub(super) enum RenewError {
     Svid(#[from] SvidError),
     #[error("no answer within 15 s")]
     Timeout,
-    #[error("the certificates issued do not hold under the roots")]
-    Unverifiable,
+    #[error("the certificates issued do not hold under the roots now, {0}")]
+    Unverifiable(Told),
 }
 
 /// Renews in time, for as long as the certificates hold; returns when they have ended.
@@ -41,7 +42,7 @@ pub(super) async fn until_ended(node: &Node) {
     let mut attempt = 0;
     loop {
         tokio::select! {
-            () = sleep_until(due) => {}
+            () = wait_for(due) => {}
             () = node.renew_now.notified() => {}
         }
         // An attempt that hangs must not outlive the certificates.
@@ -57,7 +58,7 @@ pub(super) async fn until_ended(node: &Node) {
             }
             Err(error) => {
                 node.origin.failed("renewal", &error);
-                due = end.min(SystemTime::now() + backoff(attempt, jitter()));
+                due = end.min(clock::now() + backoff(attempt, jitter()));
                 attempt = attempt.saturating_add(1);
             }
         }
@@ -65,12 +66,33 @@ pub(super) async fn until_ended(node: &Node) {
 }
 
 fn next(node: &Node) -> SystemTime {
-    renewal_time(SystemTime::now(), node.identity.load().not_after(), jitter())
+    renewal_time(clock::now(), node.identity.load().not_after(), jitter())
 }
 
 async fn renew(node: &Node) -> Result<(), RenewError> {
     let current = node.identity.load_full();
-    let channel = node.origin.plane.as_identity(&current).await?;
+    let (tls, signing) = ask(&node.origin.plane, &current).await?;
+    install(node, tls, signing)
+}
+
+/// New certificates for an identity whose own have ended: policy may let their holder back in for a while, for it still
+/// has the keys and was not revoked.
+pub(super) async fn rejoin(origin: &Origin, ended: &Identity) -> Result<Identity, RenewError> {
+    let (tls, signing) = ask(&origin.plane, ended).await?;
+    if tls.id != ended.tls.id || signing.id != ended.tls.id {
+        return Err(RenewError::OtherIdentity);
+    }
+    let renewed = Identity { tls, signing, ..ended.clone() };
+    renewed.has_begun();
+    if !renewed.holds_at(clock::now()) {
+        return Err(RenewError::Unverifiable(clock::told()));
+    }
+    Ok(renewed)
+}
+
+/// Asks for certificates over fresh keys, by those of `current`.
+async fn ask(plane: &ControlPlane, current: &Identity) -> Result<(TlsSvid, SigningSvid), RenewError> {
+    let channel = plane.as_identity(current).await?;
     let (tls, signing) = (KeyRequest::new_tls()?, KeyRequest::new_signing()?);
     let request = wire::RenewRequest {
         protocol: PROTOCOL,
@@ -86,7 +108,7 @@ async fn renew(node: &Node) -> Result<(), RenewError> {
         .into_inner();
     let tls = TlsSvid::new(certificates(answer.tls_chain), tls.key)?;
     let signing = SigningSvid::new(certificates(answer.signing_chain), signing.key)?;
-    install(node, tls, signing)
+    Ok((tls, signing))
 }
 
 fn install(node: &Node, tls: TlsSvid, signing: SigningSvid) -> Result<(), RenewError> {
@@ -96,8 +118,9 @@ fn install(node: &Node, tls: TlsSvid, signing: SigningSvid) -> Result<(), RenewE
         return Err(RenewError::OtherIdentity);
     }
     let renewed = Identity { tls, signing, ..(*current).clone() };
-    if !renewed.holds_at(SystemTime::now()) {
-        return Err(RenewError::Unverifiable);
+    renewed.has_begun();
+    if !renewed.holds_at(clock::now()) {
+        return Err(RenewError::Unverifiable(clock::told()));
     }
     if let Some(state) = &node.origin.state
         && let Err(error) = state.save_svids(&renewed)
@@ -110,9 +133,23 @@ fn install(node: &Node, tls: TlsSvid, signing: SigningSvid) -> Result<(), RenewE
     Ok(())
 }
 
+/// Waits for a time of day, or for as long as it was away when the wait began, whichever comes first: a clock that is set
+/// back does not put a renewal off.
+async fn wait_for(due: SystemTime) {
+    let away = due.duration_since(clock::now()).unwrap_or_default();
+    let end = clock::since_boot() + away;
+    while clock::now() < due {
+        let left = end.saturating_sub(clock::since_boot());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+    }
+}
+
 /// Sleeps until a time of day, also when the clock is set meanwhile.
 pub(super) async fn sleep_until(due: SystemTime) {
-    while let Ok(left) = due.duration_since(SystemTime::now()) {
+    while let Ok(left) = due.duration_since(clock::now()) {
         if left.is_zero() {
             return;
         }

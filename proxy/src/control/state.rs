@@ -15,6 +15,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::{MAX_SECTION_BYTES, MAX_SECTIONS};
 use thiserror::Error;
 
+use crate::clock::Saved;
 use crate::control::Identity;
 use crate::control::enrol::{EnrolError, assemble};
 
@@ -27,6 +28,13 @@ const SIGNING: &str = "signing.pem";
 /// The last good sections, each with its length before it, anchors first.
 const SECTIONS: &str = "sections.pb";
 
+/// What is known of the time, see [`Saved`].
+const CLOCK: &str = "clock.pb";
+/// The control plane's last word that what is held is the newest, as it was signed.
+const FRESHNESS: &str = "freshness.pb";
+
+/// The largest of these two files read: a few numbers and a signature.
+const MAX_SMALL_BYTES: usize = 4 * 1024;
 /// The largest identity file read: roots and chains are a few kilobytes.
 const MAX_IDENTITY_BYTES: usize = 256 * 1024;
 /// The largest file of sections read. Directories of many networks are never all full.
@@ -133,6 +141,34 @@ impl State {
         let bytes: Vec<u8> =
             sections.iter().flat_map(|section| section.encode_length_delimited_to_vec()).collect();
         self.write(SECTIONS, &bytes)
+    }
+
+    /// What was known of the time. What cannot be read counts as not saved, and says so.
+    pub(super) fn load_clock(&self) -> Option<Saved> {
+        let bytes = self.read_small(CLOCK)?;
+        let saved = Saved::from_bytes(&bytes);
+        if saved.is_none() {
+            tracing::warn!(file = %self.directory.join(CLOCK).display(), "the saved clock is damaged and not believed");
+        }
+        saved
+    }
+
+    /// The control plane's last word that what is held is the newest; still to be verified.
+    pub(super) fn load_freshness(&self) -> Option<wire::Freshness> {
+        wire::Freshness::decode(&*self.read_small(FRESHNESS)?).ok()
+    }
+
+    fn read_small(&self, name: &str) -> Option<Vec<u8>> {
+        let read = self.read(name, MAX_SMALL_BYTES);
+        read.inspect_err(|error| tracing::warn!(%error, "saved state cannot be read")).ok().flatten()
+    }
+
+    /// Saves what is known of the time, and the control plane's last word.
+    pub(super) fn save_clock(&self, saved: &Saved, said: Option<&wire::Freshness>) -> Result<(), StateError> {
+        if let Some(said) = said {
+            self.write(FRESHNESS, &said.encode_to_vec())?;
+        }
+        self.write(CLOCK, &saved.to_bytes())
     }
 
     fn read(&self, name: &str, max: usize) -> Result<Option<Vec<u8>>, StateError> {

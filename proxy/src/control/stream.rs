@@ -3,13 +3,14 @@
 mod session;
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use signet_identity::backoff;
 use signet_sync::Subscriber;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::control::connect::ConnectError;
 use crate::control::stream::session::{End, Session};
 use crate::control::{Hooks, Node, jitter};
@@ -83,7 +84,7 @@ async fn serve(
                 Ok(next) => session = next.after(session),
                 Err(error) => {
                     node.origin.failed("control stream", &error);
-                    session.keep(SystemTime::now() + backoff(0, jitter()));
+                    session.keep(clock::now() + backoff(0, jitter()));
                 }
             },
         }

@@ -327,11 +327,14 @@ impl Callee {
                 }
                 if received.form.is_some() && !self.channel.id.made(&received.nonce) {
                     // A refusal bound to another channel's request would be evidence about somebody else.
-                    return crate::problem::response(refusal, request_id);
+                    return crate::problem::response(refusal, request_id, None);
                 }
                 sign::refusal(&self.worker, &self.channel, received, refusal, request_id).await
             }
-            _ => crate::problem::response(refusal, request_id),
+            _ => {
+                let note = self.worker.note(refusal, Some(&self.channel));
+                crate::problem::response(refusal, request_id, note.as_deref())
+            }
         }
     }
 

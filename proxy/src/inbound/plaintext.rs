@@ -222,7 +222,8 @@ pub(super) async fn respond(
             (response, Ok(permit))
         }
         Err(refusal) => {
-            let mut response = problem::response(refusal, &request_id);
+            let note = worker.note(refusal, None);
+            let mut response = problem::response(refusal, &request_id, note.as_deref());
             problem::try_again(&mut response, wait);
             (response, Err(refusal))
         }

@@ -234,9 +234,11 @@ impl Callee {
     /// A refusal of this sidecar, signed for the origin of a request that was verified: for anybody else it would be
     /// evidence about a stranger.
     fn refuse(&self, refusal: Refusal, received: Option<&Received>, request_id: &str) -> Response<Body> {
-        let plain = || problem::response(refusal, request_id);
+        let note = self.worker.note(refusal, None);
+        let plain = || problem::response(refusal, request_id, note.as_deref());
         let Some(received) = received else { return plain() };
-        let Ok((parts, payload)) = sign::refused(&received.request, refusal, request_id) else {
+        let Ok((parts, payload)) = sign::refused(&received.request, refusal, request_id, note.as_deref())
+        else {
             return plain();
         };
         sign::relayed_response(&self.worker, &received.request, &received.may_change, parts, payload)

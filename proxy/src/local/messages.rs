@@ -13,6 +13,7 @@ use signet_signature::jws::{
 };
 use signet_signature::seal::Recipient;
 
+use crate::clock;
 use crate::local::config::LocalConfig;
 use crate::local::refused::Refused;
 use crate::snapshot::{Credentials, Snapshot};
@@ -177,7 +178,7 @@ impl Messages {
     fn now(&self) -> Result<Now, Refused> {
         let snapshot = self.shared.snapshots.load_full();
         let credentials = self.shared.credentials().filter(|_| snapshot.ready).ok_or(Refused::NotReady)?;
-        let at = SystemTime::now();
+        let at = clock::now();
         Ok(Now { credentials, snapshot, at, unix: unix(at) })
     }
 

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use signet_identity::SpiffeId;
-use signet_policy::{Egress, Origination, Refusal, Transport};
+use signet_policy::{Egress, Origination, Refusal, Staleness, Transport};
 use signet_sync::{Edge, End, Gap};
 use tokio::net::TcpStream;
 
@@ -45,7 +45,12 @@ pub(crate) struct OutsideKey {
 
 /// Serves a connection to an unmeshed destination. DNS over TCP never gets here: it is not captured.
 pub(crate) async fn serve(worker: &Rc<Worker>, own: &SpiffeId, client: TcpStream, address: SocketAddr) {
-    let allowed = worker.shared.snapshot().index.egress(own, address.ip(), address.port(), Transport::Tcp);
+    let allowed = {
+        let snapshot = worker.shared.snapshot();
+        // What leaves the mesh is no rule's, so none can keep it.
+        fresh(&snapshot)
+            .and_then(|()| snapshot.index.egress(own, address.ip(), address.port(), Transport::Tcp))
+    };
     match allowed {
         Err(refusal) => super::explain(worker, client, address, refusal).await,
         Ok(Egress::Named) => named(worker, own, client, address).await,
@@ -53,6 +58,11 @@ pub(crate) async fn serve(worker: &Rc<Worker>, own: &SpiffeId, client: TcpStream
             copy(worker, own, client, BytesMut::new(), address, None).await;
         }
     }
+}
+
+/// A policy that has grown stale lets nothing out of the mesh.
+fn fresh(snapshot: &Snapshot) -> Result<(), Refusal> {
+    if snapshot.staleness() == Staleness::Fresh { Ok(()) } else { Err(Refusal::PolicyStale) }
 }
 
 /// Waits for a name, as long as it takes HTTP and TLS to say one.
@@ -129,7 +139,7 @@ fn still_permitted(
     Recheck::by(worker, move |snapshot| {
         let name = name.as_deref();
         let allowed = snapshot.index.egress_to(&source, address.ip(), address.port(), name).is_ok();
-        allowed && snapshot.lookup(address).is_none()
+        allowed && fresh(snapshot).is_ok() && snapshot.lookup(address).is_none()
     })
 }
 
@@ -145,7 +155,7 @@ async fn http(worker: &Rc<Worker>, own: &SpiffeId, client: Prefixed, address: So
             let outcome = exchange(&worker, &own, request, address, version).await;
             Ok(outcome.unwrap_or_else(|refusal| {
                 worker.record(&super::unmeshed(&request_id, address, &Err(refusal)));
-                problem::response(refusal, &request_id)
+                problem::response(refusal, &request_id, worker.note(refusal, None).as_deref())
             }))
         })
     });
@@ -171,6 +181,7 @@ async fn exchange(
         return Err(Refusal::UpgradeUnsupported);
     }
     let snapshot = worker.shared.snapshots.load_full();
+    fresh(&snapshot)?;
     let tls = judge(&snapshot, own, address, &authority)?;
     headers::check_framing(&parts.headers)?;
     headers::strip_hop(&mut parts.headers);

@@ -150,7 +150,9 @@ impl Caller {
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => {
-                let mut response = problem::response(refusal, &request_id);
+                let channel = trail.grant.as_ref().and_then(|grant| grant.channel.as_deref());
+                let note = self.worker.note(refusal, channel);
+                let mut response = problem::response(refusal, &request_id, note.as_deref());
                 problem::try_again(&mut response, trail.retry_after);
                 (response, Err(refusal))
             }

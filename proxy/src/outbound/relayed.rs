@@ -71,7 +71,10 @@ impl Caller {
         let outcome = self.exchange(request, &request_id, &mut grant).await;
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
-            Err(refusal) => (problem::response(refusal, &request_id), Err(refusal)),
+            Err(refusal) => {
+                let note = self.worker.note(refusal, None);
+                (problem::response(refusal, &request_id, note.as_deref()), Err(refusal))
+            }
         };
         self.worker.record(&Event {
             request_id: &request_id,

@@ -121,6 +121,18 @@ pub struct Metrics {
     pub ready: Gauge,
     /// When the TLS certificate ends, in seconds since 1970.
     pub certificate_expiry: Gauge<f64, AtomicU64>,
+    /// Seconds since the control plane last said that nothing is out of date.
+    pub policy_age: Gauge<f64, AtomicU64>,
+    /// How old policy lets that be.
+    pub policy_age_limit: Gauge<f64, AtomicU64>,
+    /// 1 while it is older.
+    pub policy_stale: Gauge,
+    /// How far the machine's clock is ahead of the time gone by, in seconds.
+    pub clock_skew: Gauge<f64, AtomicU64>,
+    /// 1 while the machine's clock is believed.
+    pub clock_believed: Gauge,
+    /// Largest difference between a peer's signed times and ours in the last messages, in seconds.
+    pub peer_skew: Gauge,
     /// Certificates obtained since start.
     pub rotations: Counter,
     refusals: Family<RefusalLabels, Counter>,
@@ -158,6 +170,12 @@ impl Default for Metrics {
             observed_refusals: Counter::default(),
             ready: Gauge::default(),
             certificate_expiry: Gauge::default(),
+            policy_age: Gauge::default(),
+            policy_age_limit: Gauge::default(),
+            policy_stale: Gauge::default(),
+            clock_skew: Gauge::default(),
+            clock_believed: Gauge::default(),
+            peer_skew: Gauge::default(),
             rotations: Counter::default(),
             refusals: Family::default(),
             incidents: Family::default(),
@@ -274,6 +292,38 @@ impl Metrics {
         );
         root.register("open_connections", "Connections open now", self.open_connections.clone());
         root.register("ready", "1 while a policy from the control plane is in force", self.ready.clone());
+        self.register_time();
+    }
+
+    /// What is known of the time.
+    fn register_time(&mut self) {
+        let root = self.registry.sub_registry_with_prefix("signet");
+        root.register(
+            "policy_age_seconds",
+            "Seconds since the control plane last said that nothing is out of date; NaN before it did",
+            self.policy_age.clone(),
+        );
+        root.register(
+            "policy_age_limit_seconds",
+            "How old policy lets that be for this workload's class; 0 without a bound",
+            self.policy_age_limit.clone(),
+        );
+        root.register("policy_stale", "1 while the policy is older than that", self.policy_stale.clone());
+        root.register(
+            "clock_skew_seconds",
+            "How far the machine's clock is ahead of the time that the sidecar goes by",
+            self.clock_skew.clone(),
+        );
+        root.register(
+            "clock_believed",
+            "1 while the machine's clock is believed",
+            self.clock_believed.clone(),
+        );
+        root.register(
+            "peer_clock_skew_seconds",
+            "How far the signed time of the last message that was looked at is ahead of the time that the sidecar goes by",
+            self.peer_skew.clone(),
+        );
         root.register(
             "certificate_expiry_timestamp_seconds",
             "End of the TLS certificate, in seconds since 1970",

@@ -20,6 +20,7 @@ mod claim;
 mod decode;
 mod directory;
 mod edge;
+mod freshness;
 mod policy;
 pub mod proto;
 mod protocol;

@@ -8,6 +8,7 @@ mod access;
 mod egress;
 mod header;
 mod normal;
+mod offline;
 mod protection;
 mod traffic;
 
@@ -15,9 +16,9 @@ use ipnet::IpNet;
 use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
-    Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, PolicyAction,
-    PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, RoleGrantModel, RuleModel,
-    SignatureMode, SourceMatch, Verification, WorkloadModel,
+    Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Offline,
+    PolicyAction, PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, Rejoin, RoleGrantModel,
+    RuleModel, SignatureMode, SourceMatch, Verification, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
@@ -46,6 +47,7 @@ pub fn minimum_reader(model: &PolicyModel) -> u32 {
             .iter()
             .any(|policy| policy.action == PolicyAction::Deny || policy.rules.iter().any(asks_for_more));
     match (is_newest, is_new) {
+        _ if !model.offline.is_empty() => 4,
         (true, _) => 3,
         (false, true) => 2,
         (false, false) => 1,
@@ -78,6 +80,9 @@ impl TryFrom<wire::Policy> for PolicyModel {
                 external: lifetimes.external,
                 platform: lifetimes.platform,
             },
+            offline: policy.offline.map_or_else(|| Ok(Offline::default()), offline::offline_from)?,
+            // For the control plane alone.
+            rejoin: Rejoin::default(),
             workloads: each(policy.workloads, workload_from)?,
             policies: each(policy.policies, access::policy_from)?,
             header_policies: each(policy.header_policies, header::policy_from)?,
@@ -108,6 +113,7 @@ impl From<&PolicyModel> for wire::Policy {
                 external: model.lifetimes.external,
                 platform: model.lifetimes.platform,
             }),
+            offline: (!model.offline.is_empty()).then(|| offline::offline_to(&model.offline)),
             workloads: model.workloads.iter().map(workload_to).collect(),
             policies: model.policies.iter().map(access::policy_to).collect(),
             header_policies: model.header_policies.iter().map(header::policy_to).collect(),

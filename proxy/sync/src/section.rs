@@ -203,7 +203,7 @@ impl SectionKey {
         self.sign_bytes(&epoch_input(&name.to_string(), epoch))
     }
 
-    fn sign_bytes(&self, input: &[u8]) -> Result<Vec<u8>, KeyError> {
+    pub(crate) fn sign_bytes(&self, input: &[u8]) -> Result<Vec<u8>, KeyError> {
         Ok(self.pair.try_sign(input).map_err(|_| KeyError::Crypto)?.as_ref().to_vec())
     }
 }

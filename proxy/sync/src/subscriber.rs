@@ -14,7 +14,7 @@ use crate::proto::sync as wire;
 use crate::section::{area_of, payload_sha256, verify_epoch, verify_section};
 use crate::{
     Anchors, Directory, MAX_SECTION_BYTES, MAX_SECTIONS, POLICY_KEY_ID, PROTOCOL, Revocations, SectionError,
-    SectionName, Version, policy,
+    SectionName, Version, freshness, policy,
 };
 
 /// Follows the sections of one trust domain. Trust starts from the policy key learned at enrolment.
@@ -114,6 +114,18 @@ impl Subscriber {
             self.drop_directories_without_signer();
         }
         Ok(Some(name))
+    }
+
+    /// Whether the control plane, by its own signed word, has no newer policy and no newer list of revocations than those
+    /// held: then what is held was the newest at that moment.
+    ///
+    /// # Errors
+    /// [`SectionError::BadSignature`].
+    pub fn is_newest(&self, said: &wire::Freshness) -> Result<bool, SectionError> {
+        freshness::verify(&self.policy_key, said)?;
+        let held = |name| self.held.get(name).map(|section| Version::from(&**section));
+        Ok(held(&SectionName::Policy) >= Some(freshness::policy(said))
+            && held(&SectionName::Revocations) >= Some(freshness::revocations(said)))
     }
 
     /// What is held, for `Hello.have`.

@@ -125,8 +125,7 @@ fn of_status(status: &ProxyStatus, lifetime_s: Option<u64>, measure: Measure<'_>
     // The proxy's own clock stamped the report; what it is off by is known.
     let stamped = i128::from(status.unix_ms) + i128::from(status.clock_offset_ms);
     let age_ms = (i128::from(measure.now_ms) - stamped).max(0);
-    let skew_ms = status.clock_offset_ms.unsigned_abs();
-    let way = if status.clock_offset_ms > 0 { "behind" } else { "ahead" };
+    let clock = clock(status, measure.skew_max_ms);
     let captured = if status.capture_in_force { "rules are in force" } else { "rules are not in force" };
     let canary = if status.canary_ok {
         "no connection gets past the sidecar"
@@ -143,14 +142,22 @@ fn of_status(status: &ProxyStatus, lifetime_s: Option<u64>, measure: Measure<'_>
         Finding::holds(Topic::LeakCanary, status.canary_ok, canary),
         certificate(Topic::TlsCertificate, status.tls_not_after, lifetime_s, measure.now_ms),
         certificate(Topic::SigningCertificate, status.signing_not_after, lifetime_s, measure.now_ms),
-        Finding::holds(
-            Topic::ProxyClock,
-            skew_ms <= measure.skew_max_ms,
-            format!("clock {skew_ms} ms {way}"),
-        ),
+        clock,
     ];
     findings.extend(refusals(status));
     findings
+}
+
+/// The time that the proxy goes by, and its machine's clock, which it may have ceased to believe.
+fn clock(status: &ProxyStatus, skew_max_ms: u64) -> Finding {
+    let (offset_ms, wall_ms) = (status.clock_offset_ms.unsigned_abs(), status.wall_ahead_ms.unsigned_abs());
+    let (skew_ms, ahead, note) = if wall_ms > offset_ms {
+        (wall_ms, status.wall_ahead_ms > 0, ", and not gone by")
+    } else {
+        (offset_ms, status.clock_offset_ms <= 0, "")
+    };
+    let way = if ahead { "ahead" } else { "behind" };
+    Finding::holds(Topic::ProxyClock, skew_ms <= skew_max_ms, format!("clock {skew_ms} ms {way}{note}"))
 }
 
 fn certificate(id: Topic, not_after: u64, lifetime_s: Option<u64>, now_ms: u64) -> Finding {
@@ -270,6 +277,7 @@ pub(crate) mod tests {
         assert_eq!(found(|_, status| status.signing_not_after = 0), error(Topic::SigningCertificate));
         assert_eq!(found(|_, status| status.unix_ms -= 61_000), error(Topic::ProxyReport));
         assert_eq!(found(|_, status| status.clock_offset_ms = -31_000), error(Topic::ProxyClock));
+        assert_eq!(found(|_, status| status.wall_ahead_ms = -86_400_000), error(Topic::ProxyClock));
         assert_eq!(found(|proxy, _| proxy.sections[0].acked_counter = 2), error(Topic::PolicyVersion));
         assert_eq!(found(|proxy, _| proxy.sections.clear()), error(Topic::PolicyVersion));
         assert_eq!(

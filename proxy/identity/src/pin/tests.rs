@@ -144,3 +144,15 @@ fn root_out_of_its_time_is_refused() {
     let error = handshake(pinned(&mesh), server, now() + 101 * HOUR).unwrap_err();
     assert_eq!(error, VerifyError::Expired.into());
 }
+
+#[test]
+fn machine_without_a_clock_enrols_by_the_authoritys_word() {
+    let mesh = Mesh::new();
+    let server =
+        || enrolment_server_config(&mesh.control_plane_svid(), &mesh.authority.bundle(), ALPN).unwrap();
+    let pin = mesh.authority.root_spki_sha256();
+    let dated = |dating| dated_client_config(pin, None, ALPN, dating).unwrap();
+    let in_1970 = SystemTime::UNIX_EPOCH + HOUR;
+    assert!(handshake(dated(Dating::AuthoritysWord), server(), in_1970).is_ok());
+    assert!(handshake(dated(Dating::OwnClock), server(), in_1970).is_err());
+}

@@ -5,7 +5,7 @@ use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
 use super::*;
 use crate::certificate::CertificateError;
 use crate::id::TrustDomain;
-use crate::testing::{HOUR, MINUTE, Mesh, at, handshake, handshake_again, now};
+use crate::testing::{FixedClock, HOUR, MINUTE, Mesh, at, handshake, handshake_again, now};
 use crate::verify::{VerifyError, expect, peer, verify_signing_chain};
 
 const ALPN: &[&[u8]] = &[ALPN_H2, ALPN_H1];
@@ -257,4 +257,58 @@ fn chacha20_comes_first_where_aes_is_slow_and_nothing_is_lost() {
     assert_eq!(slow[0].suite(), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
     assert_eq!(slow.len(), default().len());
     assert_eq!(slow[1].suite(), CipherSuite::TLS13_AES_256_GCM_SHA384);
+}
+
+#[test]
+fn machine_without_a_clock_takes_the_control_planes_certificate_for_the_time_and_no_others() {
+    let mesh = Mesh::new();
+    let (svid, bundle) = (mesh.tls_svid("gw"), mesh.authority.bundle());
+    let server = || server_config(&mesh.control_plane_svid(), &bundle, ALPN).unwrap();
+    let dated = |dating| control_client_config(&svid, &bundle, ALPN, dating).unwrap();
+    let in_1970 = |client: ClientConfig| {
+        let mut server = server();
+        server.time_provider = Arc::new(FixedClock(now()));
+        let mut client = client;
+        client.time_provider = Arc::new(FixedClock(std::time::SystemTime::UNIX_EPOCH + HOUR));
+        handshake_again(&Arc::new(client), &Arc::new(server))
+    };
+    let (client, _) = in_1970(dated(Dating::AuthoritysWord)).unwrap();
+    assert_eq!(peer(&client).unwrap().not_before(), now() - MINUTE);
+    let refused = in_1970(dated(Dating::OwnClock)).unwrap_err();
+    assert_eq!(refused, VerifyError::NotYetValid.into());
+    // A certificate that has ended is no word about the time.
+    let late = now() + 2 * HOUR;
+    let refused = handshake(dated(Dating::AuthoritysWord), server(), late).unwrap_err();
+    assert_eq!(refused, VerifyError::Expired.into());
+    // Nor is one that no root vouches for.
+    let other = Mesh::new();
+    let mut forged = server_config(&other.control_plane_svid(), &bundle, ALPN).unwrap();
+    forged.time_provider = Arc::new(FixedClock(now()));
+    let mut client = dated(Dating::AuthoritysWord);
+    client.time_provider = Arc::new(FixedClock(std::time::SystemTime::UNIX_EPOCH));
+    let refused = handshake_again(&Arc::new(client), &Arc::new(forged)).unwrap_err();
+    assert_eq!(refused, VerifyError::UnknownIssuer.into());
+}
+
+#[test]
+fn ended_certificate_passes_the_control_planes_handshake_within_its_grace_only() {
+    let mesh = Mesh::new();
+    let bundle = mesh.authority.bundle();
+    let server = |grace| rejoin_server_config(&mesh.control_plane_svid(), &bundle, ALPN, grace).unwrap();
+    let id = mesh.id("gw");
+    let ended = mesh.tls_svid_of(&id, now() - 3 * HOUR, now() - HOUR);
+    let client = || client_config(&ended, &bundle, ALPN).unwrap();
+    let (_, connection) = handshake(client(), server(2 * HOUR), now()).unwrap();
+    assert_eq!(peer(&connection).unwrap().not_after(), now() - HOUR);
+    for grace in [Duration::ZERO, HOUR - MINUTE] {
+        assert_eq!(handshake(client(), server(grace), now()).unwrap_err(), VerifyError::Expired.into());
+    }
+    // It has to be good otherwise.
+    let stranger = Mesh::new();
+    let ended = stranger.tls_svid_of(&id, now() - 3 * HOUR, now() - HOUR);
+    let client = client_config(&ended, &bundle, ALPN).unwrap();
+    assert_eq!(handshake(client, server(2 * HOUR), now()).unwrap_err(), VerifyError::UnknownIssuer.into());
+    let early = mesh.tls_svid_of(&id, now() + HOUR, now() + 2 * HOUR);
+    let client = client_config(&early, &bundle, ALPN).unwrap();
+    assert_eq!(handshake(client, server(2 * HOUR), now()).unwrap_err(), VerifyError::NotYetValid.into());
 }

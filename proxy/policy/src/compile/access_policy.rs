@@ -61,6 +61,12 @@ pub(super) fn lower(
     let mut lowered = Vec::with_capacity(rules.value.len());
     for (number, entry) in rules.value.iter().enumerate() {
         let Some(rule) = rule(scope, number + 1, &entry.value, &ports) else { continue };
+        if let Some(marked) = entry.value.life_safety.as_ref().filter(|marked| marked.value)
+            && action == Some(PolicyAction::Deny)
+        {
+            let message = "a rule that denies keeps no flow open".to_owned();
+            scope.refuse(Place::of(marked), message, "mark the rules that allow, or remove `lifeSafety`");
+        }
         if !names.insert(rule.name.clone()) {
             let place = entry.value.name.as_ref().map_or_else(|| Place::of(entry), Place::of);
             let message = format!("rule {} is there twice", quoted(&rule.name));
@@ -140,7 +146,8 @@ fn rule(scope: &mut Scope<'_>, number: usize, spec: &RuleSpec, policy_ports: &[u
     let to = value::entries(scope, spec.to.as_ref(), "to", "to allow everything on the policy's ports");
     let to = to.iter().filter_map(|entry| operation(scope, entry, policy_ports)).collect();
     let when = condition::conditions(scope, spec.when.as_ref());
-    Some(RuleModel { name: name?, from, to, when })
+    let life_safety = spec.life_safety.as_ref().is_some_and(|marked| marked.value);
+    Some(RuleModel { name: name?, from, to, when, life_safety })
 }
 
 pub(super) fn source(scope: &mut Scope<'_>, spec: &Spanned<SourceSpec>) -> Option<SourceMatch> {

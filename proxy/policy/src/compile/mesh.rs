@@ -4,14 +4,28 @@ use signet_identity::TrustDomain;
 
 use crate::compile::{Scope, intermediary, value};
 use crate::diagnostic::{Place, quoted};
-use crate::manifest::{EgressSpec, LifetimeSpec, MeshSpec, NetworkSpec};
+use crate::manifest::{EgressSpec, LifetimeSpec, MeshSpec, NetworkSpec, OfflineBoundSpec};
 use crate::model::{EgressRule, Network, PolicyModel, Transport};
+use crate::offline::{Offline, OfflineBound, WhenStale};
 
 /// A clock may be off by a second to an hour; more would make expiry meaningless.
 const CLOCK_SKEW_S: (u64, u64) = (1, 3_600);
 
 /// Certificates live from a second (demonstrations rotate that fast) to 90 days.
 const LIFETIME_S: (u64, u64) = (1, 90 * 86_400);
+
+/// A certificate that has ended gets its holder a new one for 90 days at most; 0 for never.
+const REJOIN_S: (u64, u64) = (0, MAX_REJOIN_S);
+
+/// The longest time after its end that a certificate may get its holder a new one, in seconds: a season of a boat in dock.
+pub const MAX_REJOIN_S: u64 = 90 * 86_400;
+
+/// The control plane says every ten seconds that nothing is out of date, and may miss some; a year is what no certificate
+/// outlasts.
+const OFFLINE_S: (u64, u64) = (30, 365 * 86_400);
+
+pub(crate) const WHEN_STALE: &[(&str, WhenStale)] =
+    &[("life-safety", WhenStale::LifeSafety), ("refuse", WhenStale::Refuse)];
 
 pub(crate) const TRANSPORTS: &[(&str, Transport)] = &[("tcp", Transport::Tcp), ("udp", Transport::Udp)];
 
@@ -73,20 +87,39 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &MeshSpec) -> Option<PolicyMode
         model.intermediaries.extend(intermediary::lower(scope, entry, &model.intermediaries));
     }
     let certificates = &spec.certificates;
-    let lifetimes = &mut model.lifetimes;
-    for (given, seconds) in [
-        (&certificates.agent, &mut lifetimes.agent),
-        (&certificates.app, &mut lifetimes.app),
-        (&certificates.external, &mut lifetimes.external),
-        (&certificates.platform, &mut lifetimes.platform),
+    let (lifetimes, rejoin) = (&mut model.lifetimes, &mut model.rejoin);
+    for (given, lifetime, rejoin) in [
+        (&certificates.agent, &mut lifetimes.agent, &mut rejoin.agent),
+        (&certificates.app, &mut lifetimes.app, &mut rejoin.app),
+        (&certificates.external, &mut lifetimes.external, &mut rejoin.external),
+        (&certificates.platform, &mut lifetimes.platform, &mut rejoin.platform),
     ] {
-        *seconds = given.as_ref().and_then(|given| lifetime(scope, given)).unwrap_or(*seconds);
+        let Some(LifetimeSpec { lifetime: lasts, rejoin: after }) = given else { continue };
+        let read = |scope: &mut Scope<'_>, text: &Option<_>, (least, most)| {
+            text.as_ref().and_then(|text| value::duration(scope, text, least, most))
+        };
+        *lifetime = read(scope, lasts, LIFETIME_S).unwrap_or(*lifetime);
+        *rejoin = read(scope, after, REJOIN_S);
+    }
+    if let Some(spec) = &spec.offline {
+        model.offline = Offline {
+            agent: offline_bound(scope, spec.agent.as_ref()),
+            app: offline_bound(scope, spec.app.as_ref()),
+            external: offline_bound(scope, spec.external.as_ref()),
+            platform: offline_bound(scope, spec.platform.as_ref()),
+        };
     }
     Some(model)
 }
 
-fn lifetime(scope: &mut Scope<'_>, spec: &LifetimeSpec) -> Option<u64> {
-    value::duration(scope, &spec.lifetime, LIFETIME_S.0, LIFETIME_S.1)
+fn offline_bound(scope: &mut Scope<'_>, spec: Option<&OfflineBoundSpec>) -> Option<OfflineBound> {
+    let OfflineBoundSpec { budget, then } = spec?;
+    let budget_s = value::duration(scope, budget, OFFLINE_S.0, OFFLINE_S.1);
+    let then = match then {
+        Some(word) => value::word(scope, word, "answer to a stale policy", WHEN_STALE),
+        None => Some(WhenStale::Refuse),
+    };
+    Some(OfflineBound { budget_s: budget_s?, then: then? })
 }
 
 fn network(scope: &mut Scope<'_>, spec: &NetworkSpec) -> Option<Network> {

@@ -78,6 +78,29 @@ pub(crate) struct MeshSpec {
     pub(crate) intermediaries: Option<List<IntermediarySpec>>,
     #[serde(default)]
     pub(crate) certificates: CertificatesSpec,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) offline: Option<OfflineSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OfflineSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) agent: Option<OfflineBoundSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) app: Option<OfflineBoundSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) external: Option<OfflineBoundSpec>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) platform: Option<OfflineBoundSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OfflineBoundSpec {
+    pub(crate) budget: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) then: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -162,7 +185,10 @@ pub(crate) struct CertificatesSpec {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LifetimeSpec {
-    pub(crate) lifetime: Spanned<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) lifetime: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) rejoin: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -233,7 +259,7 @@ pub(crate) struct TargetSpec {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct RuleSpec {
     #[serde(default, deserialize_with = "given")]
     pub(crate) name: Option<Spanned<String>>,
@@ -242,6 +268,8 @@ pub(crate) struct RuleSpec {
     pub(crate) to: Option<List<OperationSpec>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) when: Option<Spanned<ConditionSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) life_safety: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

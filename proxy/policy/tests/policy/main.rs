@@ -9,6 +9,7 @@ mod egress;
 mod examples;
 mod faults;
 mod normal;
+mod offline;
 mod properties;
 mod protection;
 mod scale;
@@ -17,7 +18,7 @@ mod traffic;
 
 use signet_identity::SpiffeId;
 use signet_policy::{
-    Facts, Layer, Origin, PolicyIndex, PolicyModel, RequestHeaders, compile, parse_manifests,
+    Facts, Layer, Origin, PolicyIndex, PolicyModel, RequestHeaders, Staleness, compile, parse_manifests,
 };
 
 /// A mesh with two networks, for tests to append their own manifests to.
@@ -101,7 +102,8 @@ impl Question<'_> {
     fn foresee(self, index: &PolicyIndex) -> String {
         let open = |()| "open".to_owned();
         self.put(|facts| {
-            signet_policy::foresee(index, facts).map_or_else(|refusal| refusal.code().to_owned(), open)
+            signet_policy::foresee(index, facts, Staleness::Fresh)
+                .map_or_else(|refusal| refusal.code().to_owned(), open)
         })
     }
 

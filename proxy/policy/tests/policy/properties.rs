@@ -88,7 +88,13 @@ fn policy() -> impl Strategy<Value = AccessPolicyModel> {
             let rules = rules
                 .into_iter()
                 .enumerate()
-                .map(|(number, (from, to, when))| RuleModel { name: format!("r{number}"), from, to, when })
+                .map(|(number, (from, to, when))| RuleModel {
+                    name: format!("r{number}"),
+                    from,
+                    to,
+                    when,
+                    life_safety: false,
+                })
                 .collect();
             AccessPolicyModel { name: String::new(), target, ports, mode, action, rules }
         },

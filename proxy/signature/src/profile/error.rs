@@ -50,8 +50,11 @@ pub enum SignatureError {
     #[error("signature does not verify")]
     BadSignature,
     /// `created` lies in the future by more than the skew allowed.
-    #[error("signature was created in the future, so clocks disagree")]
-    Clock,
+    #[error("signature was created {ahead_s} s in the future, so clocks disagree")]
+    Clock {
+        /// How far in the future, in seconds.
+        ahead_s: u64,
+    },
     /// A component that must be covered is not, or one that is covered is not understood or not there.
     #[error("signature does not cover {0}")]
     Coverage(String),
@@ -59,8 +62,11 @@ pub enum SignatureError {
     #[error("body does not match its digest")]
     Digest,
     /// `expires` has passed.
-    #[error("signature has expired")]
-    Expired,
+    #[error("signature has expired; it was created {ago_s} s ago")]
+    Expired {
+        /// How long ago it was created, in seconds.
+        ago_s: u64,
+    },
     /// The signature fields are malformed, too long or contradictory.
     #[error("signature fields are malformed")]
     Malformed,
@@ -88,16 +94,25 @@ pub enum SignatureError {
 }
 
 impl SignatureError {
+    /// How far the signer's clock seems ahead of the verifier's, in seconds, where the refusal is about that.
+    pub fn skew_s(&self) -> Option<i64> {
+        match self {
+            Self::Clock { ahead_s } => Some(i64::try_from(*ahead_s).unwrap_or(i64::MAX)),
+            Self::Expired { ago_s } => Some(-i64::try_from(*ago_s).unwrap_or(i64::MAX)),
+            _ => None,
+        }
+    }
+
     /// The stable name of the error, as used in `urn:mesh:err:<code>`. Several errors share one, where
     /// the difference would tell an attacker more than a peer needs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
             Self::Algorithm | Self::BadSignature => "bad-signature",
-            Self::Clock => "clock",
+            Self::Clock { .. } => "clock",
             Self::Coverage(_) => "coverage",
             Self::Digest => "digest",
-            Self::Expired => "expired",
+            Self::Expired { .. } => "expired",
             Self::Malformed => "malformed",
             Self::Missing | Self::Multiple => "missing",
             Self::Mode => "mode",

@@ -413,9 +413,9 @@ impl Judge<'_> {
         if validity == 0 || validity > VALIDITY_SECONDS {
             Err(SignatureError::Malformed)
         } else if input.created > self.rules.now.saturating_add(self.rules.skew) {
-            Err(SignatureError::Clock)
+            Err(SignatureError::Clock { ahead_s: input.created - self.rules.now })
         } else if self.rules.now >= input.expires.saturating_add(self.rules.skew) {
-            Err(SignatureError::Expired)
+            Err(SignatureError::Expired { ago_s: self.rules.now.saturating_sub(input.created) })
         } else {
             Ok(())
         }

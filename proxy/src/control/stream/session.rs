@@ -14,6 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use crate::clock;
 use crate::control::enrol::CALL_TIMEOUT;
 use crate::control::renew::sleep_until;
 use crate::control::stream::StreamError;
@@ -179,6 +180,10 @@ impl Session {
                 reason: goaway.reason,
                 retry_after: Duration::from_millis(goaway.retry_after_ms),
             }),
+            Some(control_message::Message::Freshness(said)) => {
+                node.hear(subscriber, said);
+                Ok(())
+            }
             // A newer control plane may say what this version has not heard of.
             None => Ok(()),
         }
@@ -199,6 +204,7 @@ impl Session {
         let changed = outcome.changed.is_some();
         if changed {
             tracing::debug!(section = %name, "applied");
+            node.confirm(subscriber);
             if node.completes(subscriber) {
                 // What a start without the control plane needs is kept before anybody is told "ready".
                 self.save(node, subscriber).await;
@@ -250,7 +256,7 @@ impl Session {
         let health = (hooks.health)();
         let identity = node.identity.load_full();
         let status = wire::Status {
-            unix_ms: crate::clock::unix_ms(),
+            unix_ms: clock::unix_ms(),
             capture_in_force: health.capture_in_force,
             canary_ok: health.canary_ok,
             tls_not_after: unix_seconds(identity.tls.not_after),
@@ -266,6 +272,7 @@ impl Session {
             }),
             edges: health.edges.iter().map(wire::Edge::from).collect(),
             edges_lost: health.edges_lost,
+            wall_ahead_ms: clock::told().wall_ahead_ms,
         };
         self.reported = Some((Instant::now(), health));
         self.send(proxy_message::Message::Status(status)).await
@@ -307,8 +314,8 @@ impl Session {
 /// When to leave a stream opened with this identity for one with a newer certificate: at three quarters of what is
 /// left, well after renewal and well before the control plane could refuse it.
 fn leave_at(identity: &Identity) -> SystemTime {
-    let left = identity.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-    SystemTime::now() + left * 3 / 4
+    let left = identity.not_after().duration_since(clock::now()).unwrap_or_default();
+    clock::now() + left * 3 / 4
 }
 
 /// The proxy's own addresses, each with the ports that the policy in force declares for its workload.

@@ -82,6 +82,7 @@ fn rule_from(rule: wire::Rule) -> Result<RuleModel, DecodeError> {
         from: each(rule.from, source_from)?,
         to: each(rule.to, operation_from)?,
         when: rule.when.map_or_else(|| Ok(Conditions::default()), conditions_from)?,
+        life_safety: rule.life_safety,
     })
 }
 
@@ -94,6 +95,7 @@ fn rule_to(rule: &RuleModel) -> wire::Rule {
             source_addresses: rule.when.source_addresses.iter().map(prefix_to).collect(),
             time: rule.when.time.iter().map(window_to).collect(),
         }),
+        life_safety: rule.life_safety,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use prost::Message;
-use signet_policy::{HeaderMatch, PolicyAction, PolicyModel, SourceMatch, ValueMatch};
+use signet_policy::{HeaderMatch, Offline, PolicyAction, PolicyModel, SourceMatch, ValueMatch};
 use signet_sync::proto::sync as wire;
 use signet_sync::{PROTOCOL, SectionName, minimum_reader};
 
@@ -53,6 +53,8 @@ fn a_policy_of_the_protocol_before_means_what_it_meant() {
 #[test]
 fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     let mut all = policy_model(1);
+    assert_eq!(minimum_reader(&all), 4);
+    all.offline = Offline::default();
     let younger: [fn(&mut PolicyModel); 6] = [
         |model| model.protection_policies.clear(),
         |model| model.normalization_policies.clear(),
@@ -83,6 +85,7 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
     ];
     for keep in 0..newest.len() {
         let mut model = policy_model(1);
+        model.offline = Offline::default();
         newest.iter().enumerate().filter(|(at, _)| *at != keep).for_each(|(_, edit)| edit(&mut model));
         assert_eq!(minimum_reader(&model), 3);
     }

@@ -11,12 +11,12 @@ use signet_policy::{
     AccessPolicyModel, Advertised, CircuitBreaking, Concurrency, Conditions, EgressEntry, EgressPolicyModel,
     EgressRule, FieldPattern, Form, HashOn, HeaderMatch, HeaderPolicyModel, IdentityFields, IdentityPattern,
     IntermediaryModel, IntermediaryRoute, Lifetimes, LoadBalancing, MtlsMode, NamePattern, Network,
-    NormalizationPolicyModel, NormalizationRuleModel, Operation, Origination, PathPattern, PolicyAction,
-    PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange, ProtectionLevel, ProtectionPolicyModel,
-    ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash, Retries, RetryBudget, RetryOn,
-    RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch, SpeaksFirst, SuccessRate, Target,
-    TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute, TrafficSettings, Transport, ValueMatch,
-    Verification, WorkloadModel,
+    NormalizationPolicyModel, NormalizationRuleModel, Offline, OfflineBound, Operation, Origination,
+    PathPattern, PolicyAction, PolicyMode, PolicyModel, PortModel, Protection, ProtectionChange,
+    ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash,
+    Rejoin, Retries, RetryBudget, RetryOn, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch,
+    SpeaksFirst, SuccessRate, Target, TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute,
+    TrafficSettings, Transport, ValueMatch, Verification, WhenStale, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -151,8 +151,20 @@ pub(crate) fn policy_model(mark: u64) -> PolicyModel {
         ports: Vec::new(),
         mode: PolicyMode::Enforce,
         action: PolicyAction::Deny,
-        rules: vec![RuleModel { name: "rule-1".into(), from: leaders.clone(), to: vec![operation], when }],
+        rules: vec![RuleModel {
+            name: "rule-1".into(),
+            from: leaders.clone(),
+            to: vec![operation],
+            when,
+            life_safety: false,
+        }],
     });
+    model.policies[0].rules[0].life_safety = true;
+    model.offline = Offline {
+        agent: Some(OfflineBound { budget_s: 259_200, then: WhenStale::Refuse }),
+        platform: Some(OfflineBound { budget_s: 3_600, then: WhenStale::LifeSafety }),
+        ..Offline::default()
+    };
     let names = |names: &[&str]| names.iter().map(|name| FieldPattern::parse(name).unwrap()).collect();
     model.header_policies.push(HeaderPolicyModel {
         name: "identity".into(),
@@ -309,6 +321,7 @@ pub(crate) fn policy_model_1(mark: u64) -> PolicyModel {
             from: from.clone(),
             to: vec![operation.clone()],
             when: Conditions::default(),
+            life_safety: false,
         }],
     };
     PolicyModel {
@@ -328,6 +341,8 @@ pub(crate) fn policy_model_1(mark: u64) -> PolicyModel {
             })
             .to_vec(),
         lifetimes: Lifetimes { agent: 4, app: 3, external: 2, platform: 1 },
+        offline: Offline::default(),
+        rejoin: Rejoin::default(),
         workloads: vec![workload()],
         policies: vec![
             policy("everyone", Target::Everything, PolicyMode::Observe),

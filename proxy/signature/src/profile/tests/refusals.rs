@@ -25,11 +25,19 @@ fn a_signature_is_valid_within_its_window_and_the_skew() {
     for now in [NOW - SKEW, NOW, NOW + 60, NOW + 60 + SKEW - 1] {
         assert!(request.verify_at(now).is_ok(), "{now}");
     }
-    assert_eq!(request.verify_at(NOW - SKEW - 1).unwrap_err(), SignatureError::Clock);
-    assert_eq!(request.verify_at(0).unwrap_err(), SignatureError::Clock);
+    let early = request.verify_at(NOW - SKEW - 1).unwrap_err();
+    assert_eq!(
+        (&early, early.skew_s()),
+        (&SignatureError::Clock { ahead_s: SKEW + 1 }, Some(SKEW as i64 + 1))
+    );
+    assert_eq!(request.verify_at(0).unwrap_err(), SignatureError::Clock { ahead_s: NOW });
     // `expires` is exclusive: at that second, and the skew, the signature is over.
-    assert_eq!(request.verify_at(NOW + 60 + SKEW).unwrap_err(), SignatureError::Expired);
-    assert_eq!(request.verify_at(u64::MAX).unwrap_err(), SignatureError::Expired);
+    let late = request.verify_at(NOW + 60 + SKEW).unwrap_err();
+    assert_eq!(
+        (&late, late.skew_s()),
+        (&SignatureError::Expired { ago_s: SKEW + 60 }, Some(-(SKEW as i64 + 60)))
+    );
+    assert_eq!(request.verify_at(u64::MAX).unwrap_err(), SignatureError::Expired { ago_s: u64::MAX - NOW });
 }
 
 #[test]

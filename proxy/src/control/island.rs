@@ -1,0 +1,147 @@
+//! On its own: how long ago the control plane last said that nothing held here is out of date, and what is kept of that and
+//! of the time for a restart.
+//!
+//! What it says is signed, and names the newest policy and revocations. It counts only if those are held: a proxy that
+//! refused the newest policy grows stale while it is connected. After a restart the saved word counts as of the moment it
+//! names; set back, it can only be older.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use signet_sync::Subscriber;
+use signet_sync::proto::sync as wire;
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::{self, Heard};
+use crate::control::Node;
+use crate::control::state::State;
+
+/// How often what is known of the time is saved: a machine without a clock that loses power goes on from at most this long
+/// before. Often enough for bounds of minutes, seldom enough for a memory card.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// When the control plane last said that what is held is the newest; milliseconds since 1970, 0 for never.
+#[derive(Debug, Default)]
+pub struct Contact(AtomicU64);
+
+impl Contact {
+    /// How long ago, in seconds; none when it never did.
+    pub fn age_s(&self, now_ms: u64) -> Option<u64> {
+        let at = self.0.load(Ordering::Relaxed);
+        (at > 0).then(|| now_ms.saturating_sub(at) / 1000)
+    }
+
+    fn at(&self, ms: u64) {
+        self.0.fetch_max(ms, Ordering::Relaxed);
+    }
+}
+
+/// What a proxy knows of being on its own.
+#[derive(Default)]
+pub(super) struct Island {
+    contact: Arc<Contact>,
+    words: Mutex<Words>,
+    /// There is something new to save.
+    save: Notify,
+}
+
+/// What the control plane said.
+#[derive(Default)]
+struct Words {
+    /// Last on the present stream, and whether its time was believed.
+    heard: Option<(wire::Freshness, bool)>,
+    /// The last one that held, and whose time was believed.
+    held: Option<wire::Freshness>,
+}
+
+impl Island {
+    pub(super) fn contact(&self) -> &Arc<Contact> {
+        &self.contact
+    }
+
+    /// What an earlier process saved, as far as it verifies and was said of what is held.
+    pub(super) fn restore(state: &State, subscriber: &Subscriber) -> Option<Self> {
+        let said = state.load_freshness()?;
+        match subscriber.is_newest(&said) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "the saved word of the control plane is not believed");
+                return None;
+            }
+        }
+        // It was said, so that much time has passed.
+        clock::passed(UNIX_EPOCH + Duration::from_millis(said.unix_ms));
+        let island = Self::default();
+        island.contact.at(said.unix_ms);
+        island.words().held = Some(said);
+        Some(island)
+    }
+
+    fn words(&self) -> std::sync::MutexGuard<'_, Words> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// Takes up a word of the control plane, on the stream that proved who it is.
+    pub(super) fn hear(&self, subscriber: &Subscriber, said: wire::Freshness) {
+        if let Err(error) = subscriber.is_newest(&said) {
+            tracing::warn!(%error, "what the control plane says of the time is not believed");
+            return;
+        }
+        let heard = clock::hear(said.unix_ms);
+        let is_first = self.island.words().heard.replace((said, heard == Heard::Believed)).is_none();
+        match heard {
+            Heard::Believed => {}
+            Heard::Behind(ms) => tracing::warn!(
+                behind_s = ms / 1000,
+                "the control plane's clock is behind time that certainly passed; it is not followed"
+            ),
+            Heard::Doubted(ms) => tracing::warn!(
+                ahead_s = ms / 1000,
+                "the control plane's clock has jumped and this machine's has not; it is not followed"
+            ),
+        }
+        self.confirm(subscriber);
+        if is_first {
+            self.island.save.notify_one();
+        }
+    }
+
+    /// Notes the contact if what the control plane said last is true of what is held now.
+    pub(super) fn confirm(&self, subscriber: &Subscriber) {
+        let mut words = self.island.words();
+        let Some((said, believed)) = words.heard.clone() else { return };
+        if !subscriber.is_newest(&said).unwrap_or(false) {
+            return;
+        }
+        // Heard just now, whatever the control plane's clock says.
+        self.island.contact.at(clock::unix_ms());
+        if believed {
+            words.held = Some(said);
+        }
+    }
+}
+
+/// Saves what is known of the time now and then, for ever.
+pub(super) async fn keep(node: &Node) -> Infallible {
+    let mut ticks = tokio::time::interval(SAVE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.island.save.notified() => {}
+        }
+        let Some(state) = node.origin.state.clone() else { return std::future::pending().await };
+        let (saved, said) = (clock::save(), node.island.words().held.clone());
+        // A sync to a slow card must not hold up the admin endpoints on this thread.
+        let saving = tokio::task::spawn_blocking(move || state.save_clock(&saved, said.as_ref()));
+        if let Ok(Err(error)) = saving.await {
+            node.origin.failed("saving the clock", &error);
+        }
+    }
+}

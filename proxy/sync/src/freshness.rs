@@ -1,0 +1,69 @@
+//! What the control plane says now and then on each stream: what time it is, and which policy and which list of revocations
+//! are the newest. Signed, so that a proxy can keep it and show itself, after a restart, when it last heard.
+//!
+//! The signature is Ed25519 by the policy key over
+//!
+//! ```text
+//! "signet-freshness-v1\0" ‖ u64 unix_ms ‖ u64 epoch, u64 counter of policy ‖ u64 epoch, u64 counter of revocations
+//! ```
+//!
+//! with integers in network byte order.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+
+use crate::proto::sync as wire;
+use crate::{KeyError, SectionError, SectionKey, Version};
+
+const CONTEXT: &[u8] = b"signet-freshness-v1\0";
+
+impl SectionKey {
+    /// Says what time it is and which versions are the newest. The key is the policy key.
+    ///
+    /// # Errors
+    /// [`KeyError::Crypto`].
+    pub fn sign_freshness(
+        &self,
+        unix_ms: u64,
+        policy: Version,
+        revocations: Version,
+    ) -> Result<wire::Freshness, KeyError> {
+        let mut said = wire::Freshness {
+            unix_ms,
+            policy_epoch: policy.epoch,
+            policy_counter: policy.counter,
+            revocations_epoch: revocations.epoch,
+            revocations_counter: revocations.counter,
+            signature: Vec::new(),
+        };
+        said.signature = self.sign_bytes(&input(&said))?;
+        Ok(said)
+    }
+}
+
+pub(crate) fn verify(policy_key: &[u8; 32], said: &wire::Freshness) -> Result<(), SectionError> {
+    UnparsedPublicKey::new(&ED25519, policy_key)
+        .verify(&input(said), &said.signature)
+        .map_err(|_| SectionError::BadSignature)
+}
+
+pub(crate) fn policy(said: &wire::Freshness) -> Version {
+    Version { epoch: said.policy_epoch, counter: said.policy_counter }
+}
+
+pub(crate) fn revocations(said: &wire::Freshness) -> Version {
+    Version { epoch: said.revocations_epoch, counter: said.revocations_counter }
+}
+
+fn input(said: &wire::Freshness) -> Vec<u8> {
+    let mut input = CONTEXT.to_vec();
+    for number in [
+        said.unix_ms,
+        said.policy_epoch,
+        said.policy_counter,
+        said.revocations_epoch,
+        said.revocations_counter,
+    ] {
+        input.extend(number.to_be_bytes());
+    }
+    input
+}
