@@ -13,12 +13,13 @@
 //! - [`bootstrap`] is a mesh prepared before the first start.
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
-//! - `directory` has the rules on who may be where, `claims` applies them.
+//! - `directory` has the rules on who may be where, `claims` applies them; `attested` is what an attestor vouches for.
 //!
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
 mod admin;
 mod appointments;
+mod attested;
 mod authority;
 pub mod bootstrap;
 mod churn;
