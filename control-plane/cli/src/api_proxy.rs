@@ -135,3 +135,6 @@ async fn respond(client: &mut UnixStream, proxy: &ApiProxy, tell: fn(String)) ->
     };
     Ok(relay::answer(client, &answer).await?)
 }
+
+#[cfg(test)]
+mod tests;
