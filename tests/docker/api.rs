@@ -79,7 +79,8 @@ impl<'e> Api<'e> {
         fs::create_dir(at("manifests")).unwrap();
         fs::write(at("manifests/mesh.yaml"), MESH).unwrap();
         fs::write(at("docker-compose.yml"), PROJECT).unwrap();
-        let environment = ["-e", "SIGNET_ADMIN_SOCKET=/run/signet/admin.sock", "-v", "signet-admin:/run/signet"];
+        let environment =
+            ["-e", "SIGNET_ADMIN_SOCKET=/run/signet/admin.sock", "-v", "signet-admin:/run/signet"];
         let control_plane = [
             &["run", "-d", "--name", "signet-control-plane", "--restart", "always", "--network", "signet"],
             &environment[..],
@@ -179,8 +180,8 @@ impl<'e> Api<'e> {
 
     /// Every replica answers by its own name and by the one they share.
     pub(crate) fn every_replica_answers(&self) {
-        let replicas = self.replicas();
-        assert_eq!(replicas.len(), 3, "{}", self.state());
+        let three = || Some(self.replicas()).filter(|replicas| replicas.len() == 3);
+        let replicas = wait_until(SETTLE_LIMIT, three).unwrap_or_else(|| panic!("{}", self.state()));
         for name in replicas.iter().map(String::as_str).chain(["web"; 6]) {
             self.call_succeeds(name);
         }

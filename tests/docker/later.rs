@@ -85,9 +85,15 @@ fn streams_pass(api: &Api<'_>) {
     let document = format!("{document}{}", "# the same line, many times\n".repeat(30_000));
     let echo = ["/signet", "inject", "kubernetes", "-f", "-"];
     let exec = [&["exec", "-i", "shop_client_1"], &echo[..]].concat();
-    assert!(piped(&api.socket(), &exec, document.as_bytes()) == document.as_bytes(), "exec changed the stream");
+    assert!(
+        piped(&api.socket(), &exec, document.as_bytes()) == document.as_bytes(),
+        "exec changed the stream"
+    );
     let run = [&["run", "--rm", "-i", "--network", "none", IMAGE], &echo[1..]].concat();
-    assert!(piped(&api.socket(), &run, document.as_bytes()) == document.as_bytes(), "attach changed the stream");
+    assert!(
+        piped(&api.socket(), &run, document.as_bytes()) == document.as_bytes(),
+        "attach changed the stream"
+    );
     for line in [&["save", IMAGE][..], &["logs", "shop_web_1-sidecar"], &["cp", "shop_web_1:/signet", "-"]] {
         let (through, direct) = (piped(&api.socket(), line, b""), piped(&api.engine.socket(), line, b""));
         assert!(!direct.is_empty() || line[0] == "logs", "{line:?}");
@@ -172,7 +178,8 @@ fn an_image_that_is_not_listed_is_refused_and_leaves_nothing(api: &Api<'_>) {
     let before = api.state().lines().count();
     for (image, code) in [("signet-proxy:0.1.0", "image-not-listed"), (IMAGE, "workload-not-listed")] {
         let label = if image == IMAGE { "signet.mf2c-project.eu/workload=root" } else { WEB };
-        let output = api.try_docker(&["create", "--network", "shop_default", "--label", label, image, "ready"]);
+        let output =
+            api.try_docker(&["create", "--network", "shop_default", "--label", label, image, "ready"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && told.contains(code), "{told}");
     }
@@ -180,8 +187,8 @@ fn an_image_that_is_not_listed_is_refused_and_leaves_nothing(api: &Api<'_>) {
     let output = api.try_docker(&mount);
     assert!(String::from_utf8_lossy(&output.stderr).contains("reserved-mount"), "{output:?}");
     // What the engine itself refuses leaves nothing either.
-    let output = api.try_docker(&["create", "--network", "nowhere", "--label", WEB, IMAGE]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere"), "{output:?}");
+    let output = api.try_docker(&["create", "--name", "signet-control-plane", "--label", WEB, IMAGE]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("already in use"), "{output:?}");
     assert_eq!(api.state().lines().count(), before, "{}", api.state());
 }
 
@@ -236,7 +243,8 @@ fn a_container_started_past_the_proxy_is_paused_until_it_is_meshed(api: &Api<'_>
 
 fn everything_goes_with_its_project(api: &Api<'_>) {
     api.compose(&["down", "-t", "1"]);
-    let left: Vec<String> = api.state().lines().map(str::to_owned).filter(|line| line.starts_with("shop_")).collect();
+    let left: Vec<String> =
+        api.state().lines().map(str::to_owned).filter(|line| line.starts_with("shop_")).collect();
     assert_eq!(left, Vec::<String>::new());
     api.docker(&["network", "rm", "shop_default", "shop_fog"]);
 }

@@ -74,8 +74,7 @@ impl Attestor {
             instances: 1,
             ttl_s: TOKEN_TTL.as_secs(),
         };
-        let made =
-            answered(client.create_token(request).await).map_err(AttestorError::ControlPlane)?;
+        let made = answered(client.create_token(request).await).map_err(AttestorError::ControlPlane)?;
         let archive = archive::of_one_file(TOKEN_FILE, made.token.as_bytes());
         Ok(docker.upload(sidecar, TOKEN_FOLDER, archive).await?)
     }

@@ -204,12 +204,20 @@ impl Groups {
     }
 
     /// Tells the control plane where the group is reached.
-    pub(crate) async fn vouch(&self, group: &Group, addresses: &BTreeSet<IpAddr>) -> Result<(), AttestorError> {
-        let known = self.vouched.lock().unwrap_or_else(PoisonError::into_inner).get(&group.id) == Some(addresses);
+    pub(crate) async fn vouch(
+        &self,
+        group: &Group,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Result<(), AttestorError> {
+        let known =
+            self.vouched.lock().unwrap_or_else(PoisonError::into_inner).get(&group.id) == Some(addresses);
         if known {
             return Ok(());
         }
-        self.attestor.vouch(&group.id, &group.workload, addresses).await.map_err(AttestorError::ControlPlane)?;
+        self.attestor
+            .vouch(&group.id, &group.workload, addresses)
+            .await
+            .map_err(AttestorError::ControlPlane)?;
         let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
         if addresses.is_empty() {
             vouched.remove(&group.id);

@@ -180,10 +180,13 @@ impl Watcher {
         let Some(app) = self.docker.container(id).await? else { return Ok(()) };
         match app.host_config.network_mode.as_str() {
             "none" => return Ok(self.docker.unpause(id).await?),
-            mode if mode == "host" || app.joined().is_some() => return Err(WatchError::Network(mode.to_owned())),
+            mode if mode == "host" || app.joined().is_some() => {
+                return Err(WatchError::Network(mode.to_owned()));
+            }
             _ => {}
         }
-        let image = self.docker.image(&app.image).await?.ok_or_else(|| WatchError::Image(app.image.clone()))?;
+        let image =
+            self.docker.image(&app.image).await?.ok_or_else(|| WatchError::Image(app.image.clone()))?;
         self.rules.attest(workload, &app.config.image, &image)?;
         let known = self.attestor.vouch(id, workload, &app.addresses()).await;
         known.map_err(AttestorError::ControlPlane)?;
@@ -232,7 +235,8 @@ impl Watcher {
         let Some(sidecar) = self.beside(id).await? else { return Ok(()) };
         if !gone {
             // One that is starting anew already needs its sidecar.
-            let up = self.docker.container(id).await?.is_some_and(|app| app.state.running || app.state.restarting);
+            let up =
+                self.docker.container(id).await?.is_some_and(|app| app.state.running || app.state.restarting);
             return if up { Ok(()) } else { Ok(self.docker.stop(&sidecar.id, END_LIMIT).await?) };
         }
         self.docker.remove(&sidecar.id).await?;

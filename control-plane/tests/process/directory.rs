@@ -1,7 +1,7 @@
 //! Who may say that an address is theirs.
 
-use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::Subscriber;
+use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::proto::sync::{self as wire, Habit};
 use tonic::Code;
 
@@ -242,6 +242,9 @@ async fn what_is_attested_wrongly_is_refused() {
         ("api", "4f", &many),
     ] {
         let refusal = server.attest(workload, instance, addresses).await.unwrap_err();
-        assert!(matches!(refusal.code(), Code::InvalidArgument | Code::NotFound), "{workload} {instance}: {refusal}");
+        assert!(
+            matches!(refusal.code(), Code::InvalidArgument | Code::NotFound),
+            "{workload} {instance}: {refusal}"
+        );
     }
 }

@@ -35,7 +35,9 @@ impl ApiProxy {
                 Ok(container) => container,
                 Err(reason) => return Answer::refusal(400, &format!("signet: {reason}")),
             },
-            Route::Create { .. } | Route::Pass => return relay::ask(&self.engine, &head.with_body(&body)).await,
+            Route::Create { .. } | Route::Pass => {
+                return relay::ask(&self.engine, &head.with_body(&body)).await;
+            }
         };
         let group = match self.groups.of(&container).await {
             Ok(Some(group)) => group,
@@ -62,7 +64,9 @@ impl ApiProxy {
 
     /// Starts a container once its sidecar is ready, and not before.
     async fn start(&self, head: &Head, body: &[u8], group: &Group) -> Result<Answer, GroupError> {
-        let Ok(_permit) = self.changes.acquire().await else { return Ok(Answer::refusal(503, "signet: it is ending")) };
+        let Ok(_permit) = self.changes.acquire().await else {
+            return Ok(Answer::refusal(503, "signet: it is ending"));
+        };
         self.groups.raise(group).await?;
         Ok(relay::ask(&self.engine, &head.with_body(body)).await)
     }
@@ -110,7 +114,8 @@ impl ApiProxy {
             alias(&mut named, name);
             *endpoint = named;
         }
-        let answer = relay::ask(&self.engine, &head.with_body(Value::from(fields).to_string().as_bytes())).await;
+        let answer =
+            relay::ask(&self.engine, &head.with_body(Value::from(fields).to_string().as_bytes())).await;
         self.moved(group, tell).await;
         Ok(answer)
     }
@@ -124,7 +129,8 @@ impl ApiProxy {
     ) -> Result<Answer, GroupError> {
         let mut fields = fields(body).unwrap_or_default();
         fields.insert("Container".to_owned(), group.holder()?.into());
-        let answer = relay::ask(&self.engine, &head.with_body(Value::from(fields).to_string().as_bytes())).await;
+        let answer =
+            relay::ask(&self.engine, &head.with_body(Value::from(fields).to_string().as_bytes())).await;
         self.moved(group, tell).await;
         Ok(answer)
     }
@@ -139,7 +145,8 @@ impl ApiProxy {
     async fn inspect(&self, head: &Head, body: &[u8], group: &Group) -> Answer {
         let mut answer = relay::ask(&self.engine, &head.with_body(body)).await;
         let Ok(holder) = group.holder() else { return answer };
-        let request = format!("GET /containers/{holder}/json HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET /containers/{holder}/json HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n");
         let of_holder = relay::ask(&self.engine, request.as_bytes()).await;
         let read = |answer: &Answer| -> Option<Value> {
             answer.is_success().then(|| serde_json::from_slice(&answer.body).ok()).flatten()

@@ -57,7 +57,8 @@ impl Body {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON: {error}"))?;
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON: {error}"))?;
         let mut whole = object("the body", value, &KNOWN)?;
         if let Some(value) = whole.remove("HostConfig").filter(|value| !value.is_null()) {
             let mut host = object("HostConfig", value, &KNOWN_OF_HOST)?;
@@ -180,7 +181,8 @@ mod tests {
 
     #[test]
     fn fields_count_in_any_case_as_the_engine_takes_them() {
-        let body = Body::parse(br#"{"image": "a", "HOSTCONFIG": {"networkmode": "host"}, "labels": {"A": "b"}}"#);
+        let body =
+            Body::parse(br#"{"image": "a", "HOSTCONFIG": {"networkmode": "host"}, "labels": {"A": "b"}}"#);
         let body = body.unwrap();
         assert_eq!((body.image(), body.host_text("NetworkMode")), ("a", "host"));
         assert_eq!(body.labels(), BTreeMap::from([("A".to_owned(), "b".to_owned())]));

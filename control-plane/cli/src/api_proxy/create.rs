@@ -103,7 +103,9 @@ pub(crate) fn plan(asked: Asked<'_>, settings: &Settings) -> Result<Plan, String
         app.set_host("Sysctls", others.into());
     }
     holder.insert("HostConfig".to_owned(), host.into());
-    if let Some(networking) = networking(app.take("NetworkingConfig"), body.host_text("NetworkMode"), asked.name) {
+    if let Some(networking) =
+        networking(app.take("NetworkingConfig"), body.host_text("NetworkMode"), asked.name)
+    {
         holder.insert("NetworkingConfig".to_owned(), networking);
     }
     let mut sidecar = sidecar_of(settings, workload, restart(body), body.host("LogConfig"));
@@ -166,11 +168,15 @@ fn refuse(body: &Body, settings: &Settings) -> Result<(), String> {
     for port in ports.flatten().filter_map(Value::as_object).flat_map(Map::keys) {
         let number = port.split('/').next().unwrap_or(port);
         if OWN_PORTS.contains(&number) {
-            return Err(format!("own-port: the port {port} is the sidecar's within the container; fix: use another"));
+            return Err(format!(
+                "own-port: the port {port} is the sidecar's within the container; fix: use another"
+            ));
         }
     }
     let sources = mounted(body);
-    if let Some(source) = sources.iter().find(|source| settings.reserved.iter().any(|held| holds(source, held))) {
+    if let Some(source) =
+        sources.iter().find(|source| settings.reserved.iter().any(|held| holds(source, held)))
+    {
         return Err(format!(
             "reserved-mount: {source} leads to what gives identities, and no workload may mount it; fix: leave it out"
         ));
@@ -209,7 +215,8 @@ fn warnings(body: &Body) -> Vec<String> {
     if body.host_is("Privileged") {
         why.push("it is privileged".to_owned());
     }
-    let added = body.host_texts("CapAdd").into_iter().map(capability).filter(|name| POWERS.contains(&&**name));
+    let added =
+        body.host_texts("CapAdd").into_iter().map(capability).filter(|name| POWERS.contains(&&**name));
     why.extend(added.map(|name| format!("it has {name}")));
     if body.host_text("PidMode") == "host" {
         why.push("it has the host's processes".to_owned());
@@ -217,7 +224,9 @@ fn warnings(body: &Body) -> Vec<String> {
     if mounted(body).iter().any(|source| holds(source, "/var/run/docker.sock") && source.starts_with('/')) {
         why.push("it has the engine's socket".to_owned());
     }
-    let told = |reason: String| format!("signet: egress not enforceable: {reason}, by which it can get round its sidecar");
+    let told = |reason: String| {
+        format!("signet: egress not enforceable: {reason}, by which it can get round its sidecar")
+    };
     why.into_iter().map(told).collect()
 }
 
@@ -253,7 +262,12 @@ fn program(settings: &Settings, command: &str, role: &str, workload: &str) -> Ma
     ])
 }
 
-fn sidecar_of(settings: &Settings, workload: &str, restart: &str, logging: Option<&Value>) -> Map<String, Value> {
+fn sidecar_of(
+    settings: &Settings,
+    workload: &str,
+    restart: &str,
+    logging: Option<&Value>,
+) -> Map<String, Value> {
     let mut sidecar = program(settings, "run", ROLE_SIDECAR, workload);
     sidecar.insert(
         "Env".to_owned(),
@@ -328,7 +342,8 @@ pub(crate) fn alias(endpoint: &mut Value, name: &str) {
         *endpoint = json!({});
     }
     let Value::Object(endpoint) = endpoint else { return };
-    let mut aliases = endpoint.remove("Aliases").and_then(|value| value.as_array().cloned()).unwrap_or_default();
+    let mut aliases =
+        endpoint.remove("Aliases").and_then(|value| value.as_array().cloned()).unwrap_or_default();
     if !aliases.iter().any(|alias| alias == name) {
         aliases.push(name.into());
     }

@@ -126,10 +126,12 @@ impl Answer {
                 continue;
             }
             let body = match field(&fields, "transfer-encoding") {
-                Some(_) => chunked::decode(after, after.len())
-                    .map_err(|error| format!("the engine's answer: {error}"))?
-                    .ok_or("the engine's answer breaks off")?
-                    .body,
+                Some(_) => {
+                    chunked::decode(after, after.len())
+                        .map_err(|error| format!("the engine's answer: {error}"))?
+                        .ok_or("the engine's answer breaks off")?
+                        .body
+                }
                 None => after.to_vec(),
             };
             return Ok(Self { status, fields, body });
@@ -142,7 +144,8 @@ impl Answer {
 
     /// The answer's bytes. The connection ends behind it.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let reason = http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let reason =
+            http::StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or("Unknown"));
         let framed = ["connection", "content-length", "content-type", "transfer-encoding"];
         for (name, value) in &self.fields {
@@ -181,8 +184,9 @@ fn framing(fields: &[(String, Vec<u8>)]) -> Result<Framing, String> {
         ([], [_]) => Err("a Transfer-Encoding other than chunked".to_owned()),
         ([digits], []) => {
             // `parse` would take a sign.
-            let number =
-                std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let number = std::str::from_utf8(digits)
+                .ok()
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
             let length = number.and_then(|text| text.parse().ok());
             length.map(Framing::Length).ok_or_else(|| "a Content-Length that is no number".to_owned())
         }
@@ -251,7 +255,9 @@ mod tests {
         let expected = "HTTP/1.1 201 Created\r\nApi-Version: 1.41\r\nContent-Type: application/json\r\n\
                         Content-Length: 2\r\nConnection: close\r\n\r\n{}";
         assert_eq!(String::from_utf8(answer.to_bytes()).unwrap(), expected);
-        for broken in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{"] {
+        for broken in
+            ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{"]
+        {
             assert!(Answer::parse(broken.as_bytes()).is_err(), "{broken}");
         }
     }

@@ -56,7 +56,8 @@ impl ApiProxy {
         };
         if let Some(holder) = joined {
             // It shares the sidecar of the one it joins, and its identity.
-            return relay::ask(&self.engine, &head.with_body(guest(body, &holder).to_string().as_bytes())).await;
+            return relay::ask(&self.engine, &head.with_body(guest(body, &holder).to_string().as_bytes()))
+                .await;
         }
         let Some(workload) = workload else { return relay::ask(&self.engine, &head.with_body(bytes)).await };
         if body.host_text("NetworkMode").starts_with("container:") {
@@ -75,8 +76,7 @@ impl ApiProxy {
         }
         let Some(group) = random() else { return refuse(500, "no randomness".to_owned()) };
         let exposed = exposed(&image);
-        let asked =
-            Asked { body: &body, name, workload: &workload, group: &group, exposed: Some(&exposed) };
+        let asked = Asked { body: &body, name, workload: &workload, group: &group, exposed: Some(&exposed) };
         let plan = match plan(asked, &self.settings) {
             Ok(plan) => plan,
             Err(reason) => return refuse(400, reason),
@@ -120,13 +120,15 @@ impl ApiProxy {
         }
         let sidecar = docker.create(version, &format!("{base}-sidecar"), &plan.sidecar(&holder)).await?;
         made.0.push(sidecar);
-        let answer = relay::ask(&self.engine, &head.with_body(plan.app(&holder).to_string().as_bytes())).await;
+        let answer =
+            relay::ask(&self.engine, &head.with_body(plan.app(&holder).to_string().as_bytes())).await;
         let Some(id) = id_in(&answer) else { return Ok(answer) };
         made.0.push(id.clone());
         // A name may have been given to another image meanwhile.
         let found = docker.container(&id).await?;
         if found.is_none_or(|found| found.image != image.id) {
-            let message = "signet: image-changed: the image was replaced while the container was made; fix: try again";
+            let message =
+                "signet: image-changed: the image was replaced while the container was made; fix: try again";
             return Ok(Answer::refusal(409, message));
         }
         Ok(warned(answer, &plan.warnings))
@@ -136,7 +138,8 @@ impl ApiProxy {
     async fn join(&self, network: &str, holder: &str) -> Result<(), DockerError> {
         let found = self.docker().container(holder).await?;
         let networks = found.and_then(|found| found.network_settings.networks).unwrap_or_default();
-        let already = networks.iter().any(|(name, endpoint)| name == network || endpoint.network_id == network);
+        let already =
+            networks.iter().any(|(name, endpoint)| name == network || endpoint.network_id == network);
         if already { Ok(()) } else { self.docker().connect(network, holder).await }
     }
 

@@ -55,7 +55,9 @@ pub(super) async fn request(client: &mut UnixStream) -> Result<Request, Unread> 
                     return Ok(Request { head, rest });
                 }
                 Ok(None) => {}
-                Err(reason) => return Err(Unread::Refused(Answer::refusal(400, &format!("signet: {reason}")))),
+                Err(reason) => {
+                    return Err(Unread::Refused(Answer::refusal(400, &format!("signet: {reason}"))));
+                }
             }
             more(client, &mut bytes, HEAD_MAX).await?;
         }
@@ -76,7 +78,8 @@ pub(super) async fn body(client: &mut UnixStream, request: Request) -> Result<(H
     let whole = async {
         match head.body {
             Framing::Length(length) => {
-                let length = usize::try_from(length).ok().filter(|length| *length <= BODY_MAX).ok_or_else(too_long)?;
+                let length =
+                    usize::try_from(length).ok().filter(|length| *length <= BODY_MAX).ok_or_else(too_long)?;
                 while bytes.len() < length {
                     more(client, &mut bytes, length).await?;
                 }

@@ -3,19 +3,39 @@
 /// A request that is more than passed on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Route {
-    Connect { network: String },
-    Create { version: String, name: Option<String> },
-    Disconnect { network: String },
+    Connect {
+        network: String,
+    },
+    Create {
+        version: String,
+        name: Option<String>,
+    },
+    Disconnect {
+        network: String,
+    },
     /// The details of a container.
-    Inspect { container: String },
+    Inspect {
+        container: String,
+    },
     /// Nothing to do with the mesh.
     Pass,
-    Remove { container: String },
-    Rename { container: String, name: String },
-    Restart { container: String },
-    Start { container: String },
+    Remove {
+        container: String,
+    },
+    Rename {
+        container: String,
+        name: String,
+    },
+    Restart {
+        container: String,
+    },
+    Start {
+        container: String,
+    },
     /// Stopped or killed.
-    Stop { container: String },
+    Stop {
+        container: String,
+    },
 }
 
 /// Reads method and target.
@@ -27,7 +47,9 @@ pub(super) fn route(method: &str, target: &str) -> Result<Route, String> {
     let path = decode(path, false).ok_or("the path is no text in UTF-8")?;
     // The engine's router takes absolute targets too, and cleans paths.
     let clean = path.strip_prefix('/').is_some_and(|rest| {
-        rest.split('/').all(|part| !matches!(part, "." | "..")) && !path.contains("//") && !path.contains('\0')
+        rest.split('/').all(|part| !matches!(part, "." | ".."))
+            && !path.contains("//")
+            && !path.contains('\0')
     });
     // `GET /_ping` and `OPTIONS *` are sent by clients; only the first is a path.
     if !clean {
@@ -37,7 +59,9 @@ pub(super) fn route(method: &str, target: &str) -> Result<Route, String> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let owned = |text: &&str| (*text).to_owned();
     Ok(match (method, parts.as_slice()) {
-        ("POST", ["containers", "create"]) => Route::Create { version: version.to_owned(), name: value(query, "name") },
+        ("POST", ["containers", "create"]) => {
+            Route::Create { version: version.to_owned(), name: value(query, "name") }
+        }
         ("POST", ["containers", container, "start"]) => Route::Start { container: owned(container) },
         ("POST", ["containers", container, "stop" | "kill"]) => Route::Stop { container: owned(container) },
         ("POST", ["containers", container, "restart"]) => Route::Restart { container: owned(container) },
@@ -55,7 +79,8 @@ pub(super) fn route(method: &str, target: &str) -> Result<Route, String> {
 
 /// `/v1.41/info` is `/v1.41` and `/info`.
 fn unversioned(path: &str) -> (&str, &str) {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let rest = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'));
     match rest {
         Some((version, rest)) if number(version) => {

@@ -72,7 +72,8 @@ async fn read(stream: &mut UnixStream, expected: &[u8]) {
 
 fn create(body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("POST /v1.41/containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+    format!("POST /v1.41/containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: {length}\r\n\r\n{body}")
+        .into_bytes()
 }
 
 #[tokio::test]
@@ -84,7 +85,8 @@ async fn a_hijacked_connection_carries_bytes_both_ways_and_the_end_of_input() {
     let expected = b"POST /v1.41/containers/a/attach?stdin=1 HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\n\
                      Connection: Upgrade, close\r\n\r\nearly\0\xff";
     let mut engine = fixture.engine_gets(expected).await;
-    let answer = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n\x01\0\0\0\0\0\0\x02hi";
+    let answer =
+        b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n\x01\0\0\0\0\0\0\x02hi";
     engine.write_all(answer).await.unwrap();
     read(&mut client, answer).await;
     client.write_all(b"\r\n\r\nPOST /containers/create HTTP/1.1\r\n\r\n").await.unwrap();
@@ -104,7 +106,8 @@ async fn a_chunked_upload_and_a_followed_log_pass_as_they_are() {
     let mut client = fixture.client().await;
     let body = b"5;x=y\r\nhello\r\n0\r\nT: z\r\n\r\n";
     client.write_all(b"POST /build HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
-    let expected = b"POST /build HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    let expected =
+        b"POST /build HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
     let mut engine = fixture.engine_gets(expected).await;
     client.write_all(body).await.unwrap();
     read(&mut engine, body).await;
@@ -129,7 +132,10 @@ async fn a_container_that_nobody_names_is_made_with_the_bytes_that_were_sent() {
     drop(engine);
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 201 Created\r\n") && answer.ends_with("{\"Id\":\"4f\"}"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 201 Created\r\n") && answer.ends_with("{\"Id\":\"4f\"}"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -144,7 +150,11 @@ async fn bodies_that_are_malformed_or_too_long_are_refused_in_the_engines_form()
         (create(r#"{"Image":"a"}"#), 403, "workload-unnamed"),
         (create(r#"{"Image":"a","Labels":{"signet.mf2c-project.eu/group":"x"}}"#), 400, "reserved-label"),
         (head(&format!("Content-Length: {too_long}")).into_bytes(), 413, "longer than"),
-        (head("Transfer-Encoding: chunked").into_bytes().into_iter().chain(*b"zz\r\n").collect(), 400, "chunk size"),
+        (
+            head("Transfer-Encoding: chunked").into_bytes().into_iter().chain(*b"zz\r\n").collect(),
+            400,
+            "chunk size",
+        ),
         (
             head("Transfer-Encoding: chunked")
                 .into_bytes()

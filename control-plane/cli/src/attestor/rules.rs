@@ -58,7 +58,9 @@ pub(crate) enum Refusal {
          attestor's rules, by name or by {id}"
     )]
     Image { image: String, workload: String, id: String },
-    #[error("workload-not-listed: no rule of the attestor is about the workload {0}; fix: add one, or correct the label")]
+    #[error(
+        "workload-not-listed: no rule of the attestor is about the workload {0}; fix: add one, or correct the label"
+    )]
     Workload(String),
 }
 
@@ -76,13 +78,19 @@ impl Rules {
         for rule in &rules.workloads {
             let name = &rule.name;
             if !names.insert(name) {
-                return Err(format!("{file}: the workload {name} stands there twice; fix: put its images together"));
+                return Err(format!(
+                    "{file}: the workload {name} stands there twice; fix: put its images together"
+                ));
             }
             if rule.images.is_empty() {
-                return Err(format!("{file}: the workload {name} has no image; fix: list those that may be it"));
+                return Err(format!(
+                    "{file}: the workload {name} has no image; fix: list those that may be it"
+                ));
             }
             if rule.images.len() > ITEMS_MAX || rule.labels.len() > ITEMS_MAX {
-                return Err(format!("{file}: the workload {name} has more than {ITEMS_MAX} images or labels"));
+                return Err(format!(
+                    "{file}: the workload {name} has more than {ITEMS_MAX} images or labels"
+                ));
             }
         }
         Ok(rules)
@@ -131,7 +139,11 @@ fn is(listed: &str, image: &Image) -> bool {
         return among(&image.repo_digests, name);
     }
     let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains(':') { among(&image.repo_tags, name) } else { among(&image.repo_tags, &format!("{name}:latest")) }
+    if last.contains(':') {
+        among(&image.repo_tags, name)
+    } else {
+        among(&image.repo_tags, &format!("{name}:latest"))
+    }
 }
 
 #[cfg(test)]
@@ -188,7 +200,10 @@ workloads:
     fn a_refusal_names_image_workload_and_fix() {
         let other = image("sha256:0b", &["evil:1"], &[]);
         let refusal = rules().attest("web", "evil:1", &other).unwrap_err().to_string();
-        assert!(refusal.starts_with("image-not-listed: evil:1 may not be the workload web; fix: "), "{refusal}");
+        assert!(
+            refusal.starts_with("image-not-listed: evil:1 may not be the workload web; fix: "),
+            "{refusal}"
+        );
         let refusal = rules().attest("db", "evil:1", &other).unwrap_err().to_string();
         assert!(refusal.starts_with("workload-not-listed: "), "{refusal}");
     }

@@ -51,7 +51,12 @@ pub(crate) struct Keep {
 )]
 pub(crate) struct Proxy {
     /// Where clients find the API. Whoever may use the engine's socket may use this one
-    #[arg(long, env = "SIGNET_DOCKER_LISTEN", default_value = "/run/signet/docker.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "SIGNET_DOCKER_LISTEN",
+        default_value = "/run/signet/docker.sock",
+        value_name = "PATH"
+    )]
     listen: PathBuf,
     /// What becomes of containers that neither say nor are said to be a workload
     #[arg(long, env = "SIGNET_UNNAMED", value_enum, default_value_t, value_name = "WHAT")]
@@ -69,7 +74,9 @@ pub(crate) struct Proxy {
 /// and goes on when its sidecar is ready. Until it is paused it runs without capture; how long, is told for each. What
 /// cannot be meshed stays paused.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  signet docker watch --rules docker.yaml --mesh signet-control-plane:15012")]
+#[command(
+    after_help = "Example:\n  signet docker watch --rules docker.yaml --mesh signet-control-plane:15012"
+)]
 pub(crate) struct Watch {
     #[command(flatten)]
     common: Common,

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ANSWER_MAX, ANSWER_TIMEOUT, Content, Docker, DockerError, EVENT_MAX, ListedHostConfig, NetworkSettings, collect,
+    ANSWER_MAX, ANSWER_TIMEOUT, Content, Docker, DockerError, EVENT_MAX, ListedHostConfig, NetworkSettings,
+    collect,
 };
 
 /// What a program that is run within a container may print: a line or two.
@@ -96,7 +97,12 @@ impl Docker {
     /// Makes a container and returns its id.
     ///
     /// `version` is the API's, as `/v1.41`; empty: the engine's newest.
-    pub(crate) async fn create(&self, version: &str, name: &str, body: &Value) -> Result<String, DockerError> {
+    pub(crate) async fn create(
+        &self,
+        version: &str,
+        name: &str,
+        body: &Value,
+    ) -> Result<String, DockerError> {
         let path = format!("{version}/containers/create?name={}", encode(name));
         let answer = self.asked(Method::POST, &path, Content::json(body), ANSWER_MAX).await?;
         Ok(serde_json::from_slice::<Made>(&answer)?.id)

@@ -146,7 +146,10 @@ mod tests {
             .unwrap()
         };
         let app = app.map(|state| one("app", state, "container:holder"));
-        Group::of("g", [one("holder", beside, "fog"), one("sidecar", beside, "container:holder")].into_iter().chain(app))
+        Group::of(
+            "g",
+            [one("holder", beside, "fog"), one("sidecar", beside, "container:holder")].into_iter().chain(app),
+        )
     }
 
     #[test]

@@ -71,10 +71,15 @@ fn a_container_of_the_default_bridge_has_no_alias_which_docker_refuses_there() {
 
 #[test]
 fn what_stands_beside_an_app_comes_back_whenever_the_app_may() {
-    for (policy, expected) in
-        [("", "no"), ("no", "no"), ("always", "always"), ("unless-stopped", "always"), ("on-failure", "always")]
-    {
-        let plan = planned(&json!({ "Image": "a", "HostConfig": { "RestartPolicy": { "Name": policy } } })).unwrap();
+    for (policy, expected) in [
+        ("", "no"),
+        ("no", "no"),
+        ("always", "always"),
+        ("unless-stopped", "always"),
+        ("on-failure", "always"),
+    ] {
+        let plan =
+            planned(&json!({ "Image": "a", "HostConfig": { "RestartPolicy": { "Name": policy } } })).unwrap();
         assert_eq!(host(&plan.holder, "RestartPolicy")["Name"], expected, "{policy}");
         assert_eq!(host(&plan.sidecar(HOLDER), "RestartPolicy")["Name"], expected, "{policy}");
     }
