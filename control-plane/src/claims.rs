@@ -19,6 +19,7 @@ use signet_policy::PolicyModel;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use crate::attested;
 use crate::directory::{self, ClaimRefusal, Claimant};
 use crate::records::{self, Claim, Found, Registration, SealingKey, Subject, unix_seconds};
 use crate::store::{Expect, Store, StoreError, Write};
@@ -193,7 +194,7 @@ impl Claims {
     pub(crate) async fn sweep(&self, model: &PolicyModel, now: SystemTime) -> Result<(), StoreError> {
         let _holders = self.holders.lock().await;
         let declared: BTreeSet<&SpiffeId> = model.workloads.iter().map(|workload| &workload.id).collect();
-        let mut writes = Vec::new();
+        let mut writes = attested::removals(&*self.store, model).await?;
         let mut stale: BTreeMap<SpiffeId, Vec<(bool, u64, Write)>> = BTreeMap::new();
         for entry in self.store.list(records::CLAIMS).await?.entries {
             let Found { record, revision } = records::decode::<Claim>(&entry)?;
@@ -232,33 +233,42 @@ impl Claims {
     ) -> Result<(Vec<Verdict>, Vec<Write>), StoreError> {
         let mut verdicts = Vec::new();
         let mut writes = Vec::new();
+        // Places are sorted by address: each is looked up once.
+        let mut attested: Option<(IpAddr, Option<SpiffeId>)> = None;
         for &(address, port) in places {
-            let mut outcome = directory::judge(model, claimant, address, port);
+            let owner = match &attested {
+                Some((known, owner)) if *known == address => owner.clone(),
+                _ => attested::owner(&*self.store, claimant.network, address).await?,
+            };
+            let mut outcome = directory::judge(model, claimant, owner.as_ref(), address, port);
             if outcome.is_ok() {
-                outcome = self.take(claimant, address, port, model, now, &mut writes).await?;
+                let vouched = owner.is_some();
+                outcome = self.take(claimant, vouched, (address, port), model, now, &mut writes).await?;
             }
+            attested = Some((address, owner));
             verdicts.push(Verdict { address, port, outcome });
         }
         Ok((verdicts, writes))
     }
 
-    /// Adds the write that takes a place, unless it is already held or held by another.
+    /// Adds the write that takes a place, unless it is already held or held by another. One that an attestor vouches for
+    /// is taken from whoever had the address before.
     async fn take(
         &self,
         claimant: Claimant<'_>,
-        address: IpAddr,
-        port: u16,
+        vouched: bool,
+        (address, port): (IpAddr, u16),
         model: &PolicyModel,
         now: SystemTime,
         writes: &mut Vec<Write>,
     ) -> Result<Result<(), ClaimRefusal>, StoreError> {
         let key = Claim::key(claimant.network, address, port);
         let found = records::read::<Claim>(&*self.store, &key).await?;
-        let mut by_gateway = directory::is_by_gateway(model, claimant, address);
+        let mut by_gateway = !vouched && directory::is_by_gateway(model, claimant, address);
         if let Some(Found { record, .. }) = &found {
             let live = record.expires.is_none_or(|expires| expires > unix_seconds(now));
             if record.id != *claimant.id {
-                let free = !directory::stands(model, record) || yields(record, live, by_gateway);
+                let free = vouched || !directory::stands(model, record) || yields(record, live, by_gateway);
                 if !free {
                     return Ok(Err(ClaimRefusal::AddressTaken));
                 }

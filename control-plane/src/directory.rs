@@ -5,7 +5,7 @@
 //! 2. the address lies in it, and in the workload's `addresses` when it lists any;
 //! 3. it is not the address of a gateway, behind which many are;
 //! 4. the claimant was seen there: its stream comes from that address or from a gateway of the network, or the
-//!    operator listed the address for this workload;
+//!    operator listed the address for this workload, or an attestor vouches for it: see [`crate::attested`];
 //! 5. the workload declares the port, unless it declares none at all;
 //! 6. the operator does not advertise that place for another workload, and nobody else holds a live claim on it that is
 //!    as well founded: see [`crate::claims`].
@@ -76,10 +76,12 @@ impl ClaimRefusal {
     }
 }
 
-/// Judges one claim by rules 1 to 6, save what others hold: that is the store's to say.
+/// Judges one claim by rules 1 to 6, save what others hold: that is the store's to say. `owner` is whose the address is
+/// by an attestor's word.
 pub(crate) fn judge(
     model: &PolicyModel,
     claimant: Claimant<'_>,
+    owner: Option<&SpiffeId>,
     address: IpAddr,
     port: u16,
 ) -> Result<(), ClaimRefusal> {
@@ -97,7 +99,10 @@ pub(crate) fn judge(
     if !workload.addresses.is_empty() && !listed {
         return Err(ClaimRefusal::AddressNotListed);
     }
-    if !listed && source != address && !is_gateway(network, source) {
+    if owner.is_some_and(|owner| owner != claimant.id) {
+        return Err(ClaimRefusal::AddressTaken);
+    }
+    if !listed && owner.is_none() && source != address && !is_gateway(network, source) {
         return Err(ClaimRefusal::SourceMismatch);
     }
     if !declares(workload, port) {

@@ -14,13 +14,14 @@
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
 //! - `attest` is who may vouch for a proxy without a token; `kubernetes` is all that is about clusters.
-//! - `directory` has the rules on who may be where, `claims` applies them.
+//! - `directory` has the rules on who may be where, `claims` applies them; `attested` is what an attestor vouches for.
 //!
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
 mod admin;
 mod appointments;
 mod attest;
+mod attested;
 mod authority;
 pub mod bootstrap;
 mod churn;

@@ -20,6 +20,8 @@ pub(crate) const MANIFESTS: &str = "desired/manifest/";
 pub(crate) const MANIFESTS_HEAD: &str = "desired/manifests";
 /// Prefix of the accepted directory claims.
 pub(crate) const CLAIMS: &str = "desired/claim/";
+/// Addresses that an attestor vouches for.
+pub(crate) const ATTESTED: &str = "desired/attested/";
 /// Prefix of the keys that messages are sealed for.
 pub(crate) const SEALING_KEYS: &str = "desired/sealing-key/";
 /// Prefix of the roles that workloads gave each other.
@@ -190,7 +192,12 @@ impl SealingKey {
 
 impl Claim {
     pub(crate) fn key(network: &str, address: IpAddr, port: u16) -> String {
-        format!("{CLAIMS}{network}/{address}/{port}")
+        format!("{}{port}", Self::of_address(network, address))
+    }
+
+    /// What the keys of all claims on an address begin with.
+    pub(crate) fn of_address(network: &str, address: IpAddr) -> String {
+        format!("{CLAIMS}{network}/{address}/")
     }
 }
 

@@ -60,10 +60,13 @@ impl Engine {
     }
 
     /// Runs a command that talks to this engine.
-    pub(crate) fn run(&self, mut command: Command) -> Output {
-        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display())).stdin(Stdio::null());
-        let program = command.get_program().to_owned();
-        command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+    pub(crate) fn run(&self, command: Command) -> Output {
+        run_at(&self.socket(), command)
+    }
+
+    /// A folder for what a test mounts.
+    pub(crate) fn folder(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Runs a command in the engine's network.
@@ -128,6 +131,13 @@ impl Drop for Engine {
         }
         self.down();
     }
+}
+
+/// Runs a command that talks to the Docker API at a socket.
+pub(crate) fn run_at(socket: &Path, mut command: Command) -> Output {
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display())).stdin(Stdio::null());
+    let program = command.get_program().to_owned();
+    command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }
 
 /// Standard output of a command that must have succeeded.

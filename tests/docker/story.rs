@@ -8,13 +8,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signet_cli::lab::mesh::wait_until;
-use signet_cli::lab::tap::{Flow, Opening, Tap, TapReport};
 
 use crate::engine::Engine;
 use crate::project::{Project, SETTLE_LIMIT};
+use crate::taps::{CANARY, Taps};
 
-/// Nowhere but in the client's requests.
-const CANARY: &str = "canary-5f1c2a7e90";
 /// A sidecar and its holder, idle: 26 of them must fit 260 MB.
 const PAIR_BYTES_MAX: f64 = 10.0 * 1_000_000.0;
 
@@ -23,7 +21,7 @@ fn a_project_of_eight_services_stays_meshed_through_crashes_restarts_and_an_upgr
     let mut engine = Engine::start();
     let project = Project::inject(&mut engine);
     project.compose(&["up", "-d"]);
-    let taps = Taps::start(&project);
+    let taps = Taps::start(project.engine, &["agent_default", "agent_fog"]);
     project.every_app_answers();
     services_that_share_a_network_share_a_sidecar(&project);
     project.check_finds_nothing();
@@ -46,47 +44,6 @@ fn a_project_of_eight_services_stays_meshed_through_crashes_restarts_and_an_upgr
     taps.see_what_is_in_clear();
     a_pair_is_small(&project);
     the_original_comes_back(&project);
-}
-
-/// Watches every bridge of the project.
-struct Taps(Vec<Tap>);
-
-impl Taps {
-    fn start(project: &Project<'_>) -> Self {
-        let networks = ["agent_default", "agent_fog"];
-        let start = |network: &&str| {
-            let id = project.engine.docker(&["network", "inspect", "-f", "{{.Id}}", network]);
-            let bridge = format!("br-{}", &id[..12]);
-            // A bridge shows its machine what is between two of its ports only when it is asked to.
-            let ask = format!("ip link set dev {bridge} promisc on");
-            let asked = project.engine.within(&["sh", "-c", &ask]);
-            assert!(asked.success(), "{ask}");
-            Tap::start(project.engine.namespace(), &bridge, &[CANARY.as_bytes()], None).expect("a tap")
-        };
-        Self(networks.iter().map(start).collect())
-    }
-
-    fn reports(&self) -> Vec<TapReport> {
-        self.0.iter().map(|tap| tap.report().expect("the tap watches")).collect()
-    }
-
-    fn saw_nothing_in_clear(&self) {
-        let reports = self.reports();
-        assert!(reports.iter().any(|report| report.offers("mesh-h1/1") || report.offers("mesh-h2/1")));
-        for report in reports {
-            assert_eq!(report.lost, 0);
-            assert_eq!(report.sightings, []);
-            // Of connections that are older than the tap, nothing can be told.
-            let clear = |flow: &&&Flow| matches!(flow.opening, Opening::Other(_));
-            let in_clear = report.in_clear();
-            assert_eq!(in_clear.iter().filter(clear).collect::<Vec<_>>(), Vec::<&&Flow>::new());
-        }
-    }
-
-    /// The taps would have seen it.
-    fn see_what_is_in_clear(&self) {
-        assert!(self.reports().iter().any(|report| !report.sightings.is_empty()));
-    }
 }
 
 fn the_canary_passes(project: &Project<'_>) {

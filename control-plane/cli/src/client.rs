@@ -51,6 +51,11 @@ impl ControlPlane {
         Self { socket: Socket(path) }
     }
 
+    /// Where the socket is.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.socket.0
+    }
+
     /// Opens the socket.
     pub(crate) async fn connect(&self) -> Result<AdminClient<Channel>, Failure> {
         let path = self.socket.0.clone();

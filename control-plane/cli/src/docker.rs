@@ -2,13 +2,16 @@
 //!
 //! Whoever may use that socket is root on its machine, so this does the few things that are needed and nothing else.
 
-use std::collections::BTreeMap;
+pub(crate) mod operations;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -39,6 +42,9 @@ pub(crate) enum DockerError {
     /// The engine went away.
     #[error("the engine ended its stream of events")]
     Ended,
+    /// What was to be sent is no request.
+    #[error("no request can be made of that: {0}")]
+    Http(#[from] http::Error),
     /// No connection.
     #[error("{}: {error}", path.display())]
     Io {
@@ -86,8 +92,8 @@ struct Listed {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ListedHostConfig {
-    network_mode: String,
+pub(crate) struct ListedHostConfig {
+    pub(crate) network_mode: String,
 }
 
 /// A container.
@@ -98,14 +104,41 @@ pub(crate) struct Container {
     pub(crate) id: String,
     /// With a slash before it.
     pub(crate) name: String,
+    /// Of the image, `sha256:…`.
+    #[serde(default)]
+    pub(crate) image: String,
     pub(crate) state: State,
     pub(crate) host_config: HostConfig,
     pub(crate) config: Config,
+    #[serde(default)]
+    pub(crate) network_settings: NetworkSettings,
+}
+
+/// Where it is reached.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NetworkSettings {
+    pub(crate) networks: Option<BTreeMap<String, Endpoint>>,
+}
+
+/// Its place in one network; addresses are empty while it does not run.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Endpoint {
+    #[serde(rename = "NetworkID")]
+    pub(crate) network_id: String,
+    #[serde(rename = "IPAddress")]
+    pub(crate) address: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub(crate) address_v6: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Config {
+    /// As it was asked for.
+    #[serde(default)]
+    pub(crate) image: String,
     /// Engines write `null` where there are none.
     pub(crate) labels: Option<BTreeMap<String, String>>,
 }
@@ -116,6 +149,8 @@ pub(crate) struct Config {
 pub(crate) struct State {
     pub(crate) running: bool,
     pub(crate) restarting: bool,
+    #[serde(default)]
+    pub(crate) paused: bool,
     /// Why it could not be started, if it could not.
     pub(crate) error: String,
     pub(crate) started_at: Moment,
@@ -153,16 +188,35 @@ impl Moment {
     }
 }
 
+impl NetworkSettings {
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let endpoints = self.networks.iter().flatten();
+        endpoints
+            .flat_map(|(_, endpoint)| [&endpoint.address, &endpoint.address_v6])
+            .filter_map(|text| text.parse().ok())
+            .collect()
+    }
+}
+
 impl Container {
     /// The container whose network namespace it lives in.
     pub(crate) fn joined(&self) -> Option<&str> {
         self.host_config.network_mode.strip_prefix(JOINED)
     }
 
+    /// What a label says.
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.config.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// The addresses by which others reach it.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.network_settings.addresses()
+    }
+
     /// Whether `signet inject compose` made it to hold a network namespace for others.
     pub(crate) fn is_holder(&self) -> bool {
-        let labels = self.config.labels.as_ref();
-        labels.and_then(|labels| labels.get(ROLE_LABEL)).is_some_and(|role| role == ROLE_HOLDER)
+        self.label(ROLE_LABEL) == Some(ROLE_HOLDER)
     }
 
     /// Whether the engine starts it after its own restart.
@@ -215,44 +269,53 @@ impl Docker {
 
     /// Tells of every container that starts or ends from now on.
     pub(crate) async fn changes(&self) -> Result<Changes, DockerError> {
-        // {"type":["container"],"event":["start","die"]}
-        let filters =
-            "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%5D%7D";
-        let path = format!("/events?filters={filters}");
+        self.events(&["start", "die"]).await
+    }
+
+    /// Tells of these events of containers and networks from now on.
+    pub(crate) async fn events(&self, wanted: &[&str]) -> Result<Changes, DockerError> {
+        let filters = serde_json::json!({ "type": ["container", "network"], "event": wanted }).to_string();
+        let path = format!("/events?filters={}", operations::encode(&filters));
         // Its head comes at once; only what follows may take for ever.
-        let head = tokio::time::timeout(ANSWER_TIMEOUT, self.send(Method::GET, &path)).await;
+        let head = tokio::time::timeout(ANSWER_TIMEOUT, self.send(Method::GET, &path, Content::None)).await;
         let response = head.map_err(|_| DockerError::Timeout)??;
         Ok(Changes { body: response.into_body(), rest: Vec::new() })
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, DockerError> {
         let whole = async {
-            let response = self.send(method, path).await?;
+            let response = self.send(method, path, Content::None).await?;
             Ok(serde_json::from_slice(&collect(response.into_body(), ANSWER_MAX).await?)?)
         };
         tokio::time::timeout(ANSWER_TIMEOUT, whole).await.map_err(|_| DockerError::Timeout)?
     }
 
     async fn tell(&self, path: &str) -> Result<(), DockerError> {
-        let whole = self.send(Method::POST, path);
+        let whole = self.send(Method::POST, path, Content::None);
         tokio::time::timeout(ANSWER_TIMEOUT, whole).await.map_err(|_| DockerError::Timeout)?.map(drop)
     }
 
     /// The answer's head was good.
-    async fn send(&self, method: Method, path: &str) -> Result<http::Response<Incoming>, DockerError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content: Content,
+    ) -> Result<http::Response<Incoming>, DockerError> {
         let stream = connect(&self.socket).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer's body; what goes wrong is told there.
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "docker")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| DockerError::Io {
-                path: self.socket.clone(),
-                error: std::io::Error::other(error),
-            })?;
+        let (kind, bytes) = match content {
+            Content::Archive(bytes) => (Some("application/x-tar"), bytes),
+            Content::Json(bytes) => (Some("application/json"), bytes),
+            Content::None => (None, Bytes::new()),
+        };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "docker");
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        let request = request.body(Full::new(bytes))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
         // 304: it is already as asked.
@@ -263,6 +326,15 @@ impl Docker {
         let message = serde_json::from_slice::<Message>(&body).map(|message| message.message);
         Err(DockerError::Refused { status, message: message.unwrap_or_default() })
     }
+}
+
+/// A request's body.
+#[derive(Debug)]
+enum Content {
+    /// A tar.
+    Archive(Bytes),
+    Json(Bytes),
+    None,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +350,28 @@ async fn collect(body: Incoming, limit: usize) -> Result<Bytes, DockerError> {
     Ok(Limited::new(body, limit).collect().await.map_err(|_| DockerError::Length)?.to_bytes())
 }
 
+/// What happened to a container.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Event {
+    #[serde(rename = "Action")]
+    pub(crate) action: String,
+    #[serde(rename = "Actor")]
+    pub(crate) actor: Actor,
+    /// Unix nanoseconds.
+    #[serde(rename = "timeNano", default)]
+    pub(crate) time_nano: u64,
+}
+
+/// Whom it happened to.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Actor {
+    #[serde(rename = "ID")]
+    pub(crate) id: String,
+    /// A container's labels are among them.
+    #[serde(rename = "Attributes", default)]
+    pub(crate) attributes: BTreeMap<String, String>,
+}
+
 /// A stream of changes.
 #[derive(Debug)]
 pub(crate) struct Changes {
@@ -289,17 +383,34 @@ impl Changes {
     /// Waits until something has changed. What, is looked up: an event is only a reason to look.
     pub(crate) async fn next(&mut self) -> Result<(), DockerError> {
         loop {
-            let frame = self.body.frame().await.ok_or(DockerError::Ended)??;
-            let Ok(data) = frame.into_data() else { continue };
-            self.rest.extend_from_slice(&data);
             if let Some(end) = memchr::memrchr(b'\n', &self.rest) {
                 self.rest.drain(..=end);
                 return Ok(());
             }
-            if self.rest.len() > EVENT_MAX {
-                return Err(DockerError::Length);
-            }
+            self.more().await?;
         }
+    }
+
+    /// Waits for the next event. May be dropped at any time: what has come is kept.
+    pub(crate) async fn event(&mut self) -> Result<Event, DockerError> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.rest) {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Ok(serde_json::from_slice(&line)?);
+            }
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), DockerError> {
+        let frame = self.body.frame().await.ok_or(DockerError::Ended)??;
+        if let Ok(data) = frame.into_data() {
+            self.rest.extend_from_slice(&data);
+        }
+        if self.rest.len() > EVENT_MAX {
+            return Err(DockerError::Length);
+        }
+        Ok(())
     }
 }
 

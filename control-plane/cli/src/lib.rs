@@ -4,6 +4,8 @@
 //! for people who debug interoperability; it needs no control plane. [`demo`] holds the plain programs that the
 //! demonstration protects.
 
+mod api_proxy;
+mod attestor;
 mod chain;
 mod check;
 mod chunked;
@@ -13,9 +15,11 @@ mod command;
 pub mod demo;
 mod docker;
 mod files;
+mod group;
 mod keeper;
 pub mod lab;
 mod manifests;
 mod message;
 pub mod output;
 mod unified;
+mod watcher;

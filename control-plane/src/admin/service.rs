@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{edges, past};
 use crate::appointments;
+use crate::attested::{self, AttestError, Statement};
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
 use crate::records::{self, APPOINTMENTS, Appointment, Registration, Subject, unix_seconds};
@@ -264,6 +265,19 @@ impl Admin for AdminService {
         Ok(Response::new(wire::DeleteTokenResponse { spiffe_id: withdrawn.id.to_string() }))
     }
 
+    async fn attest(
+        &self,
+        request: Request<wire::AttestRequest>,
+    ) -> Result<Response<wire::AttestResponse>, Status> {
+        let said = statement(&self.model().await?, request.into_inner())?;
+        let revision = attested::record(&*self.store, &said).await.map_err(|error| match error {
+            AttestError::Full => Status::resource_exhausted(error.to_string()),
+            AttestError::Store(error) => store_failed(error),
+        })?;
+        tracing::info!(id = %said.id, instance = said.instance, addresses = ?said.addresses, "attested");
+        Ok(Response::new(wire::AttestResponse { revision: revision.0 }))
+    }
+
     async fn revoke(
         &self,
         request: Request<wire::RevokeRequest>,
@@ -445,15 +459,7 @@ fn grant(model: &PolicyModel, request: &wire::CreateTokenRequest) -> Result<Gran
     if workload.id.is_control_plane() {
         return Err(Status::invalid_argument("no token makes another control plane"));
     }
-    let network = if request.network.is_empty() { workload.network.clone() } else { request.network.clone() };
-    if model.network(&network).is_none() {
-        let networks: Vec<&str> = model.networks.iter().map(|network| network.name.as_str()).collect();
-        return Err(Status::invalid_argument(format!(
-            "the Mesh has no network {}; it has: {}",
-            network.escape_debug(),
-            networks.join(", ")
-        )));
-    }
+    let network = network(model, workload, &request.network)?;
     let ttl = match request.ttl_s {
         0 => token::DEFAULT_TTL,
         seconds => Duration::from_secs(seconds),
@@ -467,6 +473,43 @@ fn grant(model: &PolicyModel, request: &wire::CreateTokenRequest) -> Result<Gran
         )));
     }
     Ok(Grant { id: workload.id.clone(), network, uses, instances, ttl })
+}
+
+/// A network of the mesh; without a name the workload's own.
+fn network(model: &PolicyModel, workload: &WorkloadModel, name: &str) -> Result<String, Status> {
+    let network = if name.is_empty() { &*workload.network } else { name };
+    if model.network(network).is_some() {
+        return Ok(network.to_owned());
+    }
+    let networks: Vec<&str> = model.networks.iter().map(|network| network.name.as_str()).collect();
+    Err(Status::invalid_argument(format!(
+        "the Mesh has no network {}; it has: {}",
+        network.escape_debug(),
+        networks.join(", ")
+    )))
+}
+
+/// What an attestor says, if it can be believed.
+fn statement(model: &PolicyModel, request: wire::AttestRequest) -> Result<Statement, Status> {
+    let wire::AttestRequest { workload: name, network: named, instance, addresses } = request;
+    let workload = workload(model, &name)?;
+    let network = network(model, workload, &named)?;
+    let valid = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.:".contains(&letter);
+    if instance.is_empty() || instance.len() > attested::INSTANCE_MAX || !instance.bytes().all(valid) {
+        return Err(Status::invalid_argument("an instance is named by up to 128 letters, digits and `-_.:`"));
+    }
+    if addresses.len() > attested::ADDRESSES_MAX {
+        let max = attested::ADDRESSES_MAX;
+        return Err(Status::invalid_argument(format!("an instance has at most {max} addresses")));
+    }
+    let addresses = addresses
+        .iter()
+        .map(|text| {
+            let wrong = || Status::invalid_argument(format!("no IP address: {}", text.escape_debug()));
+            text.parse().map_err(|_| wrong())
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Statement { id: workload.id.clone(), instance, network, addresses })
 }
 
 /// A workload by its name or identity.

@@ -62,7 +62,7 @@ fn verdict(
     port: u16,
 ) -> Result<(), ClaimRefusal> {
     let claimant = Claimant { id: &id(workload), network, source: ip(source) };
-    judge(&model(), claimant, ip(address), port)
+    judge(&model(), claimant, None, ip(address), port)
 }
 
 #[test]

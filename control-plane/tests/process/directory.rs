@@ -1,7 +1,9 @@
 //! Who may say that an address is theirs.
 
+use signet_sync::Subscriber;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::proto::sync::{self as wire, Habit};
+use tonic::Code;
 
 use crate::harness::{Stream, claim, mesh, workload};
 
@@ -184,4 +186,65 @@ async fn a_proxy_that_changes_its_claims_without_end_has_to_wait() {
     assert!(start.elapsed().as_secs() < 5);
     assert_eq!(stream.verdict().await.port, 8);
     assert!(start.elapsed().as_secs() >= 5);
+}
+
+#[tokio::test]
+async fn an_attested_address_is_listed_though_its_stream_comes_from_elsewhere_and_leaves_with_its_instance() {
+    let (state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let web = server.proxy("web").await;
+    let mut watching = web.connect(server.control, "127.0.0.6").await;
+    let mut stream = api.connect_with(server.control, "127.0.0.5", &["127.0.0.5", "127.0.0.7"]).await;
+    assert!(stream.verdict().await.accepted);
+    assert_eq!(stream.verdict().await.code, "source-mismatch");
+    // The refused claim is judged anew, without being sent again.
+    server.attest("api", "4f1e", &["127.0.0.5", "127.0.0.7"]).await.unwrap();
+    assert!(stream.verdict().await.accepted);
+    let both = |subscriber: &Subscriber| {
+        ["127.0.0.5", "127.0.0.7"].iter().all(|address| Stream::lists(subscriber, "edge", address, api.id()))
+    };
+    watching.until(both).await;
+    // A restart forgets nothing of it.
+    server.kill();
+    let server = crate::harness::Server::start(state.path());
+    let mut watching = web.connect(server.control, "127.0.0.6").await;
+    watching.until(both).await;
+    server.attest("api", "4f1e", &[]).await.unwrap();
+    watching.until(|subscriber| !Stream::lists(subscriber, "edge", "127.0.0.7", api.id())).await;
+}
+
+#[tokio::test]
+async fn an_address_that_an_attestor_gives_to_another_is_lost_at_once() {
+    let (_state, server) = mesh().await;
+    let api = server.proxy("api").await;
+    let web = server.proxy("web").await;
+    let mut old = api.connect(server.control, "127.0.0.5").await;
+    assert!(old.verdict().await.accepted);
+    server.attest("web", "new", &["127.0.0.5"]).await.unwrap();
+    let mut new = web.connect(server.control, "127.0.0.5").await;
+    assert!(new.verdict().await.accepted);
+    assert_eq!(old.verdict().await.code, "address-taken");
+    new.until(|subscriber| Stream::lists(subscriber, "edge", "127.0.0.5", web.id())).await;
+}
+
+#[tokio::test]
+async fn what_is_attested_wrongly_is_refused() {
+    let (_state, server) = mesh().await;
+    server.apply(&workload("api")).await;
+    let many: Vec<String> = (0..65).map(|number| format!("127.0.1.{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (workload, instance, addresses) in [
+        ("nobody", "4f", &["127.0.0.5"][..]),
+        ("api", "", &["127.0.0.5"]),
+        ("api", "4f/..", &["127.0.0.5"]),
+        ("api", &"x".repeat(129), &["127.0.0.5"]),
+        ("api", "4f", &["127.0.0"]),
+        ("api", "4f", &many),
+    ] {
+        let refusal = server.attest(workload, instance, addresses).await.unwrap_err();
+        assert!(
+            matches!(refusal.code(), Code::InvalidArgument | Code::NotFound),
+            "{workload} {instance}: {refusal}"
+        );
+    }
 }

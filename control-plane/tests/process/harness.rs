@@ -154,6 +154,22 @@ impl Server {
         Token::parse(&created.token).unwrap()
     }
 
+    /// Vouches for an instance's addresses.
+    pub(crate) async fn attest(
+        &self,
+        workload: &str,
+        instance: &str,
+        addresses: &[&str],
+    ) -> Result<(), Status> {
+        let request = admin::AttestRequest {
+            workload: workload.to_owned(),
+            instance: instance.to_owned(),
+            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+            ..Default::default()
+        };
+        self.operator().await.attest(request).await.map(drop)
+    }
+
     /// Applies the workload, makes a token and enrols with it.
     pub(crate) async fn proxy(&self, workload_name: &str) -> Proxy {
         self.apply(&workload(workload_name)).await;
