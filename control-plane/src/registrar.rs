@@ -146,7 +146,8 @@ impl Registrar {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
             };
-            let admitted = with_holder(registration.as_ref(), attested, issued, now)?;
+            let rejoin = rejoin_of(model, &attested.id);
+            let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
             let key = registration_key(&attested.id);
             let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
             match self.store.commit(vec![write]).await {
@@ -309,19 +310,10 @@ fn with_instance(
     );
     forget_expired(&mut registration, rejoin, now);
     // Those whose certificates have ended may come back; until they do they take nobody's place.
-    let in_force = |instance: &&Instance| instance.leaves.iter().any(|leaf| is_in_force(leaf, now));
-    let same_token = |instance: &&Instance| instance.token == token_id;
-    let instances = &registration.instances;
-    if instances.iter().filter(in_force).filter(same_token).count() >= token.instances as usize
-        || instances.iter().filter(in_force).count() >= INSTANCES_MAX
-    {
+    let same_token = |instance: &&Instance| instance.token == token_id && is_live(instance, now);
+    let held = registration.instances.iter().filter(same_token).count();
+    if held >= token.instances as usize || !makes_room(&mut registration, now) {
         return None;
-    }
-    if registration.instances.len() >= INSTANCES_MAX {
-        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-        let gone =
-            (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
-        registration.instances.remove(gone?);
     }
     registration.instances.push(Instance {
         first: issued.leaf.fingerprint.clone(),
@@ -337,26 +329,30 @@ fn with_holder(
     found: Option<&Found<Registration>>,
     attested: &Attested,
     issued: &Issued,
+    rejoin: Duration,
     now: SystemTime,
 ) -> Result<Registration, RegistrarError> {
     let mut registration = found.map_or_else(
         || Registration { id: attested.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
     );
-    forget_expired(&mut registration, now);
-    let is_full = registration.instances.len() >= INSTANCES_MAX;
-    let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
-    match held {
-        Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
-        Some(instance) => instance.leaves.push(issued.leaf.clone()),
-        None if is_full => return Err(RegistrarError::Instances),
-        None => registration.instances.push(Instance {
-            first: issued.leaf.fingerprint.clone(),
-            token: attested.holder.clone(),
-            network: attested.network.clone(),
-            leaves: vec![issued.leaf.clone()],
-        }),
+    forget_expired(&mut registration, rejoin, now);
+    if let Some(held) = registration.instances.iter_mut().find(|instance| instance.token == attested.holder) {
+        if held.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count() >= LEAVES_MAX {
+            return Err(RegistrarError::Renewals);
+        }
+        held.leaves.push(issued.leaf.clone());
+        return Ok(registration);
     }
+    if !makes_room(&mut registration, now) {
+        return Err(RegistrarError::Instances);
+    }
+    registration.instances.push(Instance {
+        first: issued.leaf.fingerprint.clone(),
+        token: attested.holder.clone(),
+        network: attested.network.clone(),
+        leaves: vec![issued.leaf.clone()],
+    });
     Ok(registration)
 }
 
@@ -371,6 +367,22 @@ fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Ins
 /// How long after its end a certificate of this identity still gets its holder a new one.
 fn rejoin_of(model: &PolicyModel, id: &SpiffeId) -> Duration {
     model.rejoin_of(id.parts().map_or(Class::External, |parts| parts.class))
+}
+
+/// Whether there is room for one more instance, where one whose certificates have ended gives up its place.
+fn makes_room(registration: &mut Registration, now: SystemTime) -> bool {
+    if registration.instances.len() < INSTANCES_MAX {
+        return true;
+    }
+    let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
+    let ended = registration.instances.iter().enumerate().filter(|(_, instance)| !is_live(instance, now));
+    let Some((gone, _)) = ended.min_by_key(|(_, instance)| ends(instance)) else { return false };
+    registration.instances.remove(gone);
+    true
+}
+
+fn is_live(instance: &Instance, now: SystemTime) -> bool {
+    instance.leaves.iter().any(|leaf| is_in_force(leaf, now))
 }
 
 fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {
