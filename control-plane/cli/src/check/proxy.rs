@@ -116,7 +116,11 @@ fn gone(proxy: &Proxy, newer: usize, now: u64) -> Option<Finding> {
         newer => {
             let message =
                 format!("not connected, and {newer} that enrolled later as the same workload are; {end}");
-            Some(Finding::warning(Topic::ProxySuperseded, message))
+            let hint = format!(
+                "nothing, if its volume was lost; else end it for good: `signet revoke --certificate {} --reason lost`",
+                proxy.instance
+            );
+            Some(Finding { hint: Some(hint), ..Finding::warning(Topic::ProxySuperseded, message) })
         }
     }
 }
@@ -128,9 +132,9 @@ fn of_status(status: &ProxyStatus, lifetime_s: Option<u64>, measure: Measure<'_>
     let clock = clock(status, measure.skew_max_ms);
     let captured = if status.capture_in_force { "rules are in force" } else { "rules are not in force" };
     let canary = if status.canary_ok {
-        "no connection gets past the sidecar"
+        "the canary came out at the sidecar"
     } else {
-        "the canary got past the sidecar"
+        "the canary has not come out at the sidecar"
     };
     let mut findings = vec![
         Finding::holds(
