@@ -16,7 +16,7 @@ const REPORT_AGE_MAX: Duration = Duration::from_secs(60);
 const RENEWAL_OVERDUE: u64 = 3;
 
 /// Codes that an undisturbed mesh with policies as they are meant does not count. `not-ready` does every start.
-const TROUBLE: [Refusal; 27] = [
+const TROUBLE: [Refusal; 28] = [
     Refusal::BadSignature,
     Refusal::CheckpointMismatch,
     Refusal::CheckpointOverdue,
@@ -29,6 +29,7 @@ const TROUBLE: [Refusal; 27] = [
     Refusal::PeerIdentityMismatch,
     Refusal::PeerUnverified,
     Refusal::PlaintextRefused,
+    Refusal::PolicyStale,
     Refusal::RecipientUnknown,
     Refusal::RecordMalformed,
     Refusal::Replay,
