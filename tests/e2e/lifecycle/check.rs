@@ -47,20 +47,22 @@ pub(super) fn check_warns_of_a_sidecar_that_is_missing_and_of_one_that_enrolled_
     let mesh = Mesh::start(&stage.cloud, TRUST_DOMAIN)?;
     mesh.apply("mesh.yaml", &manifests("", "ports: [{port: 8201}]", CLIENT_MAY_ALL))?;
     let mut server = mesh.sidecar(&stage.server, "server", Setup { forgetful: true, ..Setup::default() })?;
+    // A sidecar's first reports can be from before its rules were looked at.
     let settled = |warnings: u64| {
-        wait_until(LIMIT, || check(&stage, &mesh).ok().filter(|(_, report)| report["warnings"] == warnings))
+        let is_it =
+            |(code, report): &(Option<i32>, Value)| *code == Some(0) && report["warnings"] == warnings;
+        wait_until(LIMIT, || check(&stage, &mesh).ok().filter(is_it))
             .ok_or_else(|| format!("{:?}", check(&stage, &mesh)))
     };
     // The client's workload has none; warnings fail only where that is asked for.
-    let (code, report) = settled(1)?;
-    assert_eq!((code, of_mesh(&report, "sidecar-missing")), (Some(0), Some("warning")), "{report}");
+    let (_, report) = settled(1)?;
+    assert_eq!(of_mesh(&report, "sidecar-missing"), Some("warning"), "{report}");
     let strict = checked(&stage, &mesh, &["--strict"])?;
     assert_eq!((strict.0, &strict.1["ok"]), (Some(1), &Value::Bool(false)), "{strict:?}");
 
     // Its volume is gone: it enrols as another instance, and the old one is no error.
     server.restart()?;
-    let (code, report) = settled(2)?;
-    assert_eq!(code, Some(0), "{report}");
+    let (_, report) = settled(2)?;
     let lost = &report["proxies"][0];
     assert_eq!((&lost["connected"], &lost["checks"][0]["id"]), (&false.into(), &"proxy-superseded".into()));
     assert_eq!(report["proxies"][1]["connected"], true, "{report}");

@@ -137,7 +137,7 @@ impl Topic {
                 "look at its log; a sidecar that reports nothing for a minute hangs or has no processor time"
             }
             Self::ProxySuperseded => {
-                "nothing, if its volume was lost; else end it for good: `signet revoke --certificate FINGERPRINT --reason lost`"
+                "nothing, if its volume was lost; else `signet revoke --certificate` with its fingerprint"
             }
             Self::ProxyVersion => {
                 "upgrade control plane and sidecars to neighbouring releases, the control plane first"

@@ -16,7 +16,7 @@ const REPORT_AGE_MAX: Duration = Duration::from_secs(60);
 const RENEWAL_OVERDUE: u64 = 3;
 
 /// Codes that an undisturbed mesh with policies as they are meant does not count. `not-ready` does every start.
-const TROUBLE: [Refusal; 27] = [
+const TROUBLE: [Refusal; 28] = [
     Refusal::BadSignature,
     Refusal::CheckpointMismatch,
     Refusal::CheckpointOverdue,
@@ -29,6 +29,7 @@ const TROUBLE: [Refusal; 27] = [
     Refusal::PeerIdentityMismatch,
     Refusal::PeerUnverified,
     Refusal::PlaintextRefused,
+    Refusal::PolicyStale,
     Refusal::RecipientUnknown,
     Refusal::RecordMalformed,
     Refusal::Replay,
@@ -116,7 +117,11 @@ fn gone(proxy: &Proxy, newer: usize, now: u64) -> Option<Finding> {
         newer => {
             let message =
                 format!("not connected, and {newer} that enrolled later as the same workload are; {end}");
-            Some(Finding::warning(Topic::ProxySuperseded, message))
+            let hint = format!(
+                "nothing, if its volume was lost; else end it for good: `signet revoke --certificate {} --reason lost`",
+                proxy.instance
+            );
+            Some(Finding { hint: Some(hint), ..Finding::warning(Topic::ProxySuperseded, message) })
         }
     }
 }
@@ -128,9 +133,9 @@ fn of_status(status: &ProxyStatus, lifetime_s: Option<u64>, measure: Measure<'_>
     let clock = clock(status, measure.skew_max_ms);
     let captured = if status.capture_in_force { "rules are in force" } else { "rules are not in force" };
     let canary = if status.canary_ok {
-        "no connection gets past the sidecar"
+        "the canary came out at the sidecar"
     } else {
-        "the canary got past the sidecar"
+        "the canary has not come out at the sidecar"
     };
     let mut findings = vec![
         Finding::holds(

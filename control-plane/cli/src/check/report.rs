@@ -88,8 +88,6 @@ impl Report {
         for proxy in &self.proxies {
             print_proxy(proxy, is_verbose)?;
         }
-        let counted =
-            |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let (errors, warnings) = (self.count(Severity::Error), self.count(Severity::Warning));
         print_line(format_args!("{}, {}", counted(errors, "error"), counted(warnings, "warning")))?;
         Ok(verdict)
@@ -101,8 +99,8 @@ fn print_proxy(proxy: &ProxyReport, is_verbose: bool) -> Result<(), Failure> {
     let severity = [Severity::Error, Severity::Warning].into_iter().find(|severity| worst(*severity));
     let severity = severity.unwrap_or(Severity::Ok);
     let instance: String = proxy.instance.chars().take(INSTANCE_SHOWN).collect();
-    let checks = proxy.checks.len();
-    print_line(format_args!("{} {} {instance}  {checks} checks", mark(severity), proxy.spiffe_id))?;
+    let checks = counted(proxy.checks.len(), "check");
+    print_line(format_args!("{} {} {instance}  {checks}", mark(severity), proxy.spiffe_id))?;
     let shown = proxy.checks.iter().filter(|check| is_verbose || check.severity != Severity::Ok);
     shown.into_iter().try_for_each(|check| print_finding(check, "    "))
 }
@@ -115,6 +113,10 @@ fn print_finding(finding: &Finding, indent: &str) -> Result<(), Failure> {
         print_line(format_args!("{indent}    see {}", finding.docs))?;
     }
     Ok(())
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn mark(severity: Severity) -> char {
