@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
-use signet_inject::kubernetes::{NAMESPACE_LABEL, ROOTS_CONFIG_MAP, ROOTS_KEY, is_name};
+use signet_inject::kubernetes::{ROOTS_CONFIG_MAP, ROOTS_KEY, is_name};
 use tokio::sync::Notify;
 
 use super::WEBHOOK_NAME;
@@ -171,6 +171,8 @@ fn ca_bundle(configuration: &Value, roots: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use signet_inject::kubernetes::NAMESPACE_LABEL;
+
     use super::*;
 
     #[test]
