@@ -146,7 +146,8 @@ impl Registrar {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
             };
-            let admitted = with_holder(registration.as_ref(), attested, issued, now)?;
+            let rejoin = rejoin_of(model, &attested.id);
+            let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
             let key = registration_key(&attested.id);
             let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
             match self.store.commit(vec![write]).await {
@@ -317,12 +318,7 @@ fn with_instance(
     {
         return None;
     }
-    if registration.instances.len() >= INSTANCES_MAX {
-        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-        let gone =
-            (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
-        registration.instances.remove(gone?);
-    }
+    make_room(&mut registration);
     registration.instances.push(Instance {
         first: issued.leaf.fingerprint.clone(),
         token: token_id.to_owned(),
@@ -337,27 +333,44 @@ fn with_holder(
     found: Option<&Found<Registration>>,
     attested: &Attested,
     issued: &Issued,
+    rejoin: Duration,
     now: SystemTime,
 ) -> Result<Registration, RegistrarError> {
     let mut registration = found.map_or_else(
         || Registration { id: attested.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
     );
-    forget_expired(&mut registration, now);
-    let is_full = registration.instances.len() >= INSTANCES_MAX;
+    forget_expired(&mut registration, rejoin, now);
+    let leaves_in_force =
+        |instance: &Instance| instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count();
+    let is_full = registration.instances.iter().filter(|instance| leaves_in_force(instance) > 0).count()
+        >= INSTANCES_MAX;
     let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
     match held {
-        Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
+        Some(instance) if leaves_in_force(instance) >= LEAVES_MAX => return Err(RegistrarError::Renewals),
         Some(instance) => instance.leaves.push(issued.leaf.clone()),
         None if is_full => return Err(RegistrarError::Instances),
-        None => registration.instances.push(Instance {
-            first: issued.leaf.fingerprint.clone(),
-            token: attested.holder.clone(),
-            network: attested.network.clone(),
-            leaves: vec![issued.leaf.clone()],
-        }),
+        None => {
+            make_room(&mut registration);
+            registration.instances.push(Instance {
+                first: issued.leaf.fingerprint.clone(),
+                token: attested.holder.clone(),
+                network: attested.network.clone(),
+                leaves: vec![issued.leaf.clone()],
+            });
+        }
     }
     Ok(registration)
+}
+
+/// Of as many instances as there may be, forgets the one whose certificates ended first.
+fn make_room(registration: &mut Registration) {
+    let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
+    let instances = &registration.instances;
+    let first = (0..instances.len()).min_by_key(|at| instances.get(*at).and_then(ends));
+    if let Some(first) = first.filter(|_| instances.len() >= INSTANCES_MAX) {
+        registration.instances.remove(first);
+    }
 }
 
 fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {
