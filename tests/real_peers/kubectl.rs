@@ -124,7 +124,10 @@ pub(crate) fn kubectl_applies_policies_and_sees_them_accepted_and_programmed() -
     // A field that does not exist is refused by the server, by the schema in the definition.
     let wrong = stage.folder.path().join("wrong.yaml");
     let policy = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: AccessPolicy\nmetadata: {name: wrong}\n";
-    fs::write(&wrong, format!("{policy}spec: {{target: {{workloads: [leader-cimi]}}, rulez: []}}\n"))?;
+    fs::write(
+        &wrong,
+        format!("{policy}spec: {{target: {{workloads: [leader-cimi]}}, rules: [], rulez: []}}\n"),
+    )?;
     let (content, said) = stage.run(&["apply", "-f", &wrong.display().to_string()])?;
     assert!(!content && said.contains("rulez"), "{said}");
     // What only the compiler can know is told in the status.

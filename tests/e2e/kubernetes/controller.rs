@@ -33,10 +33,20 @@ fn stored(stage: &Stage) -> Result<String, Failure> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Waits until nothing is left to tell.
+fn all_told(stage: &Stage) -> TestResult {
+    let all =
+        [("meshes", "site"), ("workloads", "server"), ("workloads", "client"), ("accesspolicies", "access")];
+    for (plural, name) in all {
+        stage.until(plural, name, "Programmed", "True", "0 of 0")?;
+    }
+    Ok(())
+}
+
 pub(super) fn resources_become_the_meshs_policy_and_are_told_where_they_stand() -> TestResult {
     let stage = Stage::new(&manifests())?;
     stage.until("accesspolicies", "access", "Accepted", "True", "")?;
-    stage.until("meshes", "site", "Programmed", "True", "0 of 0")?;
+    all_told(&stage)?;
     assert_eq!(
         stage.cluster.object("workloads", "", "server").ok_or("gone")?["status"]["observedGeneration"],
         1
@@ -117,11 +127,7 @@ pub(super) fn api_server_that_was_away_and_has_forgotten_loses_nothing() -> Test
 
 pub(super) fn control_plane_that_starts_again_writes_no_status_that_says_the_same() -> TestResult {
     let mut stage = Stage::new(&manifests())?;
-    for (plural, name) in
-        [("meshes", "site"), ("workloads", "server"), ("workloads", "client"), ("accesspolicies", "access")]
-    {
-        stage.until(plural, name, "Programmed", "True", "0 of 0")?;
-    }
+    all_told(&stage)?;
     stage.mesh.kill_control_plane();
     let (lists, writes) = (stage.cluster.lists(), stage.cluster.status_writes());
     stage.mesh.start_control_plane()?;
@@ -135,7 +141,7 @@ pub(super) fn control_plane_that_starts_again_writes_no_status_that_says_the_sam
 
 pub(super) fn conflict_on_a_status_is_met_with_what_is_there_by_then() -> TestResult {
     let stage = Stage::new(&manifests())?;
-    stage.until("accesspolicies", "access", "Accepted", "True", "")?;
+    all_told(&stage)?;
     stage.cluster.conflicts(2);
     put(&stage, &workload("late", &[]))?;
     stage.until("workloads", "late", "Accepted", "True", "")?;
