@@ -356,16 +356,6 @@ fn with_holder(
     Ok(registration)
 }
 
-/// Of as many instances as there may be, forgets the one whose certificates ended first.
-fn make_room(registration: &mut Registration) {
-    let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-    let instances = &registration.instances;
-    let first = (0..instances.len()).min_by_key(|at| instances.get(*at).and_then(ends));
-    if let Some(first) = first.filter(|_| instances.len() >= INSTANCES_MAX) {
-        registration.instances.remove(first);
-    }
-}
-
 fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {
     let leaf = leaf.to_string();
     registration
