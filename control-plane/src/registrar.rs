@@ -146,7 +146,8 @@ impl Registrar {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
             };
-            let admitted = with_holder(registration.as_ref(), attested, issued, now)?;
+            let rejoin = rejoin_of(model, &attested.id);
+            let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
             let key = registration_key(&attested.id);
             let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
             match self.store.commit(vec![write]).await {
@@ -308,20 +309,11 @@ fn with_instance(
         |found| found.record.clone(),
     );
     forget_expired(&mut registration, rejoin, now);
-    // Those whose certificates have ended may come back; until they do they take nobody's place.
-    let in_force = |instance: &&Instance| instance.leaves.iter().any(|leaf| is_in_force(leaf, now));
-    let same_token = |instance: &&Instance| instance.token == token_id;
-    let instances = &registration.instances;
-    if instances.iter().filter(in_force).filter(same_token).count() >= token.instances as usize
-        || instances.iter().filter(in_force).count() >= INSTANCES_MAX
+    let held = registration.instances.iter().filter(|instance| instance.token == token_id);
+    if held.filter(|instance| is_live(instance, now)).count() >= token.instances as usize
+        || !has_room(&mut registration, now)
     {
         return None;
-    }
-    if registration.instances.len() >= INSTANCES_MAX {
-        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-        let gone =
-            (0..registration.instances.len()).min_by_key(|at| registration.instances.get(*at).and_then(ends));
-        registration.instances.remove(gone?);
     }
     registration.instances.push(Instance {
         first: issued.leaf.fingerprint.clone(),
@@ -337,17 +329,19 @@ fn with_holder(
     found: Option<&Found<Registration>>,
     attested: &Attested,
     issued: &Issued,
+    rejoin: Duration,
     now: SystemTime,
 ) -> Result<Registration, RegistrarError> {
     let mut registration = found.map_or_else(
         || Registration { id: attested.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
     );
-    forget_expired(&mut registration, now);
-    let is_full = registration.instances.len() >= INSTANCES_MAX;
+    forget_expired(&mut registration, rejoin, now);
+    let is_full = !has_room(&mut registration, now);
+    let in_force = |instance: &Instance| instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count();
     let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
     match held {
-        Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
+        Some(instance) if in_force(instance) >= LEAVES_MAX => return Err(RegistrarError::Renewals),
         Some(instance) => instance.leaves.push(issued.leaf.clone()),
         None if is_full => return Err(RegistrarError::Instances),
         None => registration.instances.push(Instance {
@@ -375,6 +369,27 @@ fn rejoin_of(model: &PolicyModel, id: &SpiffeId) -> Duration {
 
 fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {
     leaf.not_after > unix_seconds(now)
+}
+
+fn is_live(instance: &Instance, now: SystemTime) -> bool {
+    instance.leaves.iter().any(|leaf| is_in_force(leaf, now))
+}
+
+/// Whether one more instance may be registered. Those whose certificates have ended may come back; until they do they take
+/// nobody's place, and the one that ended first gives way.
+fn has_room(registration: &mut Registration, now: SystemTime) -> bool {
+    let instances = &mut registration.instances;
+    if instances.iter().filter(|instance| is_live(instance, now)).count() >= INSTANCES_MAX {
+        return false;
+    }
+    if instances.len() >= INSTANCES_MAX {
+        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
+        let first = instances.iter().enumerate().min_by_key(|(_, instance)| ends(instance)).map(|(at, _)| at);
+        if let Some(first) = first {
+            instances.remove(first);
+        }
+    }
+    true
 }
 
 /// Forgets certificates that get nobody back any more.
