@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::guard::Fault;
+pub use self::guard::Fault;
 use self::guard::{Guard, Reading};
 use crate::records::{self, unix_seconds};
 use crate::store::{Store, StoreError};
@@ -89,6 +89,11 @@ impl Clock {
     /// What time it is, with a clock that is not believed too: the latest that is certain.
     pub(crate) fn best(&self) -> SystemTime {
         self.judge().unwrap_or_else(|fault| fault.instead)
+    }
+
+    /// Whether a certificate was issued at any time.
+    pub(crate) fn has_issued(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed) > 0
     }
 
     /// What is wrong with the clock now.

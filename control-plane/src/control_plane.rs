@@ -94,6 +94,9 @@ impl ControlPlane {
         let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
         if let Some(fault) = clock.fault() {
             tracing::error!(code = fault.code(), "{fault}");
+            if !clock.has_issued() {
+                return Err(StartError::Clock(fault));
+            }
         }
         let certificate = OwnCertificate::issue(authority.clone(), clock.clone())?;
         let control = listen(config.listen).await?;
@@ -276,6 +279,9 @@ pub enum StartError {
     /// The bootstrap directory is unusable.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// The clock is wrong, and nothing was issued before that could say what time it is at least.
+    #[error("{0}")]
+    Clock(clock::Fault),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {

@@ -58,6 +58,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use crate::authority::AuthorityError;
+pub use crate::clock::Fault as ClockFault;
 pub use crate::config::{Config, ConfigError, KubernetesConfig, LogConfig};
 pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
 pub use crate::publish::PublishError;

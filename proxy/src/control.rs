@@ -519,4 +519,5 @@ fn jitter() -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the control plane of the tests goes by the machine's clock")]
 mod tests;

@@ -36,7 +36,7 @@ pub(super) struct Guard {
 
 /// Why nothing is issued, and the time to go by instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub struct Fault {
     kind: Kind,
     /// The latest time that is certain.
     pub(super) instead: SystemTime,

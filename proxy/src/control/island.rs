@@ -15,7 +15,7 @@ use signet_sync::proto::sync as wire;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
-use crate::clock::{self, Heard};
+use crate::clock::{self, Heard, Saved};
 use crate::control::Node;
 use crate::control::state::State;
 
@@ -81,6 +81,11 @@ impl Island {
         Some(island)
     }
 
+    /// What a start without the control plane needs beside the sections.
+    pub(super) fn to_save(&self) -> (Saved, Option<wire::Freshness>) {
+        (clock::save(), self.words().held.clone())
+    }
+
     fn words(&self) -> std::sync::MutexGuard<'_, Words> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +99,7 @@ impl Node {
             return;
         }
         let heard = clock::hear(said.unix_ms);
-        let is_first = self.island.words().heard.replace((said, heard == Heard::Believed)).is_none();
+        self.island.words().heard = Some((said, heard == Heard::Believed));
         match heard {
             Heard::Believed => {}
             Heard::Behind(ms) => tracing::warn!(
@@ -107,9 +112,6 @@ impl Node {
             ),
         }
         self.confirm(subscriber);
-        if is_first {
-            self.island.save.notify_one();
-        }
     }
 
     /// Notes the contact if what the control plane said last is true of what is held now.
@@ -121,8 +123,8 @@ impl Node {
         }
         // Heard just now, whatever the control plane's clock says.
         self.island.contact.at(clock::unix_ms());
-        if believed {
-            words.held = Some(said);
+        if believed && words.held.replace(said).is_none() {
+            self.island.save.notify_one();
         }
     }
 }
@@ -137,7 +139,7 @@ pub(super) async fn keep(node: &Node) -> Infallible {
             () = node.island.save.notified() => {}
         }
         let Some(state) = node.origin.state.clone() else { return std::future::pending().await };
-        let (saved, said) = (clock::save(), node.island.words().held.clone());
+        let (saved, said) = node.island.to_save();
         // A sync to a slow card must not hold up the admin endpoints on this thread.
         let saving = tokio::task::spawn_blocking(move || state.save_clock(&saved, said.as_ref()));
         if let Ok(Err(error)) = saving.await {

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use signet_cli::lab::mesh::{Mesh, Setup, Sidecar, program};
+use signet_cli::lab::mesh::{Mesh, Setup, Sidecar, program, wait_until};
 use tempfile::TempDir;
 
-use crate::protocols::stage::{Failure, Meshed, Stage, TRUST_DOMAIN};
+use crate::protocols::stage::{Failure, LIMIT, Meshed, Stage, TRUST_DOMAIN};
 
 /// In seconds.
 pub(super) const DAY: i64 = 86_400;
@@ -77,5 +77,12 @@ pub(super) fn with(
     for &port in ports {
         client.wait_until_known(stage.place(port))?;
     }
+    // And has it on disk, for a start with nobody to ask: changes are saved within a second.
+    let (sections, place) = (client.folder().join("state").join("sections.pb"), stage.server.ipv4().octets());
+    let is_kept = || {
+        let saved = fs::read(&sections).unwrap_or_default();
+        saved.windows(place.len()).any(|bytes| bytes == place).then_some(())
+    };
+    wait_until(LIMIT, is_kept).ok_or("the server's place was not saved")?;
     Ok(Meshed { server, client, mesh })
 }

@@ -292,7 +292,12 @@ impl Session {
         let Some(state) = node.origin.state.clone() else { return };
         let sections: Vec<_> = subscriber.sections().map(|(_, section)| Arc::clone(section)).collect();
         // A sync to a slow card must not hold up the admin endpoints on this thread.
-        let saved = tokio::task::spawn_blocking(move || state.save_sections(&sections)).await;
+        let (clock, said) = node.island.to_save();
+        let saving = move || {
+            state.save_sections(&sections)?;
+            state.save_clock(&clock, said.as_ref())
+        };
+        let saved = tokio::task::spawn_blocking(saving).await;
         if let Ok(Err(error)) = saved {
             node.origin.failed("saving the sections", &error);
         }
