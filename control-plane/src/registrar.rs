@@ -389,27 +389,6 @@ fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {
     leaf.not_after > unix_seconds(now)
 }
 
-fn is_live(instance: &Instance, now: SystemTime) -> bool {
-    instance.leaves.iter().any(|leaf| is_in_force(leaf, now))
-}
-
-/// Whether one more instance may be registered. Those whose certificates have ended may come back; until they do they take
-/// nobody's place, and the one that ended first gives way.
-fn has_room(registration: &mut Registration, now: SystemTime) -> bool {
-    let instances = &mut registration.instances;
-    if instances.iter().filter(|instance| is_live(instance, now)).count() >= INSTANCES_MAX {
-        return false;
-    }
-    if instances.len() >= INSTANCES_MAX {
-        let ends = |instance: &Instance| instance.leaves.iter().map(|leaf| leaf.not_after).max();
-        let first = instances.iter().enumerate().min_by_key(|(_, instance)| ends(instance)).map(|(at, _)| at);
-        if let Some(first) = first {
-            instances.remove(first);
-        }
-    }
-    true
-}
-
 /// Forgets certificates that get nobody back any more.
 fn forget_expired(registration: &mut Registration, rejoin: Duration, now: SystemTime) {
     for instance in &mut registration.instances {
