@@ -100,7 +100,13 @@ impl Roots {
                 // One that was deleted by hand comes back.
                 _ = tick.tick() => written.clear(),
             }
-            let roots = self.authority.roots_pem();
+            let roots = match self.authority.roots_pem() {
+                Ok(roots) => roots,
+                Err(error) => {
+                    tracing::error!(%error, "the roots in force cannot be read; they are looked for again");
+                    continue;
+                }
+            };
             let (namespaces, webhook) = {
                 let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
                 (known.namespaces.clone(), known.webhook.clone())
