@@ -148,7 +148,8 @@ impl Registrar {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
             };
-            let admitted = with_holder(registration.as_ref(), attested, issued, now)?;
+            let rejoin = rejoin_of(model, &attested.id);
+            let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
             let key = registration_key(&attested.id);
             let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
             match self.store.commit(vec![write]).await {
@@ -338,17 +339,18 @@ fn with_holder(
     found: Option<&Found<Registration>>,
     attested: &Attested,
     issued: &Issued,
+    rejoin: Duration,
     now: SystemTime,
 ) -> Result<Registration, RegistrarError> {
     let mut registration = found.map_or_else(
         || Registration { id: attested.id.clone(), instances: Vec::new() },
         |found| found.record.clone(),
     );
-    forget_expired(&mut registration, now);
+    forget_expired(&mut registration, rejoin, now);
     let is_full = registration.instances.len() >= INSTANCES_MAX;
     let held = registration.instances.iter_mut().find(|instance| instance.token == attested.holder);
     match held {
-        Some(instance) if instance.leaves.len() >= LEAVES_MAX => return Err(RegistrarError::Renewals),
+        Some(instance) if in_force(instance, now) >= LEAVES_MAX => return Err(RegistrarError::Renewals),
         Some(instance) => instance.leaves.push(issued.leaf.clone()),
         None if is_full => return Err(RegistrarError::Instances),
         None => registration.instances.push(Instance {
@@ -372,6 +374,11 @@ fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Ins
 /// How long after its end a certificate of this identity still gets its holder a new one.
 fn rejoin_of(model: &PolicyModel, id: &SpiffeId) -> Duration {
     model.rejoin_of(id.parts().map_or(Class::External, |parts| parts.class))
+}
+
+/// How many certificates of an instance have not ended.
+fn in_force(instance: &Instance, now: SystemTime) -> usize {
+    instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count()
 }
 
 fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
-use signet_inject::kubernetes::{NAMESPACE_LABEL, ROOTS_CONFIG_MAP, ROOTS_KEY, is_name};
+use signet_inject::kubernetes::{ROOTS_CONFIG_MAP, ROOTS_KEY, is_name};
 use tokio::sync::Notify;
 
 use super::WEBHOOK_NAME;
@@ -201,7 +201,13 @@ mod tests {
 
     #[test]
     fn namespaces_are_selected_by_the_label_that_injection_names() {
-        assert_eq!(NAMESPACES, format!("labelSelector={}%3Denabled", NAMESPACE_LABEL.replace('/', "%2F")));
+        assert_eq!(
+            NAMESPACES,
+            format!(
+                "labelSelector={}%3Denabled",
+                signet_inject::kubernetes::NAMESPACE_LABEL.replace('/', "%2F")
+            )
+        );
         assert_eq!(WEBHOOK, format!("fieldSelector=metadata.name%3D{WEBHOOK_NAME}"));
     }
 }
