@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 
 mod edges;
 mod past;
+mod rotate;
 mod service;
 
 use self::service::AdminService;

@@ -1,34 +1,29 @@
-//! The trust domain's keys: root, issuer, and the keys that sign pushed sections.
+//! The trust domain's keys, and what is made of them: certificates, anchors, the control plane's own end of TLS.
 //!
-//! They are made on the first start and kept in one file, `authority.pem`, mode 0600 and unencrypted: the state
-//! directory is the secret. Its first line carries a digest of the rest, so that a damaged file is refused by name
-//! instead of becoming a key nobody trusts.
+//! The keys are in a file ([`Keyring`]), the parts they play in the store ([`Slots`]). [`Authority`] holds both as they were
+//! last read; whoever reads newer slots hands them over with [`Authority::adopt`].
 
-use std::io::ErrorKind;
-use std::path::Path;
+mod keyring;
+pub(crate) mod slots;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::{PemObject, SectionKind};
 use signet_identity::{
-    IssueError, KeyRequest, RequestError, SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle, TrustDomain,
+    BundleError, IssueError, KeyRequest, RequestError, SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle,
+    TrustDomain,
 };
 use signet_sync::{KeyError, SectionKey};
 use thiserror::Error;
+use tokio::sync::watch;
 
-use crate::files;
-
-const FILE: &str = "authority.pem";
-const HEADER: &str = "signet-authority 1 sha256 ";
-
-/// Far above two certificates and four keys.
-const FILE_MAX: u64 = 64 * 1024;
-
-/// How long root and issuer live. There is one slot until roots rotate, so it must outlast a deployment.
-const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use self::keyring::pem;
+pub(crate) use self::keyring::{Keyring, Pair, name, new_issuer, new_root};
+use self::slots::{Slots, Why};
+use crate::rotation::VOUCHERS_MAX;
+use crate::store::Revision;
 
 /// How long the control plane's own certificate lives; it is made anew at half of that.
 const SERVER_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -39,65 +34,128 @@ pub(crate) const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// The device name in the control plane's own SPIFFE ID.
 const DEVICE: &str = "control-plane";
 
-/// The keys of a trust domain. `Debug` shows none of them.
+/// The keys of a trust domain and the parts they play. `Debug` shows none of them.
 pub(crate) struct Authority {
-    issuing: signet_identity::Authority,
-    policy_key: SectionKey,
-    directory_key: SectionKey,
+    directory: PathBuf,
+    trust_domain: TrustDomain,
     id: SpiffeId,
+    keyring: RwLock<Arc<Keyring>>,
+    /// With the commit that wrote them; 0 before the first.
+    slots: watch::Sender<(Revision, Arc<Slots>)>,
 }
 
 impl Authority {
-    /// Loads the authority of `directory`; `None` when none was made there yet.
-    pub(crate) fn load(directory: &Path, trust_domain: &TrustDomain) -> Result<Option<Self>, AuthorityError> {
-        let text = match files::read(&directory.join(FILE), FILE_MAX) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(AuthorityError::Corrupted),
-            Err(error) => return Err(AuthorityError::Io(error)),
-        };
-        let authority = Self::decode(&text)?;
-        if authority.issuing.trust_domain() != trust_domain {
-            return Err(AuthorityError::OtherTrustDomain {
-                stored: authority.issuing.trust_domain().to_string(),
-                configured: trust_domain.to_string(),
-            });
-        }
-        Ok(Some(authority))
+    /// The keys as loaded from `directory`, in the parts that the store says.
+    pub(crate) fn new(
+        directory: &Path,
+        keyring: Keyring,
+        slots: (Revision, Slots),
+    ) -> Result<Self, AuthorityError> {
+        let trust_domain = keyring.first()?.trust_domain().clone();
+        let id = SpiffeId::control_plane(&trust_domain, DEVICE).map_err(|_| AuthorityError::Corrupted)?;
+        check(&keyring, &slots.1)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            trust_domain,
+            id,
+            keyring: RwLock::new(Arc::new(keyring)),
+            slots: watch::Sender::new((slots.0, Arc::new(slots.1))),
+        })
     }
 
     /// Makes new keys and stores them in `directory`.
+    #[cfg(test)]
     pub(crate) fn create(
         directory: &Path,
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
-        let issuing =
-            signet_identity::Authority::create(trust_domain.clone(), now - BACKDATE, AUTHORITY_LIFETIME)?;
-        let id = SpiffeId::control_plane(trust_domain, DEVICE).map_err(|_| AuthorityError::Corrupted)?;
-        Self { issuing, policy_key: SectionKey::generate()?, directory_key: SectionKey::generate()?, id }
-            .store(directory)
+        let keyring = Keyring::create(directory, trust_domain, now)?;
+        let slots = Slots::first(&keyring)?;
+        Self::new(directory, keyring, (Revision(0), slots))
     }
 
-    /// Keeps the keys in `directory` from now on.
-    pub(crate) fn store(self, directory: &Path) -> Result<Self, AuthorityError> {
-        files::replace(&directory.join(FILE), self.encode()?.as_bytes()).map_err(AuthorityError::Io)?;
-        Ok(self)
+    /// The parts that the keys play.
+    pub(crate) fn slots(&self) -> Arc<Slots> {
+        self.slots.borrow().1.clone()
     }
 
-    /// Certificates and keys for workloads.
-    pub(crate) fn issuing(&self) -> &signet_identity::Authority {
-        &self.issuing
+    /// Tells of every change of them.
+    pub(crate) fn changes(&self) -> watch::Receiver<(Revision, Arc<Slots>)> {
+        self.slots.subscribe()
+    }
+
+    /// Takes over newer slots, as the store has them.
+    ///
+    /// # Errors
+    /// [`AuthorityError::OtherStore`] when a key that they name is not here; everything stays as it was.
+    pub(crate) fn adopt(&self, revision: Revision, slots: Slots) -> Result<(), AuthorityError> {
+        if revision <= self.slots.borrow().0 {
+            return Ok(());
+        }
+        if check(&self.keyring(), &slots).is_err() {
+            // Another control plane that shares the file may have made keys.
+            let keyring =
+                Keyring::load(&self.directory, &self.trust_domain)?.ok_or(AuthorityError::Missing)?;
+            check(&keyring, &slots)?;
+            self.replace(keyring);
+        }
+        let slots = Arc::new(slots);
+        self.slots.send_if_modified(|current| {
+            let is_newer = revision > current.0;
+            if is_newer {
+                *current = (revision, slots);
+            }
+            is_newer
+        });
+        Ok(())
+    }
+
+    /// All keys.
+    pub(crate) fn keyring(&self) -> Arc<Keyring> {
+        self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stores other keys, and holds them from now on.
+    pub(crate) fn keep(&self, keyring: Keyring) -> Result<(), AuthorityError> {
+        keyring.store(&self.directory)?;
+        self.replace(keyring);
+        Ok(())
+    }
+
+    fn replace(&self, keyring: Keyring) {
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
+    }
+
+    /// The pair in force.
+    pub(crate) fn current(&self) -> Result<Pair, AuthorityError> {
+        let slots = self.slots();
+        self.keyring().pair(&slots.root, &slots.issuer).cloned().ok_or(AuthorityError::OtherStore)
+    }
+
+    /// What certifies workloads now.
+    pub(crate) fn issuing(&self) -> Result<Issuing, AuthorityError> {
+        let (slots, keyring) = (self.slots(), self.keyring());
+        let (root, issuer) = slots.certifying();
+        let pair = keyring.pair(root, issuer).cloned().ok_or(AuthorityError::OtherStore)?;
+        // Who has not heard of the next root yet finds a path from the old one.
+        let word = if root == slots.root { None } else { keyring.vouchers.get(root).cloned() };
+        Ok(Issuing { pair, word })
+    }
+
+    /// The trust domain.
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
     }
 
     /// Signs policy, anchors and revocations.
-    pub(crate) fn policy_key(&self) -> &SectionKey {
-        &self.policy_key
+    pub(crate) fn policy_key(&self) -> Arc<SectionKey> {
+        self.keyring().policy_key.clone()
     }
 
     /// Signs this area's directories.
-    pub(crate) fn directory_key(&self) -> &SectionKey {
-        &self.directory_key
+    pub(crate) fn directory_key(&self) -> Arc<SectionKey> {
+        self.keyring().directory_key.clone()
     }
 
     /// The control plane's own identity.
@@ -105,64 +163,147 @@ impl Authority {
         &self.id
     }
 
-    /// The roots that peers are verified against.
-    pub(crate) fn bundle(&self) -> TrustBundle {
-        self.issuing.bundle()
+    /// What workloads believe: the roots in force, current and next, without the issuers that were retired.
+    pub(crate) fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let slots = self.slots();
+        self.of(&slots, slots.roots(), |_| true)
     }
 
-    /// What a token pins: the SHA-256 of the root's public key.
-    pub(crate) fn pin(&self) -> [u8; 32] {
-        self.issuing.root_spki_sha256()
+    /// What open connections are judged by: the same and what was retired in good order.
+    pub(crate) fn open_bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let slots = self.slots();
+        let former = slots.retired.iter().filter(|retired| retired.why != Why::Emergency);
+        let roots = slots.roots().chain(former.map(|retired| &*retired.root));
+        self.of(&slots, roots, |why| why == Why::Emergency)
     }
 
-    /// The pin as text: it tells which authority a store belongs to.
-    pub(crate) fn name(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.pin())
+    /// Whose certificates the control plane itself knows: those of retired roots and issuers, too, for who missed a rotation
+    /// comes back with them. Nobody gets by such a certificate what it was not issued by us for: callers are looked up by it.
+    fn known_bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        let slots = self.slots();
+        let roots = slots.roots().chain(slots.retired.iter().map(|retired| &*retired.root));
+        self.of(&slots, roots, |_| false)
     }
 
-    /// The roots as PEM, for people and tools.
-    pub(crate) fn roots_pem(&self) -> String {
-        pem("CERTIFICATE", self.issuing.root_der())
+    fn of<'a>(
+        &self,
+        slots: &Slots,
+        roots: impl Iterator<Item = &'a str>,
+        is_refused: impl Fn(Why) -> bool,
+    ) -> Result<TrustBundle, AuthorityError> {
+        let keyring = self.keyring();
+        let roots = roots.map(|root| keyring.root(root).cloned().ok_or(AuthorityError::OtherStore));
+        let roots = roots.collect::<Result<_, _>>()?;
+        let refused = slots.issuers.iter().filter(|issuer| is_refused(issuer.why));
+        let refused = refused.map(|issuer| hash(&issuer.issuer)).collect::<Result<_, _>>()?;
+        Ok(TrustBundle::new(self.trust_domain.clone(), roots)?.without_issuers(refused)?)
     }
 
-    /// A fresh certificate for the control plane itself, over a fresh key.
-    pub(crate) fn server_svid(&self, now: SystemTime) -> Result<TlsSvid, AuthorityError> {
+    /// The hash of the issuer that certifies now; none while none was ever replaced.
+    pub(crate) fn certifying(&self) -> Result<Option<[u8; 32]>, AuthorityError> {
+        let slots = self.slots();
+        if slots.number == 0 { Ok(None) } else { hash(slots.certifying().1).map(Some) }
+    }
+
+    /// What a token pins: the SHA-256 of the public key of the root in force.
+    pub(crate) fn pin(&self) -> Result<[u8; 32], AuthorityError> {
+        hash(&self.slots().root)
+    }
+
+    /// The roots that workloads believe, as PEM, for people and tools.
+    pub(crate) fn roots_pem(&self) -> Result<String, AuthorityError> {
+        Ok(self.bundle()?.roots().iter().map(|root| pem("CERTIFICATE", root)).collect())
+    }
+
+    /// A fresh certificate for the control plane itself, over a fresh key; whom it believes, and what it shows beside.
+    pub(crate) fn server(&self, now: SystemTime) -> Result<Server, AuthorityError> {
         let request = KeyRequest::new_tls()?;
-        let chain: Vec<CertificateDer<'static>> =
-            self.issuing.issue_tls(&request.csr, &self.id, now - BACKDATE, now + SERVER_LIFETIME)?;
-        Ok(TlsSvid::new(chain, request.key)?)
+        let issuing = self.issuing()?;
+        // The word of older roots stands in `shown`.
+        let chain = issuing.pair.issue_tls(&request.csr, &self.id, now - BACKDATE, now + SERVER_LIFETIME)?;
+        let svid = TlsSvid::new(chain, request.key)?;
+        Ok(Server { svid, bundle: self.known_bundle()?, shown: self.shown()? })
     }
 
-    fn encode(&self) -> Result<String, AuthorityError> {
-        let body = format!(
-            "{}{}{}",
-            self.issuing.to_pem(),
-            pem("PRIVATE KEY", &self.policy_key.to_pkcs8()?),
-            pem("PRIVATE KEY", &self.directory_key.to_pkcs8()?),
-        );
-        Ok(format!("{HEADER}{}\n{body}", checksum(&body)))
-    }
-
-    fn decode(text: &str) -> Result<Self, AuthorityError> {
-        let (head, body) = text.split_once('\n').ok_or(AuthorityError::Corrupted)?;
-        if head.strip_prefix(HEADER) != Some(checksum(body).as_str()) {
-            return Err(AuthorityError::Corrupted);
+    /// What the control plane shows behind its own chain: the word of older roots, newest first, then the roots that tokens
+    /// pin.
+    fn shown(&self) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        let (slots, keyring) = (self.slots(), self.keyring());
+        let (mut shown, mut root) = (Vec::new(), slots.certifying().0);
+        while shown.len() < VOUCHERS_MAX
+            && let (Some(by), Some(word)) = (slots.voucher_of(root), keyring.vouchers.get(root))
+        {
+            shown.push(word.clone());
+            root = by;
         }
-        let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(body.as_bytes());
-        // The two section keys stand behind the four blocks of the issuing part, and in this order.
-        let policy =
-            blocks.nth(4).ok_or(AuthorityError::Corrupted)?.map_err(|_| AuthorityError::Corrupted)?;
-        let directory =
-            blocks.next().ok_or(AuthorityError::Corrupted)?.map_err(|_| AuthorityError::Corrupted)?;
-        let issuing = signet_identity::Authority::from_pem(&issuing_part(body)?)?;
-        let id =
-            SpiffeId::control_plane(issuing.trust_domain(), DEVICE).map_err(|_| AuthorityError::Corrupted)?;
-        Ok(Self {
-            issuing,
-            policy_key: SectionKey::from_pkcs8(&policy.1)?,
-            directory_key: SectionKey::from_pkcs8(&directory.1)?,
-            id,
-        })
+        let planned = slots.retired.iter().filter(|retired| retired.why == Why::Planned);
+        let pinned = slots.roots().chain(planned.map(|retired| &*retired.root).take(VOUCHERS_MAX));
+        shown.extend(pinned.filter_map(|root| keyring.root(root)).cloned());
+        Ok(shown)
+    }
+}
+
+/// The control plane's own end of TLS.
+pub(crate) struct Server {
+    pub(crate) svid: TlsSvid,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) shown: Vec<CertificateDer<'static>>,
+}
+
+/// What certifies workloads.
+pub(crate) struct Issuing {
+    pair: Pair,
+    /// The word of the root in force for the next one, while that one certifies already.
+    word: Option<CertificateDer<'static>>,
+}
+
+impl Issuing {
+    /// The issuer's name.
+    pub(crate) fn issuer(&self) -> String {
+        name(self.pair.issuer_spki_sha256())
+    }
+
+    /// A certificate for TLS: the chain, leaf first.
+    pub(crate) fn tls(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        Ok(self.with_word(self.pair.issue_tls(csr, id, not_before, not_after)?))
+    }
+
+    /// A certificate for messages: the chain, leaf first.
+    pub(crate) fn signing(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        Ok(self.with_word(self.pair.issue_signing(csr, id, not_before, not_after)?))
+    }
+
+    /// A certificate for a server outside the mesh, such as a webhook's: the chain, leaf first.
+    pub(crate) fn dns(
+        &self,
+        csr: &[u8],
+        name: &str,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        Ok(self.with_word(self.pair.issue_dns(csr, name, not_before, not_after)?))
+    }
+
+    /// When the issuer ends; no certificate is issued beyond.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.pair.not_after()
+    }
+
+    fn with_word(&self, mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+        chain.extend(self.word.clone());
+        chain
     }
 }
 
@@ -172,34 +313,50 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The first four PEM blocks of the file.
-fn issuing_part(body: &str) -> Result<String, AuthorityError> {
-    let mut blocks = body.match_indices("-----BEGIN ").map(|(at, _)| at);
-    let end = blocks.nth(4).ok_or(AuthorityError::Corrupted)?;
-    body.get(..end).map(str::to_owned).ok_or(AuthorityError::Corrupted)
+/// Whether every key that the slots name is there.
+fn check(keyring: &Keyring, slots: &Slots) -> Result<(), AuthorityError> {
+    let pairs = slots.pairs().all(|(root, issuer)| keyring.pair(root, issuer).is_some());
+    let retired = slots.retired.iter().all(|retired| keyring.root(&retired.root).is_some());
+    if pairs && retired { Ok(()) } else { Err(AuthorityError::OtherStore) }
 }
 
-fn checksum(body: &str) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, body.as_bytes()))
+/// The hash that is a name.
+fn hash(name: &str) -> Result<[u8; 32], AuthorityError> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let bytes = URL_SAFE_NO_PAD.decode(name).map_err(|_| AuthorityError::OtherStore)?;
+    bytes.try_into().map_err(|_| AuthorityError::OtherStore)
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let encoded = STANDARD.encode(der);
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, remaining) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = remaining;
+/// Takes keys and certificates that no slot names out of the file: keys of a rotation that never began, and keys whose part
+/// is over.
+pub(crate) fn tidied(keyring: &Keyring, slots: &Slots) -> Option<Keyring> {
+    let mut tidy = keyring.clone();
+    // Their certificates outlive the keys.
+    for retired in &slots.retired {
+        if let Some(root) = keyring.root(&retired.root) {
+            tidy.retired.insert(retired.root.clone(), root.clone());
+        }
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    tidy.retired.retain(|root, _| slots.retired.iter().any(|retired| retired.root == *root));
+    tidy.pairs.retain(|pair| {
+        let own = (name(pair.root_spki_sha256()), name(pair.issuer_spki_sha256()));
+        slots.pairs().any(|(root, issuer)| (root, issuer) == (&*own.0, &*own.1))
+    });
+    let known: Vec<&str> = slots.roots().chain(slots.retired.iter().map(|retired| &*retired.root)).collect();
+    tidy.vouchers.retain(|root, _| known.contains(&&**root) && slots.voucher_of(root).is_some());
+    let same = tidy.pairs.len() == keyring.pairs.len()
+        && tidy.retired.keys().eq(keyring.retired.keys())
+        && tidy.vouchers.keys().eq(keyring.vouchers.keys());
+    if same { None } else { Some(tidy) }
 }
 
 /// Why there is no authority to start with.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
+    /// The roots do not make a bundle.
+    #[error("the authority's roots cannot stand together")]
+    Bundle(#[from] BundleError),
     /// The clock was never set.
     #[error(
         "this machine's clock stands before 2025 and no authority can be made by it; set the clock and start again"
@@ -240,57 +397,12 @@ pub enum AuthorityError {
     /// TLS cannot be set up with it.
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
+    /// A later version of this program wrote the file.
+    #[error(
+        "authority.pem is of version {0}, which only a later version of this program can read: upgrade it"
+    )]
+    Version(String),
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stored_authority_is_the_same_after_loading() {
-        let directory = tempfile::tempdir().unwrap();
-        let trust_domain = TrustDomain::parse("mesh.example").unwrap();
-        assert!(Authority::load(directory.path(), &trust_domain).unwrap().is_none());
-        let made = Authority::create(directory.path(), &trust_domain, SystemTime::now()).unwrap();
-        let loaded = Authority::load(directory.path(), &trust_domain).unwrap().unwrap();
-        assert_eq!(loaded.encode().unwrap(), made.encode().unwrap());
-        assert_eq!(loaded.pin(), made.pin());
-        assert_eq!(loaded.id().as_str(), "spiffe://mesh.example/platform/control-plane/control-plane");
-    }
-
-    #[test]
-    fn a_flipped_bit_anywhere_in_the_file_is_refused() {
-        let trust_domain = TrustDomain::parse("mesh.example").unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        Authority::create(directory.path(), &trust_domain, SystemTime::now()).unwrap();
-        let path = directory.path().join(FILE);
-        let intact = std::fs::read(&path).unwrap();
-        for at in (0..intact.len()).step_by(97) {
-            let mut bytes = intact.clone();
-            bytes[at] ^= 1;
-            std::fs::write(&path, bytes).unwrap();
-            let refused = Authority::load(directory.path(), &trust_domain).unwrap_err();
-            assert!(matches!(refused, AuthorityError::Corrupted), "{at}: {refused}");
-        }
-    }
-
-    #[test]
-    fn another_trust_domain_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let trust_domain = TrustDomain::parse("mesh.example").unwrap();
-        Authority::create(directory.path(), &trust_domain, SystemTime::now()).unwrap();
-        let other = TrustDomain::parse("other.example").unwrap();
-        let refused = Authority::load(directory.path(), &other).unwrap_err();
-        assert!(matches!(refused, AuthorityError::OtherTrustDomain { .. }));
-    }
-
-    #[test]
-    fn the_file_is_readable_by_its_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let trust_domain = TrustDomain::parse("mesh.example").unwrap();
-        Authority::create(directory.path(), &trust_domain, SystemTime::now()).unwrap();
-        let mode = std::fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-}
+mod tests;

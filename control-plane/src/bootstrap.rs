@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use signet_identity::{SpiffeId, TrustDomain};
 use thiserror::Error;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, Keyring, name};
 use crate::files;
 use crate::manifests::Manifests;
 use crate::records::{self, Token, token_key, unix_seconds};
@@ -136,15 +136,16 @@ pub fn prepare(
         let reason = format!("more than {TOKENS_MAX} tokens");
         return Err(BootstrapError::Tokens { path: directory.join(TOKENS), reason });
     }
-    let authority = match Authority::load(directory, trust_domain)? {
-        Some(authority) => authority,
-        None => Authority::create(directory, trust_domain, now)?,
+    let keyring = match Keyring::load(directory, trust_domain)? {
+        Some(keyring) => keyring,
+        None => Keyring::create(directory, trust_domain, now)?,
     };
+    let pin = keyring.pin()?;
     let mut texts = Vec::with_capacity(wanted.len());
     for wanted in wanted {
         let Wanted { id, network, uses, instances, ttl } = wanted.clone();
         let grant = Grant { id, network, uses, instances, ttl };
-        let (token, record) = token::mint(grant, authority.pin(), now)?;
+        let (token, record) = token::mint(grant, pin, now)?;
         texts.push(token.reveal());
         file.tokens.insert(token.id().to_owned(), record);
     }
@@ -180,11 +181,10 @@ pub(crate) fn adopt_authority(
     directory: &Path,
     state: &Path,
     trust_domain: &TrustDomain,
-) -> Result<Option<Authority>, AuthorityError> {
-    match Authority::load(directory, trust_domain)? {
-        Some(authority) => authority.store(state).map(Some),
-        None => Ok(None),
-    }
+) -> Result<Option<Keyring>, AuthorityError> {
+    let Some(keyring) = Keyring::load(directory, trust_domain)? else { return Ok(None) };
+    keyring.store(state)?;
+    Ok(Some(keyring))
 }
 
 /// Takes over tokens and, while the store has never had any, manifests.
@@ -194,12 +194,19 @@ pub(crate) async fn adopt(
     authority: &Authority,
     now: SystemTime,
 ) -> Result<(), BootstrapError> {
-    let trust_domain = authority.issuing().trust_domain();
+    let (trust_domain, slots) = (authority.trust_domain(), authority.slots());
     // Without its file any more the directory still says whose it is, by the pin that nobody else can meet.
-    if Authority::load(directory, trust_domain)?.is_some_and(|prepared| prepared.pin() != authority.pin()) {
+    let prepared =
+        Keyring::load(directory, trust_domain)?.map(|keyring| keyring.pin()).transpose()?.map(name);
+    if prepared.as_ref().is_some_and(|prepared| !slots.knows_root(prepared)) {
         return Err(BootstrapError::OtherAuthority { path: directory.to_owned() });
     }
-    adopt_tokens(directory, store, now).await?;
+    if prepared.is_some_and(|prepared| slots.distrusts(&prepared)) {
+        tracing::warn!(path = %directory.display(), "the tokens prepared here pin a root that was given up in an \
+            emergency; none is taken over: prepare a new directory, or make tokens with `signet token create`");
+    } else {
+        adopt_tokens(directory, store, now).await?;
+    }
     adopt_manifests(directory, store, trust_domain).await
 }
 

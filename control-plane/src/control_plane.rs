@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::slots::Slots;
+use crate::authority::{Authority, AuthorityError, Keyring};
 use crate::bootstrap::{self, BootstrapError};
 use crate::churn::Churn;
 use crate::claims::Claims;
@@ -25,9 +26,9 @@ use crate::records;
 use crate::registrar::Registrar;
 use crate::server::{self, OwnCertificate};
 use crate::services::Mesh;
-use crate::store::{Expect, RedbStore, Store, StoreError, Write};
+use crate::store::{Expect, RedbStore, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, clock, files, token};
+use crate::{admin, clock, files, revocation, rotation, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -90,7 +91,7 @@ impl ControlPlane {
         claims.adopt(now).await?;
         let compiler =
             Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
-        let streams = Arc::new(Streams::default());
+        let streams = Arc::new(Streams::new());
         let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
         if let Some(fault) = clock.fault() {
             tracing::error!(code = fault.code(), "{fault}");
@@ -113,7 +114,7 @@ impl ControlPlane {
         let kubernetes = kubernetes.transpose()?;
         let draining = CancellationToken::new();
         let health =
-            Health { metrics: metrics.clone(), roots_pem: authority.roots_pem(), draining: draining.clone() };
+            Health { metrics: metrics.clone(), authority: authority.clone(), draining: draining.clone() };
         let local = |listener: &TcpListener, configured| {
             listener.local_addr().map_err(|error| StartError::Listen { address: configured, error })
         };
@@ -173,6 +174,7 @@ impl ControlPlane {
             }
         };
         let clock = self.mesh.clock.clone();
+        let rotating = rotation::driver::drive(self.mesh.clone());
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -185,6 +187,7 @@ impl ControlPlane {
             served = &mut servers => served.map_err(RunError::Serve),
             () = self.compiler.run() => Ok(()),
             () = self.certificate.keep_fresh() => Ok(()),
+            () = rotating => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
             () = clock.follow_drill() => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
@@ -223,34 +226,40 @@ async fn open_state(
     let store: Arc<dyn Store> =
         Arc::new(opened.unwrap_or_else(|panic| Err(StoreError::Corrupted(panic.to_string())))?);
     let owner = store.read(records::AUTHORITY).await?;
-    let authority = match (Authority::load(&directory, &config.trust_domain)?, &owner) {
-        (Some(authority), _) => authority,
-        (None, None) => new_authority(config, now)?,
+    let keyring = match (Keyring::load(&directory, &config.trust_domain)?, &owner) {
+        (Some(keyring), _) => keyring,
+        (None, None) => new_keyring(config, now)?,
         (None, Some(_)) => return Err(AuthorityError::Missing.into()),
     };
+    let slots = match records::read::<Slots>(&*store, records::SLOTS).await? {
+        Some(found) => (found.revision, found.record),
+        None => (Revision(0), Slots::first(&keyring)?),
+    };
     match owner {
-        Some(owner) if owner.value == authority.name().as_bytes() => {}
+        Some(owner) if owner.value == slots.1.root.as_bytes() => {}
         Some(_) => return Err(AuthorityError::OtherStore.into()),
         None => {
-            let name = authority.name().into_bytes();
-            store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, name)]).await?;
+            let root = slots.1.root.clone().into_bytes();
+            store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, root)]).await?;
         }
     }
+    let authority = Authority::new(&directory, keyring, slots)?;
+    rotation::driver::tidy(&authority)?;
     Ok((store, Arc::new(authority)))
 }
 
 /// The prepared authority where there is one, else a new one.
-fn new_authority(config: &Config, now: SystemTime) -> Result<Authority, AuthorityError> {
+fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityError> {
     let (state, trust_domain) = (&config.state_dir, &config.trust_domain);
     let prepared = match &config.bootstrap_dir {
         Some(directory) => bootstrap::adopt_authority(directory, state, trust_domain)?,
         None => None,
     };
     match prepared {
-        Some(authority) => Ok(authority),
+        Some(keyring) => Ok(keyring),
         // Its root would be over before the clock is set.
         None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
-        None => Authority::create(state, trust_domain, now),
+        None => Keyring::create(state, trust_domain, now),
     }
 }
 
@@ -262,6 +271,9 @@ async fn sweep(store: &dyn Store, claims: &Claims, published: &watch::Receiver<A
         let now = SystemTime::now();
         if let Err(error) = token::sweep(store, now).await {
             tracing::warn!(%error, "expired tokens cannot be removed");
+        }
+        if let Err(error) = revocation::sweep(store, now).await {
+            tracing::warn!(%error, "revocations of certificates that ended cannot be removed");
         }
         let model = published.borrow().model.clone();
         if let Err(error) = claims.sweep(&model, now).await {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::metrics::Metrics;
 
 /// Connections at once: a few probes and scrapers.
@@ -33,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// What is shown.
 pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) roots_pem: String,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) draining: CancellationToken,
 }
 
@@ -75,7 +76,10 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
         }
         "/ready" => response(StatusCode::OK, TEXT, "ready\n".to_owned()),
         "/metrics" => response(StatusCode::OK, OPEN_METRICS, health.metrics.text()),
-        "/roots.pem" => response(StatusCode::OK, "application/x-pem-file", health.roots_pem.clone()),
+        "/roots.pem" => match health.authority.roots_pem() {
+            Ok(roots) => response(StatusCode::OK, "application/x-pem-file", roots),
+            Err(error) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
+        },
         _ => response(StatusCode::NOT_FOUND, TEXT, "try /live, /ready, /metrics or /roots.pem\n".to_owned()),
     }
 }

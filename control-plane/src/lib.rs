@@ -11,7 +11,7 @@
 //! - `config` → [`Config`]; [`ControlPlane::bind`] opens the state directory and every socket; [`ControlPlane::run`]
 //!   serves until told to stop.
 //! - [`bootstrap`] is a mesh prepared before the first start.
-//! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates.
+//! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates; `rotation` replaces them.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
 //! - `attest` is who may vouch for a proxy without a token; `kubernetes` is all that is about clusters.
 //! - `directory` has the rules on who may be where, `claims` applies them; `attested` is what an attestor vouches for.
@@ -43,6 +43,7 @@ mod ready;
 mod records;
 mod registrar;
 mod revocation;
+mod rotation;
 mod server;
 mod services;
 pub mod store;

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval};
 
 use crate::appointments;
-use crate::authority::Authority;
+use crate::authority::{Authority, AuthorityError};
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ use crate::store::{Changes, Listing, Revision, Store, StoreError};
 /// The name of the one area this control plane writes directories for.
 const AREA: &str = "main";
 
-/// Readers of protocol 1 understand everything but what a policy may say.
+/// Readers of protocol 1 understand everything but what a policy, or anchors after a rotation, may say.
 const MINIMUM_READER: u32 = 1;
 
 /// How long to wait after a failed round: the store may be out of space.
@@ -166,6 +166,10 @@ async fn round(
     now: SystemTime,
 ) -> Result<Published, PublishError> {
     let listing = store.list(records::DESIRED).await?;
+    if let Some(entry) = listing.entries.iter().find(|entry| entry.key == records::SLOTS) {
+        let found = records::decode(entry)?;
+        authority.adopt(found.revision, found.record)?;
+    }
     let (manifests, model) = match last {
         Some(last) if last.manifests.revision() == Manifests::revision_in(&listing) => {
             (last.manifests.clone(), last.model.clone())
@@ -183,14 +187,16 @@ async fn round(
     let (effective, dead) = appointments::effective(&model, made, unix_seconds(now));
     appointments::bury(store, &dead).await?;
     let payloads = payloads(&listing, &effective, authority, habits, now)?;
-    let sections = number_and_sign(store, authority, payloads, minimum_reader(&effective), last).await?;
+    let readers =
+        Readers { policy: minimum_reader(&effective), anchors: anchors(authority)?.minimum_reader() };
+    let sections = number_and_sign(store, authority, payloads, &readers, last).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
     Ok(Published { revision: listing.revision, model, effective, sections, advertised, manifests })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {
-    let model = manifests.model(authority.issuing().trust_domain()).map_err(|diagnostics| {
+    let model = manifests.model(authority.trust_domain()).map_err(|diagnostics| {
         PublishError::Manifests(diagnostics.first().map_or_else(String::new, ToString::to_string))
     })?;
     Ok(Arc::new(model))
@@ -204,14 +210,7 @@ fn payloads(
     now: SystemTime,
 ) -> Result<BTreeMap<SectionName, Vec<u8>>, PublishError> {
     let revocations = revocations(listing)?;
-    let anchors = Anchors {
-        bundle: Arc::new(authority.bundle()),
-        policy_key: authority.policy_key().public_key(),
-        directory_keys: BTreeMap::from([(
-            AREA.to_owned(),
-            DirectoryKey { key: authority.directory_key().public_key(), networks: Vec::new() },
-        )]),
-    };
+    let anchors = anchors(authority)?;
     let mut payloads = BTreeMap::from([
         (SectionName::Anchors, wire::Anchors::from(&anchors).encode_to_vec()),
         (SectionName::Policy, wire::Policy::from(model).encode_to_vec()),
@@ -226,6 +225,21 @@ fn payloads(
         payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());
     }
     Ok(payloads)
+}
+
+fn anchors(authority: &Authority) -> Result<Anchors, AuthorityError> {
+    let within = authority.slots().rotation.as_ref().map_or(0, |rotation| rotation.renew_within);
+    let directory_key = DirectoryKey { key: authority.directory_key().public_key(), networks: Vec::new() };
+    Ok(Anchors {
+        open: Arc::new(authority.open_bundle()?),
+        issuer: authority.certifying()?,
+        renew_within: Duration::from_secs(within.into()),
+        ..Anchors::new(
+            Arc::new(authority.bundle()?),
+            authority.policy_key().public_key(),
+            BTreeMap::from([(AREA.to_owned(), directory_key)]),
+        )
+    })
 }
 
 fn revocations(listing: &Listing) -> Result<Revocations, StoreError> {
@@ -249,11 +263,17 @@ fn under<T: serde::de::DeserializeOwned>(listing: &Listing, prefix: &str) -> Res
         .collect()
 }
 
+/// The protocol numbers that readers of these sections must speak.
+struct Readers {
+    anchors: u32,
+    policy: u32,
+}
+
 async fn number_and_sign(
     store: &dyn Store,
     authority: &Authority,
     mut payloads: BTreeMap<SectionName, Vec<u8>>,
-    policy_reader: u32,
+    readers: &Readers,
     last: Option<&Published>,
 ) -> Result<BTreeMap<SectionName, Arc<wire::Section>>, PublishError> {
     let mut versions = BTreeMap::new();
@@ -287,7 +307,11 @@ async fn number_and_sign(
         let section = match known {
             Some(section) if Version::from(&**section) == version => section.clone(),
             _ => {
-                let reader = if name == SectionName::Policy { policy_reader } else { MINIMUM_READER };
+                let reader = match name {
+                    SectionName::Anchors => readers.anchors,
+                    SectionName::Policy => readers.policy,
+                    _ => MINIMUM_READER,
+                };
                 Arc::new(sign(authority, &name, version, reader, payload)?)
             }
         };
@@ -391,6 +415,9 @@ impl ObservedHabits {
 /// Why a round failed. The last good state stays in force.
 #[derive(Debug, Error)]
 pub enum PublishError {
+    /// The stored slots name keys that are not here.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The directory is not one a proxy would take.
     #[error("a directory cannot be built")]
     Directory(#[from] DecodeError),

@@ -38,7 +38,9 @@ pub(crate) const REVOKED_HOLDERS: &str = "revoked-holder/";
 pub(crate) const VERSIONS: &str = "version/";
 /// When a certificate was issued last.
 pub(crate) const ISSUED: &str = "issued";
-/// Which authority the store belongs to: its pin.
+/// Which key plays which part. Absent until something is rotated for the first time.
+pub(crate) const SLOTS: &str = "desired/authority";
+/// Which authority the store belongs to: the pin of its root in force.
 pub(crate) const AUTHORITY: &str = "authority";
 
 /// A join token, without its secret.
@@ -54,7 +56,7 @@ pub(crate) struct Token {
     pub(crate) instances: u32,
     /// Unix seconds.
     pub(crate) expires: u64,
-    /// An operator took it back. The record stays until it expires, so that a prepared mesh does not bring it back.
+    /// An operator took it back, or revoked somebody who enrolled with it. The record stays until it expires, so that a prepared mesh does not bring it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) withdrawn: bool,
 }
@@ -86,6 +88,9 @@ pub(crate) struct Leaf {
     /// Fingerprint of the signing leaf that was issued beside it.
     #[serde(default)]
     pub(crate) signing: Option<String>,
+    /// Name of the issuer of both; absent where it was issued before there was a second one.
+    #[serde(default)]
+    pub(crate) issuer: Option<String>,
     /// Unix seconds.
     pub(crate) not_after: u64,
 }
@@ -111,6 +116,10 @@ pub(crate) struct Revocation {
     pub(crate) reason: String,
     /// Unix seconds.
     pub(crate) revoked_at: u64,
+    /// Unix seconds: when nobody can believe the certificate any more anyway. Absent for an identity, and for what was
+    /// revoked before there was such an end.
+    #[serde(default)]
+    pub(crate) expires: Option<u64>,
 }
 
 /// What is revoked.

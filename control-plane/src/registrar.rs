@@ -12,7 +12,7 @@ use signet_policy::PolicyModel;
 use thiserror::Error;
 
 use crate::attest::Attested;
-use crate::authority::{Authority, BACKDATE};
+use crate::authority::{Authority, AuthorityError, BACKDATE};
 use crate::records::{
     self, Found, Instance, Leaf, REVOKED_HOLDERS, Registration, Subject, Token, registration_key,
     unix_seconds,
@@ -85,10 +85,11 @@ impl Registrar {
     ) -> Result<Issued, RegistrarError> {
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
-            let found = self.usable_token(token_id, secret, now).await?;
+            let found = self.known_token(token_id, secret).await?;
             declared(model, &found.record.id)?;
             let registration = self.registration(&found.record.id).await?;
             self.refuse_revoked(&found.record.id, None).await?;
+            token::usable(&found.record, now).map_err(RegistrarError::Token)?;
             let issued = match &issued {
                 Some(issued) => issued,
                 None => issued.insert(self.issue(
@@ -105,7 +106,8 @@ impl Registrar {
                 with_instance(registration.as_ref(), token_id, &found.record, issued, rejoin, now)
             else {
                 // Somebody else may have used the token up between the two reads: then that is the reason to give.
-                self.usable_token(token_id, secret, now).await?;
+                let found = self.known_token(token_id, secret).await?;
+                token::usable(&found.record, now).map_err(RegistrarError::Token)?;
                 return Err(RegistrarError::Instances);
             };
             let writes = vec![
@@ -242,19 +244,13 @@ impl Registrar {
         revoked.err().unwrap_or(RegistrarError::Unknown)
     }
 
-    async fn usable_token(
-        &self,
-        id: &str,
-        secret: &[u8],
-        now: SystemTime,
-    ) -> Result<Found<Token>, RegistrarError> {
+    /// The token behind a right secret. It may be void, used up or expired.
+    async fn known_token(&self, id: &str, secret: &[u8]) -> Result<Found<Token>, RegistrarError> {
         if id.len() > TOKEN_ID_MAX {
             return Err(RegistrarError::Token("the token is unknown"));
         }
         let found = token::find(&*self.store, id, secret).await?;
-        let found = found.ok_or(RegistrarError::Token("the token is unknown"))?;
-        token::usable(&found.record, now).map_err(RegistrarError::Token)?;
-        Ok(found)
+        found.ok_or(RegistrarError::Token("the token is unknown"))
     }
 
     async fn registration(&self, id: &SpiffeId) -> Result<Option<Found<Registration>>, StoreError> {
@@ -280,13 +276,18 @@ impl Registrar {
     ) -> Result<Issued, RegistrarError> {
         let class = id.parts().map_or(Class::External, |parts| parts.class);
         let not_after = now + model.lifetimes.of(class);
-        let issuing = self.authority.issuing();
-        let tls_chain = issuing.issue_tls(requests.tls, id, now - BACKDATE, not_after)?;
-        let signing_chain = issuing.issue_signing(requests.signing, id, now - BACKDATE, not_after)?;
+        let issuing = self.authority.issuing()?;
+        let tls_chain = issuing.tls(requests.tls, id, now - BACKDATE, not_after)?;
+        let signing_chain = issuing.signing(requests.signing, id, now - BACKDATE, not_after)?;
         let first =
             |chain: &[CertificateDer<'_>]| chain.first().map(|leaf| Fingerprint::of(leaf).to_string());
         let fingerprint = first(&tls_chain).unwrap_or_default();
-        let leaf = Leaf { fingerprint, signing: first(&signing_chain), not_after: unix_seconds(not_after) };
+        let leaf = Leaf {
+            fingerprint,
+            signing: first(&signing_chain),
+            issuer: Some(issuing.issuer()),
+            not_after: unix_seconds(not_after),
+        };
         Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
     }
 }
@@ -338,7 +339,7 @@ fn with_holder(
     );
     forget_expired(&mut registration, rejoin, now);
     if let Some(held) = registration.instances.iter_mut().find(|instance| instance.token == attested.holder) {
-        if held.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count() >= LEAVES_MAX {
+        if in_force(held, now) >= LEAVES_MAX {
             return Err(RegistrarError::Renewals);
         }
         held.leaves.push(issued.leaf.clone());
@@ -385,6 +386,11 @@ fn is_live(instance: &Instance, now: SystemTime) -> bool {
     instance.leaves.iter().any(|leaf| is_in_force(leaf, now))
 }
 
+/// How many certificates of an instance have not ended.
+fn in_force(instance: &Instance, now: SystemTime) -> usize {
+    instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count()
+}
+
 fn is_in_force(leaf: &Leaf, now: SystemTime) -> bool {
     leaf.not_after > unix_seconds(now)
 }
@@ -408,6 +414,8 @@ fn forget_expired(registration: &mut Registration, rejoin: Duration, now: System
 /// Why no certificate was issued.
 #[derive(Debug, Error)]
 pub(crate) enum RegistrarError {
+    #[error("the control plane cannot certify now: {0}")]
+    Authority(#[from] AuthorityError),
     #[error("too many others change the same record, try again")]
     Busy,
     #[error("the certificate has expired, connect again with a valid one")]
@@ -437,6 +445,7 @@ impl RegistrarError {
     /// A stable name for metrics, logs and the proxy's own errors.
     pub(crate) fn code(&self) -> &'static str {
         match self {
+            Self::Authority(_) => "authority-unavailable",
             Self::Busy => "busy",
             Self::Expired => "certificate-expired",
             Self::Instances => "instances-exhausted",

@@ -3,10 +3,14 @@
 //! Revoking one certificate alone would be escaped by a renewal, so all that its instance holds is revoked, and the
 //! instance loses the right to renew, and nothing is sealed for it any more. Every revocation writes the registration it is
 //! about: a renewal or enrolment under way expects that record as it was, fails, looks again, and finds itself revoked. Roles
-//! that were given by what is revoked go in the same commit.
+//! that were given by what is revoked go in the same commit, and the tokens it could enrol with again are void: only an
+//! operator lets it back in, with a new token, and for an identity by lifting its revocation first.
+//!
+//! The list is bounded: an entry about a certificate goes [`KEPT_AFTER`] the certificate has ended, an identity's stays until
+//! it is lifted.
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use signet_identity::{Fingerprint, SpiffeId};
 use signet_sync::MAX_ENTRIES;
@@ -15,9 +19,15 @@ use thiserror::Error;
 use crate::appointments;
 use crate::records::{
     self, Found, Instance, REGISTRATIONS, REVOCATIONS, REVOKED_HOLDERS, Registration, Revocation, SealingKey,
-    Subject, registration_key, unix_seconds,
+    Subject, TOKENS, Token, registration_key, unix_seconds,
 };
 use crate::store::{Expect, Revision, Store, StoreError, Write};
+
+/// How long a certificate stays on the list after its end: longer than any clock may be behind that is still believed.
+const KEPT_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// How long one stays on it whose end is not known, for it was never recorded: the longest life that policy gives any.
+const UNKNOWN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// How often a revocation is tried again when instances renew at the same time: each try is over in milliseconds, and
 /// every one that fails means that another renewal succeeded.
@@ -40,18 +50,26 @@ pub(crate) async fn revoke(
     now: SystemTime,
 ) -> Result<Revision, RevocationError> {
     for _ in 0..ATTEMPTS_MAX {
-        let mut subjects = vec![subject.clone()];
+        let unknown = match subject {
+            Subject::Identity(_) => None,
+            Subject::Certificate(_) => Some(unix_seconds(now + UNKNOWN_LIFETIME)),
+        };
+        let mut subjects = BTreeMap::from([(subject.key(), (subject.clone(), unknown))]);
         let mut writes = Vec::new();
         match subject {
             Subject::Identity(id) => {
                 writes.push(same_registration(store, id).await?);
                 writes.extend(appointments::without(store, id, None).await?);
                 writes.extend(without_sealing_keys(store, id).await?);
+                writes.extend(without_tokens(store, |_, token| token.id == *id).await?);
             }
             Subject::Certificate(leaf) => {
                 if let Some((id, instance, write)) = without_instance(store, *leaf).await? {
                     writes.extend(appointments::without(store, &id, Some(&instance.first)).await?);
-                    subjects.extend(certificates(&instance, now).filter(|held| held != subject));
+                    for (held, end) in certificates(&instance, now) {
+                        subjects.insert(held.key(), (held, Some(end)));
+                    }
+                    writes.extend(without_tokens(store, |token, _| token == instance.token).await?);
                     writes.push(write);
                     // Whom an attestor knows would come back by itself.
                     if instance.token.contains('/') {
@@ -64,9 +82,10 @@ pub(crate) async fn revoke(
         }
         let listing = store.list(REVOCATIONS).await?;
         let mut keys: BTreeSet<String> = listing.entries.into_iter().map(|entry| entry.key).collect();
-        for subject in subjects {
-            let key = subject.key();
-            let revocation = Revocation { subject, reason: reason.to_owned(), revoked_at: unix_seconds(now) };
+        for (key, (subject, end)) in subjects {
+            let (reason, revoked_at) = (reason.to_owned(), unix_seconds(now));
+            let expires = end.map(|end| end.saturating_add(KEPT_AFTER.as_secs()));
+            let revocation = Revocation { subject, reason, revoked_at, expires };
             writes.push(records::put(key.clone(), Expect::Any, &revocation)?);
             keys.insert(key);
         }
@@ -80,6 +99,75 @@ pub(crate) async fn revoke(
         }
     }
     Err(StoreError::Conflict { key: REGISTRATIONS.to_owned() }.into())
+}
+
+/// Lets an identity enrol again; false when it was not revoked. What it held before stays revoked, and its tokens stay void.
+pub(crate) async fn lift(
+    store: &dyn Store,
+    id: &SpiffeId,
+    now: SystemTime,
+) -> Result<Option<Revision>, RevocationError> {
+    let key = Subject::Identity(id.clone()).key();
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(found) = records::read::<Revocation>(store, &key).await? else { return Ok(None) };
+        let registered = records::read::<Registration>(store, &registration_key(id)).await?;
+        let instances = registered.as_ref().map(|found| &*found.record.instances).unwrap_or_default();
+        let Revocation { reason, revoked_at, .. } = &found.record;
+        let mut writes = vec![Write::delete(key.clone(), Expect::At(found.revision))];
+        for (subject, end) in instances.iter().flat_map(|instance| certificates(instance, now)) {
+            let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
+            let (key, reason) = (subject.key(), reason.clone());
+            let revocation = Revocation { subject, reason, revoked_at: *revoked_at, expires };
+            writes.push(records::put(key, Expect::Any, &revocation)?);
+        }
+        if store.list(REVOCATIONS).await?.entries.len() + writes.len() > MAX_ENTRIES + 1 {
+            return Err(RevocationError::Full);
+        }
+        let emptied = Registration { id: id.clone(), instances: Vec::new() };
+        writes.push(records::put(registration_key(id), records::unchanged(registered.as_ref()), &emptied)?);
+        match store.commit(writes).await {
+            Ok(revision) => return Ok(Some(revision)),
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Conflict { key }.into())
+}
+
+/// Takes entries about certificates that ended long ago off the list.
+pub(crate) async fn sweep(store: &dyn Store, now: SystemTime) -> Result<(), StoreError> {
+    let now = unix_seconds(now);
+    let mut gone = Vec::new();
+    for found in records::list::<Revocation>(store, REVOCATIONS).await? {
+        if found.record.expires.is_some_and(|expires| expires <= now) {
+            gone.push(Write::delete(found.record.subject.key(), Expect::At(found.revision)));
+        }
+    }
+    if gone.is_empty() {
+        return Ok(());
+    }
+    match store.commit(gone).await {
+        // It was revoked anew at the same time; the next sweep looks again.
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The writes that withdraw tokens. Their records stay until they expire: a prepared directory would bring back what is gone.
+async fn without_tokens(
+    store: &dyn Store,
+    is_meant: impl Fn(&str, &Token) -> bool,
+) -> Result<Vec<Write>, StoreError> {
+    let mut writes = Vec::new();
+    for entry in store.list(TOKENS).await?.entries {
+        let Found { record, revision } = records::decode::<Token>(&entry)?;
+        let name = entry.key.strip_prefix(TOKENS).unwrap_or_default();
+        if !record.withdrawn && is_meant(name, &record) {
+            let withdrawn = Token { withdrawn: true, ..record };
+            writes.push(records::put(entry.key.clone(), Expect::At(revision), &withdrawn)?);
+        }
+    }
+    Ok(writes)
 }
 
 /// Writes the registration of an identity as it is: the point is that it was written. One that has none gets one.
@@ -125,13 +213,16 @@ async fn without_instance(
     Ok(None)
 }
 
-/// All certificates of an instance that have not ended, for TLS and for signing.
-fn certificates(instance: &Instance, now: SystemTime) -> impl Iterator<Item = Subject> {
+/// All certificates of an instance that have not ended, for TLS and for signing, each with its end in Unix seconds.
+fn certificates(instance: &Instance, now: SystemTime) -> impl Iterator<Item = (Subject, u64)> {
     let now = unix_seconds(now);
     let leaves = instance.leaves.iter().filter(move |leaf| leaf.not_after > now);
-    let texts = leaves.flat_map(|leaf| [Some(&leaf.fingerprint), leaf.signing.as_ref()]);
+    let both = leaves.flat_map(|leaf| {
+        let texts = [Some(&leaf.fingerprint), leaf.signing.as_ref()];
+        texts.into_iter().flatten().map(|text| (text, leaf.not_after))
+    });
     // What stands in the record was written from a fingerprint.
-    texts.flatten().filter_map(|text| text.parse().ok()).map(Subject::Certificate)
+    both.filter_map(|(text, end)| Some((Subject::Certificate(text.parse().ok()?), end)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ use tonic::transport::server::Connected;
 
 use self::anonymous::{Asked, Guest, Lobby};
 use self::sources::Sources;
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::slots::Slots;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::clock::Clock;
 use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
@@ -239,37 +240,47 @@ pub(crate) struct OwnCertificate {
     clock: Arc<Clock>,
     config: watch::Sender<Arc<ServerConfig>>,
     renew_at: SystemTime,
+    made_for: Arc<Slots>,
 }
 
 impl OwnCertificate {
     /// A clock that is not believed issues nothing to others. For itself the control plane takes the latest time that is
     /// certain: proxies whose clocks are right have to reach it to tell.
     pub(crate) fn issue(authority: Arc<Authority>, clock: Arc<Clock>) -> Result<Self, AuthorityError> {
+        let made_for = authority.slots();
         let (config, renew_at) = server_config(&authority, &clock)?;
-        Ok(Self { authority, clock, config: watch::Sender::new(config), renew_at })
+        Ok(Self { authority, clock, config: watch::Sender::new(config), renew_at, made_for })
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.config.subscribe()
     }
 
-    /// Issues a new certificate at half of the last one's life; never returns.
+    /// Issues a new certificate at half of the last one's life, and whenever other keys came to certify or be shown; never
+    /// returns.
     pub(crate) async fn keep_fresh(mut self) {
         /// How often the wall clock is looked at: it may jump, a timer does not.
         const LOOK: Duration = Duration::from_secs(60);
+        let mut slots = self.authority.changes();
+        slots.mark_changed();
+        let mut made_for = self.made_for.clone();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = slots.changed() => {}
+            }
             if let Some(fault) = self.clock.fault() {
                 tracing::error!(code = fault.code(), "{fault}");
             }
-            let now = self.clock.best();
-            if now < self.renew_at {
+            let (now, wanted) = (self.clock.best(), slots.borrow_and_update().1.clone());
+            if now < self.renew_at && wanted == made_for {
                 continue;
             }
             match server_config(&self.authority, &self.clock) {
                 Ok((config, renew_at)) => {
                     self.config.send_replace(config);
                     self.renew_at = renew_at;
+                    made_for = wanted;
                 }
                 Err(error) => tracing::error!(%error, "the control plane's certificate cannot be renewed"),
             }
@@ -282,10 +293,10 @@ fn server_config(
     clock: &Arc<Clock>,
 ) -> Result<(Arc<ServerConfig>, SystemTime), AuthorityError> {
     let now = clock.best();
-    let svid = authority.server_svid(now)?;
+    let authority::Server { svid, bundle, shown } = authority.server(now)?;
     // How long after its end a certificate is good for a renewal is policy's; here it may only be shown.
     let grace = Duration::from_secs(MAX_REJOIN_S);
-    let mut config = rejoin_server_config(&svid, &authority.bundle(), &[ALPN_CONTROL], grace)?;
+    let mut config = rejoin_server_config(&svid, &bundle, &shown, &[ALPN_CONTROL], grace)?;
     config.time_provider = Arc::new(Handshakes(clock.clone()));
     // One control plane has nobody to fall in step with, so there is no jitter.
     Ok((Arc::new(config), renewal_time(now, svid.not_after, 0.5)))

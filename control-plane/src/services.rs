@@ -88,7 +88,7 @@ fn unattested(error: &AttestError) -> Status {
 /// A refusal as the caller sees it: a stable code, then a sentence. Faults of the store are not the caller's business.
 fn status(error: &RegistrarError) -> Status {
     let code = match error {
-        RegistrarError::Busy | RegistrarError::Store(_) => Code::Unavailable,
+        RegistrarError::Authority(_) | RegistrarError::Busy | RegistrarError::Store(_) => Code::Unavailable,
         RegistrarError::Expired | RegistrarError::Unknown => Code::Unauthenticated,
         RegistrarError::Instances | RegistrarError::Renewals => Code::ResourceExhausted,
         RegistrarError::Request(_) => Code::InvalidArgument,
@@ -97,6 +97,10 @@ fn status(error: &RegistrarError) -> Status {
         }
     };
     match error {
+        RegistrarError::Authority(error) => {
+            tracing::error!(%error, "nothing can be certified");
+            Status::new(code, "authority-unavailable: the control plane cannot certify now, try again")
+        }
         RegistrarError::Store(error) => {
             tracing::error!(%error, "the store failed");
             Status::new(code, "store-unavailable: the control plane cannot write now, try again")

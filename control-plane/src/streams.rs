@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::StreamId;
+use crate::rotation::survey::PARK_AFTER;
 use crate::told::{Dropped, Record};
 
 /// Streams of one instance: an old one and its replacement, with room for one or two that died unseen.
@@ -24,9 +25,12 @@ const QUESTIONS_MAX: usize = 16;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// All open streams.
-#[derive(Default)]
 pub(crate) struct Streams {
     open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    /// When the last stream of an instance ended, for as long as somebody may ask: see [`Streams::last_seen`].
+    ended: Mutex<BTreeMap<(SpiffeId, String), Instant>>,
+    /// Before that nobody was seen by this process.
+    began: Instant,
     next_stream: AtomicU64,
     next_question: AtomicU64,
 }
@@ -41,6 +45,8 @@ pub(crate) struct Stream {
     pub(crate) leaf: String,
     pub(crate) network: String,
     pub(crate) version: String,
+    /// Highest protocol number the proxy speaks.
+    pub(crate) protocol: u32,
     /// Ends the stream when a newer one of the same instance takes its place.
     pub(crate) superseded: CancellationToken,
     /// Another identity took a place it held.
@@ -90,6 +96,7 @@ pub(crate) struct Opened {
     pub(crate) leaf: String,
     pub(crate) network: String,
     pub(crate) version: String,
+    pub(crate) protocol: u32,
 }
 
 /// Takes the stream off the list when it ends, however it ends.
@@ -99,6 +106,33 @@ pub(crate) struct Membership {
 }
 
 impl Streams {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: Mutex::default(),
+            ended: Mutex::default(),
+            began: Instant::now(),
+            next_stream: AtomicU64::default(),
+            next_question: AtomicU64::default(),
+        }
+    }
+
+    /// When an instance that has no stream was last there: at the end of its last one, or, for one that was not seen since,
+    /// at the start of this process. What is longer ago than [`PARK_AFTER`] may be forgotten: it is long enough.
+    pub(crate) fn last_seen(&self, id: &SpiffeId, instance: &str) -> Instant {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.get(&(id.clone(), instance.to_owned())).copied().unwrap_or(self.began)
+    }
+
+    /// Remembers the end of a stream. Those of long ago are forgotten each time their number has doubled: at most twice as many
+    /// are kept as end in [`PARK_AFTER`].
+    fn note_end(&self, stream: &Stream, now: Instant) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len().is_power_of_two() {
+            ended.retain(|_, at| now.saturating_duration_since(*at) < PARK_AFTER);
+        }
+        ended.insert((stream.spiffe_id.clone(), stream.instance.clone()), now);
+    }
+
     /// Lists a new stream; of one instance's, the oldest beyond [`STREAMS_PER_INSTANCE`] is ended.
     pub(crate) fn open(self: &Arc<Self>, opened: Opened) -> (Membership, mpsc::Receiver<Question>) {
         let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
@@ -110,6 +144,7 @@ impl Streams {
             leaf: opened.leaf,
             network: opened.network,
             version: opened.version,
+            protocol: opened.protocol,
             superseded: CancellationToken::new(),
             displaced: Notify::new(),
             questions,
@@ -218,6 +253,7 @@ impl Stream {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        self.streams.note_end(&self.stream, Instant::now());
         self.streams.lock().remove(&self.stream.id.0);
     }
 }

@@ -167,7 +167,7 @@ impl Known {
         let Self { identity, chain, .. } = self;
         let then = now.clamp(identity.not_before(), identity.not_after());
         !snapshot.revoked(identity.id(), &identity.fingerprint())
-            && verify_signing_chain(&snapshot.bundle, chain, then).is_ok()
+            && verify_signing_chain(&snapshot.open_bundle, chain, then).is_ok()
     }
 }
 
@@ -352,7 +352,7 @@ impl Channel {
         }
         // A connection outlives its certificate; what is asked is whether the roots still stand.
         let then = now.min(self.peer.not_after()).max(self.peer.not_before());
-        verify_tls_chain(&snapshot.bundle, &self.chain, then).map_err(|_| Refusal::PeerUnverified)?;
+        verify_tls_chain(&snapshot.open_bundle, &self.chain, then).map_err(|_| Refusal::PeerUnverified)?;
         self.keys.borrow_mut().retain(|known| known.is_trusted(snapshot, now));
         self.checked.set(Some(snapshot.edition));
         Ok(())

@@ -32,11 +32,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
-use signet_identity::{SigningSvid, SpiffeId, TlsSvid, TrustBundle, verify_signing_chain, verify_tls_chain};
+use signet_identity::{
+    SigningSvid, SpiffeId, TlsSvid, TrustBundle, spki_sha256, verify_signing_chain, verify_tls_chain,
+};
 use signet_sync::{Edge, Subscriber, Tally};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -337,6 +339,7 @@ impl Joined {
             changes: watch::Sender::new(0),
             judged_until: AtomicU64::new(clock::unix_seconds()),
             renew_now: Notify::new(),
+            certifying: watch::Sender::default(),
         };
         node.publish_credentials();
         Self { node, subscriber }
@@ -394,6 +397,8 @@ struct Node {
     judged_until: AtomicU64,
     /// The roots changed so that the certificates in force no longer hold.
     renew_now: Notify,
+    /// Which issuer certifies now, if that matters, and within which time to renew certificates of another one.
+    certifying: watch::Sender<Option<([u8; 32], Duration)>>,
 }
 
 impl Node {
@@ -404,8 +409,12 @@ impl Node {
     }
 
     fn publish_snapshot(&self, subscriber: &Subscriber) {
-        if let Some(bundle) = subscriber.bundle() {
-            self.adopt(bundle);
+        if let Some(anchors) = subscriber.anchors() {
+            self.adopt(&anchors.bundle);
+            if let Some(issuer) = anchors.issuer.filter(|issuer| !self.identity.load().is_issued_by(*issuer))
+            {
+                self.renew_soon.send_replace(Some((issuer, anchors.renew_within)));
+            }
         }
         let identity = self.identity.load();
         let generation = *self.changes.borrow() + 1;
@@ -417,10 +426,15 @@ impl Node {
     /// New roots: everything built on the old ones is built anew, and certificates they do not carry are replaced.
     fn adopt(&self, bundle: &Arc<TrustBundle>) {
         let identity = self.identity.load_full();
-        if identity.bundle.roots() == bundle.roots() {
+        if identity.bundle == *bundle {
             return;
         }
         let changed = Identity { bundle: Arc::clone(bundle), ..(*identity).clone() };
+        if let Some(state) = &self.origin.state
+            && let Err(error) = state.save_identity(&changed)
+        {
+            self.origin.failed("saving the new roots", &error);
+        }
         if !changed.holds_at(clock::now()) {
             self.renew_now.notify_one();
         }
@@ -475,6 +489,12 @@ impl Identity {
     fn holds_at(&self, now: SystemTime) -> bool {
         verify_tls_chain(&self.bundle, &self.tls.chain, now).is_ok()
             && verify_signing_chain(&self.bundle, &self.signing.chain, now).is_ok()
+    }
+
+    /// Whether the issuer with this hash certified both.
+    fn is_issued_by(&self, issuer: [u8; 32]) -> bool {
+        let chains = [&self.tls.chain, &self.signing.chain];
+        chains.iter().all(|chain| chain.get(1).is_some_and(|own| spki_sha256(own) == Ok(issuer)))
     }
 
     fn not_after(&self) -> SystemTime {

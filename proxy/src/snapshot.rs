@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub directories: Vec<Arc<Directory>>,
     /// The roots of the own trust domain.
     pub bundle: Arc<TrustBundle>,
+    /// The same and what was retired in good order: what was opened before goes on.
+    pub open_bundle: Arc<TrustBundle>,
     /// Who is no longer trusted although the certificate has not ended.
     pub revocations: Arc<Revocations>,
     /// Allowed difference of clocks, in seconds.
@@ -59,6 +61,7 @@ impl Snapshot {
             index: Arc::new(PolicyIndex::deny_all()),
             policy_version: Arc::default(),
             directories: Vec::new(),
+            open_bundle: Arc::clone(&bundle),
             bundle,
             revocations: Arc::default(),
             clock_skew_s: 30,
@@ -79,12 +82,14 @@ impl Snapshot {
         // Stable: the others stay in the order of their names.
         directories.sort_by_key(|directory| directory.network() != network);
         let has_own = directories.first().is_some_and(|directory| directory.network() == network);
+        let anchors = subscriber.anchors().filter(|anchors| anchors.bundle == *bundle);
         let has_revocations = subscriber.versions().any(|(name, _)| *name == SectionName::Revocations);
         let unready = Self {
             generation,
             edition: generation,
             directories,
             revocations: Arc::clone(subscriber.revocations()),
+            open_bundle: Arc::clone(anchors.map_or(bundle, |anchors| &anchors.open)),
             ..Self::deny_all(Arc::clone(bundle))
         };
         let Some(policy) = subscriber.policy() else { return unready };

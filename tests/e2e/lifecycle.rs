@@ -2,12 +2,14 @@
 
 use signet_cli::lab::runner::Test;
 
+mod authority;
 mod check;
 mod clocks;
 mod drill;
 mod island;
 mod outage;
 mod pressure;
+mod revoked;
 mod rotation;
 mod shutdown;
 mod state;
@@ -16,6 +18,22 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "certificates_rotate_under_load_and_no_call_or_stream_breaks",
         rotation::certificates_rotate_under_load_and_no_call_or_stream_breaks,
+    ),
+    (
+        "issuer_and_root_rotate_twice_under_load_and_kills_and_no_call_or_stream_breaks",
+        authority::issuer_and_root_rotate_twice_under_load_and_kills_and_no_call_or_stream_breaks,
+    ),
+    (
+        "emergency_cuts_what_is_open_under_the_old_root_and_what_was_stolen_is_worth_nothing",
+        authority::emergency_cuts_what_is_open_under_the_old_root_and_what_was_stolen_is_worth_nothing,
+    ),
+    (
+        "revoked_instance_loses_what_is_open_and_neither_calls_nor_renews_nor_enrols",
+        revoked::revoked_instance_loses_what_is_open_and_neither_calls_nor_renews_nor_enrols,
+    ),
+    (
+        "revoked_sidecars_streams_and_tunnels_end_and_its_calls_are_refused",
+        revoked::revoked_sidecars_streams_and_tunnels_end_and_its_calls_are_refused,
     ),
     (
         "traffic_and_restarts_go_on_without_a_control_plane",

@@ -49,6 +49,8 @@ enum Command {
     Revoke(command::revoke::Revoke),
     Rollback(command::rollback::Rollback),
     #[command(subcommand)]
+    Rotate(command::rotate::Rotate),
+    #[command(subcommand)]
     Token(command::token::Token),
     Uninject(command::uninject::Uninject),
     Validate(command::validate::Validate),
@@ -110,6 +112,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
         Command::Policy(policy) => policy.run(format),
         Command::Rollback(rollback) => wait(rollback.run(format)),
         Command::Revoke(revoke) => wait(revoke.run(format)),
+        Command::Rotate(rotate) => wait(rotate.run(format)),
         Command::Token(token) => wait(token.run(format)),
         Command::Uninject(uninject) => uninject.run(format),
         Command::Validate(validate) => validate.run(format),

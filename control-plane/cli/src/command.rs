@@ -14,6 +14,7 @@ pub(crate) mod message;
 pub(crate) mod policy;
 pub(crate) mod revoke;
 pub(crate) mod rollback;
+pub(crate) mod rotate;
 pub(crate) mod token;
 pub(crate) mod uninject;
 pub(crate) mod validate;

@@ -13,13 +13,17 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::{MAX_NACK_BYTES, SectionState};
 use tonic::{Request, Response, Status};
 
-use super::{edges, past};
+use super::{edges, past, rotate};
 use crate::appointments;
 use crate::attested::{self, AttestError, Statement};
+use crate::authority::AuthorityError;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
-use crate::records::{self, APPOINTMENTS, Appointment, Registration, Subject, unix_seconds};
-use crate::revocation::{RevocationError, revoke};
+use crate::records::{
+    self, APPOINTMENTS, Appointment, REVOCATIONS, Registration, Revocation, Subject, unix_seconds,
+};
+use crate::revocation::{self, RevocationError, revoke};
+use crate::rotation::driver;
 use crate::services::Mesh;
 use crate::store::{Revision, Store, StoreError};
 use crate::streams::Stream;
@@ -30,6 +34,9 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a change is tried again when another operator changed something at the same time.
 const ATTEMPTS_MAX: usize = 8;
+
+/// Revocations in one answer: those of years, at some kilobytes each below what an answer may have.
+const REVOCATIONS_LISTED: usize = 10_000;
 
 /// Bytes of a request id; ours are far shorter.
 const REQUEST_ID_BYTES: usize = 128;
@@ -56,7 +63,7 @@ impl AdminService {
     }
 
     fn trust_domain(&self) -> &signet_identity::TrustDomain {
-        self.mesh.authority.issuing().trust_domain()
+        self.mesh.authority.trust_domain()
     }
 
     /// Manifests have one writer: where a cluster's resources are followed, anything else would be undone by the next change
@@ -217,7 +224,7 @@ impl Admin for AdminService {
         let model = self.model().await?;
         let grant = grant(&model, &request)?;
         let (id, network) = (grant.id.clone(), grant.network.clone());
-        let pin = self.mesh.authority.pin();
+        let pin = self.mesh.authority.pin().map_err(authority_failed)?;
         let created =
             token::create(&*self.store, grant, pin, SystemTime::now()).await.map_err(store_failed)?;
         tracing::info!(%id, network, token = created.token.id(), "token created");
@@ -288,13 +295,69 @@ impl Admin for AdminService {
             return Err(Status::invalid_argument(format!("a reason has at most {MAX_NACK_BYTES} bytes")));
         }
         let revoked = revoke(&*self.store, &subject, &request.reason, SystemTime::now()).await;
-        let revision = revoked.map_err(|error| match error {
-            RevocationError::Full => Status::resource_exhausted(error.to_string()),
-            RevocationError::Store(error) => store_failed(error),
-        })?;
+        let revision = revoked.map_err(revocation_failed)?;
         self.pushed(revision).await;
         tracing::info!(?subject, "revoked");
         Ok(Response::new(wire::RevokeResponse { revision: revision.0 }))
+    }
+
+    async fn lift_revocation(
+        &self,
+        request: Request<wire::LiftRevocationRequest>,
+    ) -> Result<Response<wire::LiftRevocationResponse>, Status> {
+        let id = SpiffeId::parse(&request.into_inner().spiffe_id)
+            .map_err(|error| Status::invalid_argument(format!("no SPIFFE ID: {error}")))?;
+        let lifted = revocation::lift(&*self.store, &id, SystemTime::now()).await;
+        let Some(revision) = lifted.map_err(revocation_failed)? else {
+            return Err(Status::not_found(format!("{id} is not revoked")));
+        };
+        self.pushed(revision).await;
+        tracing::info!(%id, "revocation lifted");
+        Ok(Response::new(wire::LiftRevocationResponse { revision: revision.0 }))
+    }
+
+    async fn list_revocations(
+        &self,
+        _: Request<wire::ListRevocationsRequest>,
+    ) -> Result<Response<wire::ListRevocationsResponse>, Status> {
+        let listed = records::list::<Revocation>(&*self.store, REVOCATIONS).await.map_err(store_failed)?;
+        let mut listed: Vec<Revocation> = listed.into_iter().map(|found| found.record).collect();
+        listed.sort_by_key(|revocation| std::cmp::Reverse(revocation.revoked_at));
+        let more = listed.len().saturating_sub(REVOCATIONS_LISTED);
+        let revocations = listed.into_iter().take(REVOCATIONS_LISTED).map(revoked).collect();
+        Ok(Response::new(wire::ListRevocationsResponse { revocations, more: more as u64 }))
+    }
+
+    async fn rotate(
+        &self,
+        request: Request<wire::RotateRequest>,
+    ) -> Result<Response<wire::RotationState>, Status> {
+        let request = request.into_inner();
+        rotate::same_domain(&self.mesh, &request.trust_domain)?;
+        let what = rotate::target(request.target())?;
+        let begun = driver::rotate(&self.mesh, what, request.emergency).await;
+        self.pushed(begun.map_err(rotate::refused)?).await;
+        tracing::info!(?what, emergency = request.emergency, "rotation begun");
+        rotate::state(&self.mesh).await.map(Response::new)
+    }
+
+    async fn rotation(
+        &self,
+        request: Request<wire::RotationRequest>,
+    ) -> Result<Response<wire::RotationState>, Status> {
+        rotate::same_domain(&self.mesh, &request.into_inner().trust_domain)?;
+        rotate::state(&self.mesh).await.map(Response::new)
+    }
+
+    async fn abort_rotation(
+        &self,
+        request: Request<wire::AbortRotationRequest>,
+    ) -> Result<Response<wire::RotationState>, Status> {
+        rotate::same_domain(&self.mesh, &request.into_inner().trust_domain)?;
+        let called_off = driver::call_off(&self.mesh).await;
+        self.pushed(called_off.map_err(rotate::refused)?).await;
+        tracing::info!("rotation called off");
+        rotate::state(&self.mesh).await.map(Response::new)
     }
 
     async fn list_proxies(
@@ -357,7 +420,8 @@ impl Admin for AdminService {
 
     async fn info(&self, _: Request<wire::InfoRequest>) -> Result<Response<wire::InfoResponse>, Status> {
         let published = self.mesh.published.borrow().clone();
-        let roots = self.mesh.authority.bundle();
+        let roots = self.mesh.authority.bundle().map_err(authority_failed)?;
+        let issuing = self.mesh.authority.issuing().map_err(authority_failed)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         Ok(Response::new(wire::InfoResponse {
             trust_domain: self.trust_domain().to_string(),
@@ -375,18 +439,40 @@ impl Admin for AdminService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unix_ms: u64::try_from(now).unwrap_or(u64::MAX),
             root_certificates: roots.roots().iter().map(|root| root.to_vec()).collect(),
-            issuer_not_after: unix_seconds(self.mesh.authority.issuing().not_after()),
+            issuer_not_after: unix_seconds(issuing.not_after()),
         }))
     }
 }
 
-fn store_failed(error: StoreError) -> Status {
+pub(super) fn authority_failed(error: AuthorityError) -> Status {
+    tracing::error!(%error, "the authority failed");
+    Status::unavailable(format!("authority-unavailable: {error}"))
+}
+
+pub(super) fn store_failed(error: StoreError) -> Status {
     tracing::error!(%error, "the store failed");
     match error {
         StoreError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
         StoreError::Conflict { .. } => busy(),
         _ => Status::unavailable(format!("store-unavailable: {error}")),
     }
+}
+
+fn revocation_failed(error: RevocationError) -> Status {
+    match error {
+        RevocationError::Full => Status::resource_exhausted(error.to_string()),
+        RevocationError::Store(error) => store_failed(error),
+    }
+}
+
+fn revoked(revocation: Revocation) -> wire::Revocation {
+    use wire::revocation::Subject as Listed;
+    let Revocation { subject, reason, revoked_at, expires } = revocation;
+    let subject = Some(match subject {
+        Subject::Certificate(leaf) => Listed::Fingerprint(leaf.to_string()),
+        Subject::Identity(id) => Listed::SpiffeId(id.to_string()),
+    });
+    wire::Revocation { subject, reason, revoked_at, expires: expires.unwrap_or_default() }
 }
 
 fn busy() -> Status {

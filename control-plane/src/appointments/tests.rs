@@ -97,7 +97,12 @@ async fn what_is_revoked_takes_its_appointments_with_it() {
         first: leaf(first).to_string(),
         token: "t".to_owned(),
         network: "edge".to_owned(),
-        leaves: vec![Leaf { fingerprint: leaf(first).to_string(), signing: None, not_after: u64::MAX }],
+        leaves: vec![Leaf {
+            fingerprint: leaf(first).to_string(),
+            signing: None,
+            issuer: None,
+            not_after: u64::MAX,
+        }],
     };
     let now = SystemTime::now();
     let by = |first: u8, identity: &str| Appointment {

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::authority::slots::Slots;
 use crate::store::MemoryStore;
+use crate::store::Revision;
 
 const MESH: &str = "
 apiVersion: signet.mf2c-project.eu/v1alpha1
@@ -48,7 +50,9 @@ impl Fixture {
     }
 
     fn authority(&self) -> Authority {
-        adopt_authority(self.prepared.path(), self.state.path(), &domain()).unwrap().unwrap()
+        let keyring = adopt_authority(self.prepared.path(), self.state.path(), &domain()).unwrap().unwrap();
+        let slots = Slots::first(&keyring).unwrap();
+        Authority::new(self.state.path(), keyring, (Revision(0), slots)).unwrap()
     }
 
     async fn adopt(&self, authority: &Authority, now: SystemTime) -> Result<(), BootstrapError> {
@@ -62,11 +66,11 @@ async fn a_prepared_token_is_good_at_the_control_plane_that_adopts_it_and_pins_i
     let token = mesh.prepare(&["api"]).remove(0);
     let authority = mesh.authority();
     mesh.adopt(&authority, mesh.now).await.unwrap();
-    assert_eq!(token.pin(), authority.pin());
+    assert_eq!(token.pin(), authority.pin().unwrap());
     let found = token::find(&mesh.store, token.id(), token.secret()).await.unwrap().unwrap();
     assert_eq!((found.record.uses, found.record.network.as_str()), (2, "box"));
-    let kept = Authority::load(mesh.state.path(), &domain()).unwrap().unwrap();
-    assert_eq!(kept.pin(), authority.pin());
+    let kept = Keyring::load(mesh.state.path(), &domain()).unwrap().unwrap();
+    assert_eq!(kept.pin().unwrap(), authority.pin().unwrap());
 }
 
 #[tokio::test]

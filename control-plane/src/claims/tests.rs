@@ -244,7 +244,12 @@ impl Fixture {
     async fn register(&self, leaves: &[u8]) {
         let leaves: Vec<_> = leaves
             .iter()
-            .map(|byte| records::Leaf { fingerprint: leaf(*byte), signing: None, not_after: 1 << 40 })
+            .map(|byte| records::Leaf {
+                fingerprint: leaf(*byte),
+                signing: None,
+                issuer: None,
+                not_after: 1 << 40,
+            })
             .collect();
         let (token, network) = ("t".to_owned(), "edge".to_owned());
         let instance = records::Instance { first: leaves[0].fingerprint.clone(), token, network, leaves };

@@ -190,7 +190,7 @@ impl Controller {
         for _ in 0..ATTEMPTS_MAX {
             let known = self.mesh.published.borrow().manifests.clone();
             let manifests = Manifests::load(&*self.mesh.store, &known).await?;
-            let trust_domain = self.mesh.authority.issuing().trust_domain();
+            let trust_domain = self.mesh.authority.trust_domain();
             match manifests.follow(&*self.mesh.store, trust_domain, texts).await {
                 Err(error @ StoreError::Conflict { .. }) => last = Some(error),
                 done => return done,

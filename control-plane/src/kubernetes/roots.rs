@@ -100,7 +100,13 @@ impl Roots {
                 // One that was deleted by hand comes back.
                 _ = tick.tick() => written.clear(),
             }
-            let roots = self.authority.roots_pem();
+            let roots = match self.authority.roots_pem() {
+                Ok(roots) => roots,
+                Err(error) => {
+                    tracing::error!(%error, "the roots in force cannot be read; they are looked for again");
+                    continue;
+                }
+            };
             let (namespaces, webhook) = {
                 let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
                 (known.namespaces.clone(), known.webhook.clone())
@@ -197,7 +203,13 @@ mod tests {
 
     #[test]
     fn namespaces_are_selected_by_the_label_that_injection_names() {
-        assert_eq!(NAMESPACES, format!("labelSelector={}%3Denabled", NAMESPACE_LABEL.replace('/', "%2F")));
+        assert_eq!(
+            NAMESPACES,
+            format!(
+                "labelSelector={}%3Denabled",
+                signet_inject::kubernetes::NAMESPACE_LABEL.replace('/', "%2F")
+            )
+        );
         assert_eq!(WEBHOOK, format!("fieldSelector=metadata.name%3D{WEBHOOK_NAME}"));
     }
 }

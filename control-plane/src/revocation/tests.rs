@@ -10,7 +10,7 @@ fn id() -> SpiffeId {
 
 fn leaf(number: u8, not_after: SystemTime) -> Leaf {
     let text = |kind: u8| Fingerprint([kind + number; 32]).to_string();
-    Leaf { fingerprint: text(0), signing: Some(text(100)), not_after: unix_seconds(not_after) }
+    Leaf { fingerprint: text(0), signing: Some(text(100)), issuer: None, not_after: unix_seconds(not_after) }
 }
 
 fn instance(leaves: Vec<Leaf>) -> Instance {
@@ -113,4 +113,79 @@ async fn the_keys_of_other_instances_and_identities_stay_published() {
         left.sort_unstable();
         assert_eq!(left, expected);
     }
+}
+
+async fn with_token(store: &MemoryStore, name: &str, id: SpiffeId, now: SystemTime) {
+    let token = Token {
+        secret_sha256: String::new(),
+        id,
+        network: "edge".to_owned(),
+        uses: 5,
+        instances: 5,
+        expires: unix_seconds(now) + 60,
+        withdrawn: false,
+    };
+    store
+        .commit(vec![records::put(records::token_key(name), Expect::Absent, &token).unwrap()])
+        .await
+        .unwrap();
+}
+
+async fn is_withdrawn(store: &MemoryStore, name: &str) -> bool {
+    records::read::<Token>(store, &records::token_key(name)).await.unwrap().unwrap().record.withdrawn
+}
+
+#[tokio::test]
+async fn what_could_enrol_again_is_withdrawn_and_other_tokens_are_not() {
+    let now = SystemTime::now();
+    let other = SpiffeId::parse("spiffe://mesh.example/app/edge/other").unwrap();
+    for (subject, expected) in [
+        // The instance with leaf 9 enrolled with token t, as the other one of that identity did.
+        (Subject::Certificate(Fingerprint([9; 32])), [true, false, false]),
+        (Subject::Identity(id()), [true, true, false]),
+    ] {
+        let store = store(now).await;
+        for (name, id) in [("t", id()), ("u", id()), ("v", other.clone())] {
+            with_token(&store, name, id, now).await;
+        }
+        revoke(&store, &subject, "stolen", now).await.unwrap();
+        let withdrawn = [
+            is_withdrawn(&store, "t").await,
+            is_withdrawn(&store, "u").await,
+            is_withdrawn(&store, "v").await,
+        ];
+        assert_eq!(withdrawn, expected, "{subject:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lifted_identity_may_enrol_again_and_what_it_held_stays_revoked() {
+    let now = SystemTime::now();
+    let store = store(now).await;
+    with_token(&store, "t", id(), now).await;
+    revoke(&store, &Subject::Identity(id()), "stolen", now).await.unwrap();
+    assert!(lift(&store, &id(), now).await.unwrap().is_some());
+    assert_eq!(revoked(&store).await, keys(&[2, 102, 3, 103, 9, 109]));
+    assert!(registration(&store).await.record.instances.is_empty());
+    assert!(is_withdrawn(&store, "t").await);
+    assert!(lift(&store, &id(), now).await.unwrap().is_none(), "it is not revoked any more");
+}
+
+#[tokio::test]
+async fn an_entry_goes_when_nobody_could_believe_its_certificate_and_an_identitys_stays() {
+    let now = SystemTime::now();
+    let store = store(now).await;
+    revoke(&store, &Subject::Certificate(Fingerprint([9; 32])), "stolen", now).await.unwrap();
+    revoke(&store, &Subject::Certificate(Fingerprint([77; 32])), "never seen", now).await.unwrap();
+    let other = SpiffeId::parse("spiffe://mesh.example/app/edge/other").unwrap();
+    revoke(&store, &Subject::Identity(other.clone()), "stolen", now).await.unwrap();
+    let end = now + Duration::from_secs(60) + KEPT_AFTER;
+    sweep(&store, end - Duration::from_secs(1)).await.unwrap();
+    assert_eq!(revoked(&store).await.len(), 4);
+    sweep(&store, end).await.unwrap();
+    let mut left = keys(&[77]);
+    left.insert(Subject::Identity(other).key());
+    assert_eq!(revoked(&store).await, left);
+    sweep(&store, now + UNKNOWN_LIFETIME + KEPT_AFTER).await.unwrap();
+    assert_eq!(revoked(&store).await.len(), 1);
 }

@@ -111,6 +111,7 @@ async fn serve(
         leaf: peer.fingerprint().to_string(),
         network: known.network,
         version: plain::text(&hello.version, VERSION_MAX),
+        protocol: hello.protocol,
     };
     let (membership, questions) = mesh.streams.open(opened);
     mesh.metrics.streams.inc();

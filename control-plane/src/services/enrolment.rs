@@ -44,6 +44,10 @@ impl Enrolment for EnrolmentService {
                 }
             }
         };
+        let roots = mesh.authority.bundle().map_err(|error| {
+            tracing::error!(%error, "the roots in force cannot be read");
+            Status::unavailable("authority-unavailable: the control plane cannot certify now, try again")
+        })?;
         let issued = match outcome {
             Ok(issued) => issued,
             Err(error) => {
@@ -60,7 +64,7 @@ impl Enrolment for EnrolmentService {
             protocol,
             tls_chain: der(&issued.tls_chain),
             signing_chain: der(&issued.signing_chain),
-            roots: der(mesh.authority.bundle().roots()),
+            roots: der(roots.roots()),
             policy_key: mesh.authority.policy_key().public_key().to_vec(),
             spiffe_id: issued.id.to_string(),
             network: issued.network,

@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    ALPN_CONTROL, KeyRequest, SigningSvid, SpiffeId, TlsSvid, TrustBundle, TrustDomain, client_config,
-    dial_name, pinned_client_config,
+    ALPN_CONTROL, Dating, KeyRequest, SigningSvid, SpiffeId, TlsSvid, TrustBundle, TrustDomain,
+    control_client_config, dial_name, pinned_client_config,
 };
 use signet_sync::proto::admin::admin_client::AdminClient;
 use signet_sync::proto::admin::{self};
@@ -227,7 +227,7 @@ impl Proxy {
     }
 
     pub(crate) fn tls_config(&self) -> ClientConfig {
-        client_config(&self.tls, &self.bundle, &[ALPN_CONTROL]).unwrap()
+        control_client_config(&self.tls, &self.bundle, &[ALPN_CONTROL], Dating::OwnClock).unwrap()
     }
 
     /// New keys, new certificates, by the ones in force.

@@ -10,4 +10,6 @@ mod durability;
 mod enrolment;
 mod harness;
 mod push;
+mod revocation;
+mod rotation;
 mod start;

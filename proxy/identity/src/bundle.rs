@@ -10,12 +10,17 @@ use crate::id::TrustDomain;
 /// for a rotation that overlaps another. Each costs a path search on a chain that fits none.
 pub const MAX_ROOTS: usize = 8;
 
+/// The most issuers that a bundle refuses although a root of it vouches for them: every one is compared with every
+/// issuer of a path. Whoever retires more issuers under one root changes the root, which takes them all with it.
+pub const MAX_REFUSED_ISSUERS: usize = 64;
+
 /// The roots that may vouch for one trust domain, and for no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    refused_issuers: Vec<[u8; 32]>,
 }
 
 impl TrustBundle {
@@ -31,7 +36,19 @@ impl TrustBundle {
             return Err(BundleError::RootCount);
         }
         let anchors = roots.iter().map(|root| anchor(&trust_domain, root)).collect::<Result<_, _>>()?;
-        Ok(Self { trust_domain, roots, anchors })
+        Ok(Self { trust_domain, roots, anchors, refused_issuers: Vec::new() })
+    }
+
+    /// The same roots, but no path may go through an issuer whose SubjectPublicKeyInfo has one of these SHA-256 hashes:
+    /// issuers that were retired before their certificates end.
+    ///
+    /// # Errors
+    /// [`BundleError::RefusedIssuers`] for more than [`MAX_REFUSED_ISSUERS`].
+    pub fn without_issuers(self, refused_issuers: Vec<[u8; 32]>) -> Result<Self, BundleError> {
+        if refused_issuers.len() > MAX_REFUSED_ISSUERS {
+            return Err(BundleError::RefusedIssuers);
+        }
+        Ok(Self { refused_issuers, ..self })
     }
 
     /// The trust domain.
@@ -44,6 +61,11 @@ impl TrustBundle {
         &self.roots
     }
 
+    /// SHA-256 of the SubjectPublicKeyInfo of each issuer that no path may go through.
+    pub fn refused_issuers(&self) -> &[[u8; 32]] {
+        &self.refused_issuers
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
@@ -52,6 +74,9 @@ impl TrustBundle {
 /// Why certificates are not the roots of a trust domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BundleError {
+    /// More than [`MAX_REFUSED_ISSUERS`] issuers are refused.
+    #[error("a bundle refuses at most 64 issuers")]
+    RefusedIssuers,
     /// One of them is malformed or no authority's.
     #[error("a root is malformed or is not an authority's certificate")]
     Root,

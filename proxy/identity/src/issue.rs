@@ -34,7 +34,10 @@ pub struct Authority {
     root_key: KeyPair,
     root_der: CertificateDer<'static>,
     root_spki_sha256: [u8; 32],
+    root_not_before: SystemTime,
+    root_not_after: SystemTime,
     pub(crate) issuer: Issuer<'static, KeyPair>,
+    issuer_spki_sha256: [u8; 32],
     issuer_der: CertificateDer<'static>,
     issuer_not_before: SystemTime,
     issuer_not_after: SystemTime,
@@ -63,6 +66,53 @@ impl Authority {
         let issuer_params = authority_params(&trust_domain, "issuer", &issuer_key, 0, not_before, not_after)?;
         let issuer = issuer_params.signed_by(&issuer_key, &Issuer::from_params(&root_params, &root_key))?;
         Self::assemble(root.into(), root_key, issuer.into(), issuer_key)
+    }
+
+    /// The same root with a new issuer, valid until `lifetime` after `now` but no longer than the root.
+    ///
+    /// # Errors
+    /// As for [`Authority::create`]; [`IssueError::Validity`] also when the root has ended.
+    pub fn with_new_issuer(&self, now: SystemTime, lifetime: Duration) -> Result<Self, IssueError> {
+        let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
+        let not_after = now.checked_add(lifetime).ok_or(IssueError::Validity)?.min(self.root_not_after);
+        check_validity(now, not_after)?;
+        let root = Issuer::from_ca_cert_der(&self.root_der, same_key(&self.root_key)?)?;
+        let issuer_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let params = authority_params(
+            &self.trust_domain,
+            "issuer",
+            &issuer_key,
+            0,
+            not_before.max(self.root_not_before),
+            not_after,
+        )?;
+        let issuer = params.signed_by(&issuer_key, &root)?;
+        Self::assemble(self.root_der.clone(), same_key(&self.root_key)?, issuer.into(), issuer_key)
+    }
+
+    /// This root's word for `next`'s root: a certificate over that root's name and key, until `not_after` but no longer
+    /// than either root. With it behind a chain of `next`, those who believe this root alone find a path.
+    ///
+    /// # Errors
+    /// [`IssueError::TrustDomain`] for a root of another trust domain, [`IssueError::Validity`] when nothing is left.
+    pub fn vouch_for(
+        &self,
+        next: &Self,
+        now: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateDer<'static>, IssueError> {
+        if next.trust_domain != self.trust_domain {
+            return Err(IssueError::TrustDomain);
+        }
+        let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
+        let not_before = not_before.max(self.root_not_before).max(next.root_not_before);
+        let not_after = not_after.min(self.root_not_after).min(next.root_not_after);
+        check_validity(now, not_after)?;
+        // Below it may stand the issuer and one more such certificate: of the root after that one.
+        let params = authority_params(&self.trust_domain, "root", &next.root_key, 2, not_before, not_after)?;
+        let root = Issuer::from_ca_cert_der(&self.root_der, same_key(&self.root_key)?)?;
+        // By SubjectPublicKeyInfo: the private half of the next root has no part in it.
+        Ok(params.signed_by(&next.root_key, &root)?.into())
     }
 
     /// Reads what [`Authority::to_pem`] wrote, in its order, and checks that the parts belong together.
@@ -105,6 +155,16 @@ impl Authority {
     /// SHA-256 of the root's SubjectPublicKeyInfo: what join tokens pin.
     pub fn root_spki_sha256(&self) -> [u8; 32] {
         self.root_spki_sha256
+    }
+
+    /// SHA-256 of the issuer's SubjectPublicKeyInfo: what tells issuers apart.
+    pub fn issuer_spki_sha256(&self) -> [u8; 32] {
+        self.issuer_spki_sha256
+    }
+
+    /// The issuer's certificate.
+    pub fn issuer_der(&self) -> &CertificateDer<'static> {
+        &self.issuer_der
     }
 
     /// The bundle with this root alone.
@@ -229,6 +289,9 @@ impl Authority {
             bundle: TrustBundle::new(trust_domain.clone(), vec![root_der.clone()])?,
             trust_domain,
             root_spki_sha256: sha256(root.spki),
+            root_not_before: root.not_before,
+            root_not_after: root.not_after,
+            issuer_spki_sha256: sha256(issuer.spki),
             issuer_not_before: issuer.not_before.max(root.not_before),
             issuer_not_after: issuer.not_after.min(root.not_after),
             issuer: Issuer::from_ca_cert_der(&issuer_der, issuer_key)?,
@@ -237,6 +300,11 @@ impl Authority {
             issuer_der,
         })
     }
+}
+
+/// The library has no clone of a key; what it wrote it can read.
+fn same_key(key: &KeyPair) -> Result<KeyPair, IssueError> {
+    Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.serialized_der()))?)
 }
 
 /// Why an authority was not made, or did not issue.

@@ -13,19 +13,16 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::bundle::{MAX_ROOTS, TrustBundle};
+use crate::bundle::TrustBundle;
 use crate::certificate::Certificate;
 use crate::fingerprint::sha256;
 use crate::id::TrustDomain;
 use crate::svid::TlsSvid;
 use crate::tls::{TlsError, crypto_provider, finish_client};
 use crate::verify::{
-    Dating, MAX_CHAIN, VerifyError, handshake_schemes, no_tls12, presented, verify_handshake,
-    verify_tls_chain,
+    Dating, MAX_CHAIN, MAX_CONTROL_CHAIN, VerifyError, handshake_schemes, no_tls12, presented,
+    verify_handshake, verify_tls_chain,
 };
-
-/// The most certificates an enrolment server may show: a chain and every root of a bundle.
-const MAX_ENROLMENT_CHAIN: usize = MAX_CHAIN + MAX_ROOTS;
 
 /// The dialling end of enrolment. `pin` is the SHA-256 of the root's SubjectPublicKeyInfo; `client`, an SVID to
 /// show if there is one already (renewal of trust by the old key).
@@ -74,7 +71,7 @@ pub fn root_by_pin(
     certificates: &[CertificateDer<'_>],
     pin: [u8; 32],
 ) -> Result<CertificateDer<'static>, VerifyError> {
-    if certificates.len() > MAX_ENROLMENT_CHAIN {
+    if certificates.len() > MAX_CONTROL_CHAIN {
         return Err(VerifyError::ChainLength);
     }
     let is_pinned = |der: &&CertificateDer<'_>| {
@@ -101,7 +98,7 @@ impl PinnedVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), VerifyError> {
-        let certificates = presented(leaf, intermediates, MAX_ENROLMENT_CHAIN)?;
+        let certificates = presented(leaf, intermediates, MAX_CONTROL_CHAIN)?;
         let root = root_by_pin(&certificates, self.pin)?;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.dating.at(leaf, now).as_secs());
         let trust_domain = trust_domain_of_valid_root(&root, now)?;

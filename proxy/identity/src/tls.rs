@@ -44,16 +44,18 @@ pub fn server_config(svid: &TlsSvid, bundle: &TrustBundle, alpn: &[&[u8]]) -> Re
 }
 
 /// The control plane's end: like [`server_config`], but a client that has no SVID yet may show none (a bad one
-/// is refused), and the roots are sent after the chain, so that a client can find the one its token pins.
+/// is refused), and `shown` is sent after the chain: certificates by which retired roots vouch for the one in force, so
+/// that a client that believes those finds its way, then the roots, so that a client can find the one its token pins.
 ///
 /// # Errors
 /// As for [`server_config`].
 pub fn enrolment_server_config(
     svid: &TlsSvid,
     bundle: &TrustBundle,
+    shown: &[CertificateDer<'static>],
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
-    rejoin_server_config(svid, bundle, alpn, Duration::ZERO)
+    rejoin_server_config(svid, bundle, shown, alpn, Duration::ZERO)
 }
 
 /// The same, where a client's SVID that has ended for no longer than `grace` passes the handshake too. What its holder may
@@ -64,11 +66,12 @@ pub fn enrolment_server_config(
 pub fn rejoin_server_config(
     svid: &TlsSvid,
     bundle: &TrustBundle,
+    shown: &[CertificateDer<'static>],
     alpn: &[&[u8]],
     grace: Duration,
 ) -> Result<ServerConfig, TlsError> {
     let verifier = PeerVerifier::of_control_plane(Arc::new(bundle.clone()), grace);
-    let chain = svid.chain.iter().chain(bundle.roots()).cloned().collect();
+    let chain = svid.chain.iter().chain(shown).cloned().collect();
     build_server(svid, chain, verifier, alpn)
 }
 
@@ -78,10 +81,11 @@ pub fn rejoin_server_config(
 /// # Errors
 /// As for [`server_config`].
 pub fn client_config(svid: &TlsSvid, bundle: &TrustBundle, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
-    control_client_config(svid, bundle, alpn, Dating::OwnClock)
+    build_client(svid, PeerVerifier::new(Arc::new(bundle.clone())), alpn)
 }
 
-/// The end that dials the control plane: like [`client_config`], with a choice of whose word counts for what time it is.
+/// The end that dials the control plane, which shows more certificates than a workload (see [`enrolment_server_config`]):
+/// like [`client_config`], with a choice of whose word counts for what time it is.
 ///
 /// # Errors
 /// As for [`server_config`].
@@ -91,7 +95,10 @@ pub fn control_client_config(
     alpn: &[&[u8]],
     dating: Dating,
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = PeerVerifier::dating(Arc::new(bundle.clone()), dating);
+    build_client(svid, PeerVerifier::dating(Arc::new(bundle.clone()), dating), alpn)
+}
+
+fn build_client(svid: &TlsSvid, verifier: PeerVerifier, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
     let config = ClientConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -13,21 +13,26 @@ use rustls::{
     CertificateError as TlsCertificateError, CommonState, DigitallySignedStruct, DistinguishedName,
     OtherError, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use thiserror::Error;
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage, VerifiedPath,
+};
 
-use crate::bundle::TrustBundle;
+use crate::bundle::{MAX_ROOTS, TrustBundle};
 use crate::certificate::{
     CLIENT_AUTH_EKU, Certificate, CertificateError, Leaf, SERVER_AUTH_EKU, SIGNING_EKU,
 };
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, sha256};
 use crate::id::SpiffeId;
 use crate::svid::keyid;
 use crate::tls::crypto_provider;
 
 /// The most certificates in a chain: a leaf, its issuer, and two more for authorities under another's.
 pub const MAX_CHAIN: usize = 4;
+
+/// The most certificates a control plane may show: a chain, then every root that somebody's token may pin.
+pub(crate) const MAX_CONTROL_CHAIN: usize = MAX_CHAIN + MAX_ROOTS;
 
 /// The other end of a mesh channel: proof that it holds the key of a verified TLS SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +111,7 @@ pub fn verify_tls_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<Peer, VerifyError> {
-    let der = verify_path(bundle.anchors(), chain, unix_time(now), TLS_PURPOSES)?;
+    let der = verify_path(bundle, chain, unix_time(now), TLS_PURPOSES)?;
     let leaf = Leaf::tls(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
     Ok(Peer { leaf })
@@ -121,7 +126,7 @@ pub fn verify_signing_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<SigningIdentity, VerifyError> {
-    let der = verify_path(bundle.anchors(), chain, unix_time(now), SIGNING_PURPOSES)?;
+    let der = verify_path(bundle, chain, unix_time(now), SIGNING_PURPOSES)?;
     let (leaf, public_key) = Leaf::signing(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
     Ok(SigningIdentity { leaf, public_key })
@@ -228,9 +233,10 @@ impl ExtendedKeyUsageValidator for Purposes {
     }
 }
 
-/// Finds a path from the first certificate of `chain` to an anchor and returns that certificate.
-pub(crate) fn verify_path<'a>(
-    anchors: &[TrustAnchor<'_>],
+/// Finds a path from the first certificate of `chain` to a root of the bundle, through no issuer that it refuses, and
+/// returns that certificate.
+fn verify_path<'a>(
+    bundle: &TrustBundle,
     chain: &'a [CertificateDer<'_>],
     now: UnixTime,
     purposes: Purposes,
@@ -240,10 +246,30 @@ pub(crate) fn verify_path<'a>(
         return Err(VerifyError::ChainLength);
     }
     let algorithms = crypto_provider().signature_verification_algorithms.all;
+    let refused = bundle.refused_issuers();
+    let allowed = |path: &VerifiedPath<'_>| {
+        let is_refused =
+            |issuer: &webpki::Cert<'_>| refused.contains(&sha256(&issuer.subject_public_key_info()));
+        let mut issuers = path.intermediate_certificates();
+        // Nothing is hashed where nothing is refused, which is nearly always.
+        if !refused.is_empty() && issuers.any(is_refused) {
+            Err(webpki::Error::UnknownIssuer)
+        } else {
+            Ok(())
+        }
+    };
     EndEntityCert::try_from(leaf)
         .and_then(|certificate| {
             certificate
-                .verify_for_usage(algorithms, anchors, intermediates, now, purposes, None, None)
+                .verify_for_usage(
+                    algorithms,
+                    bundle.anchors(),
+                    intermediates,
+                    now,
+                    purposes,
+                    None,
+                    Some(&allowed),
+                )
                 .map(|_path| ())
         })
         .map_err(path_error)?;
@@ -284,6 +310,8 @@ pub struct PeerVerifier {
     anonymous_clients: bool,
     dating: Dating,
     grace: Duration,
+    /// The most certificates the other end may show.
+    shown_max: usize,
 }
 
 /// Whose word counts for what time it is, when a control plane shows its certificate.
@@ -311,12 +339,18 @@ impl Dating {
 impl PeerVerifier {
     /// A verifier that demands a certificate from clients, too.
     pub fn new(bundle: Arc<TrustBundle>) -> Self {
-        Self { bundle, anonymous_clients: false, dating: Dating::OwnClock, grace: Duration::ZERO }
+        Self {
+            bundle,
+            anonymous_clients: false,
+            dating: Dating::OwnClock,
+            grace: Duration::ZERO,
+            shown_max: MAX_CHAIN,
+        }
     }
 
-    /// For the control plane's callers.
+    /// For the control plane's callers: roots may follow its chain.
     pub(crate) fn dating(bundle: Arc<TrustBundle>, dating: Dating) -> Self {
-        Self { dating, ..Self::new(bundle) }
+        Self { dating, shown_max: MAX_CONTROL_CHAIN, ..Self::new(bundle) }
     }
 
     /// For enrolment: a client may show no certificate, but not a bad one. One that has ended for no longer than `grace`
@@ -331,10 +365,12 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let chain = presented(leaf, intermediates, MAX_CHAIN)?;
+        let shown = presented(leaf, intermediates, self.shown_max)?;
+        // Path building has no use for the roots that follow a chain.
+        let chain = shown.get(..shown.len().min(MAX_CHAIN)).unwrap_or_default();
         let now = SystemTime::UNIX_EPOCH + since_epoch(self.dating.at(leaf, now));
-        match verify_tls_chain(&self.bundle, &chain, now) {
-            Err(VerifyError::Expired) if !self.grace.is_zero() => self.verify_ended(&chain, now)?,
+        match verify_tls_chain(&self.bundle, chain, now) {
+            Err(VerifyError::Expired) if !self.grace.is_zero() => self.verify_ended(chain, now)?,
             verified => drop(verified?),
         }
         Ok(())

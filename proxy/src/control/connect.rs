@@ -6,8 +6,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, CommonState};
 use signet_identity::{
-    ALPN_CONTROL, Dating, Peer, VerifyError, control_client_config, dated_client_config, dial_name, expect,
-    peer,
+    ALPN_CONTROL, Dating, MAX_CHAIN, Peer, VerifyError, control_client_config, dated_client_config,
+    dial_name, expect, peer,
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -83,7 +83,8 @@ impl ControlPlane {
             }
             let shown = connection.peer_certificates().unwrap_or_default();
             let root = signet_identity::root_by_pin(shown, pin)?;
-            Ok(Server { peer, root })
+            let shown = shown.iter().take(MAX_CHAIN).map(|shown| shown.clone().into_owned()).collect();
+            Ok(Server { peer, root, chain: shown })
         })
         .await
     }
@@ -137,6 +138,8 @@ fn dating() -> Dating {
 pub(super) struct Server {
     pub(super) peer: Peer,
     pub(super) root: rustls_pki_types::CertificateDer<'static>,
+    /// Its certificates and those by which older roots vouch for its own.
+    pub(super) chain: Vec<rustls_pki_types::CertificateDer<'static>>,
 }
 
 /// Speaks HTTP/2 on this connection, and never on another: tonic would connect again by itself, unauthenticated by us.

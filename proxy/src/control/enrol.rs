@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
     BundleError, IdError, KeyRequest, RequestError, SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle,
-    TrustDomain,
+    TrustDomain, verify_tls_chain,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
@@ -41,7 +41,7 @@ pub(super) enum EnrolError {
     Refused(Box<tonic::Status>),
     #[error("no keys can be made: {0}")]
     Request(#[from] RequestError),
-    #[error("the answer leaves out the root that is pinned")]
+    #[error("the answer names neither the root that is pinned nor one that it vouches for")]
     RootMissing,
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
@@ -102,14 +102,17 @@ fn accept(
 ) -> Result<Identity, EnrolError> {
     let tls = TlsSvid::new(certificates(std::mem::take(&mut answer.tls_chain)), tls.key)?;
     let signing = SigningSvid::new(certificates(std::mem::take(&mut answer.signing_chain)), signing.key)?;
-    if !answer.roots.iter().any(|root| *root == server.root.as_ref()) {
-        return Err(EnrolError::RootMissing);
-    }
+    let is_pinned_root_named = answer.roots.iter().any(|root| *root == server.root.as_ref());
     if answer.control_plane_spiffe_id != server.peer.id().as_str() {
         return Err(EnrolError::OtherControlPlane);
     }
     let identity = assemble(answer, tls, signing)?;
     identity.has_begun();
+    // The pinned root may have been retired since. Then it vouched for the server in the handshake, and the roots named
+    // must be those that the server itself stands under.
+    if !is_pinned_root_named && verify_tls_chain(&identity.bundle, &server.chain, clock::now()).is_err() {
+        return Err(EnrolError::RootMissing);
+    }
     if !identity.holds_at(clock::now()) {
         return Err(EnrolError::Unverifiable(clock::told()));
     }

@@ -17,6 +17,10 @@ use crate::control::{Identity, Node, Origin, jitter};
 /// The longest sleep until a time of day: a clock that is set, or a machine that slept, is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
+/// The least time from one renewal to the next that is made because another issuer certifies: what certifies and what
+/// proxies were told of it may differ for a moment.
+const ISSUER_PAUSE: Duration = Duration::from_secs(5);
+
 /// Why the certificates were not renewed.
 #[derive(Debug, Error)]
 pub(super) enum RenewError {
@@ -40,10 +44,15 @@ pub(super) enum RenewError {
 pub(super) async fn until_ended(node: &Node) {
     let mut due = next(node);
     let mut attempt = 0;
+    let mut certifying = node.certifying.subscribe();
     loop {
         tokio::select! {
             () = wait_for(due) => {}
             () = node.renew_now.notified() => {}
+            Ok(()) = certifying.changed() => {
+                due = due.min(due_for_another_issuer(node).unwrap_or(due));
+                continue;
+            }
         }
         // An attempt that hangs must not outlive the certificates.
         let end = node.identity.load().not_after();
@@ -55,6 +64,10 @@ pub(super) async fn until_ended(node: &Node) {
             Ok(()) => {
                 attempt = 0;
                 due = next(node);
+                // The issuer may have changed while the answer was under way, here or there.
+                if let Some(again) = due_for_another_issuer(node) {
+                    due = due.min(again.max(clock::now() + ISSUER_PAUSE));
+                }
             }
             Err(error) => {
                 node.origin.failed("renewal", &error);
@@ -63,6 +76,14 @@ pub(super) async fn until_ended(node: &Node) {
             }
         }
     }
+}
+
+/// When to renew because another issuer certifies now; none when it is the one of the certificates in force. Each proxy has
+/// a moment of its own: all of the mesh were told at once.
+fn due_for_another_issuer(node: &Node) -> Option<SystemTime> {
+    let (issuer, within) = (*node.certifying.borrow())?;
+    let is_another = !node.identity.load().is_issued_by(issuer);
+    is_another.then(|| clock::now() + within.mul_f64(jitter()))
 }
 
 fn next(node: &Node) -> SystemTime {

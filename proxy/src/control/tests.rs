@@ -100,6 +100,40 @@ async fn a_proxy_enrols_applies_what_is_pushed_and_reports() {
 }
 
 #[tokio::test]
+async fn when_another_issuer_certifies_the_proxy_renews_and_says_what_it_uses_now() {
+    let mesh = Mesh::new();
+    let server = Server::start(&mesh).await;
+    let mut proxy = Running::start(settings(&server, Some(mesh.token()), None)).await;
+    proxy.until(|snapshot, _| snapshot.ready).await;
+    let leaf = |credentials: &Credentials| credentials.tls.fingerprint;
+    let first = leaf(proxy.credentials.load().as_ref().unwrap());
+    // The one that it has certificates of is no reason.
+    mesh.publish_anchors(2, |anchors| anchors.issuer = Some(mesh.authority.issuer_spki_sha256()));
+    received(&mesh, |m| matches!(m, Message::Ack(ack) if ack.name == "anchors" && ack.counter == 2)).await;
+    assert_eq!(mesh.renewals.load(Ordering::SeqCst), 0);
+    mesh.publish_anchors(3, |anchors| anchors.issuer = Some([7; 32]));
+    proxy.until(|_, credentials| credentials.is_some_and(|now| leaf(now) != first)).await;
+    let second = leaf(proxy.credentials.load().as_ref().unwrap());
+    received(&mesh, |m| matches!(m, Message::Status(status) if status.tls_leaf == second.0)).await;
+}
+
+#[tokio::test]
+async fn a_refused_issuer_is_believed_no_more_and_what_is_open_goes_on_if_it_may() {
+    let mesh = Mesh::new();
+    let server = Server::start(&mesh).await;
+    let mut proxy = Running::start(settings(&server, Some(mesh.token()), None)).await;
+    proxy.until(|snapshot, _| snapshot.ready).await;
+    let chain = proxy.credentials.load().as_ref().unwrap().tls.chain.clone();
+    let holds = |bundle: &TrustBundle| verify_tls_chain(bundle, &chain, SystemTime::now()).is_ok();
+    let own = mesh.authority.issuer_spki_sha256();
+    let refusing = || Arc::new(mesh.authority.bundle().without_issuers(vec![own]).unwrap());
+    mesh.publish_anchors(2, |anchors| anchors.bundle = refusing());
+    proxy.until(|snapshot, _| !holds(&snapshot.bundle) && holds(&snapshot.open_bundle)).await;
+    mesh.publish_anchors(3, |anchors| (anchors.bundle, anchors.open) = (refusing(), refusing()));
+    proxy.until(|snapshot, _| !holds(&snapshot.bundle) && !holds(&snapshot.open_bundle)).await;
+}
+
+#[tokio::test]
 async fn a_refused_section_is_answered_with_its_error_and_the_last_good_one_stays() {
     let mesh = Mesh::new();
     let server = Server::start(&mesh).await;

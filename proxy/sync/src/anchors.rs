@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{TrustBundle, TrustDomain};
+use signet_identity::{MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
 
 use crate::bytes::{at_most, fields_at_most, key, name};
 use crate::proto::sync as wire;
@@ -16,6 +17,12 @@ use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
 pub struct Anchors {
     /// Roots in force, current and next.
     pub bundle: Arc<TrustBundle>,
+    /// The same and what was retired in good order: what open connections are judged by.
+    pub open: Arc<TrustBundle>,
+    /// SHA-256 of the SubjectPublicKeyInfo of the issuer that certifies now; none when it does not matter.
+    pub issuer: Option<[u8; 32]>,
+    /// Within which time who holds certificates of another issuer renews them.
+    pub renew_within: Duration,
     /// Ed25519 key that signs policy, anchors, revocations and epoch changes.
     pub policy_key: [u8; 32],
     /// Key of each area that may sign directories, by area name.
@@ -38,7 +45,25 @@ impl DirectoryKey {
     }
 }
 
+/// The longest time that renewals of one rotation are spread over: a proxy that waited longer would only be late.
+const RENEW_WITHIN_MAX_S: u32 = 3_600;
+
 impl Anchors {
+    /// What is in force in a trust domain that never rotated anything.
+    pub fn new(
+        bundle: Arc<TrustBundle>,
+        policy_key: [u8; 32],
+        directory_keys: BTreeMap<String, DirectoryKey>,
+    ) -> Self {
+        let open = Arc::clone(&bundle);
+        Self { bundle, open, issuer: None, renew_within: Duration::ZERO, policy_key, directory_keys }
+    }
+
+    /// The lowest protocol number whose readers pass nothing of this over that must not be.
+    pub fn minimum_reader(&self) -> u32 {
+        if self.bundle.refused_issuers().is_empty() { 1 } else { 4 }
+    }
+
     /// From a section's payload.
     ///
     /// # Errors
@@ -54,11 +79,21 @@ impl TryFrom<wire::Anchors> for Anchors {
 
     fn try_from(anchors: wire::Anchors) -> Result<Self, DecodeError> {
         at_most("anchors.roots", anchors.roots.len(), MAX_ROOTS)?;
+        at_most("anchors.former_roots", anchors.former_roots.len(), MAX_ROOTS)?;
+        at_most("anchors.refused_issuers", anchors.refused_issuers.len(), MAX_REFUSED_ISSUERS)?;
+        at_most("anchors.former_issuers", anchors.former_issuers.len(), MAX_REFUSED_ISSUERS)?;
         at_most("anchors.directory_keys", anchors.directory_keys.len(), MAX_DIRECTORY_KEYS)?;
         let trust_domain = TrustDomain::parse(&anchors.trust_domain)
             .map_err(|source| DecodeError::Id { field: "anchors.trust_domain", source })?;
-        let roots = anchors.roots.into_iter().map(CertificateDer::from).collect();
-        let bundle = TrustBundle::new(trust_domain, roots).map_err(|e| DecodeError::Bundle(e.to_string()))?;
+        let refused = issuers("anchors.refused_issuers", &anchors.refused_issuers)?;
+        let former = issuers("anchors.former_issuers", &anchors.former_issuers)?;
+        let open =
+            bundle(&trust_domain, [&*anchors.roots, &*anchors.former_roots].concat(), refused.clone())?;
+        let bundle = bundle(&trust_domain, anchors.roots, [refused, former].concat())?;
+        let issuer = match &*anchors.issuer {
+            [] => None,
+            hash => Some(key("anchors.issuer", hash)?),
+        };
         let mut directory_keys = BTreeMap::new();
         for entry in anchors.directory_keys {
             at_most("anchors.directory_keys.networks", entry.networks.len(), MAX_PER_ENTRY)?;
@@ -71,15 +106,42 @@ impl TryFrom<wire::Anchors> for Anchors {
         }
         Ok(Self {
             bundle: Arc::new(bundle),
+            open: Arc::new(open),
+            issuer,
+            renew_within: Duration::from_secs(anchors.renew_within_s.min(RENEW_WITHIN_MAX_S).into()),
             policy_key: key("anchors.policy_key", &anchors.policy_key)?,
             directory_keys,
         })
     }
 }
 
+fn issuers(field: &'static str, hashes: &[Vec<u8>]) -> Result<Vec<[u8; 32]>, DecodeError> {
+    hashes.iter().map(|hash| key(field, hash)).collect()
+}
+
+fn bundle(
+    trust_domain: &TrustDomain,
+    roots: Vec<Vec<u8>>,
+    refused: Vec<[u8; 32]>,
+) -> Result<TrustBundle, DecodeError> {
+    let roots = roots.into_iter().map(CertificateDer::from).collect();
+    TrustBundle::new(trust_domain.clone(), roots)
+        .and_then(|bundle| bundle.without_issuers(refused))
+        .map_err(|error| DecodeError::Bundle(error.to_string()))
+}
+
 impl From<&Anchors> for wire::Anchors {
     fn from(anchors: &Anchors) -> Self {
+        let (bundle, open) = (&anchors.bundle, &anchors.open);
+        let former_roots = open.roots().iter().filter(|root| !bundle.roots().contains(root));
+        let refused = open.refused_issuers();
+        let former_issuers = bundle.refused_issuers().iter().filter(|issuer| !refused.contains(issuer));
         Self {
+            former_roots: former_roots.map(|root| root.to_vec()).collect(),
+            refused_issuers: refused.iter().map(|issuer| issuer.to_vec()).collect(),
+            former_issuers: former_issuers.map(|issuer| issuer.to_vec()).collect(),
+            issuer: anchors.issuer.map(|issuer| issuer.to_vec()).unwrap_or_default(),
+            renew_within_s: u32::try_from(anchors.renew_within.as_secs()).unwrap_or(RENEW_WITHIN_MAX_S),
             trust_domain: anchors.bundle.trust_domain().to_string(),
             roots: anchors.bundle.roots().iter().map(|root| root.to_vec()).collect(),
             policy_key: anchors.policy_key.to_vec(),

@@ -36,7 +36,7 @@ pub use decode::DecodeError;
 pub use directory::{Directory, Entry, sealing_key};
 pub use edge::{Edge, End, Gap, Tally, decode_edges};
 pub use policy::minimum_reader;
-pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, negotiate};
+pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, ROTATION_PROTOCOL, negotiate};
 pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
 pub use revocations::{Revocation, Revocations, Subject};
 pub use section::{KeyError, POLICY_KEY_ID, SectionError, SectionKey, SectionName, Version, area_key_id};

@@ -4,8 +4,12 @@
 ///
 /// 2 added to policy what a reader of 1 would pass over: rules that deny, conditions, roles, header policies.
 /// 3 added protection and normal forms by route, intermediaries, traffic and egress policies, virtual addresses.
-/// 4 added bounds on how long a proxy goes on without its control plane.
+/// 4 added bounds on how long a proxy goes on without its control plane, issuers that are refused although a root vouches for
+/// them, and control planes that show several roots.
 pub const PROTOCOL: u32 = 4;
+
+/// The lowest protocol number with which a proxy can follow a rotation of issuers or roots.
+pub const ROTATION_PROTOCOL: u32 = 4;
 
 /// The lowest protocol number this version still speaks: N and N−1 interoperate.
 pub const MIN_PROTOCOL: u32 = 1;

@@ -171,6 +171,11 @@ impl Subscriber {
         self.anchors.as_ref().map(|anchors| &anchors.bundle)
     }
 
+    /// Whom to believe, once that was received.
+    pub fn anchors(&self) -> Option<&Arc<Anchors>> {
+        self.anchors.as_ref()
+    }
+
     /// Directory of each network, in the order of their names.
     pub fn directories(&self) -> impl Iterator<Item = &Arc<Directory>> {
         self.directories.values()

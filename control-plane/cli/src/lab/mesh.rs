@@ -36,8 +36,9 @@ use signet_identity::Fingerprint;
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::revoke_request::Subject;
 use signet_sync::proto::admin::{
-    ApplyRequest, CreateTokenRequest, DeleteRequest, Diagnostic, ExplainRequest, ListProxiesRequest,
-    ManifestFile, Proxy, RevokeRequest,
+    AbortRotationRequest, ApplyRequest, CreateTokenRequest, DeleteRequest, Diagnostic, ExplainRequest,
+    ListProxiesRequest, ManifestFile, Proxy, RevokeRequest, RotateRequest, RotationRequest, RotationState,
+    RotationTarget,
 };
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;
@@ -377,6 +378,31 @@ impl Mesh {
         let subject = Some(Subject::Fingerprint(certificate.to_string()));
         let request = RevokeRequest { subject, reason: reason.into() };
         Ok(self.ask(async |mut client| answered(client.revoke(request).await))?.revision)
+    }
+
+    /// Begins a rotation of the issuer or the root, or replaces it at once.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn rotate(&self, target: RotationTarget, emergency: bool) -> Result<RotationState, MeshError> {
+        let request = RotateRequest { target: target.into(), emergency, ..RotateRequest::default() };
+        self.ask(async |mut client| answered(client.rotate(request).await))
+    }
+
+    /// How far the rotation under way is.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn rotation(&self) -> Result<RotationState, MeshError> {
+        self.ask(async |mut client| answered(client.rotation(RotationRequest::default()).await))
+    }
+
+    /// Calls the rotation under way off.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn abort_rotation(&self) -> Result<RotationState, MeshError> {
+        self.ask(async |mut client| answered(client.abort_rotation(AbortRotationRequest::default()).await))
     }
 
     /// What the control plane knows of the sidecars.

@@ -121,3 +121,52 @@ fn debug_shows_no_key() {
     let shown = format!("{:?}", Mesh::new().authority);
     assert_eq!(shown, "Authority { trust_domain: edge.example, .. }");
 }
+
+#[test]
+fn a_new_issuer_stands_under_the_same_root_and_survives_storage() {
+    let mesh = Mesh::new();
+    let next = Mesh { authority: mesh.authority.with_new_issuer(now(), 50 * HOUR).unwrap() };
+    assert_eq!(next.authority.root_der(), mesh.authority.root_der());
+    assert_ne!(next.authority.issuer_spki_sha256(), mesh.authority.issuer_spki_sha256());
+    assert_eq!(next.authority.not_after(), now() + 50 * HOUR);
+    let again = Mesh { authority: Authority::from_pem(&next.authority.to_pem()).unwrap() };
+    for mesh in [&next, &again] {
+        assert!(verify_tls_chain(&mesh.authority.bundle(), &mesh.tls_svid("gw").chain, now()).is_ok());
+    }
+    // No issuer outlives its root, and a root that has ended makes none.
+    let long = mesh.authority.with_new_issuer(now(), 1_000 * HOUR).unwrap();
+    assert_eq!(long.not_after(), now() + 100 * HOUR);
+    assert_eq!(mesh.authority.with_new_issuer(now() + 101 * HOUR, HOUR).err(), Some(IssueError::Validity));
+}
+
+#[test]
+fn certificates_of_a_refused_issuer_prove_nothing_though_the_root_vouches_for_it() {
+    let mesh = Mesh::new();
+    let next = Mesh { authority: mesh.authority.with_new_issuer(now(), 50 * HOUR).unwrap() };
+    let refused = vec![mesh.authority.issuer_spki_sha256()];
+    let bundle = mesh.authority.bundle().without_issuers(refused).unwrap();
+    let error = verify_tls_chain(&bundle, &mesh.tls_svid("gw").chain, now()).unwrap_err();
+    assert_eq!(error, crate::verify::VerifyError::UnknownIssuer);
+    assert!(verify_signing_chain(&bundle, &mesh.signing_svid("gw").chain, now()).is_err());
+    assert!(verify_tls_chain(&bundle, &next.tls_svid("gw").chain, now()).is_ok());
+    assert!(verify_signing_chain(&bundle, &next.signing_svid("gw").chain, now()).is_ok());
+    // Another certificate beside it opens no way around.
+    let mut chain = mesh.tls_svid("gw").chain;
+    chain.push(next.authority.issuer_der().clone());
+    assert!(verify_tls_chain(&bundle, &chain, now()).is_err());
+}
+
+#[test]
+fn one_root_vouches_for_another_and_for_none_of_another_domain() {
+    let (old, new) = (Mesh::new(), Mesh::new());
+    let word = old.authority.vouch_for(&new.authority, now(), now() + HOUR).unwrap();
+    let mut chain = new.tls_svid("gw").chain;
+    assert!(verify_tls_chain(&old.authority.bundle(), &chain, now()).is_err());
+    chain.push(word);
+    assert!(verify_tls_chain(&old.authority.bundle(), &chain, now()).is_ok());
+    assert!(verify_tls_chain(&new.authority.bundle(), &chain, now()).is_ok());
+    assert!(verify_tls_chain(&Mesh::new().authority.bundle(), &chain, now()).is_err());
+    let foreign = Mesh::named("other.example");
+    let refused = old.authority.vouch_for(&foreign.authority, now(), now() + HOUR);
+    assert_eq!(refused.err(), Some(IssueError::TrustDomain));
+}

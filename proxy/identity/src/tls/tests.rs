@@ -294,7 +294,9 @@ fn machine_without_a_clock_takes_the_control_planes_certificate_for_the_time_and
 fn ended_certificate_passes_the_control_planes_handshake_within_its_grace_only() {
     let mesh = Mesh::new();
     let bundle = mesh.authority.bundle();
-    let server = |grace| rejoin_server_config(&mesh.control_plane_svid(), &bundle, ALPN, grace).unwrap();
+    let server = |grace| {
+        rejoin_server_config(&mesh.control_plane_svid(), &bundle, bundle.roots(), ALPN, grace).unwrap()
+    };
     let id = mesh.id("gw");
     let ended = mesh.tls_svid_of(&id, now() - 3 * HOUR, now() - HOUR);
     let client = || client_config(&ended, &bundle, ALPN).unwrap();

@@ -53,6 +53,8 @@ pub(super) struct Session {
     ticks: Interval,
     save_at: Option<Instant>,
     reported: Option<(Instant, Health)>,
+    /// The certificate that the control plane was last told is in use.
+    told: signet_identity::Fingerprint,
 }
 
 /// Why [`Session::run`] returned.
@@ -103,6 +105,7 @@ impl Session {
             ticks,
             save_at: None,
             reported: None,
+            told: identity.tls.fingerprint,
         })
     }
 
@@ -138,7 +141,11 @@ impl Session {
         subscriber: &mut Subscriber,
         hooks: &mut Hooks,
     ) -> Result<bool, StreamError> {
-        let renewed = node.identity.load().tls.fingerprint != self.fingerprint;
+        let in_use = node.identity.load().tls.fingerprint;
+        if in_use != self.told {
+            self.report(node, hooks).await?;
+        }
+        let renewed = in_use != self.fingerprint;
         tokio::select! {
             received = self.inbound.message() => {
                 let received = received.map_err(|status| StreamError::Refused(Box::new(status)))?;
@@ -151,7 +158,7 @@ impl Session {
             }
             () = hooks.report.notified() => self.report_change(node, hooks).await?,
             Some(observation) = hooks.observed.recv() => self.tell(observation).await?,
-            _ = self.changes.changed(), if !renewed => {}
+            _ = self.changes.changed() => {}
             () = sleep_until(self.leave_at), if renewed => return Ok(true),
             () = save_time(self.save_at) => self.save(node, subscriber).await,
         }
@@ -273,7 +280,9 @@ impl Session {
             edges: health.edges.iter().map(wire::Edge::from).collect(),
             edges_lost: health.edges_lost,
             wall_ahead_ms: clock::told().wall_ahead_ms,
+            tls_leaf: identity.tls.fingerprint.0.to_vec(),
         };
+        self.told = identity.tls.fingerprint;
         self.reported = Some((Instant::now(), health));
         self.send(proxy_message::Message::Status(status)).await
     }

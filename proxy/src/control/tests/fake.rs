@@ -76,14 +76,20 @@ impl Mesh {
         Token::new("token-1".into(), SECRET, self.authority.root_spki_sha256()).unwrap()
     }
 
-    fn publish_all(&self) {
+    /// Anchors with the root that there is, whatever else `change` makes of them.
+    pub(super) fn publish_anchors(&self, counter: u64, change: impl FnOnce(&mut Anchors)) {
         let directory_key = DirectoryKey { key: self.area_key.public_key(), networks: vec![] };
-        let anchors = Anchors {
-            bundle: Arc::new(self.authority.bundle()),
-            policy_key: self.policy_key.public_key(),
-            directory_keys: BTreeMap::from([(AREA.to_owned(), directory_key)]),
-        };
-        self.publish(SectionName::Anchors, 1, wire::Anchors::from(&anchors).encode_to_vec());
+        let mut anchors = Anchors::new(
+            Arc::new(self.authority.bundle()),
+            self.policy_key.public_key(),
+            BTreeMap::from([(AREA.to_owned(), directory_key)]),
+        );
+        change(&mut anchors);
+        self.publish(SectionName::Anchors, counter, wire::Anchors::from(&anchors).encode_to_vec());
+    }
+
+    fn publish_all(&self) {
+        self.publish_anchors(1, |_| {});
         let nobody = wire::Revocations::from(&Revocations::default());
         self.publish(SectionName::Revocations, 1, nobody.encode_to_vec());
         let directory = Directory::new(NETWORK.to_owned(), vec![]).unwrap();
@@ -134,7 +140,8 @@ impl Server {
         let until = from + Duration::from_secs(3_600);
         let svid =
             TlsSvid::new(mesh.authority.issue_tls(&key.csr, &id, from, until).unwrap(), key.key).unwrap();
-        let config = enrolment_server_config(&svid, &mesh.authority.bundle(), &[ALPN_CONTROL]).unwrap();
+        let bundle = mesh.authority.bundle();
+        let config = enrolment_server_config(&svid, &bundle, bundle.roots(), &[ALPN_CONTROL]).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let mesh = Arc::clone(mesh);
         let mut tasks = JoinSet::new();

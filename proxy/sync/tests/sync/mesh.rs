@@ -50,14 +50,12 @@ impl Mesh {
     }
 
     pub(crate) fn anchors_with(&self, version: Version, keys: BTreeMap<String, [u8; 32]>) -> wire::Section {
-        let anchors = Anchors {
-            bundle: Arc::new(TrustBundle::new(trust_domain(), vec![CertificateDer::from(ROOT)]).unwrap()),
-            policy_key: self.policy_key.public_key(),
-            directory_keys: keys
-                .into_iter()
-                .map(|(area, key)| (area, DirectoryKey { key, networks: vec![NETWORK.to_owned()] }))
-                .collect(),
-        };
+        let bundle = Arc::new(TrustBundle::new(trust_domain(), vec![CertificateDer::from(ROOT)]).unwrap());
+        let directory_keys = keys
+            .into_iter()
+            .map(|(area, key)| (area, DirectoryKey { key, networks: vec![NETWORK.to_owned()] }))
+            .collect();
+        let anchors = Anchors::new(bundle, self.policy_key.public_key(), directory_keys);
         self.by_policy_key(&SectionName::Anchors, version, wire::Anchors::from(&anchors).encode_to_vec())
     }
 

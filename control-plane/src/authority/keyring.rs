@@ -1,0 +1,355 @@
+//! The file `authority.pem`: every key of the trust domain, and the certificates that outlive their keys.
+//!
+//! Version 2, mode 0600 and unencrypted: the state directory is the secret.
+//!
+//! ```text
+//! signet-authority 2 sha256 DIGEST-OF-ALL-THAT-FOLLOWS
+//! pairs P retired R vouchers V
+//! key of policy, key of directories               2 private keys
+//! root, its key, issuer, its key                  P times, 1 to 3
+//! root                                            R times: retired, its key was destroyed
+//! word of one root for the next                   V times
+//! ```
+//!
+//! Version 1 is one pair and then the two keys; it is read, and written as version 2 with the next change. What part each
+//! pair plays is not in here but in the store ([`super::Slots`]): the file only ever gains keys before the store names
+//! them, and loses them after it no longer does.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rustls_pki_types::CertificateDer;
+use signet_identity::{TrustDomain, spki_sha256};
+use signet_sync::SectionKey;
+
+use super::{AuthorityError, BACKDATE};
+use crate::files;
+
+const FILE: &str = "authority.pem";
+const HEADER: &str = "signet-authority ";
+
+/// Far above two pairs, two keys and the certificates of all retired roots.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// How long roots and issuers live when nobody rotates them.
+const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Pairs at once: the current one, the next, and one made in an emergency meanwhile.
+const PAIRS_MAX: usize = 3;
+
+/// Retired roots, and words of one root for another, in one file: far above [`super::RETIRED_MAX`].
+const CERTIFICATES_MAX: usize = 16;
+
+/// Root and issuer with their keys.
+pub(crate) type Pair = Arc<signet_identity::Authority>;
+
+/// What names a root or an issuer: base64url of the SHA-256 of its SubjectPublicKeyInfo. A root's is what tokens pin.
+pub(crate) fn name(spki_sha256: [u8; 32]) -> String {
+    URL_SAFE_NO_PAD.encode(spki_sha256)
+}
+
+/// All keys, and the certificates whose keys are gone. `Debug` is not derived: it would show keys.
+#[derive(Clone)]
+pub(crate) struct Keyring {
+    pub(crate) pairs: Vec<Pair>,
+    /// By the name of the root.
+    pub(crate) retired: BTreeMap<String, CertificateDer<'static>>,
+    /// The word of the root before it, by the name of the root it is for.
+    pub(crate) vouchers: BTreeMap<String, CertificateDer<'static>>,
+    pub(crate) policy_key: Arc<SectionKey>,
+    pub(crate) directory_key: Arc<SectionKey>,
+}
+
+impl Keyring {
+    /// Loads the keys of `directory`; `None` when none were made there yet.
+    pub(crate) fn load(directory: &Path, trust_domain: &TrustDomain) -> Result<Option<Self>, AuthorityError> {
+        let text = match files::read(&directory.join(FILE), FILE_MAX) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(AuthorityError::Corrupted),
+            Err(error) => return Err(AuthorityError::Io(error)),
+        };
+        let keyring = Self::decode(&text)?;
+        match keyring.pairs.iter().find(|pair| pair.trust_domain() != trust_domain) {
+            None => Ok(Some(keyring)),
+            Some(pair) => Err(AuthorityError::OtherTrustDomain {
+                stored: pair.trust_domain().to_string(),
+                configured: trust_domain.to_string(),
+            }),
+        }
+    }
+
+    /// Makes new keys and stores them in `directory`.
+    pub(crate) fn create(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let keyring = Self {
+            pairs: vec![new_root(trust_domain, now)?],
+            retired: BTreeMap::new(),
+            vouchers: BTreeMap::new(),
+            policy_key: Arc::new(SectionKey::generate()?),
+            directory_key: Arc::new(SectionKey::generate()?),
+        };
+        keyring.store(directory)?;
+        Ok(keyring)
+    }
+
+    /// Keeps the keys in `directory` from now on: durable when this returns, and all or nothing.
+    pub(crate) fn store(&self, directory: &Path) -> Result<(), AuthorityError> {
+        files::replace(&directory.join(FILE), self.encode()?.as_bytes()).map_err(AuthorityError::Io)
+    }
+
+    /// The first pair: the only one unless a rotation is under way.
+    pub(crate) fn first(&self) -> Result<&Pair, AuthorityError> {
+        self.pairs.first().ok_or(AuthorityError::Corrupted)
+    }
+
+    /// What a token of the first pair's root pins.
+    pub(crate) fn pin(&self) -> Result<[u8; 32], AuthorityError> {
+        Ok(self.first()?.root_spki_sha256())
+    }
+
+    /// The pair of a root and an issuer by their names.
+    pub(crate) fn pair(&self, root: &str, issuer: &str) -> Option<&Pair> {
+        let is =
+            |pair: &&Pair| name(pair.root_spki_sha256()) == root && name(pair.issuer_spki_sha256()) == issuer;
+        self.pairs.iter().find(is)
+    }
+
+    /// A root's certificate, in force or retired.
+    pub(crate) fn root(&self, root: &str) -> Option<&CertificateDer<'static>> {
+        let mut pairs = self.pairs.iter();
+        let pair = pairs.find(|pair| name(pair.root_spki_sha256()) == root);
+        pair.map(|pair| pair.root_der()).or_else(|| self.retired.get(root))
+    }
+
+    fn encode(&self) -> Result<String, AuthorityError> {
+        let (pairs, retired, vouchers) = (self.pairs.len(), self.retired.len(), self.vouchers.len());
+        let mut body = format!("pairs {pairs} retired {retired} vouchers {vouchers}\n");
+        for key in [&self.policy_key, &self.directory_key] {
+            body.push_str(&pem("PRIVATE KEY", &key.to_pkcs8()?));
+        }
+        for pair in &self.pairs {
+            body.push_str(&pair.to_pem());
+        }
+        for certificate in self.retired.values().chain(self.vouchers.values()) {
+            body.push_str(&pem("CERTIFICATE", certificate));
+        }
+        Ok(format!("{HEADER}2 sha256 {}\n{body}", checksum(&body)))
+    }
+
+    fn decode(text: &str) -> Result<Self, AuthorityError> {
+        let (head, body) = text.split_once('\n').ok_or(AuthorityError::Corrupted)?;
+        let (version, sum) = head
+            .strip_prefix(HEADER)
+            .and_then(|head| head.split_once(" sha256 "))
+            .ok_or(AuthorityError::Corrupted)?;
+        if sum != checksum(body) {
+            return Err(AuthorityError::Corrupted);
+        }
+        let mut blocks = Blocks::of(body);
+        match version {
+            "1" => {
+                let pair = blocks.pair()?;
+                let (policy_key, directory_key) = (blocks.key()?, blocks.key()?);
+                blocks.end()?;
+                let (retired, vouchers) = Default::default();
+                Ok(Self { pairs: vec![pair], retired, vouchers, policy_key, directory_key })
+            }
+            "2" => {
+                let [pairs, retired, vouchers] = counts(body)?;
+                let (policy_key, directory_key) = (blocks.key()?, blocks.key()?);
+                let pairs = (0..pairs).map(|_| blocks.pair()).collect::<Result<_, _>>()?;
+                let retired = (0..retired).map(|_| blocks.named()).collect::<Result<_, _>>()?;
+                let vouchers = (0..vouchers).map(|_| blocks.named()).collect::<Result<_, _>>()?;
+                blocks.end()?;
+                Ok(Self { pairs, retired, vouchers, policy_key, directory_key })
+            }
+            _ => Err(AuthorityError::Version(version.chars().take(16).collect())),
+        }
+    }
+}
+
+/// A new root with its issuer.
+pub(crate) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, AuthorityError> {
+    let made = signet_identity::Authority::create(trust_domain.clone(), now - BACKDATE, LIFETIME)?;
+    Ok(Arc::new(made))
+}
+
+/// The same root with a new issuer.
+pub(crate) fn new_issuer(pair: &Pair, now: SystemTime) -> Result<Pair, AuthorityError> {
+    Ok(Arc::new(pair.with_new_issuer(now - BACKDATE, LIFETIME)?))
+}
+
+/// `pairs P retired R vouchers V`, each within its bound.
+fn counts(body: &str) -> Result<[usize; 3], AuthorityError> {
+    let line: Vec<&str> = body.lines().next().unwrap_or_default().split(' ').collect();
+    let ["pairs", pairs, "retired", retired, "vouchers", vouchers] = line[..] else {
+        return Err(AuthorityError::Corrupted);
+    };
+    let number = |text: &str, max: usize| {
+        text.parse().ok().filter(|number| *number <= max).ok_or(AuthorityError::Corrupted)
+    };
+    let pairs = number(pairs, PAIRS_MAX)?;
+    if pairs == 0 {
+        return Err(AuthorityError::Corrupted);
+    }
+    Ok([pairs, number(retired, CERTIFICATES_MAX)?, number(vouchers, CERTIFICATES_MAX)?])
+}
+
+/// PEM blocks in the order they stand.
+struct Blocks<'a> {
+    rest: std::vec::IntoIter<&'a str>,
+}
+
+impl<'a> Blocks<'a> {
+    fn of(body: &'a str) -> Self {
+        let starts: Vec<usize> = body.match_indices("-----BEGIN ").map(|(at, _)| at).collect();
+        let ends = starts.iter().skip(1).copied().chain([body.len()]);
+        let blocks: Vec<&str> =
+            starts.iter().zip(ends).filter_map(|(&start, end)| body.get(start..end)).collect();
+        Self { rest: blocks.into_iter() }
+    }
+
+    fn next(&mut self) -> Result<&'a str, AuthorityError> {
+        self.rest.next().ok_or(AuthorityError::Corrupted)
+    }
+
+    fn key(&mut self) -> Result<Arc<SectionKey>, AuthorityError> {
+        use rustls_pki_types::PrivatePkcs8KeyDer;
+        use rustls_pki_types::pem::PemObject;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(self.next()?.as_bytes());
+        let key = key.map_err(|_| AuthorityError::Corrupted)?;
+        Ok(Arc::new(SectionKey::from_pkcs8(key.secret_pkcs8_der())?))
+    }
+
+    fn pair(&mut self) -> Result<Pair, AuthorityError> {
+        let text = [self.next()?, self.next()?, self.next()?, self.next()?].concat();
+        Ok(Arc::new(signet_identity::Authority::from_pem(&text)?))
+    }
+
+    /// A certificate under the name of the key it is over.
+    fn named(&mut self) -> Result<(String, CertificateDer<'static>), AuthorityError> {
+        use rustls_pki_types::pem::PemObject;
+        let der = CertificateDer::from_pem_slice(self.next()?.as_bytes());
+        let der = der.map_err(|_| AuthorityError::Corrupted)?;
+        let key = spki_sha256(&der).map_err(|_| AuthorityError::Corrupted)?;
+        Ok((name(key), der))
+    }
+
+    fn end(&mut self) -> Result<(), AuthorityError> {
+        if self.rest.next().is_some() { Err(AuthorityError::Corrupted) } else { Ok(()) }
+    }
+}
+
+fn checksum(body: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, body.as_bytes()))
+}
+
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let encoded = STANDARD.encode(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, remaining) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = remaining;
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("mesh.example").unwrap()
+    }
+
+    #[test]
+    fn stored_keys_are_the_same_after_loading() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Keyring::load(directory.path(), &domain()).unwrap().is_none());
+        let now = SystemTime::now();
+        let mut made = Keyring::create(directory.path(), &domain(), now).unwrap();
+        let next = new_root(&domain(), now).unwrap();
+        let gone = new_root(&domain(), now).unwrap();
+        let root = made.first().unwrap().clone();
+        let until = now + Duration::from_secs(3600);
+        made.vouchers.insert(name(next.root_spki_sha256()), root.vouch_for(&next, now, until).unwrap());
+        made.retired.insert(name(gone.root_spki_sha256()), gone.root_der().clone());
+        made.pairs.push(next);
+        made.store(directory.path()).unwrap();
+        let loaded = Keyring::load(directory.path(), &domain()).unwrap().unwrap();
+        assert_eq!(loaded.encode().unwrap(), made.encode().unwrap());
+        assert_eq!(loaded.pin().unwrap(), made.pin().unwrap());
+        assert_eq!((loaded.pairs.len(), loaded.retired.len(), loaded.vouchers.len()), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_the_same_authority() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
+        let keys = [&made.policy_key, &made.directory_key];
+        let keys = keys.map(|key| pem("PRIVATE KEY", &key.to_pkcs8().unwrap())).concat();
+        let body = format!("{}{keys}", made.first().unwrap().to_pem());
+        let text = format!("signet-authority 1 sha256 {}\n{body}", checksum(&body));
+        std::fs::write(directory.path().join(FILE), text).unwrap();
+        let loaded = Keyring::load(directory.path(), &domain()).unwrap().unwrap();
+        assert_eq!(loaded.encode().unwrap(), made.encode().unwrap());
+    }
+
+    #[test]
+    fn a_file_of_a_later_version_is_refused_by_name_and_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
+        let path = directory.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap().replacen("authority 2", "authority 3", 1);
+        std::fs::write(&path, text).unwrap();
+        let refused = Keyring::load(directory.path(), &domain()).err().unwrap();
+        assert!(matches!(&refused, AuthorityError::Version(version) if version == "3"), "{refused}");
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_in_the_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
+        let path = directory.path().join(FILE);
+        let intact = std::fs::read(&path).unwrap();
+        for at in (0..intact.len()).step_by(97) {
+            let mut bytes = intact.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let refused = Keyring::load(directory.path(), &domain()).err().unwrap();
+            assert!(matches!(refused, AuthorityError::Corrupted), "{at}: {refused}");
+        }
+    }
+
+    #[test]
+    fn another_trust_domain_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
+        let other = TrustDomain::parse("other.example").unwrap();
+        let refused = Keyring::load(directory.path(), &other).err().unwrap();
+        assert!(matches!(refused, AuthorityError::OtherTrustDomain { .. }));
+    }
+
+    #[test]
+    fn the_file_is_readable_by_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
+        let mode = std::fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,246 @@
+//! Carries rotations out: reads who is ready, commits the next slots, makes and destroys keys.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use signet_identity::Fingerprint;
+use signet_sync::{SectionName, Version};
+use thiserror::Error;
+
+use super::survey::{Holder, Presence, Survey, survey};
+use super::{PARKED, RotationError, abort, advance, begin, emergency, forget, may_begin};
+use crate::authority::slots::{Phase, Rotation, Slots, What, Why};
+use crate::authority::{Authority, AuthorityError, name, new_issuer, new_root, tidied};
+use crate::clock::ClockError;
+use crate::publish::Published;
+use crate::records::{self, Instance, REGISTRATIONS, Registration, SLOTS, TOKENS, unix_seconds};
+use crate::services::Mesh;
+use crate::store::{Expect, Revision, Store, StoreError, Write};
+use crate::streams::Stream;
+
+/// How often it is looked whether everybody is ready, while a rotation is under way.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often it is looked for retired roots whose time is over.
+const TIDY: Duration = Duration::from_secs(60);
+
+/// How often a change is tried again when another one came first.
+const ATTEMPTS_MAX: usize = 16;
+
+/// Why a rotation could not be begun, called off or carried on.
+#[derive(Debug, Error)]
+pub(crate) enum DriveError {
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The slots as stored, and what to expect when they are written; those in force when none were stored yet.
+async fn stored(store: &dyn Store, authority: &Authority) -> Result<(Expect, Slots), StoreError> {
+    match records::read::<Slots>(store, SLOTS).await? {
+        Some(found) => Ok((Expect::At(found.revision), found.record)),
+        None => Ok((Expect::Absent, Slots::clone(&authority.slots()))),
+    }
+}
+
+/// Begins a rotation, or replaces at once.
+pub(crate) async fn rotate(mesh: &Mesh, what: What, at_once: bool) -> Result<Revision, DriveError> {
+    let (store, authority) = (&*mesh.store, &*mesh.authority);
+    for _ in 0..ATTEMPTS_MAX {
+        // Nothing is made by a clock that is not believed.
+        let now = mesh.clock.issuing().await?;
+        let (expect, slots) = stored(store, authority).await?;
+        let under_way = slots.rotation.as_ref().filter(|rotation| rotation.what == what);
+        let next = match under_way {
+            Some(Rotation { root, issuer, .. }) if at_once => (root.clone(), issuer.clone()),
+            // A new root takes whatever issuer was to come with the old one.
+            None if at_once && (what == What::Root || slots.rotation.is_none()) => {
+                next_pair(authority, what, false, now)?
+            }
+            _ => {
+                may_begin(&slots, what)?;
+                next_pair(authority, what, true, now)?
+            }
+        };
+        let registrations = records::list::<Registration>(store, REGISTRATIONS).await?;
+        let instances = registrations.iter().map(|found| found.record.instances.len()).sum();
+        let mut writes = Vec::new();
+        let slots = if at_once {
+            if what == What::Root {
+                // Every one pins the root that is given up, or one before it.
+                let tokens = store.list(TOKENS).await?.entries.into_iter();
+                writes.extend(tokens.map(|entry| Write::delete(entry.key, Expect::Any)));
+            }
+            emergency(&slots, what, next, unix_seconds(now))
+        } else {
+            begin(&slots, what, next, instances, unix_seconds(now))?
+        };
+        match commit(store, authority, expect, slots, writes).await {
+            Err(DriveError::Store(StoreError::Conflict { .. })) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(StoreError::Conflict { key: SLOTS.to_owned() }.into())
+}
+
+/// Calls the rotation under way off.
+pub(crate) async fn call_off(mesh: &Mesh) -> Result<Revision, DriveError> {
+    let (store, authority) = (&*mesh.store, &*mesh.authority);
+    for _ in 0..ATTEMPTS_MAX {
+        let (expect, slots) = stored(store, authority).await?;
+        let slots = abort(&slots, unix_seconds(mesh.clock.best()))?;
+        match commit(store, authority, expect, slots, Vec::new()).await {
+            Err(DriveError::Store(StoreError::Conflict { .. })) => {}
+            outcome => return outcome,
+        }
+    }
+    Err(StoreError::Conflict { key: SLOTS.to_owned() }.into())
+}
+
+/// Makes the next pair and stores its keys; nothing uses them before the slots name them. With `vouched`, the root in force
+/// gives its word for a new one. What an earlier attempt left behind is replaced.
+pub(crate) fn next_pair(
+    authority: &Authority,
+    what: What,
+    vouched: bool,
+    now: SystemTime,
+) -> Result<(String, String), AuthorityError> {
+    let current = authority.current()?;
+    let mut keyring = (*authority.keyring()).clone();
+    let pair = match what {
+        What::Issuer => new_issuer(&current, now)?,
+        What::Root => new_root(authority.trust_domain(), now)?,
+    };
+    let (root, issuer) = (name(pair.root_spki_sha256()), name(pair.issuer_spki_sha256()));
+    if what == What::Root && vouched {
+        keyring.vouchers.insert(root.clone(), current.vouch_for(&pair, now, now + PARKED)?);
+    }
+    let slots = authority.slots();
+    // What is named stays, also the next issuer of a rotation that an emergency overtakes.
+    keyring.pairs = slots.pairs().filter_map(|(root, issuer)| keyring.pair(root, issuer).cloned()).collect();
+    keyring.pairs.push(pair);
+    authority.keep(keyring)?;
+    Ok((root, issuer))
+}
+
+/// Commits slots with all that depends on them, takes them over, and destroys the keys that they no longer name.
+async fn commit(
+    store: &dyn Store,
+    authority: &Authority,
+    expect: Expect,
+    slots: Slots,
+    mut writes: Vec<Write>,
+) -> Result<Revision, DriveError> {
+    writes.push(records::put(SLOTS.to_owned(), expect, &slots)?);
+    writes.push(Write::put(records::AUTHORITY, Expect::Any, slots.root.clone().into_bytes()));
+    let revision = store.commit(writes).await?;
+    authority.adopt(revision, slots)?;
+    tidy(authority)?;
+    Ok(revision)
+}
+
+/// Destroys keys whose part is over.
+pub(crate) fn tidy(authority: &Authority) -> Result<(), AuthorityError> {
+    match tidied(&authority.keyring(), &authority.slots()) {
+        Some(keyring) => authority.keep(keyring),
+        None => Ok(()),
+    }
+}
+
+/// Carries on whatever rotation is under way; never returns.
+pub(crate) async fn drive(mesh: Mesh) {
+    let mut changes = mesh.authority.changes();
+    loop {
+        let is_under_way = changes.borrow_and_update().1.rotation.is_some();
+        let pause = if is_under_way { LOOK } else { TIDY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = changes.changed() => continue,
+        }
+        match step(&mesh).await {
+            Ok(()) | Err(DriveError::Store(StoreError::Conflict { .. })) => {}
+            Err(error) => tracing::error!(%error, "the rotation cannot go on now; it is tried again"),
+        }
+    }
+}
+
+async fn step(mesh: &Mesh) -> Result<(), DriveError> {
+    let (store, authority) = (&*mesh.store, &*mesh.authority);
+    let now = unix_seconds(mesh.clock.best());
+    let (expect, slots) = stored(store, authority).await?;
+    if let Some(forgetful) = forget(&slots, now) {
+        return commit(store, authority, expect, forgetful, Vec::new()).await.map(drop);
+    }
+    if slots.rotation.is_none() {
+        return Ok(());
+    }
+    let Expect::At(revision) = expect else { return Ok(()) };
+    let published = mesh.published.borrow().clone();
+    // Anchors that were made from older slots tell nothing.
+    if published.revision < revision || !look(mesh, &slots, &published).await?.waiting.is_empty() {
+        return Ok(());
+    }
+    let Some(next) = advance(&slots, now) else { return Ok(()) };
+    let phase = next.rotation.as_ref().map(|rotation| rotation.phase);
+    commit(store, authority, expect, next, Vec::new()).await?;
+    tracing::info!(?phase, "the rotation goes on");
+    Ok(())
+}
+
+/// Who is ready for the next step.
+pub(crate) async fn look(mesh: &Mesh, slots: &Slots, published: &Published) -> Result<Survey, StoreError> {
+    let registrations = records::list::<Registration>(&*mesh.store, REGISTRATIONS).await?;
+    let certifying = match slots.rotation.as_ref().map(|rotation| rotation.phase) {
+        Some(Phase::Reissuing | Phase::Returning) => Some(slots.certifying().1),
+        _ => None,
+    };
+    let anchors = published.sections.get(&SectionName::Anchors).map(|section| Version::from(&**section));
+    // Certificates from before issuers were recorded are of the first one.
+    let is_first = slots.past.is_empty() && slots.issuers.iter().all(|issuer| issuer.why == Why::Returned);
+    let unrecorded = is_first.then_some(&*slots.issuer);
+    let connected = mesh.streams.of_instances();
+    let now = unix_seconds(mesh.clock.best());
+    let mut holders = Vec::new();
+    for Registration { id, instances } in registrations.into_iter().map(|found| found.record) {
+        for instance in instances {
+            if instance.leaves.iter().all(|leaf| leaf.not_after <= now) {
+                continue;
+            }
+            let stream = connected.get(&(id.clone(), instance.first.clone()));
+            let presence = stream.map_or_else(
+                || Presence::Away(mesh.streams.last_seen(&id, &instance.first).elapsed()),
+                |stream| presence(stream, &instance, anchors, unrecorded),
+            );
+            holders.push(Holder { id: id.clone(), instance: instance.first, presence });
+        }
+    }
+    Ok(survey(holders, certifying))
+}
+
+fn presence(
+    stream: &Arc<Stream>,
+    instance: &Instance,
+    anchors: Option<Version>,
+    unrecorded: Option<&str>,
+) -> Presence {
+    let report = stream.report();
+    let state = report.sections.iter().find(|section| section.name == SectionName::Anchors);
+    let acked = state.and_then(|state| state.acked);
+    let in_use = report.status.as_ref().and_then(|status| <[u8; 32]>::try_from(&*status.tls_leaf).ok());
+    let in_use = in_use.map_or_else(|| stream.leaf.clone(), |leaf| Fingerprint(leaf).to_string());
+    // It may be about to use any that was issued later: only when all of those are of one issuer it is known.
+    let later = instance.leaves.iter().skip_while(|leaf| leaf.fingerprint != in_use);
+    let mut issuers = later.map(|leaf| leaf.issuer.as_deref().or(unrecorded));
+    let issuer = issuers.next().flatten().filter(|first| issuers.all(|issuer| issuer == Some(*first)));
+    Presence::Connected {
+        protocol: stream.protocol,
+        has_anchors: anchors.is_some() && acked >= anchors,
+        refused: state.and_then(|state| state.nack.as_ref()).map(|nack| nack.error.clone()),
+        issuer: issuer.map(str::to_owned),
+    }
+}
