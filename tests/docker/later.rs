@@ -162,8 +162,11 @@ fn all_are_made_anew_and_then_one_by_one(api: &Api<'_>) {
     api.compose(&["up", "-d", "-t", "1", "--force-recreate", "--scale", "web=3", "web"]);
     assert_ne!(api.inspect("shop_web_1", "{{.Id}}"), before);
     api.every_replica_answers();
-    let old = api.replicas();
-    for replica in &old {
+    let ids = || -> Vec<String> {
+        api.replicas().iter().map(|replica| api.inspect(replica, "{{.Id}}")).collect()
+    };
+    let old = ids();
+    for replica in &api.replicas() {
         api.docker(&["rm", "-f", replica]);
         assert!(!api.is_there(&format!("{replica}-holder")), "{}", api.state());
         // Meanwhile the others do its work.
@@ -171,7 +174,7 @@ fn all_are_made_anew_and_then_one_by_one(api: &Api<'_>) {
         api.compose(&["up", "-d", "--no-recreate", "--scale", "web=3", "web"]);
         api.every_replica_answers();
     }
-    assert!(api.replicas().iter().all(|replica| !old.contains(replica)), "{}", api.state());
+    assert!(ids().iter().all(|id| !old.contains(id)), "{}", api.state());
 }
 
 fn an_image_that_is_not_listed_is_refused_and_leaves_nothing(api: &Api<'_>) {
