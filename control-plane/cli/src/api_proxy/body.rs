@@ -22,7 +22,7 @@ const KNOWN: [&str; 11] = [
     "User",
 ];
 /// Fields of `HostConfig` that decide something here.
-const KNOWN_OF_HOST: [&str; 18] = [
+const KNOWN_OF_HOST: [&str; 19] = [
     "AutoRemove",
     "Binds",
     "CapAdd",
@@ -41,6 +41,7 @@ const KNOWN_OF_HOST: [&str; 18] = [
     "PublishAllPorts",
     "RestartPolicy",
     "Sysctls",
+    "VolumesFrom",
 ];
 /// Fields of `NetworkingConfig`, of an endpoint in it, and of a mount.
 const KNOWN_OF_NETWORKING: [&str; 1] = ["EndpointsConfig"];
