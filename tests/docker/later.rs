@@ -162,8 +162,10 @@ fn all_are_made_anew_and_then_one_by_one(api: &Api<'_>) {
     api.compose(&["up", "-d", "-t", "1", "--force-recreate", "--scale", "web=3", "web"]);
     assert_ne!(api.inspect("shop_web_1", "{{.Id}}"), before);
     api.every_replica_answers();
-    let old = api.replicas();
-    for replica in &old {
+    let ids =
+        || -> Vec<String> { api.replicas().iter().map(|replica| api.inspect(replica, "{{.Id}}")).collect() };
+    let old = ids();
+    for replica in &api.replicas() {
         api.docker(&["rm", "-f", replica]);
         assert!(!api.is_there(&format!("{replica}-holder")), "{}", api.state());
         // Meanwhile the others do its work.
@@ -171,7 +173,7 @@ fn all_are_made_anew_and_then_one_by_one(api: &Api<'_>) {
         api.compose(&["up", "-d", "--no-recreate", "--scale", "web=3", "web"]);
         api.every_replica_answers();
     }
-    assert!(api.replicas().iter().all(|replica| !old.contains(replica)), "{}", api.state());
+    assert!(ids().iter().all(|id| !old.contains(id)), "{}", api.state());
 }
 
 fn an_image_that_is_not_listed_is_refused_and_leaves_nothing(api: &Api<'_>) {
@@ -183,9 +185,14 @@ fn an_image_that_is_not_listed_is_refused_and_leaves_nothing(api: &Api<'_>) {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && told.contains(code), "{told}");
     }
-    let mount = ["create", "--label", WEB, "-v", "signet-admin:/x", IMAGE, "check"];
-    let output = api.try_docker(&mount);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("reserved-mount"), "{output:?}");
+    for mount in [
+        ["-v", "signet-admin:/x"],
+        ["--volumes-from", "signet-docker"],
+        ["--volumes-from", "shop_client_1-sidecar"],
+    ] {
+        let output = api.try_docker(&[&["create", "--label", WEB], &mount[..], &[IMAGE, "check"]].concat());
+        assert!(String::from_utf8_lossy(&output.stderr).contains("reserved-mount"), "{mount:?}: {output:?}");
+    }
     // What the engine itself refuses leaves nothing either.
     let output = api.try_docker(&["create", "--name", "signet-control-plane", "--label", WEB, IMAGE]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("already in use"), "{output:?}");

@@ -112,6 +112,19 @@ pub(crate) struct Container {
     pub(crate) config: Config,
     #[serde(default)]
     pub(crate) network_settings: NetworkSettings,
+    /// Engines write `null` where there are none.
+    #[serde(default)]
+    pub(crate) mounts: Option<Vec<Mount>>,
+}
+
+/// What a container mounts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Mount {
+    /// Of a volume.
+    pub(crate) name: String,
+    /// On the host.
+    pub(crate) source: String,
 }
 
 /// Where it is reached.

@@ -2,7 +2,8 @@
 //!
 //! [`cli`] is the command line, one file per command below `command`. `message` signs and verifies HTTP messages
 //! for people who debug interoperability; it needs no control plane. [`demo`] holds the plain programs that the
-//! demonstration protects.
+//! demonstration protects. What stands beside a Docker engine: `api_proxy` makes containers with a sidecar, `attestor`
+//! gives them an identity, `group` has the sidecar follow its app, `watcher` and `keeper` come afterwards.
 
 mod api_proxy;
 mod attestor;

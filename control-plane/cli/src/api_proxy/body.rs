@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 /// Fields that decide something here.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 8] = [
     "Domainname",
     "ExposedPorts",
     "HostConfig",
@@ -16,13 +16,10 @@ const KNOWN: [&str; 11] = [
     "Image",
     "Labels",
     "MacAddress",
-    "NetworkDisabled",
     "NetworkingConfig",
-    "StopTimeout",
-    "User",
 ];
 /// Fields of `HostConfig` that decide something here.
-const KNOWN_OF_HOST: [&str; 18] = [
+const KNOWN_OF_HOST: [&str; 19] = [
     "AutoRemove",
     "Binds",
     "CapAdd",
@@ -41,6 +38,7 @@ const KNOWN_OF_HOST: [&str; 18] = [
     "PublishAllPorts",
     "RestartPolicy",
     "Sysctls",
+    "VolumesFrom",
 ];
 /// Fields of `NetworkingConfig`, of an endpoint in it, and of a mount.
 const KNOWN_OF_NETWORKING: [&str; 1] = ["EndpointsConfig"];
@@ -49,7 +47,11 @@ const KNOWN_OF_MOUNT: [&str; 2] = ["Source", "Type"];
 
 /// A body with its fields named as documented.
 #[derive(Clone, Debug)]
-pub(crate) struct Body(Map<String, Value>);
+pub(crate) struct Body {
+    whole: Map<String, Value>,
+    /// Its `HostConfig`.
+    host: Map<String, Value>,
+}
 
 impl Body {
     /// Reads a body.
@@ -60,14 +62,14 @@ impl Body {
         let value: Value =
             serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON: {error}"))?;
         let mut whole = object("the body", value, &KNOWN)?;
-        if let Some(value) = whole.remove("HostConfig").filter(|value| !value.is_null()) {
-            let mut host = object("HostConfig", value, &KNOWN_OF_HOST)?;
-            if let Some(Value::Array(mounts)) = host.get_mut("Mounts") {
-                for mount in mounts {
-                    *mount = object("HostConfig.Mounts", mount.take(), &KNOWN_OF_MOUNT)?.into();
-                }
+        let mut host = match whole.remove("HostConfig") {
+            None | Some(Value::Null) => Map::new(),
+            Some(value) => object("HostConfig", value, &KNOWN_OF_HOST)?,
+        };
+        if let Some(Value::Array(mounts)) = host.get_mut("Mounts") {
+            for mount in mounts {
+                *mount = object("HostConfig.Mounts", mount.take(), &KNOWN_OF_MOUNT)?.into();
             }
-            whole.insert("HostConfig".to_owned(), host.into());
         }
         if let Some(value) = whole.remove("NetworkingConfig").filter(|value| !value.is_null()) {
             let mut networking = object("NetworkingConfig", value, &KNOWN_OF_NETWORKING)?;
@@ -78,17 +80,17 @@ impl Body {
             }
             whole.insert("NetworkingConfig".to_owned(), networking.into());
         }
-        Ok(Self(whole))
+        Ok(Self { whole, host })
     }
 
     /// A field; `None` where it is missing or null.
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
-        self.0.get(field).filter(|value| !value.is_null())
+        self.whole.get(field).filter(|value| !value.is_null())
     }
 
     /// A field of `HostConfig`.
     pub(crate) fn host(&self, field: &str) -> Option<&Value> {
-        self.get("HostConfig")?.get(field).filter(|value| !value.is_null())
+        self.host.get(field).filter(|value| !value.is_null())
     }
 
     /// A text of `HostConfig`; empty where there is none.
@@ -117,20 +119,20 @@ impl Body {
 
     /// Takes a field out.
     pub(crate) fn take(&mut self, field: &str) -> Option<Value> {
-        self.0.remove(field).filter(|value| !value.is_null())
+        self.whole.remove(field).filter(|value| !value.is_null())
     }
 
     /// Takes a field of `HostConfig` out.
     pub(crate) fn take_host(&mut self, field: &str) -> Option<Value> {
-        self.host_map().remove(field).filter(|value| !value.is_null())
+        self.host.remove(field).filter(|value| !value.is_null())
     }
 
     pub(crate) fn set_host(&mut self, field: &str, value: Value) {
-        self.host_map().insert(field.to_owned(), value);
+        self.host.insert(field.to_owned(), value);
     }
 
     pub(crate) fn set_label(&mut self, name: &str, value: &str) {
-        let labels = self.0.entry("Labels").or_insert_with(|| Map::new().into());
+        let labels = self.whole.entry("Labels").or_insert_with(|| Map::new().into());
         if !labels.is_object() {
             *labels = Map::new().into();
         }
@@ -140,19 +142,9 @@ impl Body {
     }
 
     pub(crate) fn into_value(self) -> Value {
-        self.0.into()
-    }
-
-    fn host_map(&mut self) -> &mut Map<String, Value> {
-        let host = self.0.entry("HostConfig").or_insert_with(|| Map::new().into());
-        if !host.is_object() {
-            *host = Map::new().into();
-        }
-        match host {
-            Value::Object(host) => host,
-            // It was just made one.
-            _ => unreachable!(),
-        }
+        let Self { mut whole, host } = self;
+        whole.insert("HostConfig".to_owned(), host.into());
+        whole.into()
     }
 }
 

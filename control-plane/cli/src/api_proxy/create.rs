@@ -173,15 +173,24 @@ fn refuse(body: &Body, settings: &Settings) -> Result<(), String> {
             ));
         }
     }
-    let sources = mounted(body);
-    if let Some(source) =
-        sources.iter().find(|source| settings.reserved.iter().any(|held| holds(source, held)))
-    {
-        return Err(format!(
-            "reserved-mount: {source} leads to what gives identities, and no workload may mount it; fix: leave it out"
-        ));
+    match mounted(body).iter().find(|source| settings.holds_back(source)) {
+        Some(source) => Err(reserved(source)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The refusal of a mount.
+pub(crate) fn reserved(source: &str) -> String {
+    format!(
+        "reserved-mount: {source} leads to what gives identities, and no workload may mount it; fix: leave it out"
+    )
+}
+
+impl Settings {
+    /// Whether nothing that is meshed may mount this.
+    pub(crate) fn holds_back(&self, source: &str) -> bool {
+        self.reserved.iter().any(|held| holds(source, held))
+    }
 }
 
 /// What a body mounts from the host or by name.

@@ -2,14 +2,15 @@
 
 use aws_lc_rs::rand;
 use serde_json::{Map, Value, json};
+use signet_inject::compose::ROLE_LABEL;
 
 use super::body::Body;
-use super::create::{Asked, GROUP_LABEL, Plan, guest, plan};
+use super::create::{Asked, GROUP_LABEL, Plan, ROLE_APP, guest, plan, reserved};
 use super::head::{Answer, Head};
 use super::{ApiProxy, relay};
 use crate::attestor::rules::Choice;
 use crate::docker::DockerError;
-use crate::docker::operations::Image;
+use crate::docker::operations::{Image, encode};
 
 /// What is made so far; what fails takes it away again.
 #[derive(Debug, Default)]
@@ -81,6 +82,11 @@ impl ApiProxy {
             Ok(plan) => plan,
             Err(reason) => return refuse(400, reason),
         };
+        match self.volumes_from(&body).await {
+            Ok(None) => {}
+            Ok(Some(reason)) => return refuse(400, reason),
+            Err(error) => return refuse(502, error.to_string()),
+        }
         // Whoever clears away what has no app waits until it has one.
         let _lock = self.groups.lock(&group).await;
         let mut made = Made::default();
@@ -132,6 +138,25 @@ impl ApiProxy {
             return Ok(Answer::refusal(409, message));
         }
         Ok(warned(answer, &plan.warnings))
+    }
+
+    /// Why a container may not have the volumes of another one, if it may not.
+    async fn volumes_from(&self, body: &Body) -> Result<Option<String>, DockerError> {
+        for other in body.host_texts("VolumesFrom") {
+            let name = other.split(':').next().unwrap_or(other);
+            // Of one that is not there the engine says so itself.
+            let Some(found) = self.docker().container(&encode(name)).await? else { continue };
+            if found.label(ROLE_LABEL).is_some_and(|role| role != ROLE_APP) {
+                return Ok(Some(format!(
+                    "reserved-mount: {name} has keys or holds a network; fix: leave it out"
+                )));
+            }
+            let mounts = found.mounts.iter().flatten().flat_map(|mount| [&mount.name, &mount.source]);
+            if let Some(source) = mounts.into_iter().find(|source| self.settings.holds_back(source)) {
+                return Ok(Some(reserved(&format!("{source}, which {name} has,"))));
+            }
+        }
+        Ok(None)
     }
 
     /// Puts a holder into the control plane's network, unless that is one of its own.
