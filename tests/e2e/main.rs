@@ -5,6 +5,7 @@ mod bypass;
 mod claims;
 mod coverage;
 mod egress;
+mod guard;
 mod headers;
 mod identity;
 mod intermediary;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             messages::TESTS,
             traffic::TESTS,
             egress::TESTS,
+            guard::TESTS,
             intermediary::TESTS,
         ]
         .concat(),

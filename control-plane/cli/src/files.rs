@@ -2,8 +2,11 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::Uid;
 
 use crate::output::Failure;
 
@@ -20,6 +23,26 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     } else {
         fs::File::open(path).map_err(failed)?.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     }
+    text(path, bytes)
+}
+
+/// As [`read`], for files that other files name: what is no regular file may never end, or never begin.
+pub(crate) fn read_regular(path: &Path) -> Result<String, Failure> {
+    let name = path.display();
+    let failed = |error: io::Error| Failure::Usage(format!("{name}: {error}"));
+    // A pipe that nobody writes to would keep an ordinary opening for ever.
+    let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = opened.map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::Usage(format!("{name}: it is no regular file; fix: name one")));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    text(path, bytes)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
+    let name = path.display();
     if bytes.len() as u64 > FILE_MAX {
         return Err(Failure::Usage(format!("{name}: it is longer than {FILE_MAX} bytes; fix: split it")));
     }
@@ -59,7 +82,16 @@ pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure
 pub(crate) fn private_directory(path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    let found = fs::metadata(path).map_err(failed)?;
+    let (owner, own) = (found.uid(), Uid::effective().as_raw());
+    if owner != own {
+        let path = path.display();
+        return Err(Failure::Usage(format!(
+            "{path}: it belongs to user {owner}, who can read the keys that will lie in it, and this is user {own}; fix: \
+             run as its owner, or name another by --directory"
+        )));
+    }
+    let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let path = path.display();
         return Err(Failure::Usage(format!(
@@ -129,6 +161,31 @@ mod tests {
         private_directory(&made).unwrap();
         fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(private_directory(&made), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn directory_of_another_user_is_refused() {
+        // Nobody owns both: `/proc/1` is root's, and root meets a folder that it has given away.
+        let folder = tempfile::tempdir().unwrap();
+        let foreign = if Uid::effective().is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
+            folder.path()
+        } else {
+            Path::new("/proc/1")
+        };
+        let Err(Failure::Usage(told)) = private_directory(foreign) else { panic!("{foreign:?} is taken") };
+        assert!(told.contains("belongs to user"), "{told}");
+    }
+
+    #[test]
+    fn pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(read_regular(&pipe), Err(Failure::Usage(_))));
+        assert!(matches!(read_regular(folder.path()), Err(Failure::Usage(_))));
+        fs::write(folder.path().join("file"), "text").unwrap();
+        assert_eq!(read_regular(&folder.path().join("file")).ok().as_deref(), Some("text"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod beside;
 mod emit;
 mod extends;
 mod fault;
+mod host;
 mod marks;
 mod merge;
 mod mesh;
@@ -31,6 +32,9 @@ pub const ROLE_LABEL: &str = "signet.mf2c-project.eu/role";
 /// The value of [`ROLE_LABEL`] on namespace holders: the keeper looks after what joined one, and nothing else.
 pub const ROLE_HOLDER: &str = "holder";
 
+/// The value of [`ROLE_LABEL`] on guards: services of the host's network join them.
+pub const ROLE_GUARD: &str = "guard";
+
 /// Reads another file by its path, as seen from the folder of the first one; or says why it cannot.
 pub type Read<'a> = dyn Fn(&str) -> Result<String, String> + 'a;
 
@@ -45,8 +49,12 @@ pub struct Options {
     pub directory: String,
     /// The Docker engine's socket, for the keeper; `None`: no keeper is added.
     pub docker_socket: Option<String>,
+    /// Inject a file anew although its marked blocks were changed by hand.
+    pub force: bool,
     /// Where the host is reached by other hosts: published ports are advertised there.
     pub host_address: Option<IpAddr>,
+    /// The first of the host's ports that the control plane and guards of services of the host's network listen at.
+    pub host_ports: u16,
     /// What stands before the images' names, with its `/`.
     pub image_prefix: String,
     /// The name of the mesh and its network: the project's, in lower-case letters, digits and `-`.
@@ -97,8 +105,13 @@ pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
     let Input { file, options, .. } = *input;
     let restored;
     let text = if is_injected(input.text) {
-        restored = restore(file, input.text)?.text;
-        &restored
+        restored = restore(file, input.text)?;
+        if !options.force && restored.is_added_changed(input.digest) {
+            let message = "what stands between the marks was changed, and would be written anew";
+            let fix = "put the changes outside of the marks, or lose them by --force";
+            return Err(Fault::new(file, 1, message, fix));
+        }
+        &restored.text
     } else {
         input.text
     };
@@ -106,7 +119,8 @@ pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
     let root = value::expand(file, &tree)?;
     let project = project::Project::read(file, root, input.read)?;
     let mut plan = plan::Plan::make(file, &project, options)?;
-    let (manifests, enrolments) = mesh::describe(&project, &mut plan, options);
+    host::look(file, &project, &mut plan, options)?;
+    let (manifests, enrolments) = mesh::describe(file, &project, &mut plan, options)?;
     let edits = rewrite::edits(file, text, &tree, &project, &plan, options)?;
     let note = [
         "Written by `signet inject compose`. `signet uninject FILE` gives the original back.".to_owned(),
@@ -114,7 +128,7 @@ pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
             .to_owned(),
     ];
     let original = text;
-    let text = edits.apply(original, &(input.digest)(original.as_bytes()), &note);
+    let text = edits.apply(original, input.digest, &note);
     let planned = rewrite::planned(file, &tree, &project, &plan, options);
     proof::check(input, original, &text, &project, &planned)?;
     let names = project.services.into_iter().map(|service| service.name);

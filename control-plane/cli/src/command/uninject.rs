@@ -20,6 +20,9 @@ pub(crate) struct Uninject {
     /// Put the original in the file's place
     #[arg(long)]
     in_place: bool,
+    /// Take back what was added although somebody has changed it since; the changes are lost
+    #[arg(long)]
+    force: bool,
 }
 
 impl Uninject {
@@ -29,6 +32,12 @@ impl Uninject {
         files::refuse_stdin_in_place(&self.file, self.in_place)?;
         let text = files::read(&self.file)?;
         let restored = restore(&name, &text).map_err(|fault| Failure::Usage(fault.to_string()))?;
+        if !self.force && restored.is_added_changed(&digest) {
+            return Err(Failure::Usage(format!(
+                "{name}: what stands between the marks was changed since it was injected, and would be lost; fix: put \
+                 the changes outside of the marks, or lose them by --force"
+            )));
+        }
         let identical = digest(restored.text.as_bytes()) == restored.digest;
         if self.in_place {
             files::replace(&self.file, restored.text.as_bytes(), 0o644)?;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::marks::Edits;
-use super::plan::{CONTROL_PLANE, KEEPER, Outcome, Plan, TOOL, added_capabilities, holder, sidecar};
+use super::plan::{CONTROL_PLANE, KEEPER, Outcome, Plan, TOOL, added_capabilities, guard, holder, sidecar};
 use super::project::{Project, Service, texts};
 use super::tree::{Kind, Node, Tree};
 use super::value::Value;
-use super::{Fault, Options, beside, emit, merge};
+use super::{Fault, Options, beside, emit, host, merge};
 
 /// The edits that put sidecars beside the services.
 pub(super) fn edits(
@@ -44,7 +44,7 @@ pub(super) fn planned(
     let mut services = Vec::new();
     for (service, outcome) in project.services.iter().zip(&plan.outcomes) {
         services.push((service.name.clone(), rewriter.rewritten(service, outcome)));
-        if *outcome == Outcome::Meshed {
+        if outcome.has_sidecar() {
             services.extend(rewriter.beside(service));
         }
     }
@@ -110,7 +110,7 @@ impl Rewriter<'_> {
                 } else if !matches!(outcome, Outcome::Left { .. }) {
                     self.edit_keys(&mut edits, service, node);
                 }
-                if **outcome == Outcome::Meshed {
+                if outcome.has_sidecar() {
                     let mut lines = Vec::new();
                     write(&mut lines, indent, self.beside(service));
                     edits.add_after(last, lines);
@@ -175,7 +175,7 @@ impl Rewriter<'_> {
     fn all_services(&self, lines: &mut Vec<String>, indent: usize) {
         for (service, outcome) in self.project.services.iter().zip(&self.plan.outcomes) {
             emit::entry(lines, indent, &service.name, &self.rewritten(service, outcome));
-            if *outcome == Outcome::Meshed {
+            if outcome.has_sidecar() {
                 write(lines, indent, self.beside(service));
             }
         }
@@ -202,7 +202,8 @@ impl Rewriter<'_> {
     /// The keys that a service gets, in the place of what it says there.
     fn given(&self, service: &Service) -> Vec<(&'static str, Value)> {
         let Some(own) = self.plan.sidecar_of(self.project, &service.name) else { return Vec::new() };
-        let mut given = vec![("network_mode", Value::text(format!("service:{}", holder(own))))];
+        let (holder, sidecar) = self.plan.beside(self.project, own);
+        let mut given = vec![("network_mode", Value::text(format!("service:{holder}")))];
         let condition = |condition| Value::mapping([("condition", Value::text(condition))]);
         let empty = Value::empty;
         let mut waits = service.whole.get("depends_on").cloned().map_or_else(empty, merge::dependencies);
@@ -211,7 +212,7 @@ impl Rewriter<'_> {
                 waits.set(&name, condition("service_started"));
             }
         }
-        waits.set(&sidecar(own), condition("service_healthy"));
+        waits.set(&sidecar, condition("service_healthy"));
         given.push(("depends_on", waits));
         let added = added_capabilities(service);
         let dropped = texts(service.whole.get("cap_drop"));
@@ -262,10 +263,13 @@ impl Rewriter<'_> {
         edits.add_after(node.line.saturating_sub(1), lines);
     }
 
-    fn beside(&self, service: &Service) -> [(String, Value); 2] {
+    fn beside(&self, service: &Service) -> Vec<(String, Value)> {
         let (project, plan, options) = (self.project, self.plan, self.options);
         let name = service.name.as_str();
-        [
+        if plan.is_guarded(project, name) {
+            return vec![(guard(name), host::guard_of(project, plan, service, options))];
+        }
+        vec![
             (holder(name), beside::holder_of(project, plan, service, options)),
             (sidecar(name), beside::sidecar_of(project, plan, service, options)),
         ]

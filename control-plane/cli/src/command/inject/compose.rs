@@ -71,9 +71,16 @@ pub(crate) struct Compose {
     /// Add no `signet-keeper`: no container gets the engine's socket
     #[arg(long)]
     no_keeper: bool,
+    /// Write a file anew although somebody has changed what stands between the marks; the changes are lost
+    #[arg(long)]
+    force: bool,
     /// Refuse plaintext within the mesh from the start
     #[arg(long)]
     strict: bool,
+    /// First of the host's ports that the control plane and the guards of services of the host's network listen at: one,
+    /// and three for each guard
+    #[arg(long, default_value_t = 15100, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=60000))]
+    host_ports: u16,
     /// Address by which others reach this host: published ports are advertised there
     #[arg(long, value_name = "IP")]
     host_address: Option<IpAddr>,
@@ -94,7 +101,7 @@ impl Compose {
             file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let text = files::read(file)?;
         let options = self.options(folder)?;
-        let read = |path: &str| files::read(&folder.join(path)).map_err(|failure| failure.to_string());
+        let read = |path: &str| files::read_regular(&folder.join(path)).map_err(|failure| failure.to_string());
         let input = Input { digest: &digest, file: &name, options: &options, read: &read, text: &text };
         let injected = compose::inject(&input).map_err(|fault| Failure::Usage(fault.to_string()))?;
         check(&injected.manifests)?;
@@ -145,7 +152,9 @@ impl Compose {
             device,
             directory: directory.trim_end_matches('/').to_owned(),
             docker_socket: (!self.no_keeper).then(|| self.docker_socket.clone()),
+            force: self.force,
             host_address: self.host_address,
+            host_ports: self.host_ports,
             image_prefix: self.image_prefix.clone(),
             mesh,
             strict: self.strict,
@@ -271,8 +280,9 @@ fn report(name: &str, injected: &Injected, notes: &[String]) {
         eprintln!("{name}: {note}");
     }
     eprintln!(
-        "{name}: {} services meshed, {} share a sidecar, {} left as they are",
+        "{name}: {} services meshed, {} guarded in the host's network, {} share a sidecar, {} left as they are",
         count(|is| matches!(is, Outcome::Meshed)),
+        count(|is| matches!(is, Outcome::Guarded)),
         count(|is| matches!(is, Outcome::Shares { .. })),
         count(|is| matches!(is, Outcome::Left { .. })),
     );
