@@ -7,5 +7,6 @@
 #![allow(clippy::unwrap_used, reason = "all of it is test")]
 
 mod engine;
+mod podman;
 mod project;
 mod story;

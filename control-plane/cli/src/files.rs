@@ -65,17 +65,66 @@ pub(crate) fn refuse_stdin_in_place(path: &Path, in_place: bool) -> Result<(), F
 /// A link stays a link, and a file that was there keeps its mode.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    let (file, path) = beside(path, text, mode).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Puts texts in the places of files that are there: all of them, or none where one cannot be. Each is replaced as by
+/// [`replace`]; only a crash between two of them leaves the later ones as they were.
+pub(crate) fn replace_all(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
+    const MODE: u32 = 0o644;
+    // Everything is written, old and new, before the first file is touched: then there is space for the way back too.
+    let mut ready = Vec::with_capacity(files.len());
+    for (path, text) in files {
+        let old = fs::read(path).map_err(unchanged(path))?;
+        let new = beside(path, text, MODE).map_err(unchanged(path))?;
+        ready.push(Replacement { old: beside(path, &old, MODE).map_err(unchanged(path))?.0, new: new.0, path: new.1 });
+    }
+    persist_all(ready)
+}
+
+fn unchanged(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    let name = path.display().to_string();
+    move |error| Failure::Usage(format!("{name}: {error}; none of the files was changed"))
+}
+
+/// A file with what is to stand in its place, and what stood there.
+struct Replacement {
+    path: PathBuf,
+    old: tempfile::NamedTempFile,
+    new: tempfile::NamedTempFile,
+}
+
+fn persist_all(ready: Vec<Replacement>) -> Result<(), Failure> {
+    let mut done: Vec<(tempfile::NamedTempFile, PathBuf)> = Vec::with_capacity(ready.len());
+    for Replacement { path, old, new } in ready {
+        if let Err(error) = new.persist(&path) {
+            for (old, path) in done {
+                old.persist(&path).map_err(|error| {
+                    let path = path.display();
+                    Failure::Usage(format!("{path}: {}; it is changed, and could not be put back", error.error))
+                })?;
+            }
+            return Err(unchanged(&path)(error.error));
+        }
+        done.push((old, path));
+    }
+    Ok(())
+}
+
+/// A new file beside `path`, ready to take its place, and where that is behind links.
+fn beside(path: &Path, text: &[u8], mode: u32) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
     let path: PathBuf = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let permissions =
         fs::metadata(&path).map_or_else(|_| Permissions::from_mode(mode), |found| found.permissions());
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text).map_err(failed)?;
-    fs::set_permissions(file.path(), permissions).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(&path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text)?;
+    fs::set_permissions(file.path(), permissions)?;
+    file.as_file().sync_all()?;
+    Ok((file, path))
 }
 
 /// Makes a directory that only its owner can enter, or refuses one that others can.
@@ -151,6 +200,31 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn several_files_are_replaced_all_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&first, "old").unwrap();
+        let new: &[u8] = b"new";
+        let told = replace_all(&[(&first, new), (&second, new)]).unwrap_err();
+        assert!(matches!(told, Failure::Usage(text) if text.contains("none of the files was changed")));
+        assert_eq!(fs::read(&first).unwrap(), b"old");
+        fs::write(&second, "old").unwrap();
+        // The second fails at the last moment, when the first is replaced already.
+        let ready: Vec<Replacement> = [&first, &second]
+            .map(|path| {
+                let ready = |text| beside(path, text, 0o644).unwrap().0;
+                Replacement { path: path.clone(), old: ready(b"old"), new: ready(b"new") }
+            })
+            .into();
+        fs::remove_file(ready[1].new.path()).unwrap();
+        assert!(persist_all(ready).is_err());
+        assert_eq!((fs::read(&first).unwrap(), fs::read(&second).unwrap()), (b"old".to_vec(), b"old".to_vec()));
+        replace_all(&[(&first, new), (&second, new)]).unwrap();
+        assert_eq!((fs::read(&first).unwrap(), fs::read(&second).unwrap()), (b"new".to_vec(), b"new".to_vec()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
     }
 
     #[test]

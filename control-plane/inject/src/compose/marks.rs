@@ -37,6 +37,11 @@ impl Edits {
         self.added.entry(line).or_default().extend(lines);
     }
 
+    /// Whether nothing changes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty()
+    }
+
     /// The edited text. `digest` names the digest of bytes, and `note` tells people what this is.
     pub(super) fn apply(&self, text: &str, digest: &dyn Fn(&[u8]) -> String, note: &[String]) -> String {
         let mut head: Vec<String> = note.iter().map(|line| format!("# {line}")).collect();
@@ -112,7 +117,7 @@ impl Restored {
 fn added(text: &str) -> String {
     let mut inside = false;
     let mut added = String::new();
-    for line in text.lines().map(str::trim_end) {
+    for line in text.trim_start_matches(BYTE_ORDER_MARK).lines().map(str::trim_end) {
         match line.trim_start() {
             BEGIN | BEGIN_JOINED => inside = true,
             END => inside = false,

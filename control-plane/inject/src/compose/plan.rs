@@ -57,6 +57,8 @@ pub enum Severity {
 /// Something to know about a service or the file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Finding {
+    /// The file it is about.
+    pub file: String,
     /// The service; empty: the file as a whole.
     pub service: String,
     /// The line it is about.
@@ -243,7 +245,7 @@ impl Plan {
     }
 
     pub(super) fn find(&mut self, service: &str, line: usize, severity: Severity, text: String) {
-        self.findings.push(Finding { service: service.to_owned(), line, severity, text });
+        self.findings.push(Finding { file: String::new(), service: service.to_owned(), line, severity, text });
     }
 }
 
