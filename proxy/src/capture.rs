@@ -113,7 +113,9 @@ pub enum CaptureError {
         found: usize,
     },
     /// More places of the mesh than fit one transaction.
-    #[error("{found} places in the mesh's directory are more than the {DESTINATIONS_MAX} that a guard can capture")]
+    #[error(
+        "{found} places in the mesh's directory are more than the {DESTINATIONS_MAX} that a guard can capture"
+    )]
     TooManyPlaces {
         /// How many there were.
         found: usize,

@@ -144,7 +144,10 @@ fn places(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
     let virtuals = policy.into_iter().flat_map(|policy| &policy.workloads);
     let virtuals = virtuals.flat_map(|workload| &workload.virtual_addresses).filter(|at| known(&at.network));
     let intermediaries = policy.into_iter().flat_map(|policy| &policy.intermediaries).flat_map(|between| {
-        between.addresses.iter().flat_map(move |address| between.ports.iter().map(move |port| (*address, *port)))
+        between
+            .addresses
+            .iter()
+            .flat_map(move |address| between.ports.iter().map(move |port| (*address, *port)))
     });
     listed
         .chain(virtuals.map(|at| place(at.address, at.port)))

@@ -12,8 +12,8 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::capture::Exempt;
-use crate::capture::host::{GUARDED_MAX, HostRules, Speakers, USERS_MAX, remove};
 use crate::capture::Way;
+use crate::capture::host::{GUARDED_MAX, HostRules, Speakers, USERS_MAX, remove};
 use crate::config::Config;
 
 /// The longest name: it is part of a table's name, and people type it.
@@ -61,7 +61,9 @@ pub enum HostError {
     #[error("--ports {0}: it is a port of the guard itself, or none; give the ports of the service")]
     Port(u16),
     /// More ports or users than a guard has.
-    #[error("at most {GUARDED_MAX} ports and {USERS_MAX} users are guarded at a time; start another guard for the rest")]
+    #[error(
+        "at most {GUARDED_MAX} ports and {USERS_MAX} users are guarded at a time; start another guard for the rest"
+    )]
     TooMany,
 }
 
@@ -106,11 +108,7 @@ impl HostArguments {
 
 impl HostConfig {
     /// Its rules, with these places of the mesh.
-    pub(crate) fn rules(
-        &self,
-        config: &Config,
-        destinations: BTreeSet<std::net::SocketAddr>,
-    ) -> HostRules {
+    pub(crate) fn rules(&self, config: &Config, destinations: BTreeSet<std::net::SocketAddr>) -> HostRules {
         HostRules {
             name: self.name.clone(),
             outbound_port: config.outbound_port,
@@ -133,7 +131,9 @@ impl HostConfig {
                 ?open,
                 "the service still listens, so capture stays and refuses; `{command}` removes it"
             ),
-            Err(error) => tracing::error!(%error, "who listens is not known, so capture stays; `{command}` removes it"),
+            Err(error) => {
+                tracing::error!(%error, "who listens is not known, so capture stays; `{command}` removes it")
+            }
         }
     }
 }
@@ -190,9 +190,13 @@ mod tests {
     #[test]
     fn ports_alone_are_enough() {
         let found = parse(&["--ports", "8080,9090"]).unwrap();
-        let expected = HostConfig { name: "8080".into(), ports: [8080, 9090].into(), speakers: Speakers::Everybody };
+        let expected =
+            HostConfig { name: "8080".into(), ports: [8080, 9090].into(), speakers: Speakers::Everybody };
         assert_eq!(found, expected);
-        assert_eq!(parse(&["--ports", "1", "--user", "7,8"]).unwrap().speakers, Speakers::Users([7, 8].into()));
+        assert_eq!(
+            parse(&["--ports", "1", "--user", "7,8"]).unwrap().speakers,
+            Speakers::Users([7, 8].into())
+        );
         assert_eq!(parse(&["--ports", "1", "--no-outbound"]).unwrap().speakers, Speakers::Nobody);
         let base = ["guard", "--control-plane", "10.0.0.1:15012", "--token", "t"];
         assert!(Line::try_parse_from(base).is_err(), "a guard without ports guards nothing");

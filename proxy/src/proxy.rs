@@ -24,8 +24,8 @@ use crate::admin::{self, Admin, Health};
 use crate::capture::CaptureError;
 use crate::checkpoint;
 use crate::config::Config;
-use crate::guard::Capture;
 use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
+use crate::guard::Capture;
 use crate::habit::Observation;
 use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
@@ -82,7 +82,9 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     })?;
     if config.host.is_some() {
         // Workers share ports, and two guards of one host with the same ports would share them as well.
-        for address in sockets::loopback(config.outbound_port).into_iter().chain([wildcard(config.inbound_port)]) {
+        for address in
+            sockets::loopback(config.outbound_port).into_iter().chain([wildcard(config.inbound_port)])
+        {
             sockets::refuse_shared(address).map_err(bind_error(address))?;
         }
     }

@@ -18,9 +18,10 @@ use tempfile::TempDir;
 use crate::engine::succeeded;
 
 const CANARY: &str = "canary-77e0d4b1c6";
-/// The bridge of podman's own network, and the address at which its containers see their machine.
-const BRIDGE: &str = "cni-podman0";
-const MACHINE: &str = "10.88.0.1";
+/// The network that podman puts pods into, its bridge, and the address at which they see their machine.
+const NETWORK: &str = "podman-default-kube-network";
+const BRIDGE: &str = "cni-podman1";
+const MACHINE: &str = "10.89.0.1";
 /// A pod, its enrolment and its policy take seconds, on a busy machine too.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -42,7 +43,8 @@ impl Podman {
                         [network]\nnetwork_backend = \"cni\"\n\
                         [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         fs::write(podman.at("containers.conf"), settings).unwrap();
-        let images = std::env::var("SIGNET_IMAGES").expect("SIGNET_IMAGES: the folder with the images' archives");
+        let images =
+            std::env::var("SIGNET_IMAGES").expect("SIGNET_IMAGES: the folder with the images' archives");
         for image in ["signet-proxy", "signet"] {
             let archive = format!("{image}-{}-amd64.tar.gz", env!("CARGO_PKG_VERSION"));
             // podman 4.3 takes no compressed archives.
@@ -89,14 +91,15 @@ impl Podman {
     fn signet(&self, arguments: &[&str]) -> String {
         let mount = format!("{}:/mesh", self.at("mesh").display());
         let image = image("signet");
-        let start = ["run", "--rm", "--network", "none", "--user", "0:0", "-v", &mount, "-w", "/mesh", &image];
+        let start =
+            ["run", "--rm", "--network", "none", "--user", "0:0", "-v", &mount, "-w", "/mesh", &image];
         self.run(&[&start[..], arguments].concat())
     }
 
     fn address(&self, pod: &str) -> String {
         let infra = self.run(&["pod", "inspect", "-f", "{{.InfraContainerID}}", pod]);
-        let place = "{{.NetworkSettings.Networks.podman.IPAddress}}";
-        self.run(&["inspect", "-f", place, infra.trim()]).trim().to_owned()
+        let place = format!("{{{{(index .NetworkSettings.Networks \"{NETWORK}\").IPAddress}}}}");
+        self.run(&["inspect", "-f", &place, infra.trim()]).trim().to_owned()
     }
 }
 
@@ -142,8 +145,23 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
     let mount = format!("{}:/mesh", podman.at("mesh").display());
     let (tool, proxy) = (image("signet"), image("signet-proxy"));
     let control_plane = [
-        "run", "-d", "--name", "control-plane", "--network", "host", "--user", "0:0", "-v", &mount, &tool,
-        "control-plane", "--trust-domain", "pods.example", "--state-dir", "/mesh/state", "--admin-socket",
+        "run",
+        "-d",
+        "--name",
+        "control-plane",
+        "--network",
+        "host",
+        "--user",
+        "0:0",
+        "-v",
+        &mount,
+        &tool,
+        "control-plane",
+        "--trust-domain",
+        "pods.example",
+        "--state-dir",
+        "/mesh/state",
+        "--admin-socket",
         "/mesh/admin.sock",
     ];
     podman.run(&control_plane);
@@ -151,7 +169,7 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
     assert!(wait_until(LIMIT, up).is_some(), "{}", podman.run(&["logs", "control-plane"]));
 
     let mesh = "apiVersion: signet.mf2c-project.eu/v1alpha1\nkind: Mesh\nmetadata: {name: pods}\nspec:\n  \
-                trustDomain: pods.example\n  mtls: {mode: strict}\n  networks: [{name: cluster, cidrs: [10.88.0.0/16]}]\n\
+                trustDomain: pods.example\n  mtls: {mode: strict}\n  networks: [{name: cluster, cidrs: [10.89.0.0/16]}]\n\
                 ---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: AccessPolicy\nmetadata: {name: server}\nspec:\n  \
                 target: {workloads: [server.default]}\n  \
                 rules: [{from: [{identity: 'spiffe://pods.example/app/default/client'}]}]\n";
@@ -162,21 +180,41 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
         fs::write(podman.at("mesh").join(format!("{name}.yaml")), pod(name)).unwrap();
         let (file, workload) = (format!("{name}.yaml"), format!("{name}.workload.yaml"));
         let injected = podman.signet(&[
-            "inject", "kubernetes", "-f", &file, "--sidecar", "container", "--control-plane", &place, "--image",
-            &proxy, "--workloads", &workload,
+            "inject",
+            "kubernetes",
+            "-f",
+            &file,
+            "--sidecar",
+            "container",
+            "--control-plane",
+            &place,
+            "--image",
+            &proxy,
+            "--workloads",
+            &workload,
         ]);
         fs::write(podman.at(&format!("{name}.injected.yaml")), played(&injected)).unwrap();
     }
-    let files = ["mesh.yaml", "server.workload.yaml", "client.workload.yaml"].iter().flat_map(|file| ["-f", file]);
+    let files =
+        ["mesh.yaml", "server.workload.yaml", "client.workload.yaml"].iter().flat_map(|file| ["-f", file]);
     podman.signet(&[&["apply"], &files.collect::<Vec<_>>()[..], &socket].concat());
     for name in ["server", "client"] {
         let workload = format!("{name}.default");
-        let token =
-            podman.signet(&[&["token", "create", &workload, "--uses", "9", "--instances", "9"][..], &socket].concat());
+        let token = podman.signet(
+            &[&["token", "create", &workload, "--uses", "9", "--instances", "9"][..], &socket].concat(),
+        );
         // It gives the content of a Secret's fields as they stand there, and does not decode them.
-        let secret = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: signet-{name}}}\ndata: {{token: {}}}\n", token.trim());
+        let secret = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: signet-{name}}}\ndata: {{token: {}}}\n",
+            token.trim()
+        );
         fs::write(podman.at("secret"), secret).unwrap();
-        podman.run(&["secret", "create", &format!("signet-{name}"), &podman.at("secret").display().to_string()]);
+        podman.run(&[
+            "secret",
+            "create",
+            &format!("signet-{name}"),
+            &podman.at("secret").display().to_string(),
+        ]);
         let file = podman.at(&format!("{name}.injected.yaml")).display().to_string();
         podman.run(&["kube", "play", "--log-driver=k8s-file", &file]);
     }
@@ -187,7 +225,8 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
     assert!(podman.namespace.spawn(ask).unwrap().wait().unwrap().success());
 
     let server = format!("{}:8201", podman.address("server"));
-    let request = ["http", "--to", &server, "--method", "POST", "--path", "/api/items", "--body", CANARY];
+    let body = format!("{{\"name\": \"{CANARY}\"}}");
+    let request = ["http", "--to", &server, "--method", "POST", "--path", "/api/items", "--body", &body];
     let exec = [&["exec", "client-app", "/signet", "app", "call"][..], &request].concat();
     let statuses = |output: &std::process::Output| -> Option<Vec<u64>> {
         let transcript: Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -197,18 +236,22 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
         let statuses = statuses(&podman.try_run(&exec))?;
         (!statuses.is_empty() && statuses.iter().all(|status| (200..300).contains(status))).then_some(())
     };
-    let logs = || ["server-signet-proxy", "client-signet-proxy"].map(|name| podman.run(&["logs", name])).join("\n");
+    let logs =
+        || ["server-signet-proxy", "client-signet-proxy"].map(|name| podman.run(&["logs", name])).join("\n");
     assert!(wait_until(LIMIT, answered).is_some(), "{:?}\n{}", podman.try_run(&exec), logs());
     let report = tap.report().expect("the tap watches");
     assert!(report.lost == 0 && (report.offers("mesh-h1/1") || report.offers("mesh-h2/1")), "{report:?}");
     assert_eq!(report.sightings, [], "in clear on the bridge");
 
     // Who has no sidecar is refused, and seen.
-    let stranger = [&["run", "--rm", &tool, "app", "call"][..], &request].concat();
+    let stranger = [&["run", "--rm", "--network", NETWORK, &tool, "app", "call"][..], &request].concat();
     let output = podman.try_run(&stranger);
     let found = statuses(&output).unwrap_or_default();
     assert!(!found.iter().any(|status| (200..300).contains(status)), "{output:?}");
-    assert!(!tap.report().expect("the tap watches").sightings.is_empty(), "the tap would have seen the others, too");
+    assert!(
+        !tap.report().expect("the tap watches").sightings.is_empty(),
+        "the tap would have seen the others, too"
+    );
     assert_eq!(shared_network(&podman, "server"), 1, "the app and its sidecar are in one network namespace");
 }
 

@@ -317,7 +317,10 @@ fn places_follow_pushes() -> TestResult {
     assert_eq!((&state["ready"], &state["capture_in_force"]), (&true.into(), &true.into()), "{state}");
     // The server is strict: what had gone past the guard would have been refused there.
     let requests = yard.served.requests();
-    assert!(requests.len() >= 24 && requests.iter().all(|request| request.contains("/app/host/web")), "{requests:?}");
+    assert!(
+        requests.len() >= 24 && requests.iter().all(|request| request.contains("/app/host/web")),
+        "{requests:?}"
+    );
     Ok(())
 }
 

@@ -79,7 +79,11 @@ pub(crate) fn replace_all(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
     for (path, text) in files {
         let old = fs::read(path).map_err(unchanged(path))?;
         let new = beside(path, text, MODE).map_err(unchanged(path))?;
-        ready.push(Replacement { old: beside(path, &old, MODE).map_err(unchanged(path))?.0, new: new.0, path: new.1 });
+        ready.push(Replacement {
+            old: beside(path, &old, MODE).map_err(unchanged(path))?.0,
+            new: new.0,
+            path: new.1,
+        });
     }
     persist_all(ready)
 }
@@ -103,7 +107,10 @@ fn persist_all(ready: Vec<Replacement>) -> Result<(), Failure> {
             for (old, path) in done {
                 old.persist(&path).map_err(|error| {
                     let path = path.display();
-                    Failure::Usage(format!("{path}: {}; it is changed, and could not be put back", error.error))
+                    Failure::Usage(format!(
+                        "{path}: {}; it is changed, and could not be put back",
+                        error.error
+                    ))
                 })?;
             }
             return Err(unchanged(&path)(error.error));
@@ -221,9 +228,15 @@ mod tests {
             .into();
         fs::remove_file(ready[1].new.path()).unwrap();
         assert!(persist_all(ready).is_err());
-        assert_eq!((fs::read(&first).unwrap(), fs::read(&second).unwrap()), (b"old".to_vec(), b"old".to_vec()));
+        assert_eq!(
+            (fs::read(&first).unwrap(), fs::read(&second).unwrap()),
+            (b"old".to_vec(), b"old".to_vec())
+        );
         replace_all(&[(&first, new), (&second, new)]).unwrap();
-        assert_eq!((fs::read(&first).unwrap(), fs::read(&second).unwrap()), (b"new".to_vec(), b"new".to_vec()));
+        assert_eq!(
+            (fs::read(&first).unwrap(), fs::read(&second).unwrap()),
+            (b"new".to_vec(), b"new".to_vec())
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
     }
 

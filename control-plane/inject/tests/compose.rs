@@ -136,10 +136,17 @@ fn services_of_the_hosts_network_are_guarded_at_the_ports_they_tell() {
         told("discovery")
     );
     // Two that cannot be told apart: one speaks for everybody, the other does not speak.
-    assert!(told("agent").iter().any(|(_, how, text)| *how == Severity::Warning && text.contains("every program")));
-    assert!(told("exporter").iter().any(|(_, how, text)| *how == Severity::Warning && text.contains("earlier")));
+    assert!(
+        told("agent")
+            .iter()
+            .any(|(_, how, text)| *how == Severity::Warning && text.contains("every program"))
+    );
+    assert!(
+        told("exporter").iter().any(|(_, how, text)| *how == Severity::Warning && text.contains("earlier"))
+    );
     let text = &injected.text;
-    for said in ["SIGNET_USERS: \"1001\"", "SIGNET_PORTS: \"9100,9200,9201\"", "SIGNET_NO_OUTBOUND: \"true\""] {
+    for said in ["SIGNET_USERS: \"1001\"", "SIGNET_PORTS: \"9100,9200,9201\"", "SIGNET_NO_OUTBOUND: \"true\""]
+    {
         assert_eq!(text.matches(said).count(), 1, "{said} in {text}");
     }
     assert_eq!(injected.enrolments.len(), 4);
@@ -154,7 +161,11 @@ fn guards_that_would_fight_and_ports_that_are_none_are_refused() {
         )
     };
     for (text, line, said) in [
-        (two("expose: ['80']", "x-signet: {ports: [79-81]}"), 8, "port 80 of the host is that of `a` and of `b`"),
+        (
+            two("expose: ['80']", "x-signet: {ports: [79-81]}"),
+            8,
+            "port 80 of the host is that of `a` and of `b`",
+        ),
         (two("expose: ['80']", "expose: ['15106']"), 8, "15106"),
         (two("expose: ['80']", "expose: ['99999']"), 9, "no port"),
         (two("expose: ['80']", "x-signet: {port: [81]}"), 9, "knows `ports` alone"),
@@ -202,7 +213,14 @@ fn laid_over(base: &str, over: &[(&str, &str)]) -> Result<Injected, Fault> {
     let over: Vec<Source<'_>> = over.iter().map(|(file, text)| Source { file, text }).collect();
     let read = |_: &str| Err("there are no other files".to_owned());
     let options = options();
-    inject(&Input { digest: &digest, file: "base.yml", options: &options, over: &over, read: &read, text: base })
+    inject(&Input {
+        digest: &digest,
+        file: "base.yml",
+        options: &options,
+        over: &over,
+        read: &read,
+        text: base,
+    })
 }
 
 #[test]
@@ -219,7 +237,8 @@ fn several_files_are_injected_each_by_itself_and_come_back_each_as_it_was() {
     assert_eq!((again.text, again.over), (injected.text.clone(), injected.over.clone()));
 
     // The holder has what both files say, and stands in the first that has the service.
-    let holder = &injected.text[injected.text.find("\n  web-holder:").unwrap()..injected.text.find("\n  web-sidecar:").unwrap()];
+    let holder = &injected.text
+        [injected.text.find("\n  web-holder:").unwrap()..injected.text.find("\n  web-sidecar:").unwrap()];
     for said in ["8080:80", "8443:443", "back:", "default:"] {
         assert!(holder.contains(said), "{said} in {holder}");
     }
@@ -229,8 +248,10 @@ fn several_files_are_injected_each_by_itself_and_come_back_each_as_it_was() {
     // Of `db` nothing is left there but its name.
     assert!(over.contains("  db: {}\n"), "{over}");
     assert!(over.contains("  cache-holder:") && !injected.text.contains("cache-holder"), "{over}");
-    assert_eq!(over.matches("network_mode").count(), 3, "the cache, its sidecar and nobody else: {over}");
-    assert!(injected.text.contains("  signet-control-plane:") && !over.contains("signet-control-plane:"));
+    assert_eq!(over.matches("network_mode").count(), 2, "the cache, its sidecar and nobody else: {over}");
+    assert!(
+        injected.text.contains("\n  signet-control-plane:") && !over.contains("\n  signet-control-plane:")
+    );
     let manifests = signet_policy::parse_manifests("mesh", &injected.manifests).unwrap();
     signet_policy::compile(&manifests).unwrap();
 }
@@ -239,7 +260,8 @@ fn several_files_are_injected_each_by_itself_and_come_back_each_as_it_was() {
 fn faults_and_findings_of_several_files_name_the_file_and_its_line() {
     let fault = |base: &str, over: &str| laid_over(base, &[("over.yml", over)]).unwrap_err();
     let at = |fault: Fault| (fault.file, fault.line, fault.message);
-    let (file, line, message) = at(fault(BASE, "services:\n  cache:\n    image: c\n    ports: ['8080:6379']\n"));
+    let (file, line, message) =
+        at(fault(BASE, "services:\n  cache:\n    image: c\n    ports: ['8080:6379']\n"));
     assert_eq!((file.as_str(), line), ("over.yml", 4), "{message}");
     assert!(message.contains("8080"), "{message}");
     let (file, line, _) = at(fault(BASE, "services:\n  cache:\n    scale: 2\n    image: c\n"));
@@ -251,7 +273,8 @@ fn faults_and_findings_of_several_files_name_the_file_and_its_line() {
     let (file, _, message) = at(laid_over(BASE, &[("base.yml", BASE)]).unwrap_err());
     assert!(file == "base.yml" && message.contains("twice"));
     let injected =
-        laid_over(BASE, &[("over.yml", "services:\n  vpn:\n    image: v\n    network_mode: host\n")]).unwrap();
+        laid_over(BASE, &[("over.yml", "services:\n  vpn:\n    image: v\n    network_mode: host\n")])
+            .unwrap();
     let vpn = injected.findings.iter().find(|found| found.service == "vpn").unwrap();
     assert_eq!((vpn.file.as_str(), vpn.line), ("over.yml", 4));
 }
@@ -259,7 +282,8 @@ fn faults_and_findings_of_several_files_name_the_file_and_its_line() {
 #[test]
 fn edit_between_the_marks_is_refused_unless_it_may_be_lost() {
     let once = injected(&fixture("small")).unwrap().text;
-    let edited = once.replacen("SIGNET_TRUST_DOMAIN: box.signet.internal", "SIGNET_TRUST_DOMAIN: mine.example", 1);
+    let edited =
+        once.replacen("SIGNET_TRUST_DOMAIN: box.signet.internal", "SIGNET_TRUST_DOMAIN: mine.example", 1);
     assert_ne!(edited, once);
     assert!(restore("f", &edited).unwrap().is_added_changed(&digest));
     let fault = injected(&edited).unwrap_err();
@@ -270,7 +294,8 @@ fn edit_between_the_marks_is_refused_unless_it_may_be_lost() {
     let outside = format!("# mine\n{once}");
     assert!(!restore("f", &outside).unwrap().is_added_changed(&digest));
     // A file of an earlier version has no digest to compare with.
-    let earlier: String = edited.split_inclusive('\n').filter(|line| !line.contains("# signet-added:")).collect();
+    let earlier: String =
+        edited.split_inclusive('\n').filter(|line| !line.contains("# signet-added:")).collect();
     assert!(!restore("f", &earlier).unwrap().is_added_changed(&digest));
 }
 

@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::CaptureError;
 use super::expression::{
     Expression, Verdict, came_by, destination_in, destination_port, for_this_machine, leaves_by, marked,
     redirect_to, sent_by_user, tcp_opening,
@@ -20,7 +21,6 @@ use super::expression::{
 use super::nftables::{self, Chain, DESTINATION_PRIORITY, Hook, Kind, Ruleset};
 use super::rules::{LOOPBACK, MARK, OUTPUT, PREROUTING, TABLE};
 use super::sets::Set;
-use super::CaptureError;
 use super::verify::differences;
 
 /// What the names of guards' tables begin with.
@@ -141,8 +141,12 @@ impl HostRules {
 
     /// What another table takes of that which this guard wants.
     fn taken_by(&self, other: &Ruleset) -> Option<String> {
-        let theirs: Vec<&[Expression]> =
-            other.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.expressions.as_slice()).collect();
+        let theirs: Vec<&[Expression]> = other
+            .chains
+            .iter()
+            .flat_map(|chain| &chain.rules)
+            .map(|rule| rule.expressions.as_slice())
+            .collect();
         let wanted = self.inbound().into_iter().chain(self.outbound());
         let taken = |matches: &[Expression]| theirs.iter().any(|rule| rule.starts_with(matches));
         wanted.into_iter().find(|(_, matches)| taken(matches)).map(|(purpose, _)| purpose)

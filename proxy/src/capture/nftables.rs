@@ -233,7 +233,12 @@ fn replacement(ruleset: &Ruleset) -> Vec<Request> {
     let flagged = named_table(table).network_u32(TABLE_FLAGS, ruleset.flags);
     batch.push(message(NEW_TABLE, CREATE, flagged, &format!("add table {table}")));
     for (set, id) in ruleset.sets.iter().zip(1..) {
-        batch.push(message(sets::NEW, CREATE, sets::encode(table, set, id), &format!("add set {}", set.name)));
+        batch.push(message(
+            sets::NEW,
+            CREATE,
+            sets::encode(table, set, id),
+            &format!("add set {}", set.name),
+        ));
         let purpose = format!("fill set {}", set.name);
         let filled = sets::encode_elements(table, set);
         batch.extend(filled.map(|elements| message(sets::NEW_ELEMENTS, CREATE, elements, &purpose)));

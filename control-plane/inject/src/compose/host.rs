@@ -72,7 +72,12 @@ fn label(service: &Service) -> Option<String> {
 }
 
 /// The ports that the guard of a service captures: its own, and those of the services that use its network.
-pub(super) fn guarded(file: &str, project: &Project, plan: &Plan, service: &Service) -> Result<BTreeSet<u16>, Fault> {
+pub(super) fn guarded(
+    file: &str,
+    project: &Project,
+    plan: &Plan,
+    service: &Service,
+) -> Result<BTreeSet<u16>, Fault> {
     let mut all = BTreeSet::new();
     for each in plan.group(project, &service.name) {
         all.extend(declared(file, each)?);

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use super::{Fault, Options, host};
 use super::beside::token_file;
 use super::emit::quoted;
 use super::plan::{Plan, Severity};
 use super::ports::{named_in, range};
 use super::project::{Project, Service, texts};
+use super::{Fault, Options, host};
 
 /// Most ports of one workload; a policy's lists take 1,000.
 const PORTS_MAX: usize = 500;
@@ -50,8 +50,11 @@ pub(super) fn describe(
         };
         // In the host's network every port is reached at the host's address; but whoever comes from outside has to show
         // who it is, once the mesh is strict.
-        let reached: BTreeMap<u16, Option<u16>> =
-            if is_guarded { ports.iter().map(|port| (*port, Some(*port))).collect() } else { published.clone() };
+        let reached: BTreeMap<u16, Option<u16>> = if is_guarded {
+            ports.iter().map(|port| (*port, Some(*port))).collect()
+        } else {
+            published.clone()
+        };
         let published = if is_guarded { BTreeMap::new() } else { published };
         if ports.is_empty() {
             let text = "no port of it is known: if it serves, callers reach it in clear; fix: list its ports under \

@@ -130,7 +130,9 @@ impl Plan {
     pub(super) fn sidecar_of<'a>(&'a self, project: &'a Project, name: &str) -> Option<&'a str> {
         let at = project.services.iter().position(|service| service.name == name)?;
         match self.outcomes.get(at)? {
-            Outcome::Guarded | Outcome::Meshed => project.services.get(at).map(|service| service.name.as_str()),
+            Outcome::Guarded | Outcome::Meshed => {
+                project.services.get(at).map(|service| service.name.as_str())
+            }
             Outcome::Shares { with } => Some(with),
             Outcome::Left { .. } => None,
         }
@@ -245,7 +247,13 @@ impl Plan {
     }
 
     pub(super) fn find(&mut self, service: &str, line: usize, severity: Severity, text: String) {
-        self.findings.push(Finding { file: String::new(), service: service.to_owned(), line, severity, text });
+        self.findings.push(Finding {
+            file: String::new(),
+            service: service.to_owned(),
+            line,
+            severity,
+            text,
+        });
     }
 }
 
@@ -357,7 +365,9 @@ fn outcome(file: &str, project: &Project, service: &Service) -> Result<Outcome, 
             return Err(Fault::new(file, line, message, "keep one of them"));
         }
         match mode {
-            "host" if host::declared(file, service)?.is_empty() && host::declared(file, current)?.is_empty() => {
+            "host"
+                if host::declared(file, service)?.is_empty() && host::declared(file, current)?.is_empty() =>
+            {
                 return left(
                     "host network, and no port of it is known; fix: list its TCP ports under `expose`, or \
                      `x-signet: {ports: [8080]}`",

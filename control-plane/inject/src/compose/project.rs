@@ -152,7 +152,10 @@ impl Part {
 
 impl Project {
     /// Lays the files of a project over each other, as Compose does. Each comes with the number of lines before it.
-    pub(super) fn of<'a>(file: &str, parts: impl IntoIterator<Item = (&'a Part, usize)>) -> Result<Self, Fault> {
+    pub(super) fn of<'a>(
+        file: &str,
+        parts: impl IntoIterator<Item = (&'a Part, usize)>,
+    ) -> Result<Self, Fault> {
         let mut root = Value::empty();
         let mut services: Vec<Service> = Vec::new();
         for (part, before) in parts {
@@ -166,7 +169,12 @@ impl Project {
             }
         }
         if services.len() > SERVICES_MAX {
-            return Err(Fault::new(file, 1, format!("more than {SERVICES_MAX} services"), "split the project"));
+            return Err(Fault::new(
+                file,
+                1,
+                format!("more than {SERVICES_MAX} services"),
+                "split the project",
+            ));
         }
         services.iter_mut().try_for_each(|service| service.check(file))?;
         let project = Self { services, root };

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Fault;
 use super::marks::restore;
 use super::project::Part;
 use super::tree::{Bounds, Tree};
 use super::value::{Data, Value, expand};
-use super::Fault;
 
 /// Compares `after`, the edited text of `before`, with the plan: what stands under each of `services`, and what is added
 /// to other sections.

@@ -234,7 +234,9 @@ impl<'a> Rewriter<'a> {
         let mut gone: Vec<&str> = beside::MOVED.into_iter().chain(["links"]).collect();
         if !self.is_first_of(own) {
             // They stand in the first file, and would be laid over there.
-            gone.extend(self.of_project(own).into_iter().flat_map(|(service, _)| self.given(service)).map(|it| it.0));
+            gone.extend(
+                self.of_project(own).into_iter().flat_map(|(service, _)| self.given(service)).map(|it| it.0),
+            );
         }
         gone.retain(|key| own.whole.entry(key).is_some());
         gone

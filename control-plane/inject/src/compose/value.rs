@@ -120,9 +120,12 @@ impl Value {
         let down = |line: usize| if line == 0 { 0 } else { line + lines };
         self.line = down(self.line);
         self.data = match self.data {
-            Data::Sequence(items) => Data::Sequence(items.into_iter().map(|item| item.moved(lines)).collect()),
+            Data::Sequence(items) => {
+                Data::Sequence(items.into_iter().map(|item| item.moved(lines)).collect())
+            }
             Data::Mapping(entries) => {
-                let entry = |entry: Entry| Entry { line: down(entry.line), value: entry.value.moved(lines), ..entry };
+                let entry =
+                    |entry: Entry| Entry { line: down(entry.line), value: entry.value.moved(lines), ..entry };
                 Data::Mapping(entries.into_iter().map(entry).collect())
             }
             scalar => scalar,

@@ -97,7 +97,8 @@ impl Compose {
             .iter()
             .map(|path| {
                 files::refuse_stdin_in_place(path, self.in_place)?;
-                let name = if path.as_os_str() == "-" { "<stdin>".to_owned() } else { path.display().to_string() };
+                let name =
+                    if path.as_os_str() == "-" { "<stdin>".to_owned() } else { path.display().to_string() };
                 Ok((name, files::read(path)?))
             })
             .collect::<Result<_, Failure>>()?;
@@ -114,8 +115,10 @@ impl Compose {
             file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let over: Vec<Source<'_>> = more.iter().map(|(file, text)| Source { file, text }).collect();
         let options = self.options(folder)?;
-        let others = |path: &str| files::read_regular(&folder.join(path)).map_err(|failure| failure.to_string());
-        let input = Input { digest: &digest, file: name, options: &options, over: &over, read: &others, text };
+        let others =
+            |path: &str| files::read_regular(&folder.join(path)).map_err(|failure| failure.to_string());
+        let input =
+            Input { digest: &digest, file: name, options: &options, over: &over, read: &others, text };
         let injected = compose::inject(&input).map_err(|fault| Failure::Usage(fault.to_string()))?;
         check(&injected.manifests)?;
         let mut notes = Vec::new();
@@ -259,7 +262,8 @@ impl Compose {
         let name = before.first().map_or("", |(name, _)| name);
         let to_stdout = !self.in_place && self.write.is_none() && !self.dry_run;
         let after = std::iter::once(&injected.text).chain(&injected.over);
-        let differences = before.iter().zip(after).map(|((name, before), after)| unified::diff(name, before, after));
+        let differences =
+            before.iter().zip(after).map(|((name, before), after)| unified::diff(name, before, after));
         let diff: String = if self.dry_run { differences.collect() } else { String::new() };
         if format == Format::Json {
             let services: HashMap<&str, &Outcome> =
