@@ -13,6 +13,8 @@
 //! - Connections opened before the rules are left alone, so install before the app starts.
 //! - `lo` must be up, with `::1`: redirected connections arrive there. Until then they time out.
 //!
+//! In a network that others use too, [`host`] captures some ports and places instead.
+//!
 //! All calls act on the network namespace of the calling thread, block for a few milliseconds and need
 //! `CAP_NET_ADMIN`, reading included: verify before privileges are dropped.
 
@@ -23,10 +25,12 @@ use nix::errno::Errno;
 
 pub mod command;
 pub mod expression;
+pub mod host;
 mod iptables;
 pub mod netlink;
 pub mod nftables;
 mod rules;
+pub mod sets;
 mod verify;
 
 pub use iptables::IptablesError;
@@ -34,6 +38,7 @@ pub use rules::{
     DNS_PORT, Egress, EgressError, Exempt, MARK, MAX_EXCEPTIONS, Other, PROXY_UID, Rules, TABLE,
 };
 
+use host::DESTINATIONS_MAX;
 use netlink::NetlinkError;
 
 /// How the rules were given to the kernel.
@@ -91,9 +96,27 @@ pub enum CaptureError {
         /// Why not iptables.
         iptables: Box<Self>,
     },
+    /// Another table captures the same already.
+    #[error("{what}: table `{table}` captures that already; fix: stop who keeps it, then `{fix}`")]
+    Taken {
+        /// What both want.
+        what: String,
+        /// Whose it is.
+        table: String,
+        /// The command that removes it.
+        fix: String,
+    },
     /// More exclusions and egress rules than fit one transaction.
     #[error("{found} exclusions and egress rules are more than {MAX_EXCEPTIONS}")]
     TooManyExceptions {
+        /// How many there were.
+        found: usize,
+    },
+    /// More places of the mesh than fit one transaction.
+    #[error(
+        "{found} places in the mesh's directory are more than the {DESTINATIONS_MAX} that a guard can capture"
+    )]
+    TooManyPlaces {
         /// How many there were.
         found: usize,
     },

@@ -8,8 +8,9 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{self, Runtime};
 
 use crate::capture::command::CaptureArgs;
-use crate::config::{Arguments, Config, EXIT_CONFIG};
+use crate::config::{Arguments, Config, ConfigError, EXIT_CONFIG};
 use crate::hold::Hold;
+use crate::host::HostArguments;
 use crate::ready::Ready;
 use crate::{proxy, telemetry};
 
@@ -32,12 +33,25 @@ struct CommandLine {
 enum Command {
     /// Install, verify or remove the rules that redirect traffic to the sidecar.
     Capture(CaptureArgs),
+    /// Run the sidecar of a service in the host's network: some ports and the mesh's places are captured, nothing else.
+    Guard(Box<GuardArguments>),
     /// Capture everything in this network namespace and keep it alive, for a sidecar and its app to join.
     Hold(Hold),
     /// Ask the sidecar beside it whether it is ready: exit code 0 or 1.
     Ready(Ready),
     /// Run the sidecar.
     Run(Box<Arguments>),
+}
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  signet-proxy guard --ports 8080 --control-plane 10.0.0.2:15012 --token-file /run/secrets/token --state-dir /var/lib/signet"
+)]
+struct GuardArguments {
+    #[command(flatten)]
+    host: HostArguments,
+    #[command(flatten)]
+    proxy: Arguments,
 }
 
 /// Runs the program with its arguments, the program's name first.
@@ -52,13 +66,14 @@ pub fn run_from_args(arguments: impl IntoIterator<Item = OsString>) -> ExitCode 
     };
     match line.command {
         Command::Capture(arguments) => arguments.run(),
+        Command::Guard(arguments) => run(arguments.proxy, Some(arguments.host)),
         Command::Hold(hold) => hold.run(),
         Command::Ready(ready) => ready.run(),
-        Command::Run(arguments) => run(*arguments),
+        Command::Run(arguments) => run(*arguments, None),
     }
 }
 
-fn run(arguments: Arguments) -> ExitCode {
+fn run(arguments: Arguments, host: Option<HostArguments>) -> ExitCode {
     keep_keys_out_of_dumps();
     let exporter = match exporter_runtime(arguments.otlp_endpoint.is_some()) {
         Ok(runtime) => runtime,
@@ -76,7 +91,7 @@ fn run(arguments: Arguments) -> ExitCode {
         }
     };
     drop(entered);
-    let code = match Config::try_from(arguments) {
+    let code = match meant(arguments, host) {
         Err(error) => {
             eprintln!("signet-proxy: {error}");
             ExitCode::from(EXIT_CONFIG)
@@ -91,6 +106,12 @@ fn run(arguments: Arguments) -> ExitCode {
     };
     drop(telemetry);
     code
+}
+
+fn meant(arguments: Arguments, host: Option<HostArguments>) -> Result<Config, ConfigError> {
+    let mut config = Config::try_from(arguments)?;
+    config.host = host.map(|host| host.meant(&config)).transpose()?;
+    Ok(config)
 }
 
 /// Neither a core dump nor another process of the same user gets at the keys in memory.

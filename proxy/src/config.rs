@@ -15,6 +15,7 @@ use nix::unistd::Uid;
 use thiserror::Error;
 
 use crate::capture::{Exempt, MARK, Way};
+use crate::host::{HostConfig, HostError};
 use crate::local::config::{LocalArguments, LocalConfig};
 use crate::probes::{Probes, ProbesError};
 
@@ -147,6 +148,8 @@ pub struct Config {
     pub probes: Arc<Probes>,
     /// Where the application has messages signed and verified.
     pub local: LocalConfig,
+    /// What is captured where others use the network too; `None` in a network of the app's own.
+    pub host: Option<HostConfig>,
 }
 
 /// A host, by name or address, and a port. A name is looked up at every connection.
@@ -268,6 +271,9 @@ pub enum ConfigError {
     /// Not 1 to 1,048,576 bytes.
     #[error("--local-payload-bytes {0} is out of range; use 1 to 1048576")]
     LocalPayload(usize),
+    /// Settings that no guard can have.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// Neither a token nor a place where an earlier enrolment is kept.
     #[error(
         "no identity can be had: give --token-file (or --token), --attestation-file with --roots-file, or --state-dir of an earlier enrolment"
@@ -339,6 +345,7 @@ impl TryFrom<Arguments> for Config {
             drain,
             probes: Arc::new(raw.probes.as_deref().map(str::parse).transpose()?.unwrap_or_default()),
             local: raw.local.try_into()?,
+            host: None,
         })
     }
 }

@@ -4,7 +4,10 @@
 //! `Mesh.egress` lists. They are read back regularly, and a connection without the proxy's mark,
 //! the canary, must come out at the proxy's own listener. The rules stay when the process ends:
 //! a proxy that is down means refused traffic, never traffic in clear.
+//!
+//! In a network that others use too the rules follow the directory instead: its places are what is captured.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,12 +15,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use signet_policy::{MtlsMode, PolicyModel, Transport, WorkloadModel};
+use socket2::SockRef;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 
 use crate::admin::Health;
-use crate::capture::{self, CaptureError, Egress, Exempt, Other, Rules, Way};
+use crate::capture::host::{self, HostRules};
+use crate::capture::{self, Backend, CaptureError, Egress, Exempt, Other, Rules, Way};
 use crate::config::Config;
+use crate::snapshot::Snapshot;
 use crate::worker::Shared;
 
 /// How often the rules are read back and the canary is sent.
@@ -45,12 +51,15 @@ impl Canary {
         ours
     }
 
-    /// Dials without the mark; true when the connection was captured, or could not even leave.
-    async fn fly(&self, address: SocketAddr) -> std::io::Result<bool> {
+    /// Dials without the proxy's mark, or with the canary's own; true when the connection was captured, or could not even leave.
+    async fn fly(&self, address: SocketAddr, mark: Option<u32>) -> std::io::Result<bool> {
         let (socket, any) = match address {
             SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         };
+        if let Some(mark) = mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
         socket.bind(SocketAddr::new(any, 0))?;
         self.seen.store(false, Ordering::Release);
         self.port.store(u32::from(socket.local_addr()?.port()), Ordering::Release);
@@ -66,6 +75,84 @@ impl Canary {
             matches!(&connected, Ok(Err(error)) if error.kind() == std::io::ErrorKind::NetworkUnreachable);
         Ok(unroutable || self.seen.load(Ordering::Acquire))
     }
+}
+
+/// Rules of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Capture {
+    /// Of a network that others use too.
+    Host(HostRules),
+    /// Of a network of the app's own.
+    Own(Rules, Way),
+}
+
+impl Capture {
+    /// The first rules of a process: the strictest, or what an earlier process knew of the mesh.
+    pub(crate) fn start(config: &Config) -> Result<Option<(Self, Backend)>, CaptureError> {
+        let Some(way) = config.capture else { return Ok(None) };
+        let (capture, backend) = match &config.host {
+            Some(guard) => {
+                let rules = guard.rules(config, host::left_behind(&guard.name)?);
+                host::claim(&rules)?;
+                (Self::Host(rules), Backend::NfTables)
+            }
+            None => {
+                let rules = initial_rules(config);
+                let backend = capture::install(&rules, way)?;
+                (Self::Own(rules, way), backend)
+            }
+        };
+        capture.verify()?;
+        Ok(Some((capture, backend)))
+    }
+
+    fn install(&self) -> Result<(), CaptureError> {
+        match self {
+            Self::Host(rules) => host::install(rules),
+            Self::Own(rules, way) => capture::install(rules, *way).map(drop),
+        }
+    }
+
+    fn verify(&self) -> Result<(), CaptureError> {
+        match self {
+            Self::Host(rules) => host::verify(rules),
+            Self::Own(rules, way) => capture::verify(rules, *way).map(drop),
+        }
+    }
+
+    /// What is wanted in its place now.
+    fn next(&self, shared: &Shared, snapshot: &Snapshot) -> Self {
+        match (self, &shared.config.host) {
+            // Without a directory, what was known last: a place never looks unmeshed because the control plane is away.
+            (Self::Host(_), Some(guard)) if snapshot.ready => {
+                Self::Host(guard.rules(&shared.config, places(snapshot)))
+            }
+            (Self::Host(rules), _) => Self::Host(rules.clone()),
+            (Self::Own(_, way), _) => Self::Own(wanted(shared, snapshot), *way),
+        }
+    }
+}
+
+/// Everything that is dialled through the mesh: what the directories list, virtual addresses, intermediaries.
+fn places(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
+    let place = |address: IpAddr, port| SocketAddr::new(address.to_canonical(), port);
+    let entries = snapshot.directories.iter().flat_map(|directory| directory.entries());
+    // Port 0 only tells that an address is known.
+    let listed = entries.filter(|entry| entry.port != 0).map(|entry| place(entry.address, entry.port));
+    let known = |network: &str| snapshot.directories.iter().any(|directory| directory.network() == network);
+    let policy = snapshot.policy.as_deref();
+    let virtuals = policy.into_iter().flat_map(|policy| &policy.workloads);
+    let virtuals = virtuals.flat_map(|workload| &workload.virtual_addresses).filter(|at| known(&at.network));
+    let intermediaries = policy.into_iter().flat_map(|policy| &policy.intermediaries).flat_map(|between| {
+        between
+            .addresses
+            .iter()
+            .flat_map(move |address| between.ports.iter().map(move |port| (*address, *port)))
+    });
+    listed
+        .chain(virtuals.map(|at| place(at.address, at.port)))
+        .chain(intermediaries.map(|(address, port)| place(address, port)))
+        .collect()
 }
 
 /// The rules before the first policy: the strictest.
@@ -121,23 +208,31 @@ fn exceptions(ranges: &[IpNet], ports: &[u16]) -> Vec<Egress> {
 pub(crate) async fn keep(
     shared: Arc<Shared>,
     health: Arc<Health>,
-    mut installed: Option<Rules>,
+    mut installed: Option<Capture>,
     report: Arc<Notify>,
 ) {
     let mut changes = shared.changes.clone();
+    let mut unguarded = BTreeSet::new();
     loop {
-        if let (Some(rules), Some(way)) = (&mut installed, shared.config.capture) {
-            let wanted = wanted(&shared);
-            let in_force = enforce(rules, wanted, way).await;
+        // Seen before it is looked at, so that no change falls between.
+        changes.borrow_and_update();
+        if let Some(installed) = &mut installed {
+            let snapshot = shared.snapshot();
+            let wanted = installed.next(&shared, &snapshot);
+            // Until a directory is there, what leaves for the mesh is not known to a guard.
+            let known = shared.config.host.is_none() || snapshot.ready;
+            tell_unguarded(&shared, &snapshot, &mut unguarded);
+            drop(snapshot);
+            let in_force = enforce(installed, wanted).await && known;
             if health.capture_in_force.swap(in_force, Ordering::AcqRel) != in_force {
                 report.notify_one();
             }
         } else {
             health.capture_in_force.store(true, Ordering::Release);
         }
-        let safe = canary(&shared).await;
+        let safe = canary(&shared, installed.as_ref()).await;
         if !safe {
-            tracing::error!("a connection without the proxy's mark was not captured: traffic can leak");
+            tracing::error!("a connection that has to be captured was not: traffic can leak");
         }
         if health.canary_ok.swap(safe, Ordering::AcqRel) != safe {
             report.notify_one();
@@ -149,8 +244,7 @@ pub(crate) async fn keep(
     }
 }
 
-fn wanted(shared: &Shared) -> Rules {
-    let snapshot = shared.snapshot();
+fn wanted(shared: &Shared, snapshot: &Snapshot) -> Rules {
     let credentials = shared.credentials();
     let own = credentials.as_ref().map(|credentials| credentials.id());
     let mode = own.map_or(MtlsMode::Strict, |own| snapshot.index.mtls(own));
@@ -158,18 +252,31 @@ fn wanted(shared: &Shared) -> Rules {
     rules(&shared.config, snapshot.policy.as_deref(), own, mode)
 }
 
+/// Tells of ports that others are told to reach through the mesh, and that nobody captures here.
+fn tell_unguarded(shared: &Shared, snapshot: &Snapshot, told: &mut BTreeSet<u16>) {
+    let Some(guard) = &shared.config.host else { return };
+    let credentials = shared.credentials();
+    let own = credentials.as_ref().and_then(|credentials| snapshot.index.workload(credentials.id()));
+    let declared = own.into_iter().flat_map(|own| &own.ports).map(|declared| declared.port);
+    let missing: BTreeSet<u16> = declared.filter(|port| !guard.ports.contains(port)).collect();
+    if missing != *told && !missing.is_empty() {
+        tracing::warn!(ports = ?missing, "the Workload declares ports that are not guarded; add them to --ports");
+    }
+    *told = missing;
+}
+
 /// Installs `wanted` where it differs from what is in the kernel. False when the rules were found
 /// changed by somebody else, even though they are repaired: something may have passed meanwhile.
-async fn enforce(installed: &mut Rules, wanted: Rules, way: Way) -> bool {
+async fn enforce(installed: &mut Capture, wanted: Capture) -> bool {
     let unchanged = *installed == wanted;
     let rules = wanted.clone();
     let outcome = tokio::task::spawn_blocking(move || -> Result<(), CaptureError> {
-        let tampered = match capture::verify(&rules, way) {
-            Ok(_) => return Ok(()),
+        let tampered = match rules.verify() {
+            Ok(()) => return Ok(()),
             Err(error) => unchanged.then_some(error),
         };
-        capture::install(&rules, way)?;
-        capture::verify(&rules, way)?;
+        rules.install()?;
+        rules.verify()?;
         tampered.map_or(Ok(()), Err)
     });
     match outcome.await {
@@ -186,13 +293,18 @@ async fn enforce(installed: &mut Rules, wanted: Rules, way: Way) -> bool {
 }
 
 /// By user id the proxy's own connections are exempt, so it cannot send a canary itself.
-async fn canary(shared: &Shared) -> bool {
+async fn canary(shared: &Shared, installed: Option<&Capture>) -> bool {
     if matches!(shared.config.exempt, Exempt::Uid(_)) {
         return true;
     }
+    let mark = match installed {
+        // Of what leaves, only places of the mesh are captured; a canary's mark is, wherever it goes.
+        Some(Capture::Host(rules)) => Some(rules.canary_mark()),
+        _ => None,
+    };
     let elsewhere = shared.config.control_plane.address().filter(|address| !address.ip().is_loopback());
     let address = elsewhere.unwrap_or(NOWHERE);
-    match shared.canary.fly(address).await {
+    match shared.canary.fly(address, mark).await {
         Ok(captured) => captured,
         Err(error) => {
             tracing::warn!(%error, "canary could not be sent");

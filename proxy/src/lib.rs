@@ -35,6 +35,7 @@ pub mod habit;
 mod head;
 mod headers;
 mod hold;
+pub mod host;
 mod http_client;
 mod http_server;
 mod inbound;

@@ -21,10 +21,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::admin::{self, Admin, Health};
-use crate::capture::{self, CaptureError, Rules};
+use crate::capture::CaptureError;
 use crate::checkpoint;
 use crate::config::Config;
 use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
+use crate::guard::Capture;
 use crate::habit::Observation;
 use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
@@ -82,12 +83,21 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
         state_dir: config.state_dir.clone(),
         dial: Dial::new(move |address| sockets::dial(address, exempt)),
     })?;
+    if config.host.is_some() {
+        // Workers share ports, and two guards of one host with the same ports would share them as well.
+        for address in
+            sockets::loopback(config.outbound_port).into_iter().chain([wildcard(config.inbound_port)])
+        {
+            sockets::refuse_shared(address).map_err(bind_error(address))?;
+        }
+    }
     let listeners = (0..config.workers).map(|_| bind(&config)).collect::<Result<Vec<_>, _>>()?;
     let local = local::Listeners::bind(&config.local)
         .map_err(|(address, source)| RunError::Bind { address, source })?;
     let admin = Admin::new(Arc::clone(&config.probes), exempt);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let guarded = config.host.clone();
+    let ended = runtime.block_on(async {
         serve_admin(&config, &admin)?;
         if let Some(file) = config.clock_drill.clone() {
             tokio::spawn(clock::drill(file));
@@ -98,7 +108,11 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
             stopped = stop_signal() => return Ok(stopped.map(|()| ExitCode::SUCCESS)?),
         };
         serve(config, joined, listeners, local, installed, admin).await
-    })
+    });
+    if let (Ok(_), Some(guard)) = (&ended, guarded) {
+        guard.leave();
+    }
+    ended
 }
 
 /// Serves traffic with an identity, until told to stop.
@@ -107,7 +121,7 @@ async fn serve(
     joined: Joined,
     listeners: Vec<Listeners>,
     local: local::Listeners,
-    installed: Option<Rules>,
+    installed: Option<Capture>,
     admin: Admin,
 ) -> Result<ExitCode, RunError> {
     let (observed, observations) = mpsc::channel(OBSERVED_MAX);
@@ -206,14 +220,17 @@ fn bind(config: &Config) -> Result<Listeners, RunError> {
             Err(error) => return Err(error),
         }
     }
-    let wildcard = SocketAddr::from((Ipv6Addr::UNSPECIFIED, config.inbound_port));
-    let inbound = match listen(wildcard) {
+    let inbound = match listen(wildcard(config.inbound_port)) {
         Err(RunError::Bind { source, .. }) if no_ipv6(&source) => {
             listen(SocketAddr::from(([0, 0, 0, 0], config.inbound_port)))?
         }
         bound => bound?,
     };
     Ok(Listeners { outbound, inbound })
+}
+
+fn wildcard(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
@@ -225,14 +242,11 @@ fn bind_error(address: impl ToString) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Bind { address: address.to_string(), source }
 }
 
-/// Installs the strictest rules; the guard loosens them once a policy says so.
-fn install(config: &Config) -> Result<Option<Rules>, CaptureError> {
-    let Some(way) = config.capture else { return Ok(None) };
-    let rules = guard::initial_rules(config);
-    let backend = capture::install(&rules, way)?;
-    capture::verify(&rules, way)?;
+/// Installs the first rules; the guard changes them once a policy says so.
+fn install(config: &Config) -> Result<Option<Capture>, CaptureError> {
+    let Some((capture, backend)) = Capture::start(config)? else { return Ok(None) };
     tracing::info!(%backend, "capture rules are in force");
-    Ok(Some(rules))
+    Ok(Some(capture))
 }
 
 fn start_worker(

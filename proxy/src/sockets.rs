@@ -39,6 +39,21 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Refuses a place where somebody listens already, also one who would share it.
+///
+/// # Errors
+/// `EADDRINUSE`. What this machine has no address for is free.
+pub fn refuse_shared(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+    let Ok(socket) = socket else { return Ok(()) };
+    // Connections of an earlier process that are not over yet do not count.
+    socket.set_reuse_address(true)?;
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Connects with the proxy's mark (where the rules go by mark), Nagle off and keep-alive on.
 pub async fn dial(address: SocketAddr, exempt: Exempt) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -112,6 +127,15 @@ mod tests {
         let (client, accepted) = tokio::join!(dial(address, Exempt::Uid(0)), listener.accept());
         client.unwrap();
         assert!(original_destination(&accepted.unwrap().0).is_err());
+    }
+
+    #[test]
+    fn port_that_is_listened_at_is_not_shared_with_another_guard() {
+        let listener = listen(loopback(0)[0]).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(refuse_shared(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        refuse_shared(address).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod api;
 mod engine;
 mod later;
+mod podman;
 mod project;
 mod story;
 mod taps;

@@ -5,6 +5,7 @@ mod bypass;
 mod claims;
 mod coverage;
 mod egress;
+mod guard;
 mod headers;
 mod identity;
 mod intermediary;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             messages::TESTS,
             traffic::TESTS,
             egress::TESTS,
+            guard::TESTS,
             intermediary::TESTS,
             migration::TESTS,
         ]

@@ -64,6 +64,14 @@ impl Plain {
         Ok(plain.answer().map_err(|error| told(&error))?)
     }
 
+    /// Its own end, as everybody sees it who is reached directly.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn own_end(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
     /// Sends bytes.
     ///
     /// # Errors

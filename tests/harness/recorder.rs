@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use signet_cli::lab::Container;
+use signet_proxy::sockets::canonical;
 
 use crate::{Ended, Failure, wait_for};
 
@@ -20,6 +21,8 @@ type Answering = Arc<dyn Fn(&[u8]) -> Option<(usize, Vec<u8>)> + Send + Sync>;
 /// What came over one connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// Whom it comes from, as the app sees it.
+    pub peer: SocketAddr,
     /// Every byte.
     pub bytes: Vec<u8>,
     /// How it ended.
@@ -133,9 +136,10 @@ impl Recorder {
         let seen = Arc::clone(&connections);
         thread::Builder::new().name("recorder".into()).spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                let peer = stream.peer_addr().map(canonical).unwrap_or(any);
                 let number = {
                     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.push(Connection { bytes: Vec::new(), ended: Ended::Open });
+                    seen.push(Connection { peer, bytes: Vec::new(), ended: Ended::Open });
                     seen.len() - 1
                 };
                 let seen = Arc::clone(&seen);

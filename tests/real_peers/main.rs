@@ -23,6 +23,11 @@ use signet_cli::lab::runner::{self, Test};
 
 const TESTS: &[Test] = &[
     ("docker_compose_reads_what_is_injected", compose::docker_compose_reads_what_is_injected),
+    (
+        "docker_compose_lays_injected_files_over_each_other",
+        compose::docker_compose_lays_injected_files_over_each_other,
+    ),
+    ("compose_specification_takes_what_is_injected", compose::compose_specification_takes_what_is_injected),
     ("curl_and_nginx_see_no_difference", nginx::curl_and_nginx_see_no_difference),
     ("curl_is_refused_what_no_rule_allows", nginx::curl_is_refused_what_no_rule_allows),
     (

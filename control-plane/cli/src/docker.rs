@@ -17,7 +17,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use signet_inject::compose::{ROLE_HOLDER, ROLE_LABEL};
+use signet_inject::compose::{ROLE_GUARD, ROLE_HOLDER, ROLE_LABEL};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -230,6 +230,12 @@ impl Container {
     /// Whether `signet inject compose` made it to hold a network namespace for others.
     pub(crate) fn is_holder(&self) -> bool {
         self.label(ROLE_LABEL) == Some(ROLE_HOLDER)
+    }
+
+    /// Whether `signet inject compose` made it to guard services of the host's network.
+    pub(crate) fn is_guard(&self) -> bool {
+        let labels = self.config.labels.as_ref();
+        labels.and_then(|labels| labels.get(ROLE_LABEL)).is_some_and(|role| role == ROLE_GUARD)
     }
 
     /// Whether the engine starts it after its own restart.

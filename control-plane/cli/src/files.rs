@@ -2,8 +2,11 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::Uid;
 
 use crate::output::Failure;
 
@@ -20,6 +23,26 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     } else {
         fs::File::open(path).map_err(failed)?.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     }
+    text(path, bytes)
+}
+
+/// As [`read`], for files that other files name: what is no regular file may never end, or never begin.
+pub(crate) fn read_regular(path: &Path) -> Result<String, Failure> {
+    let name = path.display();
+    let failed = |error: io::Error| Failure::Usage(format!("{name}: {error}"));
+    // A pipe that nobody writes to would keep an ordinary opening for ever.
+    let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = opened.map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::Usage(format!("{name}: it is no regular file; fix: name one")));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    text(path, bytes)
+}
+
+fn text(path: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
+    let name = path.display();
     if bytes.len() as u64 > FILE_MAX {
         return Err(Failure::Usage(format!("{name}: it is longer than {FILE_MAX} bytes; fix: split it")));
     }
@@ -42,24 +65,89 @@ pub(crate) fn refuse_stdin_in_place(path: &Path, in_place: bool) -> Result<(), F
 /// A link stays a link, and a file that was there keeps its mode.
 pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    let (file, path) = beside(path, text, mode).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Puts texts in the places of files that are there: all of them, or none where one cannot be. Each is replaced as by
+/// [`replace`]; only a crash between two of them leaves the later ones as they were.
+pub(crate) fn replace_all(files: &[(&Path, &[u8])]) -> Result<(), Failure> {
+    const MODE: u32 = 0o644;
+    // Everything is written, old and new, before the first file is touched: then there is space for the way back too.
+    let mut ready = Vec::with_capacity(files.len());
+    for (path, text) in files {
+        let old = fs::read(path).map_err(unchanged(path))?;
+        let new = beside(path, text, MODE).map_err(unchanged(path))?;
+        ready.push(Replacement {
+            old: beside(path, &old, MODE).map_err(unchanged(path))?.0,
+            new: new.0,
+            path: new.1,
+        });
+    }
+    persist_all(ready)
+}
+
+fn unchanged(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    let name = path.display().to_string();
+    move |error| Failure::Usage(format!("{name}: {error}; none of the files was changed"))
+}
+
+/// A file with what is to stand in its place, and what stood there.
+struct Replacement {
+    path: PathBuf,
+    old: tempfile::NamedTempFile,
+    new: tempfile::NamedTempFile,
+}
+
+fn persist_all(ready: Vec<Replacement>) -> Result<(), Failure> {
+    let mut done: Vec<(tempfile::NamedTempFile, PathBuf)> = Vec::with_capacity(ready.len());
+    for Replacement { path, old, new } in ready {
+        if let Err(error) = new.persist(&path) {
+            for (old, path) in done {
+                old.persist(&path).map_err(|error| {
+                    let path = path.display();
+                    Failure::Usage(format!(
+                        "{path}: {}; it is changed, and could not be put back",
+                        error.error
+                    ))
+                })?;
+            }
+            return Err(unchanged(&path)(error.error));
+        }
+        done.push((old, path));
+    }
+    Ok(())
+}
+
+/// A new file beside `path`, ready to take its place, and where that is behind links.
+fn beside(path: &Path, text: &[u8], mode: u32) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
     let path: PathBuf = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let permissions =
         fs::metadata(&path).map_or_else(|_| Permissions::from_mode(mode), |found| found.permissions());
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text).map_err(failed)?;
-    fs::set_permissions(file.path(), permissions).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(&path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text)?;
+    fs::set_permissions(file.path(), permissions)?;
+    file.as_file().sync_all()?;
+    Ok((file, path))
 }
 
 /// Makes a directory that only its owner can enter, or refuses one that others can.
 pub(crate) fn private_directory(path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("{}: {error}", path.display()));
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+    let found = fs::metadata(path).map_err(failed)?;
+    let (owner, own) = (found.uid(), Uid::effective().as_raw());
+    if owner != own {
+        let path = path.display();
+        return Err(Failure::Usage(format!(
+            "{path}: it belongs to user {owner}, who can read the keys that will lie in it, and this is user {own}; fix: \
+             run as its owner, or name another by --directory"
+        )));
+    }
+    let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let path = path.display();
         return Err(Failure::Usage(format!(
@@ -122,6 +210,37 @@ mod tests {
     }
 
     #[test]
+    fn several_files_are_replaced_all_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&first, "old").unwrap();
+        let new: &[u8] = b"new";
+        let told = replace_all(&[(&first, new), (&second, new)]).unwrap_err();
+        assert!(matches!(told, Failure::Usage(text) if text.contains("none of the files was changed")));
+        assert_eq!(fs::read(&first).unwrap(), b"old");
+        fs::write(&second, "old").unwrap();
+        // The second fails at the last moment, when the first is replaced already.
+        let ready: Vec<Replacement> = [&first, &second]
+            .map(|path| {
+                let ready = |text| beside(path, text, 0o644).unwrap().0;
+                Replacement { path: path.clone(), old: ready(b"old"), new: ready(b"new") }
+            })
+            .into();
+        fs::remove_file(ready[1].new.path()).unwrap();
+        assert!(persist_all(ready).is_err());
+        assert_eq!(
+            (fs::read(&first).unwrap(), fs::read(&second).unwrap()),
+            (b"old".to_vec(), b"old".to_vec())
+        );
+        replace_all(&[(&first, new), (&second, new)]).unwrap();
+        assert_eq!(
+            (fs::read(&first).unwrap(), fs::read(&second).unwrap()),
+            (b"new".to_vec(), b"new".to_vec())
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
     fn directory_that_others_can_enter_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let made = folder.path().join("a/b");
@@ -129,6 +248,31 @@ mod tests {
         private_directory(&made).unwrap();
         fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(private_directory(&made), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn directory_of_another_user_is_refused() {
+        // Nobody owns both: `/proc/1` is root's, and root meets a folder that it has given away.
+        let folder = tempfile::tempdir().unwrap();
+        let foreign = if Uid::effective().is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
+            folder.path()
+        } else {
+            Path::new("/proc/1")
+        };
+        let Err(Failure::Usage(told)) = private_directory(foreign) else { panic!("{foreign:?} is taken") };
+        assert!(told.contains("belongs to user"), "{told}");
+    }
+
+    #[test]
+    fn pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(read_regular(&pipe), Err(Failure::Usage(_))));
+        assert!(matches!(read_regular(folder.path()), Err(Failure::Usage(_))));
+        fs::write(folder.path().join("file"), "text").unwrap();
+        assert_eq!(read_regular(&folder.path().join("file")).ok().as_deref(), Some("text"));
     }
 
     #[test]

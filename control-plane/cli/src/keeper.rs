@@ -35,11 +35,14 @@ enum Need {
 }
 
 fn need(container: &Container, holder: &Container) -> Option<Need> {
-    if !holder.is_holder() || !holder.state.running || container.state.restarting || !container.comes_back() {
+    let known = holder.is_holder() || holder.is_guard();
+    if !known || !holder.state.running || container.state.restarting || !container.comes_back() {
         return None;
     }
     if container.state.running {
-        return (container.state.started_at < holder.state.started_at).then_some(Need::Restart);
+        // The network of a guard is the host's, and outlives it.
+        let left_behind = !holder.is_guard() && container.state.started_at < holder.state.started_at;
+        return left_behind.then_some(Need::Restart);
     }
     container.state.error.starts_with(NO_HOLDER).then_some(Need::Start)
 }

@@ -110,3 +110,65 @@ fn refused_file_is_untouched_and_the_place_is_told() {
     let several = signet(folder.path(), &["inject", "compose", "c.yml", "c.yml"]);
     assert!(String::from_utf8_lossy(&several.stderr).contains("one file at a time"));
 }
+
+const OVER: &str = "services:\n  web:\n    ports: [\"81:81\"]\n    environment: {A: b}\n";
+
+#[test]
+fn several_files_are_written_all_or_none_and_come_back_together() {
+    let folder = folder();
+    let folder = folder.path();
+    fs::write(folder.join("over.yml"), OVER).expect("a file");
+    fs::write(folder.join("wrong.yml"), "services:\n  web:\n    ports: [\"80:82\"]\n").expect("a file");
+    let inject = |files: &[&str]| {
+        let start = ["inject", "compose", "--project-name", "box"];
+        signet(folder, &[&start[..], files].concat())
+    };
+    let refused = inject(&["--in-place", "-f", "c.yml", "-f", "wrong.yml"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("wrong.yml:3:"), "{told}");
+    assert_eq!(read(folder, "c.yml"), PROJECT, "nothing is written where one of the files is wrong");
+    let refused = inject(&["c.yml", "over.yml"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--in-place"), "{refused:?}");
+
+    let shown = inject(&["--dry-run", "c.yml", "over.yml"]);
+    let diff = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.status.success() && diff.contains("c.yml") && diff.contains("over.yml"), "{diff}");
+    assert_eq!((read(folder, "c.yml").as_str(), read(folder, "over.yml").as_str()), (PROJECT, OVER));
+
+    for _ in 0..2 {
+        let done = inject(&["--in-place", "-f", "c.yml", "-f", "over.yml"]);
+        assert!(done.status.success(), "{done:?}");
+        assert!(
+            read(folder, "over.yml").contains("#signet-     ports: [\"81:81\"]"),
+            "{}",
+            read(folder, "over.yml")
+        );
+        assert!(read(folder, "c.yml").contains("\"81:81\""), "the holder publishes what both files say");
+    }
+    // Changes between the marks would be lost, in either file.
+    let over = read(folder, "over.yml");
+    fs::write(folder.join("over.yml"), over.replacen("# Written by", "# Changed by", 1)).expect("a file");
+    let before = read(folder, "c.yml");
+    let uninject = ["uninject", "--in-place", "-f", "c.yml", "-f", "over.yml"];
+    let refused = signet(folder, &uninject);
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--force"),
+        "{refused:?}"
+    );
+    assert_eq!(read(folder, "c.yml"), before);
+    let done = signet(folder, &[&uninject[..], &["--force"]].concat());
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!((read(folder, "c.yml").as_str(), read(folder, "over.yml").as_str()), (PROJECT, OVER));
+}
+
+#[test]
+fn pipe_that_is_extended_is_refused_and_not_waited_for() {
+    let folder = folder();
+    let folder = folder.path();
+    nix::unistd::mkfifo(&folder.join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    fs::write(folder.join("e.yml"), "services:\n  a:\n    extends: {file: pipe, service: a}\n")
+        .expect("a file");
+    let refused = signet(folder, &["inject", "compose", "--dry-run", "e.yml"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("no regular file"), "{told}");
+}

@@ -8,6 +8,7 @@ mod beside;
 mod emit;
 mod extends;
 mod fault;
+mod host;
 mod marks;
 mod merge;
 mod mesh;
@@ -31,6 +32,9 @@ pub const ROLE_LABEL: &str = "signet.mf2c-project.eu/role";
 /// The value of [`ROLE_LABEL`] on namespace holders: the keeper looks after what joined one, and nothing else.
 pub const ROLE_HOLDER: &str = "holder";
 
+/// The value of [`ROLE_LABEL`] on guards: services of the host's network join them.
+pub const ROLE_GUARD: &str = "guard";
+
 /// Reads another file by its path, as seen from the folder of the first one; or says why it cannot.
 pub type Read<'a> = dyn Fn(&str) -> Result<String, String> + 'a;
 
@@ -45,8 +49,12 @@ pub struct Options {
     pub directory: String,
     /// The Docker engine's socket, for the keeper; `None`: no keeper is added.
     pub docker_socket: Option<String>,
+    /// Inject a file anew although its marked blocks were changed by hand.
+    pub force: bool,
     /// Where the host is reached by other hosts: published ports are advertised there.
     pub host_address: Option<IpAddr>,
+    /// The first of the host's ports that the control plane and guards of services of the host's network listen at.
+    pub host_ports: u16,
     /// What stands before the images' names, with its `/`.
     pub image_prefix: String,
     /// The name of the mesh and its network: the project's, in lower-case letters, digits and `-`.
@@ -59,6 +67,15 @@ pub struct Options {
     pub trust_domain: String,
 }
 
+/// A file of a project.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its name, for messages.
+    pub file: &'a str,
+    /// Its text.
+    pub text: &'a str,
+}
+
 /// What to inject.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -68,6 +85,8 @@ pub struct Input<'a> {
     pub file: &'a str,
     /// How to mesh it.
     pub options: &'a Options,
+    /// Files that are laid over it, in their order.
+    pub over: &'a [Source<'a>],
     /// Reads the files that services extend.
     pub read: &'a Read<'a>,
     /// The file's text.
@@ -87,6 +106,8 @@ pub struct Injected {
     pub services: Vec<(String, Outcome)>,
     /// The Compose file.
     pub text: String,
+    /// The files that are laid over it: each changed by itself, as they are used together.
+    pub over: Vec<String>,
 }
 
 /// Puts a sidecar beside each service. A file that has them gets them anew: where nothing changed, the same bytes.
@@ -94,30 +115,124 @@ pub struct Injected {
 /// # Errors
 /// The first thing that is wrong, with its line.
 pub fn inject(input: &Input<'_>) -> Result<Injected, Fault> {
-    let Input { file, options, .. } = *input;
-    let restored;
-    let text = if is_injected(input.text) {
-        restored = restore(file, input.text)?.text;
-        &restored
-    } else {
-        input.text
-    };
-    let tree = tree::Tree::parse(file, text)?;
-    let root = value::expand(file, &tree)?;
-    let project = project::Project::read(file, root, input.read)?;
-    let mut plan = plan::Plan::make(file, &project, options)?;
-    let (manifests, enrolments) = mesh::describe(&project, &mut plan, options);
-    let edits = rewrite::edits(file, text, &tree, &project, &plan, options)?;
-    let note = [
-        "Written by `signet inject compose`. `signet uninject FILE` gives the original back.".to_owned(),
-        "Lines behind `#signet-` were taken out; edit them there, and what is between the marks not at all."
-            .to_owned(),
-    ];
-    let original = text;
-    let text = edits.apply(original, &(input.digest)(original.as_bytes()), &note);
-    let planned = rewrite::planned(file, &tree, &project, &plan, options);
-    proof::check(input, original, &text, &project, &planned)?;
+    let first = Source { file: input.file, text: input.text };
+    let sources: Vec<Source<'_>> = std::iter::once(first).chain(input.over.iter().copied()).collect();
+    let mut pieces = Vec::with_capacity(sources.len());
+    for (at, source) in sources.iter().enumerate() {
+        if sources.iter().take(at).any(|earlier| earlier.file == source.file) {
+            return Err(Fault::new(source.file, 1, "the file is given twice", "give it once"));
+        }
+        pieces.push(original(input, source)?);
+    }
+    let trees = sources.iter().zip(&pieces).map(|(source, text)| tree::Tree::parse(source.file, text));
+    let trees = trees.collect::<Result<Vec<_>, _>>()?;
+    let mut parts = Vec::with_capacity(sources.len());
+    for (source, tree) in sources.iter().zip(&trees) {
+        let root = value::expand(source.file, tree)?;
+        parts.push(project::Part::read(source.file, root, input.read, parts.is_empty())?);
+    }
+    let places = Places::of(&sources, &pieces);
+    let made = project_of(input, &parts, &places).map_err(|fault| places.locate(fault));
+    let (project, plan, manifests, enrolments) = made?;
+    let mut texts = Vec::with_capacity(sources.len());
+    for (at, ((source, text), (tree, part))) in
+        sources.iter().zip(&pieces).zip(trees.iter().zip(&parts)).enumerate()
+    {
+        let piece = rewrite::Piece {
+            file: source.file,
+            text,
+            tree,
+            part,
+            earlier: parts.get(..at).unwrap_or_default(),
+            project: &project,
+            plan: &plan,
+            options: input.options,
+        };
+        let edits = rewrite::edits(piece)?;
+        if edits.is_empty() {
+            // Nothing of the file changes, so nothing has to be taken back.
+            texts.push(text.clone());
+            continue;
+        }
+        let after = edits.apply(text, input.digest, &NOTE.map(str::to_owned));
+        proof::check(source.file, text, &after, part, &rewrite::planned(piece))?;
+        texts.push(after);
+    }
+    let findings = plan.findings.into_iter().map(|finding| places.place(finding)).collect();
     let names = project.services.into_iter().map(|service| service.name);
     let services = names.zip(plan.outcomes).collect();
-    Ok(Injected { enrolments, findings: plan.findings, manifests, services, text })
+    let mut texts = texts.into_iter();
+    let text = texts.next().unwrap_or_default();
+    Ok(Injected { enrolments, findings, manifests, services, text, over: texts.collect() })
+}
+
+/// What the first block of an injected file says.
+const NOTE: [&str; 2] = [
+    "Written by `signet inject compose`. `signet uninject FILE` gives the original back.",
+    "Lines behind `#signet-` were taken out; edit them there, and what is between the marks not at all.",
+];
+
+/// A file's text without what was injected before.
+fn original(input: &Input<'_>, source: &Source<'_>) -> Result<String, Fault> {
+    if !is_injected(source.text) {
+        return Ok(source.text.to_owned());
+    }
+    let restored = restore(source.file, source.text)?;
+    if !input.options.force && restored.is_added_changed(input.digest) {
+        let message = "what stands between the marks was changed, and would be written anew";
+        let fix = "put the changes outside of the marks, or lose them by --force";
+        return Err(Fault::new(source.file, 1, message, fix));
+    }
+    Ok(restored.text)
+}
+
+type Made = (project::Project, plan::Plan, String, Vec<Enrolment>);
+
+/// What all files together mean, and what becomes of it. Lines are counted through all of them.
+fn project_of(input: &Input<'_>, parts: &[project::Part], places: &Places<'_>) -> Result<Made, Fault> {
+    let Input { file, options, .. } = *input;
+    let project = project::Project::of(file, parts.iter().zip(places.before()))?;
+    let mut plan = plan::Plan::make(file, &project, options)?;
+    host::look(file, &project, &mut plan, options)?;
+    let (manifests, enrolments) = mesh::describe(file, &project, &mut plan, options)?;
+    Ok((project, plan, manifests, enrolments))
+}
+
+/// Which lines, counted through all files, are whose.
+struct Places<'a>(Vec<(&'a str, usize)>);
+
+impl<'a> Places<'a> {
+    fn of(sources: &[Source<'a>], texts: &[String]) -> Self {
+        let mut before = 0;
+        let place = |(source, text): (&Source<'a>, &String)| {
+            let first = before;
+            before += text.lines().count();
+            (source.file, first)
+        };
+        Self(sources.iter().zip(texts).map(place).collect())
+    }
+
+    fn before(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|(_, before)| *before)
+    }
+
+    /// File and line there.
+    fn at(&self, line: usize) -> (&'a str, usize) {
+        let whose = self.0.iter().rev().find(|(_, before)| line > *before).or(self.0.first());
+        whose.map_or(("", line), |(file, before)| (*file, line - before))
+    }
+
+    fn locate(&self, fault: Fault) -> Fault {
+        // What other files say has their own lines.
+        if self.0.first().is_none_or(|(file, _)| *file != fault.file) {
+            return fault;
+        }
+        let (file, line) = self.at(fault.line);
+        Fault { file: file.to_owned(), line, ..fault }
+    }
+
+    fn place(&self, finding: Finding) -> Finding {
+        let (file, line) = self.at(finding.line);
+        Finding { file: file.to_owned(), line, ..finding }
+    }
 }

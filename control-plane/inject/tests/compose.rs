@@ -4,10 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use signet_inject::compose::{Fault, Injected, Input, Options, Outcome, inject, restore};
+use signet_inject::compose::{
+    Fault, Injected, Input, Options, Outcome, Severity, Source, inject, is_injected, restore,
+};
 
-const FIXTURES: [&str; 8] =
-    ["agent", "anchors", "defaults", "flow", "networks", "profiles", "small", "windows"];
+const FIXTURES: [&str; 9] =
+    ["agent", "anchors", "defaults", "flow", "host", "networks", "profiles", "small", "windows"];
 
 fn options() -> Options {
     Options {
@@ -15,7 +17,9 @@ fn options() -> Options {
         device: "box".to_owned(),
         directory: "./signet".to_owned(),
         docker_socket: Some("/var/run/docker.sock".to_owned()),
+        force: false,
         host_address: Some([192, 0, 2, 1].into()),
+        host_ports: 15100,
         image_prefix: String::new(),
         mesh: "box".to_owned(),
         strict: false,
@@ -31,7 +35,7 @@ fn digest(bytes: &[u8]) -> String {
 
 fn injected_with(text: &str, options: &Options) -> Result<Injected, Fault> {
     let read = |_: &str| Err("there are no other files".to_owned());
-    inject(&Input { digest: &digest, file: "compose.yml", options, read: &read, text })
+    inject(&Input { digest: &digest, file: "compose.yml", options, over: &[], read: &read, text })
 }
 
 fn injected(text: &str) -> Result<Injected, Fault> {
@@ -108,6 +112,191 @@ fn services_are_meshed_shared_or_left_with_the_reason() {
         let Outcome::Left { reason: told } = of(name) else { panic!("{name} is left") };
         assert!(told.contains(reason), "{told}");
     }
+}
+
+#[test]
+fn services_of_the_hosts_network_are_guarded_at_the_ports_they_tell() {
+    let injected = injected(&fixture("host")).unwrap();
+    let of = |name: &str| injected.services.iter().find(|(known, _)| known == name).unwrap().1.clone();
+    for name in ["discovery", "agent", "exporter"] {
+        assert_eq!(of(name), Outcome::Guarded, "{name}");
+    }
+    assert_eq!(of("helper"), Outcome::Shares { with: "agent".to_owned() });
+    assert!(matches!(of("silent"), Outcome::Left { reason } if reason.contains("x-signet")));
+    assert_eq!(of("web"), Outcome::Meshed);
+    let told = |service: &str| {
+        let of = injected.findings.iter().filter(move |found| found.service == service);
+        of.map(|found| (found.line, found.severity, found.text.as_str())).collect::<Vec<_>>()
+    };
+    assert!(
+        told("discovery").iter().any(|(line, how, text)| {
+            (*line, *how) == (8, Severity::Note) && text.contains("runs as user 1001")
+        }),
+        "{:?}",
+        told("discovery")
+    );
+    // Two that cannot be told apart: one speaks for everybody, the other does not speak.
+    assert!(
+        told("agent")
+            .iter()
+            .any(|(_, how, text)| *how == Severity::Warning && text.contains("every program"))
+    );
+    assert!(
+        told("exporter").iter().any(|(_, how, text)| *how == Severity::Warning && text.contains("earlier"))
+    );
+    let text = &injected.text;
+    for said in ["SIGNET_USERS: \"1001\"", "SIGNET_PORTS: \"9100,9200,9201\"", "SIGNET_NO_OUTBOUND: \"true\""]
+    {
+        assert_eq!(text.matches(said).count(), 1, "{said} in {text}");
+    }
+    assert_eq!(injected.enrolments.len(), 4);
+}
+
+#[test]
+fn guards_that_would_fight_and_ports_that_are_none_are_refused() {
+    let two = |one: &str, other: &str| {
+        format!(
+            "services:\n  a:\n    image: a\n    network_mode: host\n    {one}\n  b:\n    image: b\n    \
+             network_mode: host\n    {other}\n"
+        )
+    };
+    for (text, line, said) in [
+        (
+            two("expose: ['80']", "x-signet: {ports: [79-81]}"),
+            8,
+            "port 80 of the host is that of `a` and of `b`",
+        ),
+        (two("expose: ['80']", "expose: ['15106']"), 8, "15106"),
+        (two("expose: ['80']", "expose: ['99999']"), 9, "no port"),
+        (two("expose: ['80']", "x-signet: {port: [81]}"), 9, "knows `ports` alone"),
+        (two("expose: ['80']", "x-signet: 81"), 9, "knows `ports` alone"),
+        (two("expose: ['80']", "labels: [signet.mf2c-project.eu/ports=x]"), 9, "no port"),
+        (two("expose: ['80']", "expose: ['1-65535']"), 6, "more than 64 ports"),
+        (two("expose: ['80']", "expose: ['81']").replace("  b:", "  a-guard:"), 6, "a name that is added"),
+        (two("expose: ['80']", "expose: ['81']").replace("  b:", "  A:"), 8, "would both be"),
+    ] {
+        let fault = injected(&text).expect_err(&text);
+        assert!(fault.message.contains(said) && fault.line == line, "{fault} for {text}");
+    }
+}
+
+/// A project of two files: what each says of a service, and services of their own.
+const BASE: &str = "\
+version: '3.7'
+services:
+  # The shop.
+  web:
+    image: web
+    ports: ['8080:80']
+    depends_on: [db]
+  db: {image: db, networks: [back]}
+networks:
+  back:
+";
+const OVER: &str = "\
+version: '3.7'
+services:
+  web:
+    ports:
+      - '8443:443' # TLS
+    networks: [default, back]
+    environment: {DEBUG: '1'}
+  db:
+    hostname: data
+  cache:
+    image: cache
+    expose: ['6379']
+";
+const PLAIN: &str = "version: '3.7'\nservices:\n  cache:\n    restart: always\n";
+
+fn laid_over(base: &str, over: &[(&str, &str)]) -> Result<Injected, Fault> {
+    let over: Vec<Source<'_>> = over.iter().map(|(file, text)| Source { file, text }).collect();
+    let read = |_: &str| Err("there are no other files".to_owned());
+    let options = options();
+    inject(&Input {
+        digest: &digest,
+        file: "base.yml",
+        options: &options,
+        over: &over,
+        read: &read,
+        text: base,
+    })
+}
+
+#[test]
+fn several_files_are_injected_each_by_itself_and_come_back_each_as_it_was() {
+    let injected = laid_over(BASE, &[("over.yml", OVER), ("plain.yml", PLAIN)]).unwrap();
+    let [over, plain] = &injected.over[..] else { panic!("one text for each file") };
+    assert_eq!(plain, PLAIN, "nothing of it changes, so it is no injected file");
+    assert!(!is_injected(plain));
+    for (before, after) in [(BASE, &injected.text), (OVER, over)] {
+        let restored = restore("f", after).unwrap();
+        assert_eq!((restored.text.as_str(), restored.digest), (before, digest(before.as_bytes())));
+    }
+    let again = laid_over(&injected.text, &[("over.yml", over), ("plain.yml", plain)]).unwrap();
+    assert_eq!((again.text, again.over), (injected.text.clone(), injected.over.clone()));
+
+    // The holder has what both files say, and stands in the first that has the service.
+    let holder = &injected.text
+        [injected.text.find("\n  web-holder:").unwrap()..injected.text.find("\n  web-sidecar:").unwrap()];
+    for said in ["8080:80", "8443:443", "back:", "default:"] {
+        assert!(holder.contains(said), "{said} in {holder}");
+    }
+    assert!(over.contains("#signet-     networks: [default, back]\n"), "{over}");
+    assert!(over.contains("#signet-       - '8443:443' # TLS\n"), "{over}");
+    assert!(over.contains("    environment: {DEBUG: '1'}\n"), "{over}");
+    // Of `db` nothing is left there but its name.
+    assert!(over.contains("  db: {}\n"), "{over}");
+    assert!(over.contains("  cache-holder:") && !injected.text.contains("cache-holder"), "{over}");
+    assert_eq!(over.matches("network_mode").count(), 2, "the cache, its sidecar and nobody else: {over}");
+    assert!(
+        injected.text.contains("\n  signet-control-plane:") && !over.contains("\n  signet-control-plane:")
+    );
+    let manifests = signet_policy::parse_manifests("mesh", &injected.manifests).unwrap();
+    signet_policy::compile(&manifests).unwrap();
+}
+
+#[test]
+fn faults_and_findings_of_several_files_name_the_file_and_its_line() {
+    let fault = |base: &str, over: &str| laid_over(base, &[("over.yml", over)]).unwrap_err();
+    let at = |fault: Fault| (fault.file, fault.line, fault.message);
+    let (file, line, message) =
+        at(fault(BASE, "services:\n  cache:\n    image: c\n    ports: ['8080:6379']\n"));
+    assert_eq!((file.as_str(), line), ("over.yml", 4), "{message}");
+    assert!(message.contains("8080"), "{message}");
+    let (file, line, _) = at(fault(BASE, "services:\n  cache:\n    scale: 2\n    image: c\n"));
+    assert_eq!((file.as_str(), line), ("over.yml", 3));
+    let (file, line, _) = at(fault(BASE, "services:\n  lost:\n    restart: always\n"));
+    assert_eq!((file.as_str(), line), ("over.yml", 2), "no image in any file");
+    let (file, line, _) = at(fault("services:\n  a: b\n", OVER));
+    assert_eq!((file.as_str(), line), ("base.yml", 2));
+    let (file, _, message) = at(laid_over(BASE, &[("base.yml", BASE)]).unwrap_err());
+    assert!(file == "base.yml" && message.contains("twice"));
+    let injected =
+        laid_over(BASE, &[("over.yml", "services:\n  vpn:\n    image: v\n    network_mode: host\n")])
+            .unwrap();
+    let vpn = injected.findings.iter().find(|found| found.service == "vpn").unwrap();
+    assert_eq!((vpn.file.as_str(), vpn.line), ("over.yml", 4));
+}
+
+#[test]
+fn edit_between_the_marks_is_refused_unless_it_may_be_lost() {
+    let once = injected(&fixture("small")).unwrap().text;
+    let edited =
+        once.replacen("SIGNET_TRUST_DOMAIN: box.signet.internal", "SIGNET_TRUST_DOMAIN: mine.example", 1);
+    assert_ne!(edited, once);
+    assert!(restore("f", &edited).unwrap().is_added_changed(&digest));
+    let fault = injected(&edited).unwrap_err();
+    assert!(fault.message.contains("between the marks") && fault.fix.contains("--force"), "{fault}");
+    let forced = injected_with(&edited, &Options { force: true, ..options() }).unwrap();
+    assert_eq!(forced.text, once);
+    // Outside of the marks is the owner's place, and editors may take spaces off the ends of lines.
+    let outside = format!("# mine\n{once}");
+    assert!(!restore("f", &outside).unwrap().is_added_changed(&digest));
+    // A file of an earlier version has no digest to compare with.
+    let earlier: String =
+        edited.split_inclusive('\n').filter(|line| !line.contains("# signet-added:")).collect();
+    assert!(!restore("f", &earlier).unwrap().is_added_changed(&digest));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::{
-    CaptureError, Egress, Exempt, MARK, Other, PROXY_UID, Rules, Way, drain, install, remove, verify,
+    CaptureError, Egress, Exempt, MARK, Other, PROXY_UID, Rules, Way, drain, host, install, remove, verify,
 };
 
 /// Arguments of `signet-proxy capture`.
@@ -24,7 +24,11 @@ enum Action {
     /// Put the rules in force, in place of earlier ones
     Install(RuleArgs),
     /// Remove the rules; connections that are redirected break, new ones go in clear
-    Remove,
+    Remove {
+        /// Those of a guard, and only those
+        #[arg(long, value_name = "NAME")]
+        guard: Option<String>,
+    },
     /// Check that what is in force is what `install` with the same options puts there
     Verify(RuleArgs),
 }
@@ -124,7 +128,11 @@ impl CaptureArgs {
         Ok(match &self.action {
             Action::Drain => format!("capture drains ({}): new connections go in clear", drain()?),
             Action::Install(rules) => format!("capture is in force ({})", install(&rules.into(), rules.way)?),
-            Action::Remove => {
+            Action::Remove { guard: Some(guard) } => {
+                host::remove(guard)?;
+                format!("capture of guard {guard} is removed: connections go in clear")
+            }
+            Action::Remove { guard: None } => {
                 remove()?;
                 "capture is removed: connections go in clear".into()
             }

@@ -14,6 +14,8 @@ use super::netlink::{Attributes, NetlinkError, attributes};
 
 const REGISTER: u32 = 1;
 const SECOND_REGISTER: u32 = 2;
+/// The second of the four words that a register is made of: what is loaded there lies behind four bytes in the first.
+const SECOND_WORD: u32 = 9;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
@@ -25,6 +27,10 @@ const INTERFACE_NAME: usize = 16;
 const RANGE_ADDRESS: u32 = 1;
 const RANGE_PORT: u32 = 2;
 const DESTINATION_NAT: u32 = 1;
+const OF_DESTINATION: u32 = 2;
+const ADDRESS_TYPE: u32 = 3;
+/// The kernel's word for addresses of this machine (`RTN_LOCAL`).
+const LOCAL: u32 = 2;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -36,6 +42,8 @@ const IPV6: u8 = 10;
 /// One step of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
+    /// Loads the kind of the destination's address, as routing sees it.
+    AddressType,
     /// Keeps the bits of the register that the mask has.
     Bitwise {
         /// One bit per bit of the register's value.
@@ -60,6 +68,11 @@ pub enum Expression {
         /// The constant.
         value: Vec<u8>,
     },
+    /// Goes on with the rule only if what is in the registers is in the table's set.
+    Lookup {
+        /// The set's name.
+        set: String,
+    },
     /// Rewrites the source to the address of the interface the packet leaves by.
     Masquerade,
     /// Loads what the kernel knows about the packet.
@@ -72,6 +85,8 @@ pub enum Expression {
         offset: u32,
         /// Bytes.
         length: u32,
+        /// Where to.
+        to: Place,
     },
     /// Rewrites the destination to this machine, at the port in the register.
     Redirect,
@@ -84,6 +99,17 @@ pub enum Expression {
     },
     /// Ends the rule.
     Verdict(Verdict),
+}
+
+/// Where a field of the packet is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Into the register that everything else works on.
+    First,
+    /// Behind four bytes in that register: an IPv4 address.
+    BehindFour,
+    /// Into the register behind it, which sixteen bytes fill: an IPv6 address.
+    BehindSixteen,
 }
 
 /// How a register is compared.
@@ -139,6 +165,11 @@ const RELATIONS: [(Relation, u32, &str); 3] =
     [(Relation::Equal, 0, "=="), (Relation::NotAbove, 3, "<="), (Relation::NotBelow, 5, ">=")];
 const HEADERS: [(Header, u32, &str); 2] =
     [(Header::Network, 1, "network"), (Header::Transport, 2, "transport")];
+const PLACES: [(Place, u32, &str); 3] = [
+    (Place::First, REGISTER, ""),
+    (Place::BehindFour, SECOND_WORD, " behind"),
+    (Place::BehindSixteen, SECOND_REGISTER, " behind"),
+];
 const METAS: [(Meta, u32, &str); 6] = [
     (Meta::InputInterface, 6, "iifname"),
     (Meta::Layer4Protocol, 16, "l4proto"),
@@ -170,6 +201,10 @@ impl Expression {
             Self::Unknown { name, data } => {
                 return Attributes::new().text(NAME, name).bytes(DATA, data);
             }
+            Self::AddressType => {
+                let data = Attributes::new().network_u32(1, REGISTER).network_u32(2, ADDRESS_TYPE);
+                ("fib", data.network_u32(3, OF_DESTINATION))
+            }
             Self::Bitwise { mask } => ("bitwise", bitwise(mask)),
             Self::Compare { relation, value } => {
                 let data =
@@ -182,12 +217,14 @@ impl Expression {
                 let value = Attributes::new().bytes(DATA_VALUE, value);
                 ("immediate", Attributes::new().network_u32(1, register).nest(2, value))
             }
+            Self::Lookup { set } => ("lookup", Attributes::new().text(1, set).network_u32(2, REGISTER)),
             Self::Masquerade => ("masq", Attributes::new()),
             Self::Meta(meta) => {
                 ("meta", Attributes::new().network_u32(1, REGISTER).network_u32(2, code(&METAS, meta)))
             }
-            Self::Payload { header, offset, length } => {
-                let data = Attributes::new().network_u32(1, REGISTER).network_u32(2, code(&HEADERS, header));
+            Self::Payload { header, offset, length, to } => {
+                let data = Attributes::new().network_u32(1, code(&PLACES, to));
+                let data = data.network_u32(2, code(&HEADERS, header));
                 ("payload", data.network_u32(3, *offset).network_u32(4, *length))
             }
             Self::Redirect => {
@@ -239,7 +276,9 @@ fn decode_data(name: &str, mut fields: Fields<'_>) -> Result<Option<Expression>,
     let expression = match name {
         "bitwise" => fields.bitwise()?,
         "cmp" => fields.compare()?,
+        "fib" => fields.address_type()?,
         "immediate" => fields.immediate()?,
+        "lookup" => fields.lookup()?,
         "masq" => Some(Expression::Masquerade),
         "meta" => fields.meta()?,
         "nat" => fields.destination_nat()?,
@@ -338,10 +377,22 @@ impl<'a> Fields<'a> {
         if !self.0.contains_key(&1) {
             return Ok(None);
         }
-        let ours = self.is(1, REGISTER)?;
-        let header = known(&HEADERS, self.number(2)?).filter(|_| ours);
+        let (to, header) = (known(&PLACES, self.number(1)?), known(&HEADERS, self.number(2)?));
         let (offset, length) = (self.number(3)?, self.number(4)?);
-        Ok(header.map(|header| Expression::Payload { header, offset, length }))
+        Ok(to.zip(header).map(|(to, header)| Expression::Payload { header, offset, length, to }))
+    }
+
+    fn address_type(&mut self) -> Result<Option<Expression>, NetlinkError> {
+        let ours = self.is(1, REGISTER)? & self.is(2, ADDRESS_TYPE)? & self.is(3, OF_DESTINATION)?;
+        Ok(ours.then_some(Expression::AddressType))
+    }
+
+    fn lookup(&mut self) -> Result<Option<Expression>, NetlinkError> {
+        let set = self.text(1)?;
+        let ours = self.is(2, REGISTER)?;
+        // Flags, which the kernel always tells: one of them turns the answer round.
+        let plain = !self.0.contains_key(&5) || self.is(5, 0)?;
+        Ok((ours && plain).then_some(Expression::Lookup { set }))
     }
 
     fn redirect(&mut self) -> Result<Option<Expression>, NetlinkError> {
@@ -356,15 +407,17 @@ impl<'a> Fields<'a> {
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AddressType => f.write_str("fib daddr type"),
             Self::Bitwise { mask } => write!(f, "& {}", Hex(mask)),
             Self::Compare { relation, value } => write!(f, "{} {}", word(&RELATIONS, relation), Hex(value)),
             Self::DestinationNat { ipv6: false } => f.write_str("dnat ip"),
             Self::DestinationNat { ipv6: true } => f.write_str("dnat ip6"),
             Self::Immediate { value, .. } => write!(f, "load {}", Hex(value)),
+            Self::Lookup { set } => write!(f, "in @{set}"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Meta(meta) => write!(f, "meta {}", word(&METAS, meta)),
-            Self::Payload { header, offset, length } => {
-                write!(f, "@{},{offset},{length}", word(&HEADERS, header))
+            Self::Payload { header, offset, length, to } => {
+                write!(f, "@{},{offset},{length}{}", word(&HEADERS, header), word(&PLACES, to))
             }
             Self::Redirect => f.write_str("redirect"),
             Self::Unknown { name, data } => write!(f, "{name} {}", Hex(data)),
@@ -391,7 +444,7 @@ fn meta_is(meta: Meta, value: &[u8]) -> Vec<Expression> {
 }
 
 fn transport(offset: u32, length: u32) -> Expression {
-    Expression::Payload { header: Header::Transport, offset, length }
+    Expression::Payload { header: Header::Transport, offset, length, to: Place::First }
 }
 
 /// Matches TCP.
@@ -448,12 +501,31 @@ fn address(network: &IpNet, (ipv4_offset, ipv6_offset): (u32, u32)) -> Vec<Expre
     };
     let mut list = meta_is(Meta::NetworkProtocol, &[version]);
     if network.prefix_len() > 0 {
-        list.push(Expression::Payload { header: Header::Network, offset, length });
+        list.push(Expression::Payload { header: Header::Network, offset, length, to: Place::First });
         if network.prefix_len() < network.max_prefix_len() {
             list.push(Expression::Bitwise { mask: octets(network.netmask()) });
         }
         list.push(compare(&octets(network.network())));
     }
+    list
+}
+
+/// Matches packets that are for an address of this machine, however they came here.
+pub fn for_this_machine() -> Vec<Expression> {
+    vec![Expression::AddressType, compare(&LOCAL.to_ne_bytes())]
+}
+
+/// Matches packets of one IP version whose destination address and port, together, are in the table's set; stands
+/// after [`tcp`] or [`tcp_opening`].
+pub fn destination_in(ipv6: bool, set: &str) -> Vec<Expression> {
+    let (version, offset, length, behind) =
+        if ipv6 { (IPV6, 24, 16, Place::BehindSixteen) } else { (IPV4, 16, 4, Place::BehindFour) };
+    let mut list = meta_is(Meta::NetworkProtocol, &[version]);
+    list.extend([
+        Expression::Payload { header: Header::Network, offset, length, to: Place::First },
+        Expression::Payload { header: Header::Transport, offset: 2, length: 2, to: behind },
+        Expression::Lookup { set: set.to_owned() },
+    ]);
     list
 }
 
@@ -521,6 +593,9 @@ mod tests {
             marked(1),
             sent_by_user(2),
             redirect_to(3),
+            for_this_machine(),
+            destination_in(false, "four"),
+            destination_in(true, "six"),
             nat,
             vec![Expression::Masquerade],
             vec![Expression::DestinationNat { ipv6: false }],
@@ -563,8 +638,18 @@ mod tests {
 
     #[test]
     fn expression_on_another_register_is_unknown() {
-        let data = Attributes::new().network_u32(1, 4).network_u32(2, 3);
-        let element = Attributes::new().text(NAME, "meta").nest(DATA, data).into_bytes();
+        let elsewhere = || Attributes::new().network_u32(1, 4);
+        let field = elsewhere().network_u32(2, 2).network_u32(3, 2).network_u32(4, 2);
+        for (name, data) in [("meta", elsewhere().network_u32(2, 3)), ("payload", field)] {
+            let element = Attributes::new().text(NAME, name).nest(DATA, data).into_bytes();
+            assert!(matches!(Expression::decode(&element).unwrap(), Expression::Unknown { .. }), "{name}");
+        }
+    }
+
+    #[test]
+    fn lookup_that_was_turned_round_is_unknown() {
+        let data = Attributes::new().text(1, "four").network_u32(2, REGISTER).network_u32(5, 1);
+        let element = Attributes::new().text(NAME, "lookup").nest(DATA, data).into_bytes();
         assert!(matches!(Expression::decode(&element).unwrap(), Expression::Unknown { .. }));
     }
 

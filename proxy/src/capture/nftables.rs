@@ -3,6 +3,7 @@
 //! The table is owned whole: [`apply`] deletes what is there under its name and puts the new content in its place,
 //! atomically, so it may be repeated at will and packets never meet half a table. [`read`] decodes what is in
 //! force into the same type, so "as installed" is `==`.
+//! Sets of places ([`super::sets`]) belong to their table and are replaced with it, in the same transaction.
 //!
 //! Removing the last address-translating rule of a network namespace breaks connections it has translated.
 
@@ -12,6 +13,7 @@ use super::expression::{Expression, Verdict};
 use super::netlink::{
     ACK, APPEND, Answer, Attributes, CREATE, Connection, NetlinkError, Request, attributes,
 };
+use super::sets::{self, Set};
 
 const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = 0;
@@ -64,6 +66,8 @@ pub struct Ruleset {
     pub flags: u32,
     /// Its chains, in the order of creation.
     pub chains: Vec<Chain>,
+    /// Its sets, in the order of creation.
+    pub sets: Vec<Set>,
 }
 
 /// A chain with its rules, attached to a hook.
@@ -121,7 +125,7 @@ pub struct Rule {
 impl Ruleset {
     /// A table that is in force and has no chains.
     pub fn new(table: &str) -> Self {
-        Self { table: table.into(), flags: 0, chains: Vec::new() }
+        Self { table: table.into(), flags: 0, chains: Vec::new(), sets: Vec::new() }
     }
 }
 
@@ -212,12 +216,32 @@ pub fn base_chains() -> Result<Vec<(String, Chain)>, NetlinkError> {
     Ok(found)
 }
 
+/// The names of all tables of the family.
+///
+/// # Errors
+/// As [`read`].
+pub fn tables() -> Result<Vec<String>, NetlinkError> {
+    let answers = Connection::netfilter()?.dump(&question(GET_TABLE, Attributes::new(), "list tables"))?;
+    let name = |answer| Ok(Fields::of(answer)?.text(TABLE_NAME).map(str::to_owned));
+    answers.iter().filter_map(|answer| name(answer).transpose()).collect()
+}
+
 fn read_once(connection: &mut Connection, table: &str) -> Result<Option<Ruleset>, NetlinkError> {
     let tables = connection.dump(&question(GET_TABLE, Attributes::new(), "list tables"))?;
     let chains = connection.dump(&question(GET_CHAIN, Attributes::new(), "list chains"))?;
     let of_table = Attributes::new().text(RULE_TABLE, table);
     let rules = connection.dump(&question(GET_RULE, of_table, "list rules"))?;
-    decode(table, &tables, &chains, &rules)
+    let Some(mut ruleset) = decode(table, &tables, &chains, &rules)? else { return Ok(None) };
+    let named = Attributes::new().text(sets::TABLE, table);
+    for answer in connection.dump(&question(sets::GET, named, "list sets"))? {
+        let mut set = sets::decode(&Fields::of(&answer)?)?;
+        let question = question(sets::GET_ELEMENTS, sets::named(table, &set.name), "list a set's elements");
+        for answer in connection.dump(&question)? {
+            sets::decode_elements(&Fields::of(&answer)?, &mut set)?;
+        }
+        ruleset.sets.push(set);
+    }
+    Ok(Some(ruleset))
 }
 
 fn replacement(ruleset: &Ruleset) -> Vec<Request> {
@@ -226,6 +250,17 @@ fn replacement(ruleset: &Ruleset) -> Vec<Request> {
     batch.extend(fresh_start(table));
     let flagged = named_table(table).network_u32(TABLE_FLAGS, ruleset.flags);
     batch.push(message(NEW_TABLE, CREATE, flagged, &format!("add table {table}")));
+    for (set, id) in ruleset.sets.iter().zip(1..) {
+        batch.push(message(
+            sets::NEW,
+            CREATE,
+            sets::encode(table, set, id),
+            &format!("add set {}", set.name),
+        ));
+        let purpose = format!("fill set {}", set.name);
+        let filled = sets::encode_elements(table, set);
+        batch.extend(filled.map(|elements| message(sets::NEW_ELEMENTS, CREATE, elements, &purpose)));
+    }
     batch.extend(ruleset.chains.iter().map(|chain| new_chain(table, chain)));
     for chain in &ruleset.chains {
         batch.extend(chain.rules.iter().map(|rule| new_rule(table, &chain.name, rule)));
@@ -371,7 +406,8 @@ fn decode_rule(fields: &Fields<'_>) -> Result<Rule, NetlinkError> {
     Ok(Rule { purpose, expressions })
 }
 
-struct Fields<'a>(Vec<(u16, &'a [u8])>);
+/// A message's attributes, by kind.
+pub(super) struct Fields<'a>(Vec<(u16, &'a [u8])>);
 
 impl<'a> Fields<'a> {
     fn of(answer: &'a Answer) -> Result<Self, NetlinkError> {
@@ -379,15 +415,15 @@ impl<'a> Fields<'a> {
         Ok(Self(attributes(body)?))
     }
 
-    fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&self, kind: u16) -> Option<&'a [u8]> {
         self.0.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value)
     }
 
-    fn text(&self, kind: u16) -> Option<&'a str> {
+    pub(super) fn text(&self, kind: u16) -> Option<&'a str> {
         std::str::from_utf8(self.bytes(kind)?).ok().map(|text| text.trim_end_matches('\0'))
     }
 
-    fn number(&self, kind: u16) -> Option<u32> {
+    pub(super) fn number(&self, kind: u16) -> Option<u32> {
         self.bytes(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 }

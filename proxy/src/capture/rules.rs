@@ -27,9 +27,9 @@ pub const DNS_PORT: u16 = 53;
 /// that must fit a socket's send buffer (208 KiB by default, under 1 KiB a rule).
 pub const MAX_EXCEPTIONS: usize = 128;
 
-const LOOPBACK: &str = "lo";
-const OUTPUT: &str = "output";
-const PREROUTING: &str = "prerouting";
+pub(super) const LOOPBACK: &str = "lo";
+pub(super) const OUTPUT: &str = "output";
+pub(super) const PREROUTING: &str = "prerouting";
 const OTHER: &str = "other";
 
 /// ICMP that IP itself needs: echo answers, unreachable, time exceeded, parameter problem.

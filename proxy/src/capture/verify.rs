@@ -26,8 +26,24 @@ pub(super) fn differences(expected: &Ruleset, found: Option<&Ruleset>) -> Vec<St
             list.push(format!("chain {} was not installed by us", chain.name));
         }
     }
+    for set in &expected.sets {
+        match found.sets.iter().find(|found| found.name == set.name) {
+            None => list.push(format!("set {} is missing", set.name)),
+            Some(found) if found == set => {}
+            Some(found) => {
+                let lacking = set.places.difference(&found.places).count();
+                let added = found.places.difference(&set.places).count();
+                list.push(format!("set {} lacks {lacking} places and has {added} others", set.name));
+            }
+        }
+    }
+    for set in &found.sets {
+        if !expected.sets.iter().any(|expected| expected.name == set.name) {
+            list.push(format!("set {} was not installed by us", set.name));
+        }
+    }
     if list.is_empty() {
-        list.push("the chains stand in another order".into());
+        list.push("the chains or sets stand in another order".into());
     }
     list.truncate(MAX_DIFFERENCES);
     list
@@ -60,6 +76,7 @@ fn compare_chains(expected: &Chain, found: &Chain, list: &mut Vec<String>) {
 mod tests {
     use super::super::expression::{Verdict, tcp};
     use super::super::rules::{Other, Rules};
+    use super::super::sets::Set;
     use super::*;
 
     fn changed(change: impl FnOnce(&mut Ruleset)) -> Vec<String> {
@@ -90,7 +107,24 @@ mod tests {
             removed[0].starts_with(r#"chain output, rule 1, is "the proxy's own": meta mark"#),
             "{removed:?}"
         );
-        assert_eq!(changed(|table| table.chains.swap(0, 1)), ["the chains stand in another order"]);
+        assert_eq!(changed(|table| table.chains.swap(0, 1)), ["the chains or sets stand in another order"]);
+    }
+
+    #[test]
+    fn sets_are_compared_place_by_place() {
+        let place = |text: &str| text.parse().unwrap();
+        let set = |places: &[&str]| Set::of("mesh4", false, &places.iter().map(|text| place(text)).collect());
+        let table = |sets: Vec<Set>| Ruleset { sets, ..Rules::default().table().unwrap() };
+        let expected = table(vec![set(&["10.0.0.1:80", "10.0.0.2:80"])]);
+        let told = |sets| differences(&expected, Some(&table(sets)));
+        assert_eq!(told(expected.sets.clone()), [""; 0]);
+        assert_eq!(told(vec![]), ["set mesh4 is missing"]);
+        assert_eq!(
+            told(vec![set(&["10.0.0.1:80", "10.0.0.3:80"])]),
+            ["set mesh4 lacks 1 places and has 1 others"]
+        );
+        let stranger = Set { name: "mine".into(), ..set(&[]) };
+        assert_eq!(told(vec![expected.sets[0].clone(), stranger]), ["set mine was not installed by us"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::plan::{ADMIN_VOLUME, CONTROL_PLANE, Plan, TOOL, holder, secret, volume};
 use super::project::{Project, Service, once, texts};
 use super::value::{Entry, Value};
-use super::{Options, ROLE_HOLDER, ROLE_LABEL};
+use super::{Options, ROLE_HOLDER, ROLE_LABEL, host};
 
 /// What Docker refuses on a container that uses another one's network: the holder has it instead.
 pub(super) const MOVED: [&str; 11] = [
@@ -47,7 +47,7 @@ pub(super) fn holder_of(project: &Project, plan: &Plan, service: &Service, optio
         let links = texts(Some(&links)).into_iter().map(|link| {
             let (target, alias) = link.split_once(':').unwrap_or((link, link));
             plan.sidecar_of(project, target)
-                .map_or_else(|| link.to_owned(), |own| format!("{}:{alias}", holder(own)))
+                .map_or_else(|| link.to_owned(), |own| format!("{}:{alias}", plan.beside(project, own).0))
         });
         added.set("links", Value::list(links.collect::<Vec<_>>()));
     }
@@ -74,20 +74,21 @@ pub(super) fn sidecar_of(project: &Project, plan: &Plan, service: &Service, opti
     let mut added = program(options, "signet-proxy", Some(&["run"]));
     added.set("network_mode", Value::text(format!("service:{}", holder(name))));
     added.set("cap_add", Value::list(["NET_ADMIN"]));
-    added.set(
-        "environment",
-        Value::mapping([
-            ("SIGNET_CONTROL_PLANE", Value::text(format!("{CONTROL_PLANE}:15012"))),
-            ("SIGNET_TOKEN_FILE", Value::text(format!("/run/secrets/{}", secret(name)))),
-            ("SIGNET_STATE_DIR", Value::text(STATE)),
-        ]),
-    );
-    added.set("secrets", Value::list([secret(name)]));
-    added.set("volumes", Value::list([format!("{}:{STATE}", volume(name))]));
+    let control_plane = Value::text(format!("{CONTROL_PLANE}:15012"));
+    enrolled(&mut added, vec![("SIGNET_CONTROL_PLANE", control_plane)], name);
     let healthy = || Value::mapping([("condition", Value::text("service_healthy"))]);
     added.set("depends_on", Value::mapping([(holder(name).as_str(), healthy()), (CONTROL_PLANE, healthy())]));
     added.set("healthcheck", healthcheck(&["/signet-proxy", "ready"], "60s"));
     with_habits(added, project, plan, service)
+}
+
+/// What every proxy has: its token, and a volume for its keys.
+pub(super) fn enrolled(added: &mut Value, mut settings: Vec<(&'static str, Value)>, name: &str) {
+    settings.push(("SIGNET_TOKEN_FILE", Value::text(format!("/run/secrets/{}", secret(name)))));
+    settings.push(("SIGNET_STATE_DIR", Value::text(STATE)));
+    added.set("environment", Value::mapping(settings));
+    added.set("secrets", Value::list([secret(name)]));
+    added.set("volumes", Value::list([format!("{}:{STATE}", volume(name))]));
 }
 
 /// The control plane, in every network in which a sidecar is.
@@ -109,7 +110,10 @@ pub(super) fn control_plane(project: &Project, plan: &Plan, options: &Options) -
     ];
     added.set("volumes", Value::list(mounts));
     let mut networks: BTreeMap<String, Value> = BTreeMap::new();
-    for service in plan.meshed(project) {
+    if !host::guards(project, plan).is_empty() {
+        added.set("ports", Value::list([host::control_plane_port(options)]));
+    }
+    for service in plan.meshed(project).filter(|service| !plan.is_guarded(project, &service.name)) {
         for (network, _) in service.networks() {
             let said = fixed_address(project, &network).map_or_else(
                 || Value::plain(""),
@@ -117,6 +121,9 @@ pub(super) fn control_plane(project: &Project, plan: &Plan, options: &Options) -
             );
             networks.insert(network, said);
         }
+    }
+    if networks.is_empty() {
+        networks.insert("default".to_owned(), Value::plain(""));
     }
     added.set("networks", Value::mapping(networks));
     added.set("healthcheck", healthcheck(&["/signet-control-plane", "ready"], "30s"));
@@ -195,7 +202,7 @@ pub(super) fn is_of_network(entry: &Entry) -> bool {
 }
 
 /// A program of Signet with nothing that it does not need.
-fn program(options: &Options, name: &str, command: Option<&[&str]>) -> Value {
+pub(super) fn program(options: &Options, name: &str, command: Option<&[&str]>) -> Value {
     let image = format!("{}{name}:{}", options.image_prefix, options.tag);
     let mut added = Value::mapping([("image", Value::text(image))]);
     if let Some(command) = command {
@@ -207,7 +214,7 @@ fn program(options: &Options, name: &str, command: Option<&[&str]>) -> Value {
     added
 }
 
-fn healthcheck(test: &[&str], start: &str) -> Value {
+pub(super) fn healthcheck(test: &[&str], start: &str) -> Value {
     Value::mapping([
         ("test", Value::list(["CMD"].iter().chain(test).copied())),
         ("interval", Value::text("2s")),
@@ -218,7 +225,7 @@ fn healthcheck(test: &[&str], start: &str) -> Value {
 }
 
 /// What holds for the service holds for what stands beside it: when it is up, and where its output goes.
-fn with_habits(mut added: Value, project: &Project, plan: &Plan, service: &Service) -> Value {
+pub(super) fn with_habits(mut added: Value, project: &Project, plan: &Plan, service: &Service) -> Value {
     if let Some(logging) = service.whole.get("logging") {
         added.set("logging", logging.clone());
     }

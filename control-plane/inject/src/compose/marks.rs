@@ -15,6 +15,8 @@ const FORMAT: &str = "# signet-format: ";
 const FORMAT_VERSION: &str = "1";
 /// Before the digest of what was there before, in the first block.
 const ORIGINAL: &str = "# signet-original: ";
+/// Before the digest of all that was added, this line apart, in the first block.
+const ADDED: &str = "# signet-added: ";
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// What to change in a text.
@@ -35,8 +37,21 @@ impl Edits {
         self.added.entry(line).or_default().extend(lines);
     }
 
-    /// The edited text. `digest` is that of `text`, and `note` tells people what this is.
-    pub(super) fn apply(&self, text: &str, digest: &str, note: &[String]) -> String {
+    /// Whether nothing changes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.added.is_empty()
+    }
+
+    /// The edited text. `digest` names the digest of bytes, and `note` tells people what this is.
+    pub(super) fn apply(&self, text: &str, digest: &dyn Fn(&[u8]) -> String, note: &[String]) -> String {
+        let mut head: Vec<String> = note.iter().map(|line| format!("# {line}")).collect();
+        head.extend([format!("{FORMAT}{FORMAT_VERSION}"), format!("{ORIGINAL}{}", digest(text.as_bytes()))]);
+        let added = added(&self.written(text, &head));
+        head.push(format!("{ADDED}{}", digest(added.as_bytes())));
+        self.written(text, &head)
+    }
+
+    fn written(&self, text: &str, head: &[String]) -> String {
         let body = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let line_end = if body.split_inclusive('\n').next().is_some_and(|line| line.ends_with("\r\n")) {
             "\r\n"
@@ -47,9 +62,7 @@ impl Edits {
         if body.len() < text.len() {
             out.push(BYTE_ORDER_MARK);
         }
-        let mut head: Vec<String> = note.iter().map(|line| format!("# {line}")).collect();
-        head.extend([format!("{FORMAT}{FORMAT_VERSION}"), format!("{ORIGINAL}{digest}")]);
-        block(&mut out, &head, line_end);
+        block(&mut out, head, line_end);
         for (at, line) in body.split_inclusive('\n').enumerate() {
             let number = at + 1;
             if self.removed.contains(&number) {
@@ -87,6 +100,35 @@ pub struct Restored {
     /// The digest of the original, as it was noted when the text was injected. Where the text's own digest is another,
     /// somebody has changed the file since, and the change is kept.
     pub digest: String,
+    /// All that was between the marks.
+    pub added: String,
+    /// The digest of what was put there; none in a file of an earlier version.
+    pub added_digest: Option<String>,
+}
+
+impl Restored {
+    /// Whether somebody has changed what stands between the marks: taking it back would lose that.
+    pub fn is_added_changed(&self, digest: &dyn Fn(&[u8]) -> String) -> bool {
+        self.added_digest.as_ref().is_some_and(|known| *known != digest(self.added.as_bytes()))
+    }
+}
+
+/// What stands between marks, without the line that holds its digest. Editors take spaces off the ends of lines.
+fn added(text: &str) -> String {
+    let mut inside = false;
+    let mut added = String::new();
+    for line in text.trim_start_matches(BYTE_ORDER_MARK).lines().map(str::trim_end) {
+        match line.trim_start() {
+            BEGIN | BEGIN_JOINED => inside = true,
+            END => inside = false,
+            other if inside && !other.starts_with(ADDED.trim_end()) => {
+                added.push_str(line);
+                added.push('\n');
+            }
+            _ => {}
+        }
+    }
+    added
 }
 
 /// Whether a text holds marks of an injection.
@@ -109,7 +151,7 @@ pub fn restore(file: &str, text: &str) -> Result<Restored, Fault> {
     if body.len() < text.len() {
         out.push(BYTE_ORDER_MARK);
     }
-    let (mut inside, mut format, mut digest) = (None, None, None);
+    let (mut inside, mut format, mut digest, mut added_digest) = (None, None, None, None);
     let again = "take the file from where it came, or correct the marks by hand";
     for (at, whole) in body.split_inclusive('\n').enumerate() {
         let number = at + 1;
@@ -123,6 +165,8 @@ pub fn restore(file: &str, text: &str) -> Result<Restored, Fault> {
                 format = format.or(Some((found, number)));
             } else if let Some(found) = line.strip_prefix(ORIGINAL) {
                 digest = digest.or_else(|| Some(found.to_owned()));
+            } else if let Some(found) = line.strip_prefix(ADDED) {
+                added_digest = added_digest.or_else(|| Some(found.to_owned()));
             }
         } else if line == BEGIN || line == BEGIN_JOINED {
             inside = Some(number);
@@ -151,7 +195,7 @@ pub fn restore(file: &str, text: &str) -> Result<Restored, Fault> {
         let message = format!("marks of version {format}, and this program knows {FORMAT_VERSION}");
         return Err(Fault::new(file, line, message, "use the version of `signet` that wrote the file"));
     }
-    Ok(Restored { text: out, digest })
+    Ok(Restored { text: out, digest, added: added(body), added_digest })
 }
 
 #[cfg(test)]
@@ -173,9 +217,15 @@ mod tests {
                 let mut edits = Edits::default();
                 edited.iter().for_each(|line| edits.remove(*line, *line));
                 edited.iter().for_each(|line| edits.add_after(*line, vec!["x: 1".to_owned()]));
-                let injected = edits.apply(text, "sha256:00", &["note".to_owned()]);
+                let digest = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(['\r', '\n'], "|");
+                let injected = edits.apply(text, &digest, &["note".to_owned()]);
                 let restored = restore("f", &injected).unwrap();
-                assert_eq!(restored, Restored { text: text.to_owned(), digest: "sha256:00".to_owned() });
+                assert_eq!((&*restored.text, restored.digest.clone()), (text, digest(text.as_bytes())));
+                assert!(!restored.is_added_changed(&digest));
+                let changed = restore("f", &injected.replacen("# note", "# mine", 1)).unwrap();
+                assert!(changed.is_added_changed(&digest));
+                let elsewhere = restore("f", &format!("# mine\n{injected}")).unwrap();
+                assert!(!elsewhere.is_added_changed(&digest));
             }
         }
     }

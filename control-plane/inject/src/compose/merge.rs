@@ -1,4 +1,4 @@
-//! How Compose lays one service over another: what `extends` does.
+//! How Compose lays one service over another: what `extends` does, and several files.
 //!
 //! Source: the Compose Specification, "Merge", and `merge_service_dicts` of docker-compose 1.29.
 
@@ -51,6 +51,20 @@ pub(super) fn services(base: Value, over: Value) -> Value {
                 };
                 merged.set(&key, value);
             }
+        }
+    }
+    merged
+}
+
+/// One file laid over another, but for its services: sections entry by entry, and within.
+pub(super) fn files(base: Value, over: Value) -> Value {
+    let mut merged = base;
+    for entry in over.entries().unwrap_or_default() {
+        match (merged.get(&entry.key).cloned(), &mut merged.data) {
+            (Some(known), _) => merged.set(&entry.key, deep(known, entry.value.clone(), false)),
+            // With its own line.
+            (None, Data::Mapping(entries)) => entries.push(entry.clone()),
+            (None, _) => {}
         }
     }
     merged

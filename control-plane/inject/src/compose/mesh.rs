@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use super::Options;
 use super::beside::token_file;
 use super::emit::quoted;
 use super::plan::{Plan, Severity};
 use super::ports::{named_in, range};
 use super::project::{Project, Service, texts};
+use super::{Fault, Options, host};
 
 /// Most ports of one workload; a policy's lists take 1,000.
 const PORTS_MAX: usize = 500;
@@ -27,7 +27,12 @@ pub struct Enrolment {
 }
 
 /// The manifests, and what needs a token.
-pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) -> (String, Vec<Enrolment>) {
+pub(super) fn describe(
+    file: &str,
+    project: &Project,
+    plan: &mut Plan,
+    options: &Options,
+) -> Result<(String, Vec<Enrolment>), Fault> {
     let mut out = head(options);
     let told = told_ports(project);
     let mut known: BTreeSet<String> = BTreeSet::new();
@@ -35,14 +40,28 @@ pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) ->
     let meshed: Vec<String> = plan.meshed(project).map(|service| service.name.clone()).collect();
     for service in meshed.into_iter().filter_map(|name| project.service(&name)) {
         let name = manifest_name(&service.name, &mut known);
+        let is_guarded = plan.is_guarded(project, &service.name);
         let published = published(service, options);
-        let ports = ports(project, plan, service, &published, &told);
+        // What nobody guards must not look as if it were.
+        let ports = if is_guarded {
+            host::guarded(file, project, plan, service)?
+        } else {
+            ports(project, plan, service, &published, &told)
+        };
+        // In the host's network every port is reached at the host's address; but whoever comes from outside has to show
+        // who it is, once the mesh is strict.
+        let reached: BTreeMap<u16, Option<u16>> = if is_guarded {
+            ports.iter().map(|port| (*port, Some(*port))).collect()
+        } else {
+            published.clone()
+        };
+        let published = if is_guarded { BTreeMap::new() } else { published };
         if ports.is_empty() {
             let text = "no port of it is known: if it serves, callers reach it in clear; fix: list its ports under \
                         `expose`";
             plan.find(&service.name, service.line, Severity::Warning, text.to_owned());
         }
-        workload(&mut out, &name, service, &ports, &published, options);
+        workload(&mut out, &name, service, &ports, &published, &reached, options);
         access(&mut out, &name, &published, options);
         enrolments.push(Enrolment {
             service: service.name.clone(),
@@ -50,7 +69,7 @@ pub(super) fn describe(project: &Project, plan: &mut Plan, options: &Options) ->
             token_file: token_file(&service.name),
         });
     }
-    (out, enrolments)
+    Ok((out, enrolments))
 }
 
 fn head(options: &Options) -> String {
@@ -102,6 +121,7 @@ fn workload(
     service: &Service,
     ports: &BTreeSet<u16>,
     published: &BTreeMap<u16, Option<u16>>,
+    reached: &BTreeMap<u16, Option<u16>>,
     options: &Options,
 ) {
     let mut lines = vec![
@@ -137,7 +157,7 @@ fn workload(
         lines.push(format!("  addresses: [{}]", fixed.join(", ")));
     }
     if let Some(address) = options.host_address {
-        let places: Vec<String> = published
+        let places: Vec<String> = reached
             .iter()
             .filter_map(|(port, host)| Some((port, (*host)?)))
             .map(|(port, host)| {

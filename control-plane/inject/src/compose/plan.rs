@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::project::{Project, Service, texts};
 use super::value::Value;
-use super::{Fault, Options};
+use super::{Fault, Options, host};
 
 /// The control plane's service.
 pub(super) const CONTROL_PLANE: &str = "signet-control-plane";
@@ -21,6 +21,8 @@ pub(super) const ADMIN_VOLUME: &str = "signet-admin";
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "action")]
 pub enum Outcome {
+    /// It is in the host's network, and has a guard there.
+    Guarded,
     /// It stays as it is, outside the mesh.
     Left {
         /// Why.
@@ -33,6 +35,13 @@ pub enum Outcome {
         /// Which.
         with: String,
     },
+}
+
+impl Outcome {
+    /// Whether a sidecar stands beside it that is its own.
+    pub(super) fn has_sidecar(&self) -> bool {
+        matches!(self, Self::Guarded | Self::Meshed)
+    }
 }
 
 /// How much a finding matters.
@@ -48,6 +57,8 @@ pub enum Severity {
 /// Something to know about a service or the file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Finding {
+    /// The file it is about.
+    pub file: String,
     /// The service; empty: the file as a whole.
     pub service: String,
     /// The line it is about.
@@ -75,7 +86,7 @@ impl Plan {
             .collect::<Result<Vec<_>, _>>()?;
         let mut plan = Self { outcomes, findings: Vec::new() };
         plan.refuse_clashes(file, project)?;
-        if !plan.outcomes.contains(&Outcome::Meshed) {
+        if plan.meshed(project).next().is_none() {
             let message = "no service of it can be meshed";
             return Err(Fault::new(file, 1, message, "see docs/install.md for what is not covered"));
         }
@@ -86,7 +97,18 @@ impl Plan {
     /// The services with a sidecar of their own.
     pub(super) fn meshed<'a>(&'a self, project: &'a Project) -> impl Iterator<Item = &'a Service> {
         let each = project.services.iter().zip(&self.outcomes);
-        each.filter(|(_, outcome)| **outcome == Outcome::Meshed).map(|(service, _)| service)
+        each.filter(|(_, outcome)| outcome.has_sidecar()).map(|(service, _)| service)
+    }
+
+    /// Whether the service has a guard in the host's network.
+    pub(super) fn is_guarded(&self, project: &Project, name: &str) -> bool {
+        let each = project.services.iter().zip(&self.outcomes);
+        each.filter(|(service, _)| service.name == name).any(|(_, outcome)| *outcome == Outcome::Guarded)
+    }
+
+    /// The services beside a service with a sidecar of its own: whose network it uses, and which is to be healthy.
+    pub(super) fn beside(&self, project: &Project, own: &str) -> (String, String) {
+        if self.is_guarded(project, own) { (guard(own), guard(own)) } else { (holder(own), sidecar(own)) }
     }
 
     /// The service itself and those that share its namespace.
@@ -97,7 +119,7 @@ impl Plan {
     ) -> impl Iterator<Item = &'a Service> {
         let each = project.services.iter().zip(&self.outcomes);
         each.filter(move |(service, outcome)| match outcome {
-            Outcome::Meshed => service.name == name,
+            Outcome::Guarded | Outcome::Meshed => service.name == name,
             Outcome::Shares { with } => with == name,
             Outcome::Left { .. } => false,
         })
@@ -108,7 +130,9 @@ impl Plan {
     pub(super) fn sidecar_of<'a>(&'a self, project: &'a Project, name: &str) -> Option<&'a str> {
         let at = project.services.iter().position(|service| service.name == name)?;
         match self.outcomes.get(at)? {
-            Outcome::Meshed => project.services.get(at).map(|service| service.name.as_str()),
+            Outcome::Guarded | Outcome::Meshed => {
+                project.services.get(at).map(|service| service.name.as_str())
+            }
             Outcome::Shares { with } => Some(with),
             Outcome::Left { .. } => None,
         }
@@ -119,7 +143,8 @@ impl Plan {
         let mut volumes = BTreeSet::from([CONTROL_PLANE.to_owned(), ADMIN_VOLUME.to_owned()]);
         let mut secrets = BTreeSet::new();
         for service in self.meshed(project) {
-            services.extend([holder(&service.name), sidecar(&service.name)]);
+            let (holder, sidecar) = self.beside(project, &service.name);
+            services.extend([holder, sidecar]);
             volumes.insert(volume(&service.name));
             secrets.insert(secret(&service.name));
         }
@@ -157,7 +182,7 @@ impl Plan {
                     self.find(&service.name, line, Severity::Note, text);
                     self.look_at(service, options);
                 }
-                Outcome::Meshed => self.look_at(service, options),
+                Outcome::Guarded | Outcome::Meshed => self.look_at(service, options),
             }
         }
     }
@@ -222,7 +247,13 @@ impl Plan {
     }
 
     pub(super) fn find(&mut self, service: &str, line: usize, severity: Severity, text: String) {
-        self.findings.push(Finding { service: service.to_owned(), line, severity, text });
+        self.findings.push(Finding {
+            file: String::new(),
+            service: service.to_owned(),
+            line,
+            severity,
+            text,
+        });
     }
 }
 
@@ -232,6 +263,10 @@ pub(super) fn holder(name: &str) -> String {
 
 pub(super) fn sidecar(name: &str) -> String {
     format!("{name}-sidecar")
+}
+
+pub(super) fn guard(name: &str) -> String {
+    format!("{name}-guard")
 }
 
 pub(super) fn volume(name: &str) -> String {
@@ -330,7 +365,19 @@ fn outcome(file: &str, project: &Project, service: &Service) -> Result<Outcome, 
             return Err(Fault::new(file, line, message, "keep one of them"));
         }
         match mode {
-            "host" => return left("host network: not meshed yet"),
+            "host"
+                if host::declared(file, service)?.is_empty() && host::declared(file, current)?.is_empty() =>
+            {
+                return left(
+                    "host network, and no port of it is known; fix: list its TCP ports under `expose`, or \
+                     `x-signet: {ports: [8080]}`",
+                );
+            }
+            "host" if current.name == service.name => return Ok(Outcome::Guarded),
+            "host" if host::declared(file, current)?.is_empty() => {
+                return left("host network, of a service without known ports");
+            }
+            "host" => return Ok(Outcome::Shares { with: current.name.clone() }),
             "none" => return left("it has no network"),
             "bridge" => return left("network_mode bridge: no service finds the control plane by name there"),
             _ if mode.contains('$') => return left("its network_mode depends on a variable"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::extends::Extender;
 use super::ports::{Published, interpolated, published};
 use super::value::{Entry, Value};
-use super::{Fault, Read};
+use super::{Fault, Read, merge};
 
 /// Most services of a project: each gets two more beside it.
 const SERVICES_MAX: usize = 1_000;
@@ -20,9 +20,7 @@ pub(super) struct Service {
     pub(super) name: String,
     /// The line of its name.
     pub(super) line: usize,
-    /// What it says itself, merge keys worked out.
-    pub(super) own: Value,
-    /// The same with what it extends.
+    /// All that is said of it, with what it extends.
     pub(super) whole: Value,
     /// What it publishes, as far as it does not depend on variables.
     pub(super) ports: Vec<Published>,
@@ -31,6 +29,20 @@ pub(super) struct Service {
 }
 
 impl Service {
+    fn new(name: String, line: usize, whole: Value) -> Self {
+        Self { name, line, whole, ports: Vec::new(), unknown_ports: Vec::new() }
+    }
+
+    /// Reads its ports, and refuses what cannot run.
+    fn check(&mut self, file: &str) -> Result<(), Fault> {
+        if self.whole.get("image").is_none() && self.whole.get("build").is_none() {
+            let message = format!("the service `{}` has no `image` and no `build`", self.name);
+            return Err(Fault::new(file, self.line, message, "give it one"));
+        }
+        replicas(file, self)?;
+        read_ports(file, self)
+    }
+
     /// The line of one of its keys, or of its name.
     pub(super) fn line_of(&self, key: &str) -> usize {
         self.whole.entry(key).map(|entry| entry.line).filter(|line| *line != 0).unwrap_or(self.line)
@@ -69,7 +81,26 @@ pub(super) fn once(words: impl IntoIterator<Item = String>) -> Vec<String> {
     words.into_iter().filter(|word| seen.insert(word.clone())).collect()
 }
 
-/// A whole project.
+/// What one file of a project says. Its lines are its own.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) services: Vec<Own>,
+    pub(super) root: Value,
+}
+
+/// What one file says of one service.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) name: String,
+    /// The line of its name.
+    pub(super) line: usize,
+    /// As it stands there, merge keys worked out.
+    pub(super) said: Value,
+    /// The same with what it extends.
+    pub(super) whole: Value,
+}
+
+/// A whole project. Its lines are counted through all files.
 #[derive(Debug)]
 pub(super) struct Project {
     pub(super) services: Vec<Service>,
@@ -87,15 +118,18 @@ pub(super) fn texts(value: Option<&Value>) -> Vec<&str> {
     }
 }
 
-impl Project {
-    /// Reads a project from a file whose aliases are worked out.
-    pub(super) fn read(file: &str, root: Value, read: &Read<'_>) -> Result<Self, Fault> {
+impl Part {
+    /// Reads a file whose aliases are worked out. Only the first of a project has to have services.
+    pub(super) fn read(file: &str, root: Value, read: &Read<'_>, first: bool) -> Result<Self, Fault> {
         let Some(found) = root.entries() else {
             let message = "it is no Compose file: no mapping stands at its top";
             return Err(Fault::new(file, root.line, message, "name a Compose file"));
         };
         version(file, &root)?;
         let Some(section) = root.entry("services") else {
+            if !first {
+                return Ok(Self { services: Vec::new(), root });
+            }
             let line = found.first().map_or(1, |entry| entry.line);
             let message = "it is no Compose file of version 2 or 3: there are no `services`";
             return Err(Fault::new(file, line, message, "put the services under `services:`"));
@@ -111,7 +145,38 @@ impl Project {
         }
         let mut extender = Extender::new(file, &section.value, read);
         let services =
-            entries.iter().map(|entry| service(file, entry, &mut extender)).collect::<Result<Vec<_>, _>>()?;
+            entries.iter().map(|entry| own(file, entry, &mut extender)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { services, root })
+    }
+}
+
+impl Project {
+    /// Lays the files of a project over each other, as Compose does. Each comes with the number of lines before it.
+    pub(super) fn of<'a>(
+        file: &str,
+        parts: impl IntoIterator<Item = (&'a Part, usize)>,
+    ) -> Result<Self, Fault> {
+        let mut root = Value::empty();
+        let mut services: Vec<Service> = Vec::new();
+        for (part, before) in parts {
+            root = merge::files(root, part.root.clone().moved(before));
+            for own in &part.services {
+                let whole = own.whole.clone().moved(before);
+                match services.iter_mut().find(|known| known.name == own.name) {
+                    Some(known) => known.whole = merge::services(known.whole.clone(), whole),
+                    None => services.push(Service::new(own.name.clone(), own.line + before, whole)),
+                }
+            }
+        }
+        if services.len() > SERVICES_MAX {
+            return Err(Fault::new(
+                file,
+                1,
+                format!("more than {SERVICES_MAX} services"),
+                "split the project",
+            ));
+        }
+        services.iter_mut().try_for_each(|service| service.check(file))?;
         let project = Self { services, root };
         project.refuse_port_twice(file)?;
         Ok(project)
@@ -170,7 +235,7 @@ fn version(file: &str, root: &Value) -> Result<(), Fault> {
     Err(Fault::new(file, version.line, message, "use 2.x or 3.x, or leave `version` out"))
 }
 
-fn service(file: &str, entry: &Entry, extender: &mut Extender<'_>) -> Result<Service, Fault> {
+fn own(file: &str, entry: &Entry, extender: &mut Extender<'_>) -> Result<Own, Fault> {
     let (name, line) = (entry.key.clone(), entry.line);
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     // `.` and `..` are no part of an identity.
@@ -183,15 +248,7 @@ fn service(file: &str, entry: &Entry, extender: &mut Extender<'_>) -> Result<Ser
         return Err(Fault::new(file, line, message, "give it an `image` or a `build`"));
     }
     let whole = extender.resolve(&entry.value)?;
-    if whole.get("image").is_none() && whole.get("build").is_none() {
-        let message = format!("the service `{name}` has no `image` and no `build`");
-        return Err(Fault::new(file, line, message, "give it one"));
-    }
-    let mut service =
-        Service { name, line, own: entry.value.clone(), whole, ports: Vec::new(), unknown_ports: Vec::new() };
-    replicas(file, &service)?;
-    read_ports(file, &mut service)?;
-    Ok(service)
+    Ok(Own { name, line, said: entry.value.clone(), whole })
 }
 
 fn replicas(file: &str, service: &Service) -> Result<(), Fault> {

@@ -4,33 +4,33 @@
 
 use std::collections::BTreeMap;
 
+use super::Fault;
 use super::marks::restore;
-use super::project::Project;
+use super::project::Part;
 use super::tree::{Bounds, Tree};
 use super::value::{Data, Value, expand};
-use super::{Fault, Input};
 
 /// Compares `after`, the edited text of `before`, with the plan: what stands under each of `services`, and what is added
 /// to other sections.
 pub(super) fn check(
-    input: &Input<'_>,
+    file: &str,
     before: &str,
     after: &str,
-    project: &Project,
+    part: &Part,
     planned: &[(&str, Vec<(String, Value)>)],
 ) -> Result<(), Fault> {
     let wrong = |line, what: &str| {
         let message = format!("{what} after injection, so nothing is written");
-        Fault::new(input.file, line, message, "write this part as plain block YAML without tags and anchors")
+        Fault::new(file, line, message, "write this part as plain block YAML without tags and anchors")
     };
-    if restore(input.file, after)?.text != before {
+    if restore(file, after)?.text != before {
         return Err(wrong(1, "the file would not come back as it is"));
     }
-    let read = |text| expand(input.file, &Tree::parse_within(input.file, text, Bounds::INJECTED)?);
+    let read = |text| expand(file, &Tree::parse_within(file, text, Bounds::INJECTED)?);
     let said =
         read(after).map_err(|fault| wrong(1, &format!("the file would be none ({})", fault.message)))?;
     let said = index(&said);
-    let before = index(&project.root);
+    let before = index(&part.root);
     for section in said.keys().chain(before.keys()) {
         let expected = planned.iter().find(|(name, _)| name == section);
         let line = before.get(section).map_or(1, |value| value.line.max(1));

@@ -4,53 +4,58 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::marks::Edits;
-use super::plan::{CONTROL_PLANE, KEEPER, Outcome, Plan, TOOL, added_capabilities, holder, sidecar};
-use super::project::{Project, Service, texts};
+use super::plan::{CONTROL_PLANE, KEEPER, Outcome, Plan, TOOL, added_capabilities, guard, holder, sidecar};
+use super::project::{Own, Part, Project, Service, texts};
 use super::tree::{Kind, Node, Tree};
 use super::value::Value;
-use super::{Fault, Options, beside, emit, merge};
+use super::{Fault, Options, beside, emit, host, merge};
+
+/// One file of a project, and what becomes of all of it.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) file: &'a str,
+    pub(super) text: &'a str,
+    pub(super) tree: &'a Tree,
+    pub(super) part: &'a Part,
+    /// The files before it: what is added to a service stands in the first file that has it, and what is added to the
+    /// project in the first of all.
+    pub(super) earlier: &'a [Part],
+    pub(super) project: &'a Project,
+    pub(super) plan: &'a Plan,
+    pub(super) options: &'a Options,
+}
 
 /// The edits that put sidecars beside the services.
-pub(super) fn edits(
-    file: &str,
-    text: &str,
-    tree: &Tree,
-    project: &Project,
-    plan: &Plan,
-    options: &Options,
-) -> Result<Edits, Fault> {
-    let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
-    let rewriter = Rewriter { file, lines, tree, project, plan, options };
-    let Some(root) = block(&tree.root) else { return Ok(rewriter.whole_file()) };
+pub(super) fn edits(piece: Piece<'_>) -> Result<Edits, Fault> {
+    let rewriter = Rewriter::of(piece);
+    let Some(root) = block(&piece.tree.root) else { return Ok(rewriter.whole_file()) };
     let section = root.iter().find(|(key, _)| is_text(key, "services"));
     match section {
         Some((key, value)) => match block(value) {
             Some(nodes) => rewriter.by_services(root, key, value, nodes),
             None => rewriter.by_section(root, key, value),
         },
-        None => Ok(rewriter.whole_file()),
+        None if rewriter.is_first() => Ok(rewriter.whole_file()),
+        // Nothing of it changes.
+        None => Ok(Edits::default()),
     }
 }
 
 /// What the file says once it is edited, by the sections that change.
-pub(super) fn planned(
-    file: &str,
-    tree: &Tree,
-    project: &Project,
-    plan: &Plan,
-    options: &Options,
-) -> Vec<(&'static str, Vec<(String, Value)>)> {
-    let rewriter = Rewriter { file, lines: Vec::new(), tree, project, plan, options };
+pub(super) fn planned(piece: Piece<'_>) -> Vec<(&'static str, Vec<(String, Value)>)> {
+    let rewriter = Rewriter::of(piece);
     let mut services = Vec::new();
-    for (service, outcome) in project.services.iter().zip(&plan.outcomes) {
-        services.push((service.name.clone(), rewriter.rewritten(service, outcome)));
-        if *outcome == Outcome::Meshed {
-            services.extend(rewriter.beside(service));
-        }
+    for own in &piece.part.services {
+        services.push((own.name.clone(), rewriter.rewritten(own)));
+        services.extend(rewriter.beside(own));
     }
     services.extend(rewriter.mesh_services());
+    if !rewriter.is_first() {
+        // Its other sections stay as they are.
+        return if piece.part.services.is_empty() { Vec::new() } else { vec![("services", services)] };
+    }
     let section = |name| {
-        let known = project.root.get(name).and_then(Value::entries).unwrap_or_default();
+        let known = piece.part.root.get(name).and_then(Value::entries).unwrap_or_default();
         let known = known.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
         known.chain(rewriter.section(name)).collect()
     };
@@ -75,12 +80,40 @@ struct Rewriter<'a> {
     file: &'a str,
     lines: Vec<&'a str>,
     tree: &'a Tree,
+    part: &'a Part,
+    earlier: &'a [Part],
     project: &'a Project,
     plan: &'a Plan,
     options: &'a Options,
 }
 
-impl Rewriter<'_> {
+impl<'a> Rewriter<'a> {
+    fn of(piece: Piece<'a>) -> Self {
+        let Piece { file, text, tree, part, earlier, project, plan, options } = piece;
+        let lines = text.trim_start_matches('\u{feff}').lines().collect();
+        Self { file, lines, tree, part, earlier, project, plan, options }
+    }
+
+    /// Whether this is the project's first file.
+    fn is_first(&self) -> bool {
+        self.earlier.is_empty()
+    }
+
+    /// Whether no earlier file has the service.
+    fn is_first_of(&self, own: &Own) -> bool {
+        !self.earlier.iter().flat_map(|part| &part.services).any(|known| known.name == own.name)
+    }
+
+    /// The service as all files together make it, and what becomes of it.
+    fn of_project(&self, own: &Own) -> Option<(&'a Service, &'a Outcome)> {
+        let each = self.project.services.iter().zip(&self.plan.outcomes);
+        each.into_iter().find(|(service, _)| service.name == own.name)
+    }
+
+    fn is_left(&self, own: &Own) -> bool {
+        self.of_project(own).is_none_or(|(_, outcome)| matches!(outcome, Outcome::Left { .. }))
+    }
+
     /// Service by service; what aliases of changed places stand for is written out, as often as that changes more.
     fn by_services(
         &self,
@@ -90,38 +123,40 @@ impl Rewriter<'_> {
         nodes: &[(Rc<Node>, Rc<Node>)],
     ) -> Result<Edits, Fault> {
         let mut written_out: BTreeSet<usize> = BTreeSet::new();
-        let services: Vec<_> = self.project.services.iter().zip(&self.plan.outcomes).zip(nodes).collect();
-        for (at, ((service, outcome), (_, node))) in services.iter().enumerate() {
-            let meshed = !matches!(outcome, Outcome::Left { .. });
-            if service.own.entry("extends").is_some() || meshed && !self.by_keys(service, node) {
+        let services: Vec<_> = self.part.services.iter().zip(nodes).collect();
+        for (at, (own, (_, node))) in services.iter().enumerate() {
+            if own.said.entry("extends").is_some() || !self.is_left(own) && !self.by_keys(own, node) {
                 written_out.insert(at);
             }
         }
         loop {
             let mut edits = Edits::default();
             let indent = self.indent(section.line);
-            for (at, ((service, outcome), (key, node))) in services.iter().enumerate() {
+            for (at, (own, (key, node))) in services.iter().enumerate() {
                 let last = node.last.max(key.line);
                 if written_out.contains(&at) {
                     edits.remove(key.line, last);
                     let mut lines = Vec::new();
-                    emit::entry(&mut lines, indent, &service.name, &self.rewritten(service, outcome));
+                    emit::entry(&mut lines, indent, &own.name, &self.rewritten(own));
                     edits.add_after(last, lines);
-                } else if !matches!(outcome, Outcome::Left { .. }) {
-                    self.edit_keys(&mut edits, service, node);
+                } else if !self.is_left(own) {
+                    self.edit_keys(&mut edits, own, node);
                 }
-                if **outcome == Outcome::Meshed {
+                let beside = self.beside(own);
+                if !beside.is_empty() {
                     let mut lines = Vec::new();
-                    write(&mut lines, indent, self.beside(service));
+                    write(&mut lines, indent, beside);
                     edits.add_after(last, lines);
                 }
             }
             let more = self.disturbed(&edits, &services_lines(nodes), &written_out)?;
             if more.is_empty() {
                 let end = section.last.max(key.line);
-                let mut lines = Vec::new();
-                write(&mut lines, indent, self.mesh_services());
-                edits.add_after(end, lines);
+                if self.is_first() {
+                    let mut lines = Vec::new();
+                    write(&mut lines, indent, self.mesh_services());
+                    edits.add_after(end, lines);
+                }
                 self.sections(&mut edits, root, self.indent(key.line), end);
                 // The sections may hold aliases, too.
                 self.disturbed(&edits, &[], &written_out)?;
@@ -149,7 +184,7 @@ impl Rewriter<'_> {
         let mut edits = Edits::default();
         edits.remove(1, self.tree.root.last);
         let mut lines = Vec::new();
-        for entry in self.project.root.entries().unwrap_or_default() {
+        for entry in self.part.root.entries().unwrap_or_default() {
             if entry.key == "services" {
                 lines.push("services:".to_owned());
                 self.all_services(&mut lines, 2);
@@ -164,7 +199,7 @@ impl Rewriter<'_> {
             emit::entry(&mut lines, 0, &entry.key, &value);
         }
         for name in ["volumes", "secrets"] {
-            if self.project.root.entry(name).is_none() {
+            if self.is_first() && self.part.root.entry(name).is_none() {
                 emit::entry(&mut lines, 0, name, &Value::mapping(self.section(name)));
             }
         }
@@ -173,36 +208,53 @@ impl Rewriter<'_> {
     }
 
     fn all_services(&self, lines: &mut Vec<String>, indent: usize) {
-        for (service, outcome) in self.project.services.iter().zip(&self.plan.outcomes) {
-            emit::entry(lines, indent, &service.name, &self.rewritten(service, outcome));
-            if *outcome == Outcome::Meshed {
-                write(lines, indent, self.beside(service));
-            }
+        for own in &self.part.services {
+            emit::entry(lines, indent, &own.name, &self.rewritten(own));
+            write(lines, indent, self.beside(own));
         }
         write(lines, indent, self.mesh_services());
     }
 
     /// Whether it is enough to change single keys: they stand in the service itself, each on lines of its own.
-    fn by_keys(&self, service: &Service, node: &Node) -> bool {
+    fn by_keys(&self, own: &Own, node: &Node) -> bool {
         let Kind::Mapping { flow: false, entries } = &node.kind else { return false };
-        let taken: Vec<&str> = self.taken(service);
-        let merged = service.own.entries().unwrap_or_default().iter().filter(|entry| entry.merged);
+        let taken: Vec<&str> = self.gone(own);
+        let merged = own.said.entries().unwrap_or_default().iter().filter(|entry| entry.merged);
+        // A service of which nothing is left would be no mapping any more.
+        let empties = || self.rewritten(own).entries().is_none_or(<[_]>::is_empty);
         let ordinary = |key: &Node| !self.line(key.line).trim_start().starts_with('?');
         !merged.into_iter().any(|entry| taken.contains(&entry.key.as_str()))
             && !entries.is_empty()
+            && !empties()
             && entries.iter().all(|(key, _)| ordinary(key))
     }
 
     /// The keys that must go from a service.
-    fn taken(&self, service: &Service) -> Vec<&'static str> {
-        let gone = beside::MOVED.into_iter().chain(["links"]);
-        gone.filter(|key| service.whole.entry(key).is_some()).collect()
+    fn gone(&self, own: &Own) -> Vec<&'static str> {
+        let mut gone: Vec<&str> = beside::MOVED.into_iter().chain(["links"]).collect();
+        if !self.is_first_of(own) {
+            // They stand in the first file, and would be laid over there.
+            gone.extend(
+                self.of_project(own).into_iter().flat_map(|(service, _)| self.given(service)).map(|it| it.0),
+            );
+        }
+        gone.retain(|key| own.whole.entry(key).is_some());
+        gone
+    }
+
+    /// The keys that it gets here.
+    fn given_here(&self, own: &Own) -> Vec<(&'static str, Value)> {
+        match self.of_project(own) {
+            Some((service, _)) if self.is_first_of(own) => self.given(service),
+            _ => Vec::new(),
+        }
     }
 
     /// The keys that a service gets, in the place of what it says there.
     fn given(&self, service: &Service) -> Vec<(&'static str, Value)> {
         let Some(own) = self.plan.sidecar_of(self.project, &service.name) else { return Vec::new() };
-        let mut given = vec![("network_mode", Value::text(format!("service:{}", holder(own))))];
+        let (holder, sidecar) = self.plan.beside(self.project, own);
+        let mut given = vec![("network_mode", Value::text(format!("service:{holder}")))];
         let condition = |condition| Value::mapping([("condition", Value::text(condition))]);
         let empty = Value::empty;
         let mut waits = service.whole.get("depends_on").cloned().map_or_else(empty, merge::dependencies);
@@ -211,7 +263,7 @@ impl Rewriter<'_> {
                 waits.set(&name, condition("service_started"));
             }
         }
-        waits.set(&sidecar(own), condition("service_healthy"));
+        waits.set(&sidecar, condition("service_healthy"));
         given.push(("depends_on", waits));
         let added = added_capabilities(service);
         let dropped = texts(service.whole.get("cap_drop"));
@@ -235,18 +287,18 @@ impl Rewriter<'_> {
     }
 
     /// A service as it is written anew.
-    fn rewritten(&self, service: &Service, outcome: &Outcome) -> Value {
-        let mut value = service.whole.clone();
-        if !matches!(outcome, Outcome::Left { .. }) {
-            self.taken(service).into_iter().for_each(|key| value.remove(key));
-            self.given(service).into_iter().for_each(|(key, said)| value.set(key, said));
+    fn rewritten(&self, own: &Own) -> Value {
+        let mut value = own.whole.clone();
+        if !self.is_left(own) {
+            self.gone(own).into_iter().for_each(|key| value.remove(key));
+            self.given_here(own).into_iter().for_each(|(key, said)| value.set(key, said));
         }
         value
     }
 
-    fn edit_keys(&self, edits: &mut Edits, service: &Service, node: &Node) {
+    fn edit_keys(&self, edits: &mut Edits, own: &Own, node: &Node) {
         let Kind::Mapping { entries, .. } = &node.kind else { return };
-        let (taken, given) = (self.taken(service), self.given(service));
+        let (taken, given) = (self.gone(own), self.given_here(own));
         for (key, value) in entries {
             let Kind::Scalar { text, .. } = &key.kind else { continue };
             let text = text.as_str();
@@ -259,19 +311,31 @@ impl Rewriter<'_> {
         for (key, value) in &given {
             emit::entry(&mut lines, indent, key, value);
         }
-        edits.add_after(node.line.saturating_sub(1), lines);
+        if !lines.is_empty() {
+            edits.add_after(node.line.saturating_sub(1), lines);
+        }
     }
 
-    fn beside(&self, service: &Service) -> [(String, Value); 2] {
+    fn beside(&self, own: &Own) -> Vec<(String, Value)> {
         let (project, plan, options) = (self.project, self.plan, self.options);
+        let Some((service, outcome)) = self.of_project(own) else { return Vec::new() };
+        if !outcome.has_sidecar() || !self.is_first_of(own) {
+            return Vec::new();
+        }
         let name = service.name.as_str();
-        [
+        if plan.is_guarded(project, name) {
+            return vec![(guard(name), host::guard_of(project, plan, service, options))];
+        }
+        vec![
             (holder(name), beside::holder_of(project, plan, service, options)),
             (sidecar(name), beside::sidecar_of(project, plan, service, options)),
         ]
     }
 
     fn mesh_services(&self) -> Vec<(String, Value)> {
+        if !self.is_first() {
+            return Vec::new();
+        }
         let control_plane = beside::control_plane(self.project, self.plan, self.options);
         let keeper = beside::keeper(self.options).map(|keeper| (KEEPER, keeper));
         let all = std::iter::once((CONTROL_PLANE, control_plane))
@@ -283,6 +347,7 @@ impl Rewriter<'_> {
     /// What is added to a section at the top.
     fn section(&self, name: &str) -> Vec<(String, Value)> {
         match name {
+            _ if !self.is_first() => Vec::new(),
             "volumes" => beside::volumes(self.project, self.plan),
             "secrets" => beside::secrets(self.project, self.plan, self.options),
             _ => Vec::new(),
@@ -293,6 +358,9 @@ impl Rewriter<'_> {
     fn sections(&self, edits: &mut Edits, root: &[(Rc<Node>, Rc<Node>)], indent: usize, end: usize) {
         for name in ["volumes", "secrets"] {
             let added = self.section(name);
+            if added.is_empty() {
+                continue;
+            }
             let mut lines = Vec::new();
             let Some((key, value)) = root.iter().find(|(key, _)| is_text(key, name)) else {
                 emit::entry(&mut lines, indent, name, &Value::mapping(added));
@@ -305,7 +373,7 @@ impl Rewriter<'_> {
                 added.iter().for_each(|(name, said)| emit::entry(&mut lines, indent, name, said));
             } else {
                 edits.remove(key.line, last);
-                let known = self.project.root.get(name).and_then(Value::entries).unwrap_or_default();
+                let known = self.part.root.get(name).and_then(Value::entries).unwrap_or_default();
                 let known = known.iter().map(|entry| (entry.key.clone(), entry.value.clone()));
                 emit::entry(&mut lines, indent, name, &Value::mapping(known.chain(added)));
             }

@@ -115,6 +115,24 @@ impl Value {
         }
     }
 
+    /// The same, so many lines further down.
+    pub(super) fn moved(mut self, lines: usize) -> Self {
+        let down = |line: usize| if line == 0 { 0 } else { line + lines };
+        self.line = down(self.line);
+        self.data = match self.data {
+            Data::Sequence(items) => {
+                Data::Sequence(items.into_iter().map(|item| item.moved(lines)).collect())
+            }
+            Data::Mapping(entries) => {
+                let entry =
+                    |entry: Entry| Entry { line: down(entry.line), value: entry.value.moved(lines), ..entry };
+                Data::Mapping(entries.into_iter().map(entry).collect())
+            }
+            scalar => scalar,
+        };
+        self
+    }
+
     /// What it takes to write it: the bytes of its texts, and one for each value.
     pub(super) fn weight(&self) -> usize {
         match &self.data {

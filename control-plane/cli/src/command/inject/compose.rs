@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use signet_control_plane::bootstrap::{self, Wanted};
 use signet_identity::{Class, SpiffeId, TrustDomain};
-use signet_inject::compose::{self, Enrolment, Injected, Input, Options, Outcome, Severity};
+use signet_inject::compose::{self, Enrolment, Injected, Input, Options, Outcome, Severity, Source};
 
 use super::digest;
 use crate::output::{Failure, Format, Verdict, print_bytes, print_json, text_or_json};
@@ -26,12 +26,15 @@ const TOKEN_INSTANCES: u32 = 3;
 /// Writes a Compose file with a sidecar beside each service, and prepares the mesh it belongs to
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  signet inject compose --dry-run docker-compose.yml\n  signet inject compose --in-place docker-compose.yml\n  signet inject compose docker-compose.yml --write docker-compose.mesh.yml"
+    after_help = "Examples:\n  signet inject compose --dry-run docker-compose.yml\n  signet inject compose --in-place docker-compose.yml\n  signet inject compose docker-compose.yml --write docker-compose.mesh.yml\n  signet inject compose --in-place -f docker-compose.yml -f docker-compose.override.yml"
 )]
 pub(crate) struct Compose {
-    /// The Compose file, or - for standard input
-    #[arg(required = true, value_name = "FILE")]
+    /// The Compose file, or - for standard input; several are laid over each other, and each is written by itself
+    #[arg(required_unless_present = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The same, as Compose takes it
+    #[arg(short, long, value_name = "FILE", conflicts_with = "files")]
+    file: Vec<PathBuf>,
     /// Put the result in the file's place
     #[arg(long, conflicts_with = "write")]
     in_place: bool,
@@ -71,9 +74,16 @@ pub(crate) struct Compose {
     /// Add no `signet-keeper`: no container gets the engine's socket
     #[arg(long)]
     no_keeper: bool,
+    /// Write a file anew although somebody has changed what stands between the marks; the changes are lost
+    #[arg(long)]
+    force: bool,
     /// Refuse plaintext within the mesh from the start
     #[arg(long)]
     strict: bool,
+    /// First of the host's ports that the control plane and the guards of services of the host's network listen at: one,
+    /// and three for each guard
+    #[arg(long, default_value_t = 15100, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=60000))]
+    host_ports: u16,
     /// Address by which others reach this host: published ports are advertised there
     #[arg(long, value_name = "IP")]
     host_address: Option<IpAddr>,
@@ -82,31 +92,47 @@ pub(crate) struct Compose {
 impl Compose {
     pub(crate) fn run(self, format: Format) -> Result<Verdict, Failure> {
         text_or_json(format)?;
-        let [file] = self.files.as_slice() else {
+        let paths: Vec<&Path> = self.files.iter().chain(&self.file).map(PathBuf::as_path).collect();
+        let read: Vec<(String, String)> = paths
+            .iter()
+            .map(|path| {
+                files::refuse_stdin_in_place(path, self.in_place)?;
+                let name =
+                    if path.as_os_str() == "-" { "<stdin>".to_owned() } else { path.display().to_string() };
+                Ok((name, files::read(path)?))
+            })
+            .collect::<Result<_, Failure>>()?;
+        let ([file, ..], [(name, text), more @ ..]) = (paths.as_slice(), read.as_slice()) else {
+            return Err(Failure::Usage("no file is given".to_owned()));
+        };
+        if !more.is_empty() && !self.in_place && !self.dry_run {
             return Err(Failure::Usage(
-                "one file at a time; fix: put several together first, as `docker-compose -f A -f B config > C` does"
+                "each of several files is written by itself; fix: --in-place, or --dry-run to see what would change"
                     .to_owned(),
             ));
-        };
-        files::refuse_stdin_in_place(file, self.in_place)?;
-        let name = if file.as_os_str() == "-" { "<stdin>".to_owned() } else { file.display().to_string() };
+        }
         let folder =
             file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let text = files::read(file)?;
+        let over: Vec<Source<'_>> = more.iter().map(|(file, text)| Source { file, text }).collect();
         let options = self.options(folder)?;
-        let read = |path: &str| files::read(&folder.join(path)).map_err(|failure| failure.to_string());
-        let input = Input { digest: &digest, file: &name, options: &options, read: &read, text: &text };
+        let others =
+            |path: &str| files::read_regular(&folder.join(path)).map_err(|failure| failure.to_string());
+        let input =
+            Input { digest: &digest, file: name, options: &options, over: &over, read: &others, text };
         let injected = compose::inject(&input).map_err(|fault| Failure::Usage(fault.to_string()))?;
         check(&injected.manifests)?;
         let mut notes = Vec::new();
         if !self.dry_run {
             // First what the file needs: with it missing, a file that was written would be of no use.
             notes = self.prepare(&folder.join(&self.directory), &options, &injected)?;
-            if let Some(target) = self.write.as_deref().or_else(|| self.in_place.then_some(file)) {
+            let texts = std::iter::once(&injected.text).chain(&injected.over).map(String::as_bytes);
+            if let Some(target) = &self.write {
                 files::replace(target, injected.text.as_bytes(), 0o644)?;
+            } else if self.in_place {
+                files::replace_all(&paths.iter().copied().zip(texts).collect::<Vec<_>>())?;
             }
         }
-        self.show(format, &name, &text, &injected, &notes)?;
+        self.show(format, &read, &injected, &notes)?;
         Ok(Verdict::Yes)
     }
 
@@ -145,7 +171,9 @@ impl Compose {
             device,
             directory: directory.trim_end_matches('/').to_owned(),
             docker_socket: (!self.no_keeper).then(|| self.docker_socket.clone()),
+            force: self.force,
             host_address: self.host_address,
+            host_ports: self.host_ports,
             image_prefix: self.image_prefix.clone(),
             mesh,
             strict: self.strict,
@@ -227,13 +255,16 @@ impl Compose {
     fn show(
         &self,
         format: Format,
-        name: &str,
-        before: &str,
+        before: &[(String, String)],
         injected: &Injected,
         notes: &[String],
     ) -> Result<(), Failure> {
+        let name = before.first().map_or("", |(name, _)| name);
         let to_stdout = !self.in_place && self.write.is_none() && !self.dry_run;
-        let diff = if self.dry_run { unified::diff(name, before, &injected.text) } else { String::new() };
+        let after = std::iter::once(&injected.text).chain(&injected.over);
+        let differences =
+            before.iter().zip(after).map(|((name, before), after)| unified::diff(name, before, after));
+        let diff: String = if self.dry_run { differences.collect() } else { String::new() };
         if format == Format::Json {
             let services: HashMap<&str, &Outcome> =
                 injected.services.iter().map(|(name, outcome)| (name.as_str(), outcome)).collect();
@@ -265,14 +296,15 @@ fn report(name: &str, injected: &Injected, notes: &[String]) {
         };
         let service =
             if finding.service.is_empty() { String::new() } else { format!("{}: ", finding.service) };
-        eprintln!("{name}:{}: {level}: {service}{}", finding.line, finding.text);
+        eprintln!("{}:{}: {level}: {service}{}", finding.file, finding.line, finding.text);
     }
     for note in notes {
         eprintln!("{name}: {note}");
     }
     eprintln!(
-        "{name}: {} services meshed, {} share a sidecar, {} left as they are",
+        "{name}: {} services meshed, {} guarded in the host's network, {} share a sidecar, {} left as they are",
         count(|is| matches!(is, Outcome::Meshed)),
+        count(|is| matches!(is, Outcome::Guarded)),
         count(|is| matches!(is, Outcome::Shares { .. })),
         count(|is| matches!(is, Outcome::Left { .. })),
     );

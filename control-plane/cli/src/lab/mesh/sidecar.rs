@@ -25,6 +25,8 @@ pub struct Setup {
     pub forgetful: bool,
     /// Further flags of `signet-proxy run`.
     pub flags: Vec<String>,
+    /// Ports that it guards in a network that others use too: it is `signet-proxy guard` then.
+    pub guarded: Vec<u16>,
     /// Capabilities beside the one to change its container's network.
     pub capabilities: Vec<Capability>,
     /// Evidence in place of a join token.
@@ -62,10 +64,13 @@ impl Sidecar {
         folder: PathBuf,
         setup: Setup,
     ) -> Result<Self, MeshError> {
+        let kind = if setup.guarded.is_empty() { "run" } else { "guard" };
+        let ports = setup.guarded.iter().flat_map(|port| ["--ports".to_owned(), port.to_string()]);
         let mut program = setup
             .program
             .unwrap_or_else(|| program(&[]))
-            .args(["proxy", "run", "--control-plane", &control_plane.to_string()])
+            .args(["proxy", kind, "--control-plane", &control_plane.to_string()])
+            .args(ports)
             .args([OsStr::new("--admin-socket"), folder.join("admin.sock").as_os_str()])
             .args(["--drain-seconds", "5"])
             .args(&setup.flags)
