@@ -218,7 +218,7 @@ impl<'a> Places<'a> {
 
     /// File and line there.
     fn at(&self, line: usize) -> (&'a str, usize) {
-        let whose = self.0.iter().rev().find(|(_, before)| line > *before).or(self.0.first());
+        let whose = self.0.iter().rev().find(|(_, before)| line > *before).or_else(|| self.0.first());
         whose.map_or(("", line), |(file, before)| (*file, line - before))
     }
 
