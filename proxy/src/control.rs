@@ -411,10 +411,8 @@ impl Node {
     fn publish_snapshot(&self, subscriber: &Subscriber) {
         if let Some(anchors) = subscriber.anchors() {
             self.adopt(&anchors.bundle);
-            if let Some(issuer) = anchors.issuer.filter(|issuer| !self.identity.load().is_issued_by(*issuer))
-            {
-                self.renew_soon.send_replace(Some((issuer, anchors.renew_within)));
-            }
+            let certifying = anchors.issuer.map(|issuer| (issuer, anchors.renew_within));
+            self.certifying.send_if_modified(|known| std::mem::replace(known, certifying) != certifying);
         }
         let identity = self.identity.load();
         let generation = *self.changes.borrow() + 1;
