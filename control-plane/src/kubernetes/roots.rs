@@ -177,7 +177,6 @@ fn ca_bundle(configuration: &Value, roots: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use signet_inject::kubernetes::NAMESPACE_LABEL;
 
     use super::*;
 
