@@ -46,5 +46,9 @@ pub(crate) const TESTS: &[Test] = &[
         "roots_are_where_the_cluster_looks_for_them_and_stay_so",
         webhook::roots_are_where_the_cluster_looks_for_them_and_stay_so,
     ),
+    (
+        "next_root_is_known_to_the_webhooks_caller_and_to_pods",
+        webhook::next_root_is_known_to_the_webhooks_caller_and_to_pods,
+    ),
     ("rules_of_access_are_all_needed_and_enough", webhook::rules_of_access_are_all_needed_and_enough),
 ];

@@ -17,7 +17,7 @@ use super::client::{Client, ClientError, JSON_PATCH, MERGE_PATCH};
 use super::follow::{Collection, Event, follow};
 use crate::authority::Authority;
 
-/// How often everything is put right without any event: a ConfigMap may have been deleted by somebody, and roots rotate.
+/// How often everything is put right without any event: a ConfigMap may have been deleted by somebody.
 const TICK: Duration = Duration::from_secs(60);
 /// Pause between two rounds: events come in bursts.
 const PACE: Duration = Duration::from_secs(1);
@@ -93,10 +93,13 @@ impl Roots {
 
     async fn keep(&self) {
         let mut tick = tokio::time::interval(TICK);
+        let mut slots = self.authority.changes();
         let mut written: BTreeMap<String, String> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
+                // A rotation: the next root has to be known before anything is certified under it.
+                _ = slots.changed() => {}
                 // One that was deleted by hand comes back.
                 _ = tick.tick() => written.clear(),
             }
@@ -202,13 +205,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_selected_by_the_label_that_injection_names() {
-        assert_eq!(
-            NAMESPACES,
-            format!(
-                "labelSelector={}%3Denabled",
-                signet_inject::kubernetes::NAMESPACE_LABEL.replace('/', "%2F")
-            )
-        );
+        assert_eq!(NAMESPACES, format!("labelSelector={}%3Denabled", NAMESPACE_LABEL.replace('/', "%2F")));
         assert_eq!(WEBHOOK, format!("fieldSelector=metadata.name%3D{WEBHOOK_NAME}"));
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::authority::{Authority, AuthorityError, BACKDATE};
+use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
 use crate::metrics::{Metrics, count};
 
 /// Where the API server asks.
@@ -38,9 +38,9 @@ const HEAD_BYTES: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
-/// How long a certificate lives; it is made anew at half of that, and when the authority changes.
+/// How long a certificate lives; it is made anew at half of that, and when another issuer certifies.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How often the clock and the authority are looked at.
+/// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Serves reviews.
@@ -58,8 +58,8 @@ pub(crate) struct Webhook {
 struct Certificate {
     config: Arc<ServerConfig>,
     renew_at: SystemTime,
-    /// The roots it was made under.
-    roots: String,
+    /// Who issued it.
+    issuer: String,
 }
 
 impl Webhook {
@@ -165,12 +165,18 @@ impl Webhook {
     }
 
     async fn keep_fresh(&self) {
+        let mut slots = self.authority.changes();
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                // A rotation: who certifies next, does so before the one in force is retired.
+                _ = slots.changed() => {}
+            }
             let now = SystemTime::now();
             let due = {
                 let held = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
-                now >= held.renew_at || self.authority.roots_pem().is_ok_and(|roots| roots != held.roots)
+                let is_other = |issuing: &Issuing| issuing.issuer() != held.issuer;
+                now >= held.renew_at || self.authority.issuing().as_ref().is_ok_and(is_other)
             };
             if !due {
                 continue;
@@ -189,11 +195,12 @@ impl Webhook {
 fn certificate(authority: &Authority, name: &str, now: SystemTime) -> Result<Certificate, AuthorityError> {
     let request = KeyRequest::new_tls()?;
     let not_after = now + LIFETIME;
-    let chain = authority.issuing()?.dns(&request.csr, name, now - BACKDATE, not_after)?;
+    let issuing = authority.issuing()?;
+    let chain = issuing.dns(&request.csr, name, now - BACKDATE, not_after)?;
     let config = outside_server_config(chain, request.key, &[b"http/1.1"])?;
     // One control plane has nobody to fall in step with, so there is no jitter.
     let renew_at = renewal_time(now, not_after, 0.5);
-    Ok(Certificate { config: Arc::new(config), renew_at, roots: authority.roots_pem()? })
+    Ok(Certificate { config: Arc::new(config), renew_at, issuer: issuing.issuer() })
 }
 
 fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

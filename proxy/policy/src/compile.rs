@@ -291,7 +291,7 @@ fn the_mesh<'a>(
     findings: &mut Findings,
 ) -> Option<(&'a Manifest, &'a crate::manifest::MeshSpec)> {
     let mut meshes = manifests.iter().filter_map(|manifest| match manifest.spec() {
-        Spec::Mesh(spec) => Some((manifest, spec)),
+        Spec::Mesh(spec) => Some((manifest, &**spec)),
         _ => None,
     });
     let Some(first) = meshes.next() else {

@@ -15,7 +15,8 @@ use signet_cli::lab::mesh::intruder::{IntruderError, inside};
 use signet_cli::lab::runner::TestResult;
 use signet_identity::{authorities, outside_client_config};
 use signet_inject::kubernetes::{Enrolment, Options, Owner, inject_pod};
-use signet_tests::manifest::{TRUST_DOMAIN, mesh};
+use signet_sync::proto::admin::RotationTarget;
+use signet_tests::manifest::{TRUST_DOMAIN, mesh, workload};
 use signet_tests::{Failure, wait_for};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -216,11 +217,30 @@ pub(super) fn roots_are_where_the_cluster_looks_for_them_and_stay_so() -> TestRe
     Ok(())
 }
 
+/// Whoever believes the mesh by its root goes on when that is another: the API server, and pods that start later.
+pub(super) fn next_root_is_known_to_the_webhooks_caller_and_to_pods() -> TestResult {
+    let stage = Stage::new(&[mesh(&[]), workload("server", &[])])?;
+    stage.until("workloads", "server", "Accepted", "True", "")?;
+    let old = ca_bundle(&stage)?;
+    stage.mesh.rotate(RotationTarget::Root, false)?;
+    let new = wait_for("the caBundle to be the next root alone", || {
+        ca_bundle(&stage).ok().filter(|bundle| !bundle.contains(old.trim()))
+    })?;
+    assert_eq!(review(&stage, &recorded()?)?["response"]["allowed"], true);
+    wait_for("the ConfigMap to be the same", || {
+        let map = stage.cluster.object("configmaps", NAMESPACE, "signet-roots")?;
+        (map["data"]["roots.pem"] == new.as_str()).then_some(())
+    })?;
+    let container = stage.host.container("server")?;
+    let _sidecar = stage.sidecar(&container, "server")?;
+    Ok(())
+}
+
 /// One of each kind, a pod that enrols, a namespace and a webhook: what is allowed and not needed by then is too much.
 pub(super) fn rules_of_access_are_all_needed_and_enough() -> TestResult {
     use signet_tests::manifest::{
         egress_policy, header_policy, normalization_policy, policy, protection_policy, role_appointer,
-        role_grant, traffic_policy, workload,
+        role_grant, traffic_policy,
     };
     let manifests = [
         mesh(&[]),
