@@ -1,4 +1,4 @@
-//! What `signet check` looks at, as facts in and [`Finding`]s out.
+//! What `signet check` looks at, as facts in and [findings](finding::Finding) out.
 //!
 //! - [`mesh`]: control plane, policy and the mesh as a whole; [`proxy`]: one sidecar, by its own report.
 //! - [`machine`], before anything is installed: [`trial`] tries capture in a network of its own, [`engines`] asks Docker,
