@@ -140,7 +140,17 @@ impl Authority {
         let pair = keyring.pair(root, issuer).cloned().ok_or(AuthorityError::OtherStore)?;
         // Who has not heard of the next root yet finds a path from the old one.
         let word = if root == slots.root { None } else { keyring.vouchers.get(root).cloned() };
-        Ok(Issuing { pair, word })
+        Ok(Issuing { pair, words: word.into_iter().collect() })
+    }
+
+    /// The same for who holds a certificate of this issuer: where its root was retired, the words that lead from there come
+    /// with the new one. Its holder may know no other root, and must be able to verify what it is given.
+    pub(crate) fn issuing_for(&self, issuer: Option<&str>) -> Result<Issuing, AuthorityError> {
+        let issuing = self.issuing()?;
+        if self.slots().is_of_root_in_force(issuer) {
+            return Ok(issuing);
+        }
+        Ok(Issuing { words: self.vouchers(), ..issuing })
     }
 
     /// The trust domain.
@@ -229,17 +239,24 @@ impl Authority {
     /// pin.
     fn shown(&self) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let (slots, keyring) = (self.slots(), self.keyring());
-        let (mut shown, mut root) = (Vec::new(), slots.certifying().0);
-        while shown.len() < VOUCHERS_MAX
-            && let (Some(by), Some(word)) = (slots.voucher_of(root), keyring.vouchers.get(root))
-        {
-            shown.push(word.clone());
-            root = by;
-        }
+        let mut shown = self.vouchers();
         let planned = slots.retired.iter().filter(|retired| retired.why == Why::Planned);
         let pinned = slots.roots().chain(planned.map(|retired| &*retired.root).take(VOUCHERS_MAX));
         shown.extend(pinned.filter_map(|root| keyring.root(root)).cloned());
         Ok(shown)
+    }
+
+    /// The word of older roots for the one that certifies, newest first: as many as a chain has room for.
+    fn vouchers(&self) -> Vec<CertificateDer<'static>> {
+        let (slots, keyring) = (self.slots(), self.keyring());
+        let (mut words, mut root) = (Vec::new(), slots.certifying().0);
+        while words.len() < VOUCHERS_MAX
+            && let (Some(by), Some(word)) = (slots.voucher_of(root), keyring.vouchers.get(root))
+        {
+            words.push(word.clone());
+            root = by;
+        }
+        words
     }
 }
 
@@ -253,8 +270,8 @@ pub(crate) struct Server {
 /// What certifies workloads.
 pub(crate) struct Issuing {
     pair: Pair,
-    /// The word of the root in force for the next one, while that one certifies already.
-    word: Option<CertificateDer<'static>>,
+    /// The word of older roots that goes behind every chain, newest first.
+    words: Vec<CertificateDer<'static>>,
 }
 
 impl Issuing {
@@ -271,7 +288,7 @@ impl Issuing {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        Ok(self.with_word(self.pair.issue_tls(csr, id, not_before, not_after)?))
+        Ok(self.with_words(self.pair.issue_tls(csr, id, not_before, not_after)?))
     }
 
     /// A certificate for messages: the chain, leaf first.
@@ -282,7 +299,7 @@ impl Issuing {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        Ok(self.with_word(self.pair.issue_signing(csr, id, not_before, not_after)?))
+        Ok(self.with_words(self.pair.issue_signing(csr, id, not_before, not_after)?))
     }
 
     /// A certificate for a server outside the mesh, such as a webhook's: the chain, leaf first.
@@ -293,7 +310,7 @@ impl Issuing {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        Ok(self.with_word(self.pair.issue_dns(csr, name, not_before, not_after)?))
+        Ok(self.with_words(self.pair.issue_dns(csr, name, not_before, not_after)?))
     }
 
     /// When the issuer ends; no certificate is issued beyond.
@@ -301,8 +318,8 @@ impl Issuing {
         self.pair.not_after()
     }
 
-    fn with_word(&self, mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
-        chain.extend(self.word.clone());
+    fn with_words(&self, mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+        chain.extend(self.words.iter().cloned());
         chain
     }
 }

@@ -12,7 +12,7 @@ use signet_policy::PolicyModel;
 use thiserror::Error;
 
 use crate::attest::Attested;
-use crate::authority::{Authority, AuthorityError, BACKDATE};
+use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
 use crate::records::{
     self, Found, Instance, Leaf, REVOKED_HOLDERS, Registration, Subject, Token, registration_key,
     unix_seconds,
@@ -188,7 +188,14 @@ impl Registrar {
             }
             let issued = match &issued {
                 Some(issued) => issued,
-                None => issued.insert(self.issue(peer.id(), &instance.network, requests, model, now)?),
+                None => {
+                    let shown = peer.fingerprint().to_string();
+                    let shown = instance.leaves.iter().find(|leaf| leaf.fingerprint == shown);
+                    let issuing =
+                        self.authority.issuing_for(shown.and_then(|leaf| leaf.issuer.as_deref()))?;
+                    let network = &instance.network;
+                    issued.insert(certify(&issuing, peer.id(), network, requests, model, now)?)
+                }
             };
             instance.leaves.push(issued.leaf.clone());
             let key = registration_key(peer.id());
@@ -274,22 +281,31 @@ impl Registrar {
         model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
-        let class = id.parts().map_or(Class::External, |parts| parts.class);
-        let not_after = now + model.lifetimes.of(class);
-        let issuing = self.authority.issuing()?;
-        let tls_chain = issuing.tls(requests.tls, id, now - BACKDATE, not_after)?;
-        let signing_chain = issuing.signing(requests.signing, id, now - BACKDATE, not_after)?;
-        let first =
-            |chain: &[CertificateDer<'_>]| chain.first().map(|leaf| Fingerprint::of(leaf).to_string());
-        let fingerprint = first(&tls_chain).unwrap_or_default();
-        let leaf = Leaf {
-            fingerprint,
-            signing: first(&signing_chain),
-            issuer: Some(issuing.issuer()),
-            not_after: unix_seconds(not_after),
-        };
-        Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
+        certify(&self.authority.issuing()?, id, network, requests, model, now)
     }
+}
+
+fn certify(
+    issuing: &Issuing,
+    id: &SpiffeId,
+    network: &str,
+    requests: Requests<'_>,
+    model: &PolicyModel,
+    now: SystemTime,
+) -> Result<Issued, RegistrarError> {
+    let class = id.parts().map_or(Class::External, |parts| parts.class);
+    let not_after = now + model.lifetimes.of(class);
+    let tls_chain = issuing.tls(requests.tls, id, now - BACKDATE, not_after)?;
+    let signing_chain = issuing.signing(requests.signing, id, now - BACKDATE, not_after)?;
+    let first = |chain: &[CertificateDer<'_>]| chain.first().map(|leaf| Fingerprint::of(leaf).to_string());
+    let fingerprint = first(&tls_chain).unwrap_or_default();
+    let leaf = Leaf {
+        fingerprint,
+        signing: first(&signing_chain),
+        issuer: Some(issuing.issuer()),
+        not_after: unix_seconds(not_after),
+    };
+    Ok(Issued { id: id.clone(), network: network.to_owned(), tls_chain, signing_chain, leaf })
 }
 
 fn declared(model: &PolicyModel, id: &SpiffeId) -> Result<(), RegistrarError> {

@@ -10,7 +10,7 @@ use crate::rotation::driver::{self, DriveError};
 use crate::rotation::survey::Survey;
 use crate::services::Mesh;
 
-/// Instances that are named in one answer of each kind; the rest is a number.
+/// Instances of each kind that are named in one answer; all are counted.
 const NAMED_MAX: usize = 256;
 
 /// What is to be replaced.
@@ -63,7 +63,9 @@ pub(super) async fn state(mesh: &Mesh) -> Result<wire::RotationState, Status> {
         issuer,
         next_root,
         next_issuer,
-        ready: u32::try_from(survey.ready).unwrap_or(u32::MAX),
+        ready: count(survey.ready),
+        waiting_count: count(survey.waiting.len()),
+        parked_count: count(survey.parked.len()),
         waiting: named(survey.waiting.iter().map(|(id, instance, lacks)| (id, instance, lacks.to_string()))),
         parked: named(survey.parked.iter().map(|(id, instance)| (id, instance, String::new()))),
         retired: retired.collect(),
@@ -89,6 +91,10 @@ pub(super) async fn state(mesh: &Mesh) -> Result<wire::RotationState, Status> {
         state.last_at = last.at;
     }
     Ok(state)
+}
+
+fn count(holders: usize) -> u32 {
+    u32::try_from(holders).unwrap_or(u32::MAX)
 }
 
 fn named<'a>(holders: impl Iterator<Item = (&'a SpiffeId, &'a String, String)>) -> Vec<wire::RotationHolder> {

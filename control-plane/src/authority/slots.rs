@@ -167,6 +167,15 @@ impl Slots {
         planned.map(|retired| &*retired.root).find(|retired| retired == before)
     }
 
+    /// Whether certificates of this issuer are of a root in force, current or next. None is one from before issuers were
+    /// recorded: of the first root.
+    pub(crate) fn is_of_root_in_force(&self, issuer: Option<&str>) -> bool {
+        let Some(issuer) = issuer else { return self.past.is_empty() };
+        let retired = self.issuers.iter().filter(|retired| retired.issuer == issuer);
+        self.pairs().any(|(_, own)| own == issuer)
+            || retired.map(|retired| &*retired.root).any(|root| self.roots().any(|own| own == root))
+    }
+
     /// Whether nothing that this root vouches for counts any more: it was given up in an emergency, or before one.
     pub(crate) fn distrusts(&self, root: &str) -> bool {
         let last = self.past.iter().position(|past| self.distrusted.contains(past));

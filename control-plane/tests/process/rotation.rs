@@ -1,7 +1,7 @@
 //! Issuers and roots are replaced while proxies follow, sleep, refuse, and the process is killed.
 
 use rustls_pki_types::CertificateDer;
-use signet_identity::{Fingerprint, verify_tls_chain};
+use signet_identity::{Fingerprint, verify_signing_chain, verify_tls_chain};
 use signet_sync::proto::admin::{
     AbortRotationRequest, RotateRequest, RotationOutcome, RotationPhase, RotationRequest, RotationState,
     RotationTarget,
@@ -11,7 +11,7 @@ use signet_sync::proto::sync::{self as wire};
 use std::time::SystemTime;
 use tonic::{Code, Status};
 
-use crate::harness::{Proxy, Server, Stream, code, enrol, hello, mesh};
+use crate::harness::{MESH, Proxy, Server, Stream, code, enrol, hello, mesh};
 
 impl Server {
     async fn rotate(&self, target: RotationTarget, emergency: bool) -> Result<RotationState, Status> {
@@ -125,16 +125,38 @@ async fn who_slept_through_two_rotations_comes_back_with_what_it_has() {
         server.rotate(target, false).await.unwrap();
         server.until(RotationPhase::Unspecified).await;
     }
-    // It believes the first root alone, and holds a certificate of it.
+    // It believes the first root alone, and holds a certificate of it. Before it hears of another one it must be able to
+    // verify the certificates that it gets.
     sleeper.renew(server.control).await.unwrap();
+    assert!(verify_tls_chain(&sleeper.bundle, &sleeper.tls.chain, SystemTime::now()).is_ok());
+    assert!(verify_signing_chain(&sleeper.bundle, &sleeper.signing.chain, SystemTime::now()).is_ok());
     let mut back = Follower::connect(&server, sleeper).await;
     assert_eq!(back.proxy.bundle.roots().len(), 1);
     assert_eq!(root_of(&back.proxy), server.rotation().await.root);
     assert!(verify_tls_chain(&back.proxy.bundle, &back.proxy.tls.chain, SystemTime::now()).is_ok());
     back.renew(&server).await;
+    assert_eq!(back.proxy.tls.chain.len(), 2, "who knows the root in force is not told of older ones");
     // So does the token that pins that root.
     let late = enrol(server.control, &token).await.unwrap();
     assert!(verify_tls_chain(&back.proxy.bundle, &late.tls.chain, SystemTime::now()).is_ok());
+}
+
+#[tokio::test]
+async fn who_slept_until_its_certificate_had_ended_comes_back_under_the_next_root_for_as_long_as_policy_lets_it()
+ {
+    let (_state, server) = mesh().await;
+    let lifetimes = "spec:\n  certificates: {app: {lifetime: 1s, rejoin: 1h}}";
+    server.apply(&MESH.replacen("spec:", lifetimes, 1)).await;
+    let mut sleeper = server.proxy("api").await;
+    let end = sleeper.tls.not_after;
+    server.rotate(RotationTarget::Root, false).await.unwrap();
+    server.until(RotationPhase::Unspecified).await;
+    while SystemTime::now() <= end {
+        server.rotation().await;
+    }
+    sleeper.renew(server.control).await.unwrap();
+    // It opens no stream with an ended certificate, so this must hold under the root that it knows.
+    assert!(verify_tls_chain(&sleeper.bundle, &sleeper.tls.chain, SystemTime::now()).is_ok());
 }
 
 #[tokio::test]

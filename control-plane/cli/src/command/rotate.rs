@@ -215,7 +215,7 @@ fn outcome(outcome: RotationOutcome) -> &'static str {
 /// One line on how far it is and whom it waits for.
 fn progress(state: &RotationState) -> String {
     let ready = state.ready;
-    let all = u64::from(ready) + state.waiting.len() as u64;
+    let all = ready.saturating_add(state.waiting_count);
     let doing = match state.phase() {
         RotationPhase::Distributing => "know the next one",
         RotationPhase::Reissuing => "have certificates of the next one",
@@ -223,14 +223,15 @@ fn progress(state: &RotationState) -> String {
         RotationPhase::Unspecified => return "no rotation is under way".to_owned(),
     };
     let mut line = format!("{}: {ready} of {all} proxies {doing}", what(state.target()));
-    if !state.parked.is_empty() {
-        line.push_str(&format!(", {} not connected are parked", state.parked.len()));
+    if state.parked_count > 0 {
+        line.push_str(&format!(", {} not connected are parked", state.parked_count));
     }
     for RotationHolder { spiffe_id, instance, why } in state.waiting.iter().take(NAMED) {
         line.push_str(&format!("\n  waits: {spiffe_id} ({instance}) {why}"));
     }
-    if state.waiting.len() > NAMED {
-        line.push_str(&format!("\n  waits: and {} more", state.waiting.len() - NAMED));
+    let more = (state.waiting_count as usize).saturating_sub(NAMED);
+    if more > 0 {
+        line.push_str(&format!("\n  waits: and {more} more"));
     }
     line
 }
@@ -293,6 +294,8 @@ fn fields(state: &RotationState) -> serde_json::Value {
         "next_root": state.next_root,
         "next_issuer": state.next_issuer,
         "ready": state.ready,
+        "waiting_count": state.waiting_count,
+        "parked_count": state.parked_count,
         "waiting": state.waiting.iter().map(holder).collect::<Vec<_>>(),
         "parked": state.parked.iter().map(holder).collect::<Vec<_>>(),
         "retired": retired.collect::<Vec<_>>(),
@@ -316,8 +319,13 @@ mod tests {
             instance: format!("leaf{number}"),
             why: "has not acknowledged the new anchors yet".to_owned(),
         };
-        let mut state =
-            RotationState { ready: 2, waiting: (0..5).map(holder).collect(), ..Default::default() };
+        let mut state = RotationState {
+            ready: 2,
+            waiting: (0..5).map(holder).collect(),
+            waiting_count: 5,
+            parked_count: 1,
+            ..Default::default()
+        };
         state.set_phase(RotationPhase::Distributing);
         state.set_target(RotationTarget::Root);
         state.parked.push(holder(9));
