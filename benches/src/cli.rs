@@ -14,7 +14,7 @@ use crate::load::measure::{Measure, Tools};
 use crate::load::peer::{self, Programs};
 use crate::load::{self, measure, stage};
 use crate::results::{LeftOut, Run};
-use crate::{instructions, report};
+use crate::{fleet, instructions, report};
 
 /// What the back end needs.
 const NGINX: &str = "nginx";
@@ -32,7 +32,7 @@ const SECONDS_MAX: f64 = 600.0;
     name = "signet-benches",
     version,
     arg_required_else_help = true,
-    after_help = "Examples:\n  signet-benches load --help\n  signet-benches instructions"
+    after_help = "Examples:\n  signet-benches load --help\n  signet-benches fleet --help\n  signet-benches instructions"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -41,6 +41,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Fleet(fleet::command::Fleet),
     Instructions(instructions::Instructions),
     Load(Box<Load>),
 }
@@ -143,6 +144,7 @@ fn program(text: &str) -> Result<(String, PathBuf), String> {
 /// The whole program. Call it before the process starts any thread.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Fleet(fleet) => fleet.run(),
         Command::Instructions(instructions) => instructions.run(),
         Command::Load(load) => match load.command {
             Some(LoadCommand::Report(again)) => again.run(),

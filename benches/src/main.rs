@@ -11,5 +11,9 @@ fn main() -> ExitCode {
     if let Some(code) = signet_benches::traffic::part() {
         return code;
     }
+    // The control plane of a fleet that was given no other program.
+    if std::env::args().nth(1).is_some_and(|word| word == "control-plane") {
+        return signet_cli::cli::main();
+    }
     signet_benches::cli::main()
 }

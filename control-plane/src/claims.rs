@@ -9,15 +9,16 @@
 //! leaves the directory when its holder gives it up, or when its workload leaves the mesh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use signet_identity::SpiffeId;
 use signet_policy::PolicyModel;
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::attested;
 use crate::directory::{self, ClaimRefusal, Claimant};
@@ -35,6 +36,9 @@ const STALE_MAX: usize = 1_024;
 /// How often a write is tried again when another control plane writes the same place.
 const ATTEMPTS_MAX: usize = 16;
 
+/// Identities whose claims are written at a time; those that share a turn wait for each other.
+const TURNS: usize = 256;
+
 /// Names one control stream.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct StreamId(pub(crate) u64);
@@ -50,9 +54,19 @@ pub(crate) struct Verdict {
 /// All claims of the mesh.
 pub(crate) struct Claims {
     store: Arc<dyn Store>,
-    /// Which streams hold which claim (by store key). The lock is held over the commit: the end of an old stream
-    /// must not start a lease that a new one just ended.
-    holders: Mutex<HashMap<String, Holders>>,
+    /// Id of this control plane among those of the store; empty where it is the only one.
+    replica: String,
+    /// One of these is held over the commit of an identity's claims: the end of an old stream must not start a lease that a
+    /// new one just ended. Claims of others are written meanwhile, and so together.
+    turns: Vec<Mutex<()>>,
+    held: std::sync::Mutex<Held>,
+}
+
+/// Which streams hold which claims, by their store keys; the two always say the same.
+#[derive(Default)]
+struct Held {
+    by_key: HashMap<String, Holders>,
+    by_stream: HashMap<StreamId, BTreeSet<String>>,
 }
 
 /// The streams of one identity that hold a place; never empty.
@@ -70,22 +84,42 @@ pub(crate) struct Judgement {
 }
 
 impl Claims {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, holders: Mutex::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, replica: String) -> Self {
+        let turns = std::iter::repeat_with(Mutex::default).take(TURNS).collect();
+        Self { store, replica, turns, held: std::sync::Mutex::default() }
     }
 
-    /// Gives every claim that was live when the control plane stopped a lease.
-    pub(crate) async fn adopt(&self, now: SystemTime) -> Result<(), StoreError> {
-        let holders = self.holders.lock().await;
-        let mut writes = Vec::new();
-        for found in records::list::<Claim>(&*self.store, records::CLAIMS).await? {
-            if found.record.expires.is_none() {
-                writes.push(lease(&found, now)?);
+    /// Waits until no other claims of this identity are being written.
+    async fn turn(&self, id: &SpiffeId) -> Option<MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % TURNS as u64).unwrap_or_default();
+        match self.turns.get(at) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives every claim that was live when a control plane stopped a lease: all but those of the ones that still serve.
+    pub(crate) async fn adopt(&self, serving: &BTreeSet<String>, now: SystemTime) -> Result<(), StoreError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let mut writes = Vec::new();
+            for found in records::list::<Claim>(&*self.store, records::CLAIMS).await? {
+                if found.record.expires.is_none() && !serving.contains(&found.record.replica) {
+                    writes.push(lease(&found, now)?);
+                }
+            }
+            match self.commit_all(writes).await {
+                // Another control plane does the same, or its proxies come back.
+                Err(StoreError::Conflict { .. }) => {}
+                adopted => return adopted,
             }
         }
-        self.commit_all(writes).await?;
-        drop(holders);
-        Ok(())
+        Err(StoreError::Conflict { key: records::CLAIMS.to_owned() })
     }
 
     /// Claims `places` for a stream, and gives up whatever else it held.
@@ -97,7 +131,7 @@ impl Claims {
         model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Judgement, StoreError> {
-        let mut holders = self.holders.lock().await;
+        let _turn = self.turn(claimant.id).await;
         for _ in 0..ATTEMPTS_MAX {
             let (verdicts, mut writes) = self.decide(claimant, places, model, now).await?;
             let held: BTreeSet<String> = verdicts
@@ -105,23 +139,27 @@ impl Claims {
                 .filter(|verdict| verdict.outcome.is_ok())
                 .map(|verdict| Claim::key(claimant.network, verdict.address, verdict.port))
                 .collect();
-            let given_up: Vec<String> = holders
-                .iter()
-                .filter(|(key, holding)| holding.streams.contains(&stream) && !held.contains(*key))
-                .map(|(key, _)| key.clone())
-                .collect();
-            // What another stream of the identity holds too stays its own.
-            let alone = |key: &&String| holders.get(*key).is_some_and(|holding| holding.streams.len() == 1);
-            writes.extend(given_up.iter().filter(alone).map(|key| Write::delete(key, Expect::Any)));
+            let given_up: Vec<(String, bool)> = {
+                let holders = self.held();
+                let given_up = holders.of(stream).filter(|key| !held.contains(*key));
+                given_up.map(|key| (key.clone(), holders.is_alone(key))).collect()
+            };
+            for (key, is_alone) in &given_up {
+                // What another stream of the identity holds too stays its own, here or at another control plane.
+                if *is_alone && let Some(found) = self.own(key, claimant.id).await? {
+                    writes.push(Write::delete(key, Expect::At(found.revision)));
+                }
+            }
             match self.commit_all(writes).await {
                 Ok(()) => {}
                 Err(StoreError::Conflict { .. }) => continue,
                 Err(error) => return Err(error),
             }
-            for key in &given_up {
-                leave(&mut holders, key, stream);
+            let mut holders = self.held();
+            for (key, _) in &given_up {
+                holders.leave(key, stream);
             }
-            let displaced = hold(&mut holders, held, claimant.id, stream);
+            let displaced = holders.hold(held, claimant.id, stream);
             return Ok(Judgement { verdicts, displaced });
         }
         Err(StoreError::Conflict { key: records::CLAIMS.to_owned() })
@@ -172,27 +210,37 @@ impl Claims {
 
     /// The stream ended: what it alone still holds is kept for a lease.
     pub(crate) async fn release(&self, stream: StreamId, now: SystemTime) -> Result<(), StoreError> {
-        let mut holders = self.holders.lock().await;
-        let keys: Vec<String> = holders
-            .iter()
-            .filter(|(_, holding)| holding.streams.contains(&stream))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let mut writes = Vec::new();
-        for key in keys {
-            if !leave(&mut holders, &key, stream) {
-                continue;
+        let Some(id) = self.held().identity_of(stream) else { return Ok(()) };
+        let _turn = self.turn(&id).await;
+        let keys: Vec<String> = {
+            let mut holders = self.held();
+            let keys: Vec<String> = holders.of(stream).cloned().collect();
+            keys.into_iter().filter(|key| holders.leave(key, stream)).collect()
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let mut writes = Vec::new();
+            for key in &keys {
+                if let Some(found) = self.own(key, &id).await? {
+                    writes.push(lease(&found, now)?);
+                }
             }
-            if let Some(found) = records::read::<Claim>(&*self.store, &key).await? {
-                writes.push(lease(&found, now)?);
+            match self.commit_all(writes).await {
+                // Another identity, or another control plane, took a place meanwhile: that one is not ours to give.
+                Err(StoreError::Conflict { .. }) => {}
+                released => return released,
             }
         }
-        self.commit_all(writes).await
+        Err(StoreError::Conflict { key: records::CLAIMS.to_owned() })
+    }
+
+    /// A claim, if this control plane has it for that identity.
+    async fn own(&self, key: &str, id: &SpiffeId) -> Result<Option<Found<Claim>>, StoreError> {
+        let found = records::read::<Claim>(&*self.store, key).await?;
+        Ok(found.filter(|found| found.record.replica == self.replica && found.record.id == *id))
     }
 
     /// Removes the claims of workloads that left the mesh, and those that are too many.
     pub(crate) async fn sweep(&self, model: &PolicyModel, now: SystemTime) -> Result<(), StoreError> {
-        let _holders = self.holders.lock().await;
         let declared: BTreeSet<&SpiffeId> = model.workloads.iter().map(|workload| &workload.id).collect();
         let mut writes = attested::removals(&*self.store, model).await?;
         let mut stale: BTreeMap<SpiffeId, Vec<(bool, u64, Write)>> = BTreeMap::new();
@@ -221,7 +269,11 @@ impl Claims {
                 writes.extend(places.into_iter().take(surplus).map(|(_, _, removal)| removal));
             }
         }
-        self.commit_all(writes).await
+        match self.commit_all(writes).await {
+            // Somebody came back just now; the rest goes the next time.
+            Err(StoreError::Conflict { .. }) => Ok(()),
+            swept => swept,
+        }
     }
 
     async fn decide(
@@ -274,7 +326,8 @@ impl Claims {
                 }
             } else {
                 by_gateway &= record.by_gateway || !live;
-                if record.expires.is_none() && record.by_gateway == by_gateway {
+                let is_here = record.replica == self.replica;
+                if record.expires.is_none() && record.by_gateway == by_gateway && is_here {
                     return Ok(Ok(()));
                 }
             }
@@ -286,6 +339,7 @@ impl Claims {
             port,
             expires: None,
             by_gateway,
+            replica: self.replica.clone(),
         };
         writes.push(records::put(key, records::unchanged(found.as_ref()), &claim)?);
         Ok(Ok(()))
@@ -334,35 +388,62 @@ fn yields(record: &Claim, live: bool, by_gateway: bool) -> bool {
     if record.by_gateway { !live || !by_gateway } else { !live && !by_gateway }
 }
 
-/// Adds a stream to the holders of `keys`; returns the streams of others that held one of them.
-fn hold(
-    holders: &mut HashMap<String, Holders>,
-    keys: BTreeSet<String>,
-    id: &SpiffeId,
-    stream: StreamId,
-) -> BTreeSet<StreamId> {
-    let mut displaced = BTreeSet::new();
-    for key in keys {
-        let holding =
-            holders.entry(key).or_insert_with(|| Holders { id: id.clone(), streams: BTreeSet::new() });
-        if holding.id != *id {
-            holding.id = id.clone();
-            displaced.append(&mut holding.streams);
-        }
-        holding.streams.insert(stream);
+impl Held {
+    /// Whose stream it is, if it holds anything.
+    fn identity_of(&self, stream: StreamId) -> Option<SpiffeId> {
+        let key = self.by_stream.get(&stream)?.first()?;
+        Some(self.by_key.get(key)?.id.clone())
     }
-    displaced
+
+    /// What a stream holds.
+    fn of(&self, stream: StreamId) -> impl Iterator<Item = &String> {
+        self.by_stream.get(&stream).into_iter().flatten()
+    }
+
+    /// Whether a place has one holder.
+    fn is_alone(&self, key: &str) -> bool {
+        self.by_key.get(key).is_some_and(|holding| holding.streams.len() == 1)
+    }
+
+    /// Adds a stream to the holders of `keys`; returns the streams of others that held one of them.
+    fn hold(&mut self, keys: BTreeSet<String>, id: &SpiffeId, stream: StreamId) -> BTreeSet<StreamId> {
+        let mut displaced = BTreeSet::new();
+        for key in keys {
+            let fresh = || Holders { id: id.clone(), streams: BTreeSet::new() };
+            let holding = self.by_key.entry(key.clone()).or_insert_with(fresh);
+            if holding.id != *id {
+                holding.id = id.clone();
+                for other in std::mem::take(&mut holding.streams) {
+                    forget(&mut self.by_stream, other, &key);
+                    displaced.insert(other);
+                }
+            }
+            holding.streams.insert(stream);
+            self.by_stream.entry(stream).or_default().insert(key);
+        }
+        displaced
+    }
+
+    /// Takes a stream off the holders of a place; whether it was the last.
+    fn leave(&mut self, key: &str, stream: StreamId) -> bool {
+        forget(&mut self.by_stream, stream, key);
+        let Some(holding) = self.by_key.get_mut(key) else { return false };
+        holding.streams.remove(&stream);
+        let last = holding.streams.is_empty();
+        if last {
+            self.by_key.remove(key);
+        }
+        last
+    }
 }
 
-/// Takes a stream off the holders of a place; whether it was the last.
-fn leave(holders: &mut HashMap<String, Holders>, key: &str, stream: StreamId) -> bool {
-    let Some(holding) = holders.get_mut(key) else { return false };
-    holding.streams.remove(&stream);
-    let last = holding.streams.is_empty();
-    if last {
-        holders.remove(key);
+fn forget(by_stream: &mut HashMap<StreamId, BTreeSet<String>>, stream: StreamId, key: &str) {
+    if let Some(keys) = by_stream.get_mut(&stream) {
+        keys.remove(key);
+        if keys.is_empty() {
+            by_stream.remove(&stream);
+        }
     }
-    last
 }
 
 fn lease(found: &Found<Claim>, now: SystemTime) -> Result<Write, StoreError> {

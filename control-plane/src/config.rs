@@ -14,6 +14,7 @@ mod kubernetes;
 
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
+use crate::location::{StoreArguments, StoreLocation};
 
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -28,7 +29,9 @@ const DRAIN_MAX_SECONDS: u64 = 3600;
     version,
     about = "The Signet control plane: authority, policy, directory, push",
     after_help = "Examples:\n  signet-control-plane --trust-domain mesh.example --state-dir /var/lib/signet\n  \
-                  signet-control-plane ready    (is the one beside this ready: exit code 0 or 1)\n\n\
+                  signet-control-plane ready    (is the one beside this ready: exit code 0 or 1)\n  \
+                  signet-control-plane backup --output mesh.backup\n  \
+                  signet-control-plane restore --from mesh.backup\n\n\
                   Exit codes: 0 drained, 64 bad configuration, 70 refused or failed."
 )]
 struct Arguments {
@@ -55,6 +58,9 @@ struct Arguments {
     /// Trust domain of every identity issued here
     #[arg(long, env = "SIGNET_TRUST_DOMAIN")]
     trust_domain: String,
+
+    #[command(flatten)]
+    store: StoreArguments,
 
     /// Seconds that open calls get to end after SIGTERM
     #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 5)]
@@ -91,6 +97,8 @@ pub struct Config {
     pub bootstrap_dir: Option<PathBuf>,
     /// Trust domain of every identity issued here.
     pub trust_domain: TrustDomain,
+    /// Where the state is.
+    pub store: StoreLocation,
     /// How long open calls get to end.
     pub drain: Duration,
     /// File that says how far to move the machine's clock, for drills.
@@ -159,6 +167,7 @@ impl TryFrom<Arguments> for Config {
             admin_listen: arguments.admin_listen,
             admin_socket,
             bootstrap_dir: arguments.bootstrap_dir,
+            store: arguments.store.location(&trust_domain)?,
             trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
             clock_drill: arguments.clock_drill_file,
@@ -238,6 +247,10 @@ mod tests {
                 ],
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
+            (&["--store", "etcd//a"], "SIGNET_STORE"),
+            (&["--store", "etcd://10.0.0.1"], "SIGNET_ETCD_CA"),
+            (&["--store", "redb", "--etcd-ca", "ca.pem"], "SIGNET_ETCD_CA"),
+            (&["--store", "etcd://127.0.0.1", "--etcd-key", "key.pem"], "SIGNET_ETCD_CA"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

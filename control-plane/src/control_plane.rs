@@ -24,9 +24,10 @@ use crate::metrics::Metrics;
 use crate::publish::{Compiler, ObservedHabits, PublishError, Published};
 use crate::records;
 use crate::registrar::Registrar;
+use crate::replica::{BEAT, Replicas};
 use crate::server::{self, OwnCertificate};
 use crate::services::Mesh;
-use crate::store::{Expect, RedbStore, Revision, Store, StoreError, Write};
+use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
 use crate::{admin, clock, files, revocation, rotation, token};
 
@@ -87,8 +88,14 @@ impl ControlPlane {
         if let Some(directory) = &config.bootstrap_dir {
             bootstrap::adopt(directory, &*store, &authority, now).await?;
         }
-        let claims = Arc::new(Claims::new(store.clone()));
-        claims.adopt(now).await?;
+        let replicas = if config.store.is_shared() {
+            Replicas::one_of_several(store.clone())?
+        } else {
+            Replicas::alone(store.clone())
+        };
+        replicas.beat(now).await?;
+        let claims = Arc::new(Claims::new(store.clone(), replicas.id().to_owned()));
+        claims.adopt(&replicas.serving(now).await?, now).await?;
         let compiler =
             Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
         let streams = Arc::new(Streams::new());
@@ -136,6 +143,7 @@ impl ControlPlane {
                 attestors: kubernetes.as_ref().map(Kubernetes::attestors).unwrap_or_default(),
                 followed: kubernetes.as_ref().is_some_and(Kubernetes::is_followed),
                 registrar: Registrar::new(store.clone(), authority.clone()),
+                replicas: Arc::new(replicas),
                 store,
                 published: compiler.subscribe(),
                 streams,
@@ -175,6 +183,8 @@ impl ControlPlane {
         };
         let clock = self.mesh.clock.clone();
         let rotating = rotation::driver::drive(self.mesh.clone());
+        let streams = self.mesh.streams.clone();
+        let replicas = self.mesh.replicas.clone();
         let servers = async {
             tokio::try_join!(
                 server::serve(self.control, own_certificate, self.mesh.clone()),
@@ -192,6 +202,7 @@ impl ControlPlane {
             () = clock.follow_drill() => Ok(()),
             () = sweep(&*self.store, &claims, &published) => Ok(()),
             () = kubernetes => Ok(()),
+            () = serve_beside_others(&replicas, &claims, &streams) => Ok(()),
             () = stop => {
                 tracing::info!("draining");
                 draining.cancel();
@@ -199,6 +210,10 @@ impl ControlPlane {
                 tokio::time::timeout(self.drain, &mut servers).await.unwrap_or(Ok(())).map_err(RunError::Serve)
             }
         };
+        let left = tokio::time::timeout(self.drain, replicas.leave()).await;
+        if !matches!(left, Ok(Ok(()))) {
+            tracing::warn!("the others will notice only in a minute that this control plane is gone");
+        }
         let _ = std::fs::remove_file(socket);
         served
     }
@@ -221,10 +236,7 @@ async fn open_state(
             None => Ok(()),
             Some(fault) => Err(StartError::SharedStateDirectory { path: directory.clone(), fault }),
         })?;
-    let opening = directory.clone();
-    let opened = tokio::task::spawn_blocking(move || RedbStore::open(&opening)).await;
-    let store: Arc<dyn Store> =
-        Arc::new(opened.unwrap_or_else(|panic| Err(StoreError::Corrupted(panic.to_string())))?);
+    let store = config.store.open(&directory).await?;
     let owner = store.read(records::AUTHORITY).await?;
     let keyring = match (Keyring::load(&directory, &config.trust_domain)?, &owner) {
         (Some(keyring), _) => keyring,
@@ -245,6 +257,16 @@ async fn open_state(
     }
     let authority = Authority::new(&directory, keyring, slots)?;
     rotation::driver::tidy(&authority)?;
+    if let Some(found) = records::read::<records::Restored>(&*store, records::RESTORED).await? {
+        let records::Restored { epoch, at, backup_at, backup_revision } = found.record;
+        tracing::warn!(
+            epoch,
+            restored_at = at,
+            backup_at,
+            backup_revision,
+            "this state was restored from a backup: what was revoked or enrolled after the backup is not in it"
+        );
+    }
     Ok((store, Arc::new(authority)))
 }
 
@@ -278,6 +300,32 @@ async fn sweep(store: &dyn Store, claims: &Claims, published: &watch::Receiver<A
         let model = published.borrow().model.clone();
         if let Err(error) = claims.sweep(&model, now).await {
             tracing::warn!(%error, "claims of removed workloads cannot be removed");
+        }
+    }
+}
+
+/// Says that this control plane serves, and looks after the claims of those that no longer do; never returns.
+async fn serve_beside_others(replicas: &Replicas, claims: &Claims, streams: &Streams) {
+    let mut interval = tokio::time::interval(BEAT);
+    loop {
+        interval.tick().await;
+        let now = SystemTime::now();
+        match replicas.beat(now).await {
+            Ok(false) => {}
+            // Others may have given its claims leases: its streams claim again.
+            Ok(true) => streams.displaced(&streams.all().iter().map(|stream| stream.id).collect()),
+            Err(error) => tracing::warn!(%error, "other control planes cannot be told that this one serves"),
+        }
+        if replicas.id().is_empty() {
+            continue;
+        }
+        let adopted = async { claims.adopt(&replicas.serving(now).await?, now).await };
+        match adopted.await {
+            // Another one was faster.
+            Ok(()) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, "claims of control planes that are gone cannot be looked after")
+            }
         }
     }
 }

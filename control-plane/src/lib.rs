@@ -13,6 +13,7 @@
 //! - [`bootstrap`] is a mesh prepared before the first start.
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates; `rotation` replaces them.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
+//! - `backup` copies all that and brings it back; `replica` knows the other control planes on the same store.
 //! - `attest` is who may vouch for a proxy without a token; `kubernetes` is all that is about clusters.
 //! - `directory` has the rules on who may be where, `claims` applies them; `attested` is what an attestor vouches for.
 //!
@@ -23,6 +24,7 @@ mod appointments;
 mod attest;
 mod attested;
 mod authority;
+mod backup;
 pub mod bootstrap;
 mod churn;
 mod claims;
@@ -35,6 +37,7 @@ mod files;
 mod health;
 mod history;
 mod kubernetes;
+mod location;
 mod manifests;
 mod metrics;
 mod plain;
@@ -42,6 +45,7 @@ mod publish;
 mod ready;
 mod records;
 mod registrar;
+mod replica;
 mod revocation;
 mod rotation;
 mod server;
@@ -62,6 +66,7 @@ pub use crate::authority::AuthorityError;
 pub use crate::clock::Fault as ClockFault;
 pub use crate::config::{Config, ConfigError, KubernetesConfig, LogConfig};
 pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
+pub use crate::location::{EtcdFiles, StoreLocation};
 pub use crate::publish::PublishError;
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE`).
@@ -73,14 +78,17 @@ const EXIT_FAILED: u8 = 70;
 /// Threads that serve; the store has its own. Signing is fast and proxies are patient.
 const WORKERS: usize = 2;
 
-/// The whole program. `ready` as the first argument asks one that runs beside it whether it is ready; everything else
-/// is the control plane itself: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
+/// The whole program. `ready` as the first argument asks one that runs beside it whether it is ready, `backup` and `restore`
+/// are what they say; everything else is the control plane itself: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
 /// SIGINT, drains. It writes one line to standard output when it is ready:
 /// `listening control=ADDRESS admin=ADDRESS socket=PATH`, and ` webhook=ADDRESS` where there is one.
 pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    if arguments.get(1).is_some_and(|argument| argument == "ready") {
-        return ready::main_from(arguments.into_iter().skip(1));
+    match arguments.get(1).and_then(|argument| argument.to_str()) {
+        Some("ready") => return ready::main_from(arguments.into_iter().skip(1)),
+        Some("backup") => return backup::command::backup(arguments.into_iter().skip(1)),
+        Some("restore") => return backup::command::restore(arguments.into_iter().skip(1)),
+        _ => {}
     }
     let config = match Config::parse_from(arguments) {
         Ok(config) => config,

@@ -27,7 +27,9 @@ use crate::authority::{Authority, AuthorityError};
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
-use crate::records::{self, Claim, Found, SealingKey, SectionVersion, VERSIONS, unix_seconds};
+use crate::records::{
+    self, Claim, Found, RESTORED, Restored, SealingKey, SectionVersion, VERSIONS, unix_seconds,
+};
 use crate::store::{Changes, Listing, Revision, Store, StoreError};
 
 /// The name of the one area this control plane writes directories for.
@@ -38,6 +40,12 @@ const MINIMUM_READER: u32 = 1;
 
 /// How long to wait after a failed round: the store may be out of space.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long to wait when another control plane published first: what it saw is here in a moment.
+const OVERTAKEN: Duration = Duration::from_millis(20);
+
+/// How often the first round is made again for that reason.
+const FIRST_ROUNDS_MAX: usize = 64;
 
 /// What is in force, as of one round.
 #[derive(Debug)]
@@ -53,6 +61,8 @@ pub(crate) struct Published {
     /// Networks in which the operator advertises addresses: everybody may call those.
     advertised: BTreeSet<String>,
     pub(crate) manifests: Arc<Manifests>,
+    /// Certificates and identities that are no longer believed.
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 impl Published {
@@ -84,7 +94,15 @@ impl Compiler {
         habits: Arc<ObservedHabits>,
         now: SystemTime,
     ) -> Result<Self, PublishError> {
-        let first = Arc::new(round(&*store, &authority, &habits.snapshot(), None, now).await?);
+        let mut rounds = 0;
+        let first = loop {
+            match round(&*store, &authority, &habits.snapshot(), None, now).await {
+                Ok(first) => break Arc::new(first),
+                Err(PublishError::Overtaken) if rounds < FIRST_ROUNDS_MAX => rounds += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(OVERTAKEN).await;
+        };
         metrics.published(&first);
         Ok(Self { store, authority, metrics, habits, published: watch::Sender::new(first) })
     }
@@ -108,6 +126,7 @@ impl Compiler {
                     self.metrics.published(&published);
                     self.published.send_replace(Arc::new(published));
                 }
+                Err(PublishError::Overtaken) => tokio::time::sleep(OVERTAKEN).await,
                 Err(error) => {
                     self.metrics.rounds_failed.inc();
                     tracing::error!(%error, "the last good state stays in force");
@@ -186,13 +205,21 @@ async fn round(
     let made = made.map(records::decode).collect::<Result<_, _>>()?;
     let (effective, dead) = appointments::effective(&model, made, unix_seconds(now));
     appointments::bury(store, &dead).await?;
-    let payloads = payloads(&listing, &effective, authority, habits, now)?;
-    let readers =
-        Readers { policy: minimum_reader(&effective), anchors: anchors(authority)?.minimum_reader() };
-    let sections = number_and_sign(store, authority, payloads, &readers, last).await?;
+    let revocations = Arc::new(revocations(&listing)?);
+    let payloads = payloads(&listing, &effective, authority, habits, &revocations, now)?;
+    let of = Round {
+        made_from: listing.revision,
+        readers: Readers {
+            policy: minimum_reader(&effective),
+            anchors: anchors(authority)?.minimum_reader(),
+        },
+        last,
+    };
+    let sections = number_and_sign(store, authority, payloads, of).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
-    Ok(Published { revision: listing.revision, model, effective, sections, advertised, manifests })
+    let revision = listing.revision;
+    Ok(Published { revision, model, effective, sections, advertised, manifests, revocations })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {
@@ -207,14 +234,14 @@ fn payloads(
     model: &PolicyModel,
     authority: &Authority,
     habits: &Habits,
+    revocations: &Revocations,
     now: SystemTime,
 ) -> Result<BTreeMap<SectionName, Vec<u8>>, PublishError> {
-    let revocations = revocations(listing)?;
     let anchors = anchors(authority)?;
     let mut payloads = BTreeMap::from([
         (SectionName::Anchors, wire::Anchors::from(&anchors).encode_to_vec()),
         (SectionName::Policy, wire::Policy::from(model).encode_to_vec()),
-        (SectionName::Revocations, wire::Revocations::from(&revocations).encode_to_vec()),
+        (SectionName::Revocations, wire::Revocations::from(revocations).encode_to_vec()),
     ]);
     let claims = under::<Claim>(listing, records::CLAIMS)?;
     let mut keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
@@ -269,13 +296,25 @@ struct Readers {
     policy: u32,
 }
 
+/// What a round is made of besides its payloads.
+struct Round<'a> {
+    made_from: Revision,
+    readers: Readers,
+    last: Option<&'a Published>,
+}
+
+/// Gives each payload its version and signature. Where several control planes serve from one store, whoever records a version
+/// first has it; all others either have the same payload or make their next round from what they have not seen yet. So a
+/// version is one content, and content never goes back.
 async fn number_and_sign(
     store: &dyn Store,
     authority: &Authority,
     mut payloads: BTreeMap<SectionName, Vec<u8>>,
-    readers: &Readers,
-    last: Option<&Published>,
+    Round { made_from, readers, last }: Round<'_>,
 ) -> Result<BTreeMap<SectionName, Arc<wire::Section>>, PublishError> {
+    let restored: Option<Found<Restored>> = records::read(store, RESTORED).await?;
+    let first =
+        restored.map_or(Version::FIRST, |restored| Version { epoch: restored.record.epoch, counter: 1 });
     let mut versions = BTreeMap::new();
     for entry in store.list(VERSIONS).await?.entries {
         let found: Found<SectionVersion> = records::decode(&entry)?;
@@ -300,8 +339,11 @@ async fn number_and_sign(
             continue;
         }
         let found = versions.get(&name);
-        let (version, changed) = next_version(found, &payload);
+        let (version, changed) = next_version(found, &payload, first, made_from);
         if let Some(record) = changed {
+            if found.is_some_and(|found| found.record.made_from > made_from.0) {
+                return Err(PublishError::Overtaken);
+            }
             writes.push(records::put(format!("{VERSIONS}{name}"), records::unchanged(found), &record)?);
         }
         let section = match known {
@@ -318,15 +360,23 @@ async fn number_and_sign(
         sections.insert(name, section);
     }
     if !writes.is_empty() {
-        store.commit(writes).await?;
+        match store.commit(writes).await {
+            Err(StoreError::Conflict { .. }) => return Err(PublishError::Overtaken),
+            committed => committed?,
+        };
     }
     Ok(sections)
 }
 
-fn next_version(found: Option<&Found<SectionVersion>>, payload: &[u8]) -> (Version, Option<SectionVersion>) {
+fn next_version(
+    found: Option<&Found<SectionVersion>>,
+    payload: &[u8],
+    first: Version,
+    made_from: Revision,
+) -> (Version, Option<SectionVersion>) {
     let payload_sha256 = URL_SAFE_NO_PAD.encode(digest(&SHA256, payload));
     let version = match found {
-        None => Version::FIRST,
+        None => first,
         Some(found) => {
             let version = Version { epoch: found.record.epoch, counter: found.record.counter };
             if found.record.payload_sha256 == payload_sha256 {
@@ -335,7 +385,8 @@ fn next_version(found: Option<&Found<SectionVersion>>, payload: &[u8]) -> (Versi
             version.next()
         }
     };
-    let record = SectionVersion { epoch: version.epoch, counter: version.counter, payload_sha256 };
+    let Version { epoch, counter } = version;
+    let record = SectionVersion { epoch, counter, payload_sha256, made_from: made_from.0 };
     (version, Some(record))
 }
 
@@ -424,6 +475,9 @@ pub enum PublishError {
     /// A section cannot be signed.
     #[error("a section cannot be signed")]
     Key(#[from] KeyError),
+    /// Another control plane has published a later state.
+    #[error("another control plane has published a later state")]
+    Overtaken,
     /// Stored manifests do not compile; they were checked when they were stored.
     #[error("the stored manifests do not compile: {0}")]
     Manifests(String),

@@ -36,6 +36,10 @@ pub(crate) const REGISTRATIONS: &str = "registration/";
 pub(crate) const REVOKED_HOLDERS: &str = "revoked-holder/";
 /// Prefix of the version each section was last published under.
 pub(crate) const VERSIONS: &str = "version/";
+/// The restore of a backup that this state came from, if it came from one.
+pub(crate) const RESTORED: &str = "restored";
+/// Prefix of the control planes that serve from this store, where there may be several.
+pub(crate) const REPLICAS: &str = "replica/";
 /// When a certificate was issued last.
 pub(crate) const ISSUED: &str = "issued";
 /// Which key plays which part. Absent until something is rotated for the first time.
@@ -107,6 +111,9 @@ pub(crate) struct Claim {
     /// The claimant was not seen at the address: its stream came through a gateway of the network.
     #[serde(default)]
     pub(crate) by_gateway: bool,
+    /// Id of the control plane that has the claimant's stream; empty where there is but one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) replica: String,
 }
 
 /// A certificate or identity that is no longer believed.
@@ -151,6 +158,28 @@ pub(crate) struct SectionVersion {
     pub(crate) counter: u64,
     /// base64url of the SHA-256 of the payload: the same content keeps its version over a restart.
     pub(crate) payload_sha256: String,
+    /// The store's revision that it was made from: of two control planes, the one that has seen less publishes nothing.
+    #[serde(default)]
+    pub(crate) made_from: u64,
+}
+
+/// A restore of a backup.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Restored {
+    /// Every section has this epoch, or a later one.
+    pub(crate) epoch: u64,
+    /// Unix seconds: when it was restored, and when the backup was made.
+    pub(crate) at: u64,
+    pub(crate) backup_at: u64,
+    /// The store's revision that the backup was made from.
+    pub(crate) backup_revision: u64,
+}
+
+/// A control plane that serves, by its id.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Replica {
+    /// Unix seconds; it is gone after that.
+    pub(crate) expires: u64,
 }
 
 /// An instance's key to what is sealed for it.

@@ -14,8 +14,8 @@ use thiserror::Error;
 use crate::attest::Attested;
 use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
 use crate::records::{
-    self, Found, Instance, Leaf, REVOKED_HOLDERS, Registration, Subject, Token, registration_key,
-    unix_seconds,
+    self, Found, Instance, Leaf, RESTORED, REVOKED_HOLDERS, Registration, Restored, Subject, Token,
+    registration_key, unix_seconds,
 };
 use crate::store::{Store, StoreError};
 use crate::token;
@@ -174,6 +174,7 @@ impl Registrar {
             return Err(RegistrarError::Expired);
         }
         declared(model, peer.id())?;
+        self.adopt(peer, model, now).await?;
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
@@ -216,6 +217,7 @@ impl Registrar {
     pub(crate) async fn known(&self, peer: &Peer, model: &PolicyModel) -> Result<Known, RegistrarError> {
         declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+        self.adopt(peer, model, SystemTime::now()).await?;
         let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
         let mut registration = found.record;
         let Some(instance) = holder(&mut registration, peer.fingerprint()) else {
@@ -249,6 +251,50 @@ impl Registrar {
     async fn gone(&self, peer: &Peer) -> RegistrarError {
         let revoked = self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await;
         revoked.err().unwrap_or(RegistrarError::Unknown)
+    }
+
+    /// After a restore: takes up an instance whose certificate was issued between the backup and the restore. The issuer
+    /// certified it, so it was recorded; the record is what was lost. Whatever was issued since the restore is recorded, and
+    /// an instance that was revoked since is refused before.
+    async fn adopt(&self, peer: &Peer, model: &PolicyModel, now: SystemTime) -> Result<(), RegistrarError> {
+        let restored = records::read::<Restored>(&*self.store, RESTORED).await?;
+        let Some(restored) = restored.map(|found| found.record) else { return Ok(()) };
+        if unix_seconds(peer.not_before() + BACKDATE) > restored.at || peer.not_after() <= now {
+            return Ok(());
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.registration(peer.id()).await?;
+            let mut registration = found.as_ref().map_or_else(
+                || Registration { id: peer.id().clone(), instances: Vec::new() },
+                |found| found.record.clone(),
+            );
+            if holder(&mut registration, peer.fingerprint()).is_some() {
+                return Ok(());
+            }
+            forget_expired(&mut registration, rejoin_of(model, peer.id()), now);
+            let network = model.workload(peer.id()).map(|workload| workload.network.clone());
+            let (Some(network), true) = (network, registration.instances.len() < INSTANCES_MAX) else {
+                return Ok(());
+            };
+            let fingerprint = peer.fingerprint().to_string();
+            tracing::warn!(id = %peer.id(), fingerprint, "taken up: enrolled or renewed after the backup that was restored");
+            let not_after = unix_seconds(peer.not_after());
+            registration.instances.push(Instance {
+                first: fingerprint.clone(),
+                token: RESTORED.to_owned(),
+                network,
+                leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
+            });
+            self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+            let key = registration_key(peer.id());
+            let write = records::put(key, records::unchanged(found.as_ref()), &registration)?;
+            match self.store.commit(vec![write]).await {
+                Ok(_) => return Ok(()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistrarError::Busy)
     }
 
     /// The token behind a right secret. It may be void, used up or expired.

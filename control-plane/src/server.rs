@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::UnixTime;
 use signet_identity::{ALPN_CONTROL, Peer, VerifyError, rejoin_server_config, renewal_time};
 use signet_policy::MAX_REJOIN_S;
@@ -42,8 +43,11 @@ use crate::services::identity::IdentityService;
 mod anonymous;
 mod sources;
 
-/// Connections at once: 4,096 proxies, each with a second one while it renews.
-const CONNECTIONS_MAX: usize = 8_192;
+/// Connections at once: 12,288 proxies, each with a second one while it renews. The limit of open files may allow fewer.
+const CONNECTIONS_MAX: usize = 24_576;
+
+/// Files that are not connections: the store, sockets, logs.
+const OTHER_FILES: u64 = 256;
 
 /// Handshakes at once from one source: sidecars behind one gateway may all start together, a flood may not.
 const HANDSHAKES_PER_SOURCE: usize = 64;
@@ -126,7 +130,7 @@ async fn accept(
     metrics: Arc<Metrics>,
     ready: mpsc::Sender<io::Result<Accepted>>,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(connections_max()));
     let lobby = Lobby::new();
     let handshakes = Sources::new(HANDSHAKES_PER_SOURCE);
     loop {
@@ -158,6 +162,26 @@ async fn accept(
             }
         });
     }
+}
+
+/// As many connections as there may be: the limit of open files is raised as far as the system lets us, and some are left for
+/// everything else.
+fn connections_max() -> usize {
+    let wanted = CONNECTIONS_MAX as u64 + OTHER_FILES;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return CONNECTIONS_MAX };
+    let raised = wanted.min(hard);
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, raised.max(soft), hard) {
+        Ok(()) => raised.max(soft),
+        Err(_) => soft,
+    };
+    let most = usize::try_from(limit.saturating_sub(OTHER_FILES)).unwrap_or(CONNECTIONS_MAX);
+    if most < CONNECTIONS_MAX {
+        tracing::info!(
+            connections = most,
+            "the limit of open files allows fewer connections; raise it (ulimit -n) for more proxies"
+        );
+    }
+    most.clamp(1, CONNECTIONS_MAX)
 }
 
 /// Such an error ends one connection, not the listener.

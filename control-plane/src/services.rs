@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::publish::{ObservedHabits, Published};
 use crate::registrar::{Registrar, RegistrarError};
+use crate::replica::Replicas;
 use crate::server::ConnectionInfo;
 use crate::store::Store;
 use crate::streams::Streams;
@@ -39,6 +40,7 @@ pub(crate) struct Mesh {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) published: watch::Receiver<Arc<Published>>,
     pub(crate) registrar: Registrar,
+    pub(crate) replicas: Arc<Replicas>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) streams: Arc<Streams>,
 }

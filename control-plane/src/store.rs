@@ -6,18 +6,23 @@
 //!
 //! Invariants every implementation keeps:
 //! - a commit that returned `Ok` survives `kill -9` and power loss;
-//! - revisions only grow, by one per commit, and never repeat, also across restarts;
+//! - revisions only grow, by one per commit (by more where a backup is restored), and never repeat, also across restarts;
 //! - a reader sees all writes of a commit or none.
+
+use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
 #[cfg(test)]
 mod conformance;
+mod etcd;
+mod mark;
 #[cfg(test)]
 mod memory;
 mod redb;
 
+pub use self::etcd::{AddressError, EtcdAddress, EtcdStore};
 #[cfg(test)]
 pub(crate) use self::memory::MemoryStore;
 pub use self::redb::RedbStore;
@@ -120,7 +125,17 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when an expectation does not hold; nothing was written then.
-    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>>;
+    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.commit_from(writes, Revision(0))
+    }
+
+    /// The same, under the revision `least` or a later one: what is restored from a backup goes on behind all that was
+    /// counted before. Watchers that were not as far list again.
+    ///
+    /// # Errors
+    /// As of [`Store::commit`].
+    fn commit_from(&self, writes: Vec<Write>, least: Revision)
+    -> BoxFuture<'_, Result<Revision, StoreError>>;
 
     /// Waits until something under `prefix` changed after `after`, and returns it. May be dropped at any time.
     ///
@@ -161,6 +176,17 @@ pub enum StoreError {
         /// The revision of the file that was found.
         found: u64,
     },
+    /// The cluster does not do what it was asked for.
+    #[error("etcd refuses: {0}")]
+    Refused(String),
+    /// No member of the cluster answers.
+    #[error("etcd does not answer ({member}): {reason}")]
+    Unreachable {
+        /// The member that was asked last.
+        member: String,
+        /// What was heard of it.
+        reason: String,
+    },
     /// A value of more bytes, or a commit of more writes than the bounds.
     #[error("{what} is larger than the store takes ({limit}): nothing was written")]
     TooLarge {
@@ -185,6 +211,30 @@ fn check_bounds(writes: &[Write]) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// The first key of a commit whose expectation does not hold, one write after the other. `found` tells the revision of a key.
+fn broken<'a, E>(
+    writes: &'a [Write],
+    mut found: impl FnMut(&str) -> Result<Option<Revision>, E>,
+) -> Result<Option<&'a str>, E> {
+    // What the commit itself wrote before has no revision yet that anybody could expect.
+    let mut own: HashMap<&str, bool> = HashMap::new();
+    for write in writes {
+        let held = match own.insert(&write.key, write.value.is_some()) {
+            Some(exists) => match write.expect {
+                Expect::Absent => !exists,
+                Expect::Any => true,
+                Expect::At(_) => false,
+            },
+            None if write.expect == Expect::Any => true,
+            None => holds(write.expect, found(&write.key)?),
+        };
+        if !held {
+            return Ok(Some(&write.key));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a key as found satisfies an expectation.

@@ -162,6 +162,11 @@ impl Streams {
         (Membership { streams: self.clone(), stream }, receiver)
     }
 
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Every open stream, oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
         self.lock().values().cloned().collect()

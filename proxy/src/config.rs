@@ -152,69 +152,83 @@ pub struct Config {
     pub host: Option<HostConfig>,
 }
 
-/// A host, by name or address, and a port. A name is looked up at every connection.
+/// Hosts, each by name or address, and their ports: replicas of one service. Names are looked up at every connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HostPort {
-    host: String,
-    port: u16,
+    /// At least one.
+    places: Vec<(String, u16)>,
 }
 
 /// Text that is no host and port.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-#[error("use HOST:PORT, for example control-plane:15012, 10.0.0.2:15012 or [fd00::2]:15012")]
+#[error(
+    "use HOST:PORT, for example control-plane:15012, 10.0.0.2:15012 or [fd00::2]:15012; several with commas between"
+)]
 pub struct HostPortError;
 
 /// Addresses tried per name: both families of a few replicas.
 const ADDRESSES_MAX: usize = 8;
+/// Hosts that are given: replicas of a control plane.
+const PLACES_MAX: usize = 8;
 /// The longest name in DNS.
 const HOST_MAX: usize = 253;
 
 impl HostPort {
-    /// The address, where it is given as one.
+    /// The address of the first, where it is given as one.
     pub fn address(&self) -> Option<SocketAddr> {
-        Some(SocketAddr::new(self.host.parse().ok()?, self.port))
+        let (host, port) = self.places.first()?;
+        Some(SocketAddr::new(host.parse().ok()?, *port))
     }
 
-    /// Its addresses now, at least one.
+    /// Their addresses now, at least one. What cannot be resolved is left out while another can.
     ///
     /// # Errors
-    /// When the name cannot be resolved.
+    /// When none can be resolved.
     pub async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
-        let found: Vec<_> =
-            tokio::net::lookup_host((self.host.as_str(), self.port)).await?.take(ADDRESSES_MAX).collect();
-        if found.is_empty() {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address"));
+        let mut found = Vec::new();
+        let mut failed = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+        for (host, port) in &self.places {
+            match tokio::net::lookup_host((host.as_str(), *port)).await {
+                Ok(addresses) => found.extend(addresses.take(ADDRESSES_MAX)),
+                Err(error) => failed = error,
+            }
         }
-        Ok(found)
+        if found.is_empty() { Err(failed) } else { Ok(found) }
     }
+}
+
+/// One host and its port.
+fn place(text: &str) -> Result<(String, u16), HostPortError> {
+    let (host, port) = text.rsplit_once(':').ok_or(HostPortError)?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or(HostPortError)?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => {
+            let v6 = rest.strip_suffix(']').ok_or(HostPortError)?;
+            v6.parse::<std::net::Ipv6Addr>().map_err(|_| HostPortError)?;
+            v6
+        }
+        None => host,
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_v6 = host.contains(':') && text.starts_with('[');
+    if host.is_empty() || host.len() > HOST_MAX || !(is_v6 || host.chars().all(is_name)) {
+        return Err(HostPortError);
+    }
+    Ok((host.to_owned(), port))
 }
 
 impl std::str::FromStr for HostPort {
     type Err = HostPortError;
 
     fn from_str(text: &str) -> Result<Self, HostPortError> {
-        let (host, port) = text.rsplit_once(':').ok_or(HostPortError)?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or(HostPortError)?;
-        let host = match host.strip_prefix('[') {
-            Some(rest) => {
-                let v6 = rest.strip_suffix(']').ok_or(HostPortError)?;
-                v6.parse::<std::net::Ipv6Addr>().map_err(|_| HostPortError)?;
-                v6
-            }
-            None => host,
-        };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let is_v6 = host.contains(':') && text.starts_with('[');
-        if host.is_empty() || host.len() > HOST_MAX || !(is_v6 || host.chars().all(is_name)) {
-            return Err(HostPortError);
-        }
-        Ok(Self { host: host.to_owned(), port })
+        let places: Vec<_> = text.split(',').map(place).collect::<Result<_, _>>()?;
+        if places.len() > PLACES_MAX { Err(HostPortError) } else { Ok(Self { places }) }
     }
 }
 
 impl From<SocketAddr> for HostPort {
     fn from(address: SocketAddr) -> Self {
-        Self { host: address.ip().to_string(), port: address.port() }
+        Self { places: vec![(address.ip().to_string(), address.port())] }
     }
 }
 
@@ -412,7 +426,13 @@ mod tests {
 
     #[test]
     fn the_control_plane_is_a_name_or_an_address() {
-        for good in ["control-plane:15012", "10.0.0.2:15012", "[fd00::2]:15012", "cp.site-a.example.:1"] {
+        for good in [
+            "control-plane:15012",
+            "10.0.0.2:15012",
+            "[fd00::2]:15012",
+            "cp.site-a.example.:1",
+            "one:15012,10.0.0.2:15012,[fd00::2]:1",
+        ] {
             assert!(good.parse::<HostPort>().is_ok(), "{good}");
         }
         for bad in [
@@ -425,6 +445,10 @@ mod tests {
             "a:0",
             "a:70000",
             "http://a:1",
+            "a:1,",
+            "a:1,,b:1",
+            "a:1, b:1",
+            &["a:1"; PLACES_MAX + 1].join(","),
         ] {
             assert_eq!(bad.parse::<HostPort>(), Err(HostPortError), "{bad}");
         }

@@ -11,6 +11,8 @@ use signet_sync::proto::admin as wire;
 use signet_sync::proto::admin::admin_server::Admin;
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::{MAX_NACK_BYTES, SectionState};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{edges, past, rotate};
@@ -91,8 +93,41 @@ impl AdminService {
     }
 }
 
+/// Bytes of entries in one part of a backup: a value of the largest size fits the largest answer many times over.
+const PART_BYTES: usize = 4 * 1024 * 1024;
+
+/// Parts of a backup waiting for the operator to read.
+const PARTS_MAX: usize = 2;
+
 #[tonic::async_trait]
 impl Admin for AdminService {
+    type BackupStream = ReceiverStream<Result<wire::BackupPart, Status>>;
+
+    async fn backup(&self, _: Request<wire::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let listing = self.store.list("").await.map_err(store_failed)?;
+        tracing::info!(revision = listing.revision.0, entries = listing.entries.len(), "backup");
+        let (send, parts) = mpsc::channel(PARTS_MAX);
+        tokio::spawn(async move {
+            let revision = listing.revision.0;
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            for entry in listing.entries {
+                bytes += entry.key.len() + entry.value.len();
+                entries.push(wire::BackupEntry { key: entry.key, value: entry.value });
+                if bytes >= PART_BYTES {
+                    let part =
+                        wire::BackupPart { revision, entries: std::mem::take(&mut entries), last: false };
+                    // Whoever asked has gone.
+                    if send.send(Ok(part)).await.is_err() {
+                        return;
+                    }
+                    bytes = 0;
+                }
+            }
+            let _ = send.send(Ok(wire::BackupPart { revision, entries, last: true })).await;
+        });
+        Ok(Response::new(ReceiverStream::new(parts)))
+    }
+
     async fn apply(
         &self,
         request: Request<wire::ApplyRequest>,
@@ -335,6 +370,14 @@ impl Admin for AdminService {
         let request = request.into_inner();
         rotate::same_domain(&self.mesh, &request.trust_domain)?;
         let what = rotate::target(request.target())?;
+        let serving = self.mesh.replicas.serving(SystemTime::now()).await.map_err(store_failed)?;
+        if serving.len() > 1 {
+            // Each knows of its own proxies only, and has its own file of keys.
+            return Err(Status::failed_precondition(
+                "several control planes serve from this store: stop all but one, rotate there, and start the others with \
+                 copies of its authority.pem",
+            ));
+        }
         let begun = driver::rotate(&self.mesh, what, request.emergency).await;
         self.pushed(begun.map_err(rotate::refused)?).await;
         tracing::info!(?what, emergency = request.emergency, "rotation begun");

@@ -102,6 +102,16 @@ impl Keyring {
         Ok(keyring)
     }
 
+    /// As the file has it, for a backup: all keys are in it.
+    pub(crate) fn text(&self) -> Result<String, AuthorityError> {
+        self.encode()
+    }
+
+    /// The keys of such a text.
+    pub(crate) fn from_text(text: &str) -> Result<Self, AuthorityError> {
+        Self::decode(text)
+    }
+
     /// Keeps the keys in `directory` from now on: durable when this returns, and all or nothing.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), AuthorityError> {
         files::replace(&directory.join(FILE), self.encode()?.as_bytes()).map_err(AuthorityError::Io)

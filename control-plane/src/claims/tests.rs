@@ -34,7 +34,7 @@ impl Fixture {
     fn new() -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let model = compile(&parse_manifests("test", MANIFESTS).unwrap()).unwrap();
-        Self { claims: Claims::new(store.clone()), store, model, now: SystemTime::now() }
+        Self { claims: Claims::new(store.clone(), String::new()), store, model, now: SystemTime::now() }
     }
 
     /// Claims through the gateway.
@@ -211,8 +211,8 @@ async fn claims_that_were_live_when_the_control_plane_stopped_get_a_lease() {
     let fixture = Fixture::new();
     let now = fixture.now;
     fixture.claim(1, "one", &[80], now).await;
-    let restarted = Claims::new(fixture.store.clone());
-    restarted.adopt(now).await.unwrap();
+    let restarted = Claims::new(fixture.store.clone(), String::new());
+    restarted.adopt(&BTreeSet::new(), now).await.unwrap();
     assert_eq!(fixture.expiries().await, [Some(unix_seconds(now + LEASE))]);
 }
 

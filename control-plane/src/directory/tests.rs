@@ -127,7 +127,15 @@ fn an_identity_without_a_workload_claims_nothing() {
 
 fn claim(workload: &str, network: &str, address: &str, port: u16) -> Claim {
     let (id, network) = (id(workload), network.to_owned());
-    Claim { id, network, address: ip(address), port, expires: None, by_gateway: false }
+    Claim {
+        id,
+        network,
+        address: ip(address),
+        port,
+        expires: None,
+        by_gateway: false,
+        replica: String::new(),
+    }
 }
 
 #[test]

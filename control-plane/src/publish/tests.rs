@@ -44,6 +44,7 @@ async fn claim(store: &MemoryStore, port: u16) {
         port,
         expires: None,
         by_gateway: false,
+        replica: String::new(),
     };
     let key = Claim::key("edge", claim.address, port);
     store.commit(vec![records::put(key, Expect::Any, &claim).unwrap()]).await.unwrap();

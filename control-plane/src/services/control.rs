@@ -54,8 +54,16 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is checked that the proxy may still be served and answers what it was sent.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When a proxy should come back after this control plane stopped in good order.
+/// Of these checks, one in so many asks the store; the others look at what is published, which costs nothing.
+const STORE_CHECKS: u32 = 6;
+
+/// When a proxy should come back after this control plane stopped in good order: not before, and all of them spread over a
+/// time in which one processor shakes hands with so many.
 const RETRY_AFTER_MS: u64 = 500;
+const RETRY_SPREAD_MS_PER_STREAM: u64 = 1;
+
+/// The longest of these times; the proxy takes up to a minute.
+const RETRY_SPREAD_MAX_MS: u64 = 30_000;
 
 /// How long the last message of a stream is offered to a proxy that does not read.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -119,15 +127,16 @@ async fn serve(
     let mut session = Session::new(mesh.clone(), peer, source, membership, &hello);
     let end = session.run(&hello, &mut inbound, &outbound, questions).await;
     tracing::info!(id = %session.peer.id(), %source, %end, "proxy disconnected");
+    let streams = mesh.streams.count();
     if let Err(error) = mesh.claims.release(session.membership.stream.id, SystemTime::now()).await {
         tracing::error!(%error, "leases cannot be recorded");
     }
     mesh.metrics.streams.dec();
     match end {
         End::Closed => {}
-        End::Draining => say_goodbye(&outbound, Ok(goaway("draining"))).await,
+        End::Draining => say_goodbye(&outbound, Ok(goaway("draining", spread(streams)))).await,
         End::Refused(refusal) => say_goodbye(&outbound, Err(refusal)).await,
-        End::Superseded => say_goodbye(&outbound, Ok(goaway("superseded"))).await,
+        End::Superseded => say_goodbye(&outbound, Ok(goaway("superseded", 0))).await,
     }
 }
 
@@ -146,8 +155,18 @@ async fn say_goodbye(outbound: &Outbound, message: Result<wire::ControlMessage, 
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, outbound.send(message)).await;
 }
 
-fn goaway(reason: &str) -> wire::ControlMessage {
-    down(Down::Goaway(wire::Goaway { reason: reason.to_owned(), retry_after_ms: RETRY_AFTER_MS }))
+fn goaway(reason: &str, later_ms: u64) -> wire::ControlMessage {
+    let retry_after_ms = RETRY_AFTER_MS.saturating_add(later_ms);
+    down(Down::Goaway(wire::Goaway { reason: reason.to_owned(), retry_after_ms }))
+}
+
+/// How much later one of so many comes back: a number by chance.
+fn spread(streams: usize) -> u64 {
+    let most = (streams as u64).saturating_mul(RETRY_SPREAD_MS_PER_STREAM).min(RETRY_SPREAD_MAX_MS);
+    let mut bytes = [0; 8];
+    // Without randomness all come back at once, which they survive.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u64::from_be_bytes(bytes) % (most + 1)
 }
 
 fn down(message: Down) -> wire::ControlMessage {
@@ -198,6 +217,8 @@ struct Session {
     habit_at: Option<tokio::time::Instant>,
     /// Counter of the revocations last offered.
     revocations: Option<u64>,
+    /// Checks since the stream was opened.
+    checks: u32,
 }
 
 impl Session {
@@ -221,6 +242,7 @@ impl Session {
             habits: BTreeMap::new(),
             habit_at: None,
             revocations: None,
+            checks: 0,
         }
     }
 
@@ -269,7 +291,7 @@ impl Session {
                 () = stream.displaced.notified() => { self.claim_soon(); Ok(()) }
                 _ = check.tick() => {
                     self.tell_freshness();
-                    self.check().await
+                    self.look().await
                 }
                 () = stream.superseded.cancelled() => return End::Superseded,
                 () = draining.cancelled() => return End::Draining,
@@ -537,6 +559,20 @@ impl Session {
             records,
             dropped,
         });
+    }
+
+    /// The check that is made every now and then. What is published says who is revoked and declared, and a certificate that has
+    /// not ended is one of its instance's.
+    async fn look(&mut self) -> Result<(), Status> {
+        self.checks = self.checks.wrapping_add(1);
+        let published = self.mesh.published.borrow().clone();
+        let believed = self.peer.not_after() > SystemTime::now()
+            && published.model.workload(self.peer.id()).is_some()
+            && published.revocations.of(self.peer.id(), self.peer.fingerprint()).is_none();
+        if believed && !self.checks.is_multiple_of(STORE_CHECKS) && !self.publisher.overdue(Instant::now()) {
+            return Ok(());
+        }
+        self.check().await
     }
 
     /// Ends the stream of a proxy that was revoked, whose certificates ended, or that does not answer.

@@ -40,11 +40,15 @@ impl Store for MemoryStore {
         })
     }
 
-    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
+    fn commit_from(
+        &self,
+        writes: Vec<Write>,
+        least: Revision,
+    ) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
             check_bounds(&writes)?;
             let mut state = self.state.lock().expect("not poisoned");
-            let revision = state.commit(&writes)?;
+            let revision = state.commit(&writes, least)?;
             self.newest.send_replace(revision);
             Ok(Revision(revision))
         })
@@ -71,8 +75,8 @@ impl State {
         Some(Entry { key: key.to_owned(), value: value.clone(), revision: Revision(*revision) })
     }
 
-    fn commit(&mut self, writes: &[Write]) -> Result<u64, StoreError> {
-        let revision = self.revision + 1;
+    fn commit(&mut self, writes: &[Write], least: Revision) -> Result<u64, StoreError> {
+        let revision = (self.revision + 1).max(least.0);
         let mut entries = self.entries.clone();
         for write in writes {
             let found = entries.get(&write.key).map(|(revision, _)| Revision(*revision));

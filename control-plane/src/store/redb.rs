@@ -7,18 +7,21 @@
 //! the control plane recovers by itself when there is space again.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::{CHANGES_MAX, Changes, Entry, Listing, Revision, Store, StoreError, Write, check_bounds, holds};
+use self::writer::{Waiting, Writer};
+use super::mark::Mark;
+use super::{CHANGES_MAX, Changes, Entry, Listing, Revision, Store, StoreError, Write, check_bounds};
 use crate::files;
+
+mod writer;
 
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
 const CHANGES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("changes");
@@ -45,6 +48,7 @@ struct Inner {
     mark: Mark,
     /// The newest revision, for watchers.
     newest: watch::Sender<u64>,
+    writer: Writer,
 }
 
 impl RedbStore {
@@ -64,6 +68,7 @@ impl RedbStore {
             database: Mutex::new(Some(Arc::new(database))),
             mark,
             newest: watch::Sender::new(found),
+            writer: Writer::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -116,10 +121,19 @@ impl Store for RedbStore {
         }))
     }
 
-    fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Revision, StoreError>> {
+    fn commit_from(
+        &self,
+        writes: Vec<Write>,
+        least: Revision,
+    ) -> BoxFuture<'_, Result<Revision, StoreError>> {
         Box::pin(async move {
             check_bounds(&writes)?;
-            self.run_checked(move |inner, database| commit(inner, database, &writes)).await
+            let (done, outcome) = oneshot::channel();
+            if self.inner.writer.wait(Waiting { writes, least, done }) {
+                let inner = self.inner.clone();
+                tokio::task::spawn_blocking(move || inner.write_all());
+            }
+            outcome.await.unwrap_or_else(|_| Err(StoreError::Corrupted("it cannot be written".to_owned())))
         })
     }
 
@@ -141,49 +155,6 @@ impl Store for RedbStore {
             }
         })
     }
-}
-
-fn commit(inner: &Inner, database: &Database, writes: &[Write]) -> Result<Revision, Failure> {
-    let transaction = database.begin_write().map_err(redb::Error::from)?;
-    let revision = {
-        let mut counters = transaction.open_table(COUNTERS).map_err(redb::Error::from)?;
-        let revision = counter(&counters, REVISION)? + 1;
-        counters.insert(REVISION, revision).map_err(redb::Error::from)?;
-        let mut entries = transaction.open_table(ENTRIES).map_err(redb::Error::from)?;
-        let mut changes = transaction.open_table(CHANGES).map_err(redb::Error::from)?;
-        for write in writes {
-            apply(&mut entries, write, revision)?;
-            changes.insert((revision, write.key.as_str()), ()).map_err(redb::Error::from)?;
-        }
-        forget_old_changes(&mut changes, &mut counters)?;
-        revision
-    };
-    transaction.commit().map_err(redb::Error::from)?;
-    inner.mark.write(revision)?;
-    inner.newest.send_if_modified(|newest| {
-        let later = revision > *newest;
-        *newest = revision.max(*newest);
-        later
-    });
-    Ok(Revision(revision))
-}
-
-fn apply(
-    entries: &mut redb::Table<'_, &'static str, (u64, &'static [u8])>,
-    write: &Write,
-    revision: u64,
-) -> Result<(), Failure> {
-    let key = write.key.as_str();
-    let found = entries.get(key).map_err(redb::Error::from)?.map(|value| Revision(value.value().0));
-    if !holds(write.expect, found) {
-        // The transaction is dropped by the caller, which undoes everything before.
-        return Err(Failure::Store(StoreError::Conflict { key: key.to_owned() }));
-    }
-    match &write.value {
-        Some(value) => entries.insert(key, (revision, value.as_slice())).map(drop),
-        None => entries.remove(key).map(drop),
-    }
-    .map_err(|error| redb::Error::from(error).into())
 }
 
 fn forget_old_changes(
@@ -313,50 +284,6 @@ fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
-}
-
-fn private_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// The newest acknowledged revision, rewritten in place: one line, well inside one disk sector.
-struct Mark {
-    file: File,
-    /// What the file holds as far as this process knows.
-    written: Mutex<u64>,
-}
-
-impl Mark {
-    fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = private_file(path).map_err(StoreError::Io)?;
-        Ok(Self { file, written: Mutex::new(0) })
-    }
-
-    /// Zero when nothing was acknowledged yet.
-    fn read(&self) -> Result<u64, StoreError> {
-        let mut line = String::new();
-        let mut bounded = (&self.file).take(64);
-        (&self.file).rewind().map_err(StoreError::Io)?;
-        bounded.read_to_string(&mut line).map_err(StoreError::Io)?;
-        if line.is_empty() {
-            return Ok(0);
-        }
-        let number = line.strip_suffix('\n').filter(|digits| digits.len() == 20);
-        number
-            .and_then(|digits| digits.parse().ok())
-            .ok_or_else(|| StoreError::Corrupted("its high-water mark is unreadable".to_owned()))
-    }
-
-    /// A lower number never replaces a higher one: commits are serialised by the database, their marks are not.
-    fn write(&self, revision: u64) -> Result<(), StoreError> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if revision > *written {
-            self.file.write_all_at(format!("{revision:020}\n").as_bytes(), 0).map_err(StoreError::Io)?;
-            self.file.sync_data().map_err(StoreError::Io)?;
-            *written = revision;
-        }
-        Ok(())
-    }
 }
 
 /// What an operation inside the database can end with.

@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod backup;
 mod clocks;
 mod directory;
 mod durability;

@@ -17,10 +17,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::clock;
 use crate::config::HostPort;
-use crate::control::{Dial, Identity};
+use crate::control::{Dial, Identity, jitter};
 
 /// How long connecting, handshake included, may take: a satellite link with losses needs some seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one of several addresses may take, so that one that swallows packets does not use up the time for all.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a silent connection is asked whether it lives, and how long the answer may take: half-open connections
 /// are found within half a minute.
@@ -97,13 +100,20 @@ impl ControlPlane {
         Ok(channel)
     }
 
-    /// The first of its addresses that answers.
+    /// The first of its addresses that answers, from any one on: proxies spread over replicas, and one that accepts and
+    /// then fails is not everybody's first again.
     async fn reach(&self) -> std::io::Result<TcpStream> {
+        let mut addresses = self.address.resolve().await?;
+        let count = addresses.len();
+        let first = (jitter() * count as f64) as usize;
+        addresses.rotate_left(first.min(count.saturating_sub(1)));
         let mut failed = None;
-        for address in self.address.resolve().await? {
-            match (self.dial.0)(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failed = Some(error),
+        for address in addresses {
+            let patience = if count > 1 { DIAL_TIMEOUT } else { CONNECT_TIMEOUT };
+            match tokio::time::timeout(patience, (self.dial.0)(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = Some(error),
+                Err(_) => failed = Some(std::io::ErrorKind::TimedOut.into()),
             }
         }
         Err(failed.unwrap_or_else(|| std::io::ErrorKind::NotFound.into()))
