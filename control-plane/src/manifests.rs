@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use signet_identity::TrustDomain;
+use signet_identity::{Class, TrustDomain};
 use signet_policy::{
     Diagnostic, Kind, MAX_DIAGNOSTICS, MAX_MANIFESTS, Manifest, PolicyModel, compile, parse_manifests,
 };
@@ -189,6 +189,7 @@ impl Manifests {
         // A Mesh can make a network of workloads that are stored already one with gateways.
         let looked_at = if new.iter().any(|new| new.kind() == Kind::Mesh) { &together } else { &new };
         let mut notes = notes(looked_at, &model);
+        notes.extend(short_lives(&new, &model));
         notes.extend(over(&new, &model, records::unix_seconds(SystemTime::now())));
         let wanted = new.into_iter().map(|new| ((new.kind(), new.name().to_owned()), Some(new))).collect();
         let outcome = self.change(store, &history, &wanted, dry_run).await?;
@@ -388,6 +389,27 @@ fn notes(manifests: &[Manifest], model: &PolicyModel) -> Vec<Diagnostic> {
         fix: "give it `addresses`, unless all workloads behind the gateways trust each other".to_owned(),
     };
     manifests.iter().filter(exposed).map(note).take(MAX_DIAGNOSTICS).collect()
+}
+
+/// Classes whose certificates may end before their offline budget: renewed at half their life, half of it is left for sure.
+fn short_lives(manifests: &[Manifest], model: &PolicyModel) -> Vec<Diagnostic> {
+    let Some(mesh) = manifests.iter().find(|manifest| manifest.kind() == Kind::Mesh) else {
+        return Vec::new();
+    };
+    let note = |class: Class| {
+        let (budget_s, left_s) = (model.offline.of(class)?.budget_s, model.lifetimes.of(class).as_secs() / 2);
+        (budget_s > left_s).then(|| Diagnostic {
+            file: mesh.file().to_owned(),
+            line: mesh.line(),
+            column: 1,
+            message: format!(
+                "workloads of class {class} may be offline for {budget_s} s, and their certificates last {left_s} s without the \
+                 control plane for sure"
+            ),
+            fix: format!("give `certificates.{class}.lifetime` twice the budget"),
+        })
+    };
+    [Class::Agent, Class::App, Class::External, Class::Platform].into_iter().filter_map(note).collect()
 }
 
 /// Role grants that are over before they begin.

@@ -55,8 +55,6 @@ pub(crate) struct Channel {
     pub(crate) id: ChannelId,
     /// The other end, proven by its TLS certificate.
     pub(crate) peer: Peer,
-    /// How far its clock is off, where messages were refused for that.
-    skew_s: Cell<Option<i64>>,
     /// Our own TLS certificate on this connection.
     pub(crate) own_leaf: Fingerprint,
     /// No new message starts here after this time: one of the two certificates ends.
@@ -215,7 +213,6 @@ impl Channel {
             settling: Turn::default(),
             unproven: RefCell::default(),
             cut: Cell::default(),
-            skew_s: Cell::default(),
             carrier: RefCell::default(),
             open: open.clone(),
         })
@@ -323,16 +320,6 @@ impl Channel {
             *carrier = Some(cx.waker().clone());
         }
         Poll::Pending
-    }
-
-    /// Notes how far the times that the peer signs are ahead of ours, in seconds, where that was too far.
-    pub(crate) fn note_skew(&self, ahead_s: i64) {
-        self.skew_s.set(Some(ahead_s));
-    }
-
-    /// The last such distance.
-    pub(crate) fn skew_s(&self) -> Option<i64> {
-        self.skew_s.get()
     }
 
     /// Whether the peer is still trusted under the snapshot: asked once per snapshot.

@@ -365,7 +365,7 @@ pub(crate) async fn refusal(
     refusal: Refusal,
     request_id: &str,
 ) -> Response<Body> {
-    let note = worker.note(refusal, Some(channel));
+    let note = worker.note(refusal, Some(channel.peer.id()));
     let plain = || problem::response(refusal, request_id, note.as_deref());
     if received.form == Some(Form::Mac) {
         // What a request that was refused may cause is bounded by nothing that is settled later.

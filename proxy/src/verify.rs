@@ -84,7 +84,7 @@ pub(crate) async fn request(
         let mut window = channel.window().borrow_mut();
         let resolve = |keyid: &str| channel.resolve(keyid, now);
         examine_request(&received.view(), &channel.id, &mut window, resolve, rules)
-            .map_err(|error| timed(worker, Some(channel), channel.peer.id(), error))?
+            .map_err(|error| timed(worker, channel.peer.id(), error))?
     };
     check_unreserved(channel, unproven.seq()).map_err(refusal)?;
     if unproven.form() == Form::Mac {
@@ -148,7 +148,7 @@ pub(crate) async fn relayed_request(
     let rules = Rules::new(signer.id().as_str(), clock::unix_seconds(), snapshot.clock_skew_s);
     let resolve = |keyid: &str| signer.resolve(keyid, now);
     let unproven = examine_origin_request(&received.view(), resolve, rules)
-        .map_err(|error| timed(worker, None, signer.id(), error))?;
+        .map_err(|error| timed(worker, signer.id(), error))?;
     let key = unproven.key().clone();
     let head = prove(worker, unproven, None).map_err(refusal)?;
     worker.shared.relayed.admit(&head, snapshot.clock_skew_s).map_err(refusal)?;
@@ -176,6 +176,7 @@ pub(crate) async fn relayed_response(
 ) -> Result<Verified<Response<Body>>, Refusal> {
     let now = clock::now();
     let unverified = |error: SignatureError| {
+        timed(worker, &relay.to, error.clone());
         tracing::warn!(peer = %relay.to, code = error.code(), %error, "response of an intermediary refused");
         Refusal::ResponseUnverified
     };
@@ -235,7 +236,7 @@ pub(crate) async fn response(
     })?;
     let unverified = |error: SignatureError| {
         channel.unconfirm();
-        timed(worker, Some(channel), channel.peer.id(), error.clone());
+        timed(worker, channel.peer.id(), error.clone());
         tracing::warn!(peer = %channel.peer.id(), code = error.code(), %error, "response refused");
         Refusal::ResponseUnverified
     };
@@ -318,6 +319,7 @@ pub(crate) fn prove(
     if let Ok(head) = &head {
         let ahead_s = head.created.cast_signed().saturating_sub(clock::unix_seconds().cast_signed());
         metrics.peer_skew.set(ahead_s);
+        worker.in_time(&head.keyid);
     }
     let (hits, misses) = roots.counts();
     metrics.verifications.inc_by(head.is_ok().into());
@@ -415,12 +417,10 @@ fn broken(error: &BodyError) -> Refusal {
 }
 
 /// The refusal for a signature that was examined, with what was measured where it is about time.
-fn timed(worker: &Worker, channel: Option<&Channel>, peer: &SpiffeId, error: SignatureError) -> Refusal {
+fn timed(worker: &Worker, peer: &SpiffeId, error: SignatureError) -> Refusal {
     if let Some(ahead_s) = error.skew_s() {
         worker.shared.metrics.peer_skew.set(ahead_s);
-        if let Some(channel) = channel {
-            channel.note_skew(ahead_s);
-        }
+        worker.note_skew(peer, ahead_s);
         tracing::warn!(
             %peer, ahead_s, code = error.code(), "a message is refused for its time, judged {}", clock::told()
         );

@@ -144,6 +144,8 @@ pub(crate) struct Worker {
     pub(crate) signers: Signers,
     /// Roots of batches that were verified here.
     pub(crate) roots: RefCell<RootCache>,
+    /// Whose last message was refused for its time, and how far its clock is ahead of ours: for the answer to say.
+    skew: RefCell<Option<(SpiffeId, i64)>>,
     /// Messages that were handed on and are being verified.
     pub(crate) unproven: Rc<Cell<usize>>,
     /// Seconds that this worker has seen pass.
@@ -176,6 +178,7 @@ impl Worker {
             epochs: Epochs::default(),
             signers: Signers::default(),
             roots: RefCell::default(),
+            skew: RefCell::default(),
             unproven: Rc::default(),
             turns: Cell::default(),
             started: Instant::now(),
@@ -281,7 +284,7 @@ impl Worker {
 
 impl Worker {
     /// What was measured that a refusal is about: how old policy is, or how far a peer's clock is off.
-    pub(crate) fn note(&self, refusal: Refusal, channel: Option<&Channel>) -> Option<String> {
+    pub(crate) fn note(&self, refusal: Refusal, peer: Option<&SpiffeId>) -> Option<String> {
         match refusal {
             Refusal::PolicyStale => {
                 let snapshot = self.shared.snapshot();
@@ -292,13 +295,26 @@ impl Worker {
                 })
             }
             Refusal::ResponseUnverified | Refusal::SignatureClock | Refusal::SignatureExpired => {
-                let ahead = channel?.skew_s()?;
+                let skew = self.skew.borrow();
+                let (whose, ahead) = skew.as_ref()?;
+                let ahead = (Some(whose) == peer).then_some(*ahead)?;
                 let side = if ahead < 0 { "behind" } else { "ahead" };
                 let off = ahead.unsigned_abs();
                 Some(format!("the peer's clock is {off} s {side}, judged {}", clock::told()))
             }
             _ => None,
         }
+    }
+
+    /// Notes how far the times that a peer signs are ahead of ours, in seconds, where a message was refused for that.
+    pub(crate) fn note_skew(&self, peer: &SpiffeId, ahead_s: i64) {
+        *self.skew.borrow_mut() = Some((peer.clone(), ahead_s));
+    }
+
+    /// A message of this signer was in time.
+    pub(crate) fn in_time(&self, keyid: &str) {
+        let mut skew = self.skew.borrow_mut();
+        skew.take_if(|(peer, _)| keyid.strip_prefix(peer.as_str()).is_some_and(|rest| rest.starts_with('#')));
     }
 
     /// Notes what an exchange with our workload lacked that was let pass. What leaves is noted at its destination or, where

@@ -98,3 +98,17 @@ async fn an_ended_certificate_is_worth_nothing_where_policy_says_so_or_after_a_r
     let refused = proxy.renew(server.control).await.unwrap_err();
     assert_eq!(code(&refused).0, Code::PermissionDenied, "{refused}");
 }
+
+#[tokio::test]
+async fn a_budget_that_certificates_may_not_last_for_is_noted() {
+    let (_state, server) = mesh().await;
+    let with = |certificates: &str| {
+        let spec = format!("spec:\n  offline: {{app: {{budget: 72h}}}}\n  {certificates}");
+        MESH.replacen("spec:", &spec, 1)
+    };
+    let [note] = server.apply(&with("")).await.notes.try_into().unwrap();
+    assert!(note.message.contains("workloads of class app may be offline for 259200 s"), "{}", note.message);
+    assert_eq!(note.fix, "give `certificates.app.lifetime` twice the budget");
+    let long = with("certificates: {app: {lifetime: 6d}}");
+    assert!(server.apply(&long).await.notes.is_empty());
+}

@@ -332,7 +332,7 @@ impl Callee {
                 sign::refusal(&self.worker, &self.channel, received, refusal, request_id).await
             }
             _ => {
-                let note = self.worker.note(refusal, Some(&self.channel));
+                let note = self.worker.note(refusal, Some(self.channel.peer.id()));
                 crate::problem::response(refusal, request_id, note.as_deref())
             }
         }

@@ -150,8 +150,8 @@ impl Caller {
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => {
-                let channel = trail.grant.as_ref().and_then(|grant| grant.channel.as_deref());
-                let note = self.worker.note(refusal, channel);
+                let callee = trail.grant.as_ref().map(|grant| &grant.destination);
+                let note = self.worker.note(refusal, callee);
                 let mut response = problem::response(refusal, &request_id, note.as_deref());
                 problem::try_again(&mut response, trail.retry_after);
                 (response, Err(refusal))

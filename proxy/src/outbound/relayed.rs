@@ -72,7 +72,8 @@ impl Caller {
         let (response, decided) = match outcome {
             Ok((response, permit)) => (response, Ok(permit)),
             Err(refusal) => {
-                let note = self.worker.note(refusal, None);
+                let callee = grant.as_ref().map(|grant: &Grant| &grant.destination);
+                let note = self.worker.note(refusal, callee);
                 (problem::response(refusal, &request_id, note.as_deref()), Err(refusal))
             }
         };
