@@ -413,7 +413,7 @@ impl Node {
             self.adopt(&anchors.bundle);
             if let Some(issuer) = anchors.issuer.filter(|issuer| !self.identity.load().is_issued_by(*issuer))
             {
-                self.renew_soon.send_replace(Some((issuer, anchors.renew_within)));
+                self.certifying.send_replace(Some((issuer, anchors.renew_within)));
             }
         }
         let identity = self.identity.load();
