@@ -184,6 +184,8 @@ fn injected_pods_are_played_by_podman_and_speak_mutual_tls() {
             "kubernetes",
             "-f",
             &file,
+            "--enrol",
+            "secret",
             "--sidecar",
             "container",
             "--control-plane",

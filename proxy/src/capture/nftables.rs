@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
+
 use super::expression::{Expression, Verdict};
 use super::netlink::{
     ACK, APPEND, Answer, Attributes, CREATE, Connection, NetlinkError, Request, attributes,
@@ -232,11 +234,16 @@ fn read_once(connection: &mut Connection, table: &str) -> Result<Option<Ruleset>
     let of_table = Attributes::new().text(RULE_TABLE, table);
     let rules = connection.dump(&question(GET_RULE, of_table, "list rules"))?;
     let Some(mut ruleset) = decode(table, &tables, &chains, &rules)? else { return Ok(None) };
+    // A table that is replaced, or goes, between the lists: read again.
+    let raced = |error: NetlinkError| match error.errno() {
+        Some(Errno::ENOENT) => NetlinkError::Interrupted,
+        _ => error,
+    };
     let named = Attributes::new().text(sets::TABLE, table);
-    for answer in connection.dump(&question(sets::GET, named, "list sets"))? {
+    for answer in connection.dump(&question(sets::GET, named, "list sets")).map_err(raced)? {
         let mut set = sets::decode(&Fields::of(&answer)?)?;
         let question = question(sets::GET_ELEMENTS, sets::named(table, &set.name), "list a set's elements");
-        for answer in connection.dump(&question)? {
+        for answer in connection.dump(&question).map_err(raced)? {
             sets::decode_elements(&Fields::of(&answer)?, &mut set)?;
         }
         ruleset.sets.push(set);
