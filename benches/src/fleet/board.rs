@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use signet_identity::TrustDomain;
 use signet_sync::proto::sync as wire;
-use signet_sync::{SectionName, Subscriber, Version};
+use signet_sync::{SectionError, SectionName, Subscriber, Version};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -98,7 +98,9 @@ impl Board {
         sections.good.retain(|(name, version), good| {
             *name != key.0 || *version > key.1 || Arc::strong_count(good) > 1
         });
-        sections.good.insert(key, good.clone());
+        if sections.good.keys().all(|(name, version)| *name != key.0 || *version < key.1) {
+            sections.good.insert(key, good.clone());
+        }
         Ok(good)
     }
 
@@ -171,7 +173,7 @@ impl Board {
 impl Sections {
     /// Has a real subscriber take it.
     fn take(&mut self, section: wire::Section) -> Result<(), String> {
-        let refused = |error: signet_sync::SectionError| format!("a section was refused: {error}");
+        let refused = |error: SectionError| format!("a section was refused: {error}");
         let Some(SectionName::Directory(network)) = SectionName::parse(&section.name) else {
             if SectionName::parse(&section.name) == Some(SectionName::Anchors) {
                 for reader in self.readers.values_mut() {
@@ -179,7 +181,10 @@ impl Sections {
                 }
                 self.anchors = Some(section.clone());
             }
-            return self.common.apply(section).map(drop).map_err(refused);
+            return match self.common.apply(section.clone()) {
+                Err(SectionError::Rollback { .. }) => self.take_late(section),
+                taken => taken.map(drop).map_err(refused),
+            };
         };
         if !self.readers.contains_key(&network) {
             let (trust_domain, key) = (self.common.trust_domain().clone(), *self.common.policy_key());
@@ -190,6 +195,19 @@ impl Sections {
             self.readers.insert(network.clone(), reader);
         }
         let reader = self.readers.get_mut(&network).ok_or("no reader")?;
+        match reader.apply(section.clone()) {
+            Err(SectionError::Rollback { .. }) => self.take_late(section),
+            taken => taken.map(drop).map_err(refused),
+        }
+    }
+
+    /// A version that was still on its way to one proxy when others had a later one: good for a reader that has none yet.
+    fn take_late(&self, section: wire::Section) -> Result<(), String> {
+        let refused = |error: SectionError| format!("a section was refused: {error}");
+        let mut reader = Subscriber::new(self.common.trust_domain().clone(), *self.common.policy_key());
+        if let Some(anchors) = self.anchors.as_ref().filter(|anchors| anchors.name != section.name) {
+            reader.apply(anchors.clone()).map_err(refused)?;
+        }
         reader.apply(section).map(drop).map_err(refused)
     }
 }

@@ -158,7 +158,7 @@ impl Proxy {
                             let retry_after = Duration::from_millis(goaway.retry_after_ms);
                             break Ended { kind: format!("goaway {}", goaway.reason), retry_after };
                         }
-                        Some(Down::ExplainQuery(_)) | None => Ok(()),
+                        Some(Down::ExplainQuery(_) | Down::Freshness(_)) | None => Ok(()),
                     },
                     Ok(None) => break Ended::by("stream closed"),
                     Err(status) => break Ended::by(refusal(&status)),
@@ -248,6 +248,7 @@ async fn enrol(
         tls_csr: tls.csr.clone(),
         signing_csr: signing.csr.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Default::default()
     };
     let response = tokio::time::timeout(CALL_TIMEOUT, EnrolmentClient::new(channel).enrol(request)).await;
     let response = response.map_err(|_| "no answer within 15 s")?.map_err(|status| status.to_string())?;

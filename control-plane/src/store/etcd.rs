@@ -170,18 +170,19 @@ impl EtcdStore {
     /// The head as it is, whatever waits.
     async fn head(&self) -> Result<Seen, StoreError> {
         let key = self.layout().head();
+        let known = *self.inner.newest.borrow();
         let found = self.client().range(wire::RangeRequest { key, ..Default::default() }).await?;
-        self.seen(found.kvs.first())
+        self.seen(found.kvs.first(), known)
     }
 
-    fn seen(&self, found: Option<&wire::KeyValue>) -> Result<Seen, StoreError> {
+    /// What was found; `acknowledged` was known before it was asked for, so it is there or it was lost.
+    fn seen(&self, found: Option<&wire::KeyValue>, acknowledged: u64) -> Result<Seen, StoreError> {
         let head = found.map(|found| Head::decode(&found.value)).transpose()?;
         let seen = Seen {
             key: self.layout().head(),
             mod_revision: found.map_or(0, |found| found.mod_revision),
             head,
         };
-        let acknowledged = *self.inner.newest.borrow();
         // The cluster was emptied, or restored from a snapshot: what was acknowledged is not there.
         if seen.revision() < acknowledged {
             return Err(StoreError::LostWrites { acknowledged, found: seen.revision() });
@@ -228,6 +229,7 @@ impl EtcdStore {
         ranges: impl Iterator<Item = (Vec<u8>, Vec<u8>, i64)>,
     ) -> Result<(Seen, Vec<wire::KeyValue>, i64), StoreError> {
         let head = (self.layout().head(), Vec::new(), 0);
+        let known = *self.inner.newest.borrow();
         let success = std::iter::once(head).chain(ranges).map(|(key, range_end, limit)| {
             let range = wire::RangeRequest { key, range_end, limit, ..Default::default() };
             wire::RequestOp { request: Some(wire::request_op::Request::RequestRange(range)) }
@@ -240,7 +242,7 @@ impl EtcdStore {
             _ => None,
         });
         let head = answers.next().unwrap_or_default();
-        Ok((self.seen(head.first())?, answers.flatten().collect(), at))
+        Ok((self.seen(head.first(), known)?, answers.flatten().collect(), at))
     }
 
     async fn list_once(&self, prefix: &str) -> Result<Option<Listing>, StoreError> {

@@ -65,7 +65,12 @@ async fn a_restored_state_has_the_next_epoch_and_later_revisions_and_no_usable_t
 async fn a_mesh_that_is_there_is_replaced_on_request_only_and_what_it_revoked_stays_revoked() {
     let directory = tempfile::tempdir().unwrap();
     let (store, backup) = mesh(directory.path()).await;
-    let revocation = Revocation { subject: Subject::Identity(id()), reason: "stolen".into(), revoked_at: 1 };
+    let revocation = Revocation {
+        subject: Subject::Identity(id()),
+        reason: "stolen".into(),
+        revoked_at: 1,
+        expires: None,
+    };
     let later = SectionVersion { epoch: 6, counter: 1, payload_sha256: String::new(), made_from: 2 };
     let writes = vec![
         records::put(revocation.subject.key(), Expect::Any, &revocation).unwrap(),
