@@ -81,17 +81,17 @@ pub fn outside_server_config(
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use rustls_pki_types::{ServerName, UnixTime};
 
     use super::*;
-    use crate::testing::Mesh;
+    use crate::testing::{Mesh, now};
     use crate::{KeyRequest, verify_tls_chain};
 
     #[test]
     fn a_server_of_a_name_is_believed_for_that_name_alone_and_is_nobody_in_the_mesh() {
-        let (mesh, now) = (Mesh::new(), SystemTime::now());
+        let (mesh, now) = (Mesh::new(), now());
         let request = KeyRequest::new_tls().unwrap();
         let name = "signet-control-plane.signet-system.svc";
         let life = Duration::from_secs(3600);
@@ -103,7 +103,8 @@ mod tests {
         let believed = |name: &'static str| {
             use rustls::client::danger::ServerCertVerifier as _;
             let name = ServerName::try_from(name).unwrap();
-            verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok()
+            let at = UnixTime::since_unix_epoch(now.duration_since(std::time::UNIX_EPOCH).unwrap());
+            verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], at).is_ok()
         };
         assert!(believed("signet-control-plane.signet-system.svc"));
         assert!(!believed("signet-control-plane.elsewhere.svc"));

@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn authority() -> Authority {
-        let now = std::time::SystemTime::now();
+        let now = crate::clock::now();
         let life = std::time::Duration::from_secs(3600);
         Authority::create(TrustDomain::parse("mesh.example").unwrap(), now, life).unwrap()
     }

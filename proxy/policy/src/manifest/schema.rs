@@ -34,6 +34,10 @@ pub(crate) enum Unread {
     KindIsUnknown,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "some kilobytes for each manifest, of which a mesh has hundreds"
+)]
 #[derive(Clone, Debug)]
 pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
