@@ -32,7 +32,7 @@ pub(crate) const TOKEN_FILE: &str = "token";
 /// Why a container has no identity.
 #[derive(Debug, Error)]
 pub(crate) enum AttestorError {
-    #[error("the control plane gave no token: {0}")]
+    #[error("it needs the control plane: {0}")]
     ControlPlane(Failure),
     #[error("the token could not be handed over: {0}")]
     Docker(#[from] DockerError),

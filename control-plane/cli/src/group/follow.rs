@@ -75,8 +75,9 @@ impl Groups {
         let mut changes = self.docker.events(&EVENTS).await?;
         *away = false;
         let mut down = Down::new();
+        let mut troubled = BTreeSet::new();
         loop {
-            let waiting = self.look(&mut down, tell).await?;
+            let waiting = self.look(&mut down, &mut troubled, tell).await?;
             let pause = if waiting { LOOK_SOON } else { LOOK };
             if let Ok(ended) = tokio::time::timeout(pause, changes.next()).await {
                 ended?;
@@ -86,11 +87,17 @@ impl Groups {
     }
 
     /// Looks at every group once; whether to look again soon.
-    async fn look(&self, down: &mut Down, tell: &impl Fn(String)) -> Result<bool, DockerError> {
+    async fn look(
+        &self,
+        down: &mut Down,
+        troubled: &mut BTreeSet<String>,
+        tell: &impl Fn(String),
+    ) -> Result<bool, DockerError> {
         let listed = self.docker.labelled(GROUP_LABEL).await?;
         let ids: BTreeSet<String> =
             listed.iter().filter_map(|each| each.label(GROUP_LABEL)).map(str::to_owned).collect();
         down.retain(|id, _| ids.contains(id));
+        troubled.retain(|id| ids.contains(id));
         let mut waiting = false;
         for id in ids {
             let group = Group::of(&id, listed.iter().cloned());
@@ -105,10 +112,18 @@ impl Groups {
             };
             waiting |= step != Step::Nothing;
             let name = group.name().unwrap_or(&group.workload);
+            // What goes wrong is told once, not with each look.
             match done {
-                Ok(true) => tell(format!("{name}: its sidecar has followed it")),
-                Ok(false) => {}
-                Err(error) => tell(format!("{name}: its sidecar does not follow it: {error}")),
+                Ok(done) => {
+                    troubled.remove(&id);
+                    if done {
+                        tell(format!("{name}: its sidecar has followed it"));
+                    }
+                }
+                Err(error) if troubled.insert(id.clone()) => {
+                    tell(format!("{name}: holder and sidecar are not as they should be: {error}"));
+                }
+                Err(_) => {}
             }
         }
         Ok(waiting)
