@@ -41,7 +41,7 @@ use crate::services::enrolment::EnrolmentService;
 use crate::services::identity::IdentityService;
 
 mod anonymous;
-mod sources;
+pub(crate) mod sources;
 
 /// Connections at once: 12,288 proxies, each with a second one while it renews. The limit of open files may allow fewer.
 const CONNECTIONS_MAX: usize = 24_576;

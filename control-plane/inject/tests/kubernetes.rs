@@ -121,6 +121,8 @@ fn what_cannot_be_injected_is_refused_with_its_line_and_left_as_it_is() {
         (container("    livenessProbe:\n      httpGet:\n        port: admin"), "app.yaml:11: document 1, Pod web: no port of this container is called `admin`"),
         (container("  - name: signet-proxy"), "app.yaml:9: document 1, Pod web: a container is called `signet-proxy`"),
         (container("  volumes: [{name: signet-token}]"), "app.yaml:9: document 1, Pod web: a volume is called `signet-token`"),
+        (container("    volumeMounts:\n    - {name: signet-state, mountPath: /x}"), "app.yaml:10: document 1, Pod web: a volume is called `signet-state`"),
+        (container("    volumeDevices: [{name: signet-token, devicePath: /x}]"), "app.yaml:9: document 1, Pod web: a volume is called `signet-token`"),
         (
             "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n    signet.mf2c-project.eu/injected: \"1\"\nspec: {containers: [{name: web}]}"
                 .to_owned(),

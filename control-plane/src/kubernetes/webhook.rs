@@ -4,6 +4,7 @@
 //! port may ask too: what is answered is computed from the question, holds no secret and changes nothing.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,25 +18,32 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use signet_identity::{KeyRequest, outside_server_config, renewal_time};
 use signet_inject::kubernetes::{Admission, Options, admit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
 use crate::metrics::{Metrics, count};
+use crate::server::sources::{Share, Sources};
 
 /// Where the API server asks.
 const PATH: &str = "/inject";
 /// Connections at once: a few API servers, which keep theirs open, and whoever else tries.
 const CONNECTIONS_MAX: usize = 128;
+/// Of those, connections of one source: an API server opens one for each pod that is made at the same time.
+const CONNECTIONS_SHARE: usize = 96;
 /// Bytes of a review: the API server takes no larger request itself.
 const BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Reviews whose bodies are held at once; others wait for their turn.
-const REVIEWS_MAX: usize = 16;
+const REVIEWS_MAX: usize = 32;
+/// Of those, reviews of one source: a pod that asks slowly must not take everybody's turn.
+const REVIEWS_SHARE: usize = 16;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
-/// The longest handshake, and the longest wait for a head or a body; the API server waits for 10 s as a rule.
+/// The longest handshake, and the longest wait for a head or a turn; the API server waits for 10 s as a rule.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest wait for a body, while it has its turn: an API server sends it with the head.
+const BODY_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// How long a certificate lives; it is made anew at half of that, and when another issuer certifies.
@@ -51,8 +59,25 @@ pub(crate) struct Webhook {
     name: String,
     options: Options,
     reviews: Semaphore,
+    shares: Arc<Sources>,
+    /// Told when a source gives back a share.
+    given_back: Notify,
     /// Namespaces whose pods are never changed, whatever the selector says.
     spared: [String; 2],
+}
+
+/// A place among the reviews that are read and judged.
+struct Turn<'w> {
+    share: Option<Share>,
+    _permit: Option<SemaphorePermit<'w>>,
+    of: &'w Webhook,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.share = None;
+        self.of.given_back.notify_waiters();
+    }
 }
 
 struct Certificate {
@@ -81,6 +106,8 @@ impl Webhook {
             name,
             options,
             reviews: Semaphore::new(REVIEWS_MAX),
+            shares: Sources::new(REVIEWS_SHARE),
+            given_back: Notify::new(),
             spared,
         })
     }
@@ -95,24 +122,26 @@ impl Webhook {
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let sources = Sources::new(CONNECTIONS_SHARE);
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
+            let (Some(share), Ok(permit)) = (sources.enter(peer.ip()), permits.clone().try_acquire_owned())
+            else {
                 count(&self.metrics.admissions, "overloaded");
                 continue;
             };
             let webhook = self.clone();
             tokio::spawn(async move {
-                webhook.serve(stream).await;
-                drop(permit);
+                webhook.serve(stream, peer.ip()).await;
+                drop((permit, share));
             });
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, source: IpAddr) {
         let config = self.certificate.lock().unwrap_or_else(PoisonError::into_inner).config.clone();
         let shaken = tokio::time::timeout(PATIENCE, TlsAcceptor::from(config).accept(stream)).await;
         let Ok(Ok(stream)) = shaken else {
@@ -121,7 +150,7 @@ impl Webhook {
         };
         let service = service_fn(move |request| {
             let webhook = self.clone();
-            async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+            async move { Ok::<_, Infallible>(webhook.answer(request, source).await) }
         });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES);
@@ -129,18 +158,32 @@ impl Webhook {
         let _ = server.serve_connection(TokioIo::new(stream), service).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Waits for a turn of its own.
+    async fn turn(&self, source: IpAddr) -> Turn<'_> {
+        let share = loop {
+            // Listened to before it is looked, so that nothing is missed in between.
+            let given_back = self.given_back.notified();
+            match self.shares.enter(source) {
+                Some(share) => break share,
+                None => given_back.await,
+            }
+        };
+        Turn { share: Some(share), _permit: self.reviews.acquire().await.ok(), of: self }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
         if request.uri().path() != PATH {
             return text(StatusCode::NOT_FOUND, "admission reviews are taken at /inject");
         }
         if request.method() != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "an admission review is posted");
         }
-        let reading = async {
-            let turn = self.reviews.acquire().await;
-            (turn, Limited::new(request.into_body(), BODY_BYTES).collect().await)
+        let Ok(_turn) = tokio::time::timeout(PATIENCE, self.turn(source)).await else {
+            count(&self.metrics.admissions, "overloaded");
+            return text(StatusCode::TOO_MANY_REQUESTS, "too many reviews at once");
         };
-        let Ok((_turn, body)) = tokio::time::timeout(PATIENCE, reading).await else {
+        let reading = Limited::new(request.into_body(), BODY_BYTES).collect();
+        let Ok(body) = tokio::time::timeout(BODY_PATIENCE, reading).await else {
             count(&self.metrics.admissions, "timeout");
             return text(StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time");
         };

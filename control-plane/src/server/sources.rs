@@ -8,25 +8,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 const HOST_BITS: u32 = 64;
 
 /// Counts what each source holds.
-pub(super) struct Sources {
+pub(crate) struct Sources {
     most: usize,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// One thing held; it is given back when this is dropped.
-pub(super) struct Share {
+pub(crate) struct Share {
     of: Arc<Sources>,
     source: IpAddr,
 }
 
 impl Sources {
     /// At most `most` for each IPv4 address and each IPv6 subnet.
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
     /// One more for `source`, unless it holds its share.
-    pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Share> {
+    pub(crate) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Share> {
         let source = subnet(source);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(source).or_default();

@@ -31,6 +31,8 @@ pub(super) struct Container<'v> {
     /// It goes on beside the others: a container, or a sidecar among the init containers.
     pub(super) stays: bool,
     pub(super) ports: Vec<Port<'v>>,
+    /// The volumes it mounts, and those it has as devices.
+    pub(super) mounts: Vec<Volume<'v>>,
     pub(super) security: Security<'v>,
 }
 
@@ -58,7 +60,7 @@ pub(super) struct Security<'v> {
     pub(super) privileged: bool,
 }
 
-/// A volume of the pod.
+/// A volume of the pod, or where one is mounted.
 pub(super) struct Volume<'v> {
     pub(super) at: At<'v>,
     pub(super) name: &'v str,
@@ -111,7 +113,10 @@ impl<'v> Container<'v> {
         let ports = at.objects("ports")?.into_iter().map(Port::read).collect::<Result<_, _>>()?;
         let stays = list == List::Containers || at.text("restartPolicy")? == Some("Always");
         let security = Security::read(at.object("securityContext")?.as_ref(), pod)?;
-        Ok(Self { at, name, list, number, stays, ports, security })
+        let mut mounts = at.objects("volumeMounts")?;
+        mounts.extend(at.objects("volumeDevices")?);
+        let mounts = mounts.into_iter().map(Volume::read).collect::<Result<_, _>>()?;
+        Ok(Self { at, name, list, number, stays, ports, mounts, security })
     }
 
     /// The number behind a port's name.

@@ -96,7 +96,7 @@ pub enum Reason {
         most: usize,
     },
     /// A volume is named like one of ours.
-    #[error("a volume is called `{0}`, as one of the sidecar's is; fix: rename it")]
+    #[error("a volume is called `{0}`, as one of the sidecar's is, which nobody else mounts; fix: rename it")]
     VolumeName(String),
     /// Two objects would have one identity.
     #[error(

@@ -29,7 +29,9 @@ pub(super) fn check(pod: &Pod<'_>) -> Result<(), InjectError> {
             return Err(port.at.refuse(Reason::PortTaken(port.number)));
         }
     }
-    match pod.volumes.iter().find(|volume| VOLUMES.contains(&volume.name)) {
+    // One that only mounts such a volume would find the sidecar's.
+    let mounts = pod.containers.iter().flat_map(|container| &container.mounts);
+    match pod.volumes.iter().chain(mounts).find(|volume| VOLUMES.contains(&volume.name)) {
         Some(volume) => Err(volume.at.refuse(Reason::VolumeName(volume.name.to_owned()))),
         None => Ok(()),
     }
