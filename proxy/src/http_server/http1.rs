@@ -134,7 +134,7 @@ where
     let mut connection = Box::new(builder().serve_connection(TokioIo::new(io), service));
     let (began, before) = (timer.now(), progress.begun.get());
     let mut beat = pin!(timer.sleep_until(began + BEAT));
-    let mut seen = before;
+    let mut seen = None;
     let mut is_last = false;
     let ended = poll_fn(|cx| {
         if !is_last && draining.as_mut().poll(cx).is_ready() {
@@ -147,15 +147,18 @@ where
         while beat.as_mut().poll(cx).is_ready() {
             let now = timer.now();
             beat.set(timer.sleep_until(now + BEAT));
+            // Twice in a row: hyper has had a turn since the answer was complete, and has dealt with what is left of a
+            // body that the answer did not wait for. Only then does it say by its end that it is between two requests.
+            let begun = progress.is_answered().then(|| progress.begun.get());
+            let was_silent = std::mem::replace(&mut seen, begun) == begun && begun.is_some();
             let begun = progress.begun.get();
-            let was_silent = std::mem::replace(&mut seen, begun) == begun;
             if begun == before {
                 if now - began >= HEADER_TIMEOUT {
                     return Poll::Ready(Ended::Over(Err(ServeError::SlowHead)));
                 }
-            } else if was_silent && progress.is_answered() && !is_last && !switch.get() {
-                // At once over, if hyper sees it between two requests as well. Otherwise, when a body is still to be
-                // read that its answer did not wait for, with that.
+            } else if was_silent && !is_last && !switch.get() {
+                // At once over, if hyper sees it between two requests as well. Otherwise, while a body is still handed
+                // on whose answer did not wait for it, with that.
                 is_last = true;
                 Pin::new(&mut *connection).graceful_shutdown();
                 if let Poll::Ready(over) = connection.poll_without_shutdown(cx) {
