@@ -224,7 +224,7 @@ mod tests {
                 assert!(!restored.is_added_changed(&digest));
                 let changed = restore("f", &injected.replacen("# note", "# mine", 1)).unwrap();
                 assert!(changed.is_added_changed(&digest));
-                let elsewhere = restore("f", &format!("# mine\n{injected}")).unwrap();
+                let elsewhere = restore("f", &format!("{injected}# mine\n")).unwrap();
                 assert!(!elsewhere.is_added_changed(&digest));
             }
         }
