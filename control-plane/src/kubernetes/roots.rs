@@ -180,7 +180,6 @@ fn ca_bundle(configuration: &Value, roots: &str) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
@@ -205,7 +204,13 @@ mod tests {
 
     #[test]
     fn namespaces_are_selected_by_the_label_that_injection_names() {
-        assert_eq!(NAMESPACES, format!("labelSelector={}%3Denabled", NAMESPACE_LABEL.replace('/', "%2F")));
+        assert_eq!(
+            NAMESPACES,
+            format!(
+                "labelSelector={}%3Denabled",
+                signet_inject::kubernetes::NAMESPACE_LABEL.replace('/', "%2F")
+            )
+        );
         assert_eq!(WEBHOOK, format!("fieldSelector=metadata.name%3D{WEBHOOK_NAME}"));
     }
 }

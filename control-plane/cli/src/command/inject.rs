@@ -10,7 +10,7 @@ use crate::output::{Failure, Format, Verdict};
 #[command(after_help = "Example:\n  signet inject compose --dry-run docker-compose.yml")]
 pub(crate) enum Inject {
     Compose(Box<compose::Compose>),
-    Kubernetes(kubernetes::Kubernetes),
+    Kubernetes(Box<kubernetes::Kubernetes>),
 }
 
 impl Inject {
