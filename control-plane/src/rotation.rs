@@ -59,6 +59,11 @@ pub(crate) enum RotationError {
     None,
     #[error("it is being called off already")]
     Returning,
+    #[error(
+        "{0} control planes serve this store, and each sees only its own proxies: stop all but one, rotate, \
+         give the others its authority.pem, and start them again"
+    )]
+    Replicas(usize),
     #[error("as many issuers were retired under this root as a proxy can remember; rotate the root instead")]
     Issuers,
 }

@@ -14,6 +14,7 @@ use crate::authority::{Authority, AuthorityError, name, new_issuer, new_root, ti
 use crate::clock::ClockError;
 use crate::publish::Published;
 use crate::records::{self, Instance, REGISTRATIONS, Registration, SLOTS, TOKENS, unix_seconds};
+use crate::replica::Replicas;
 use crate::services::Mesh;
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Stream;
@@ -48,9 +49,17 @@ async fn stored(store: &dyn Store, authority: &Authority) -> Result<(Expect, Slo
     }
 }
 
+/// Whoever is connected to another control plane would look as if it was away, and that one lacks the new keys: so one
+/// alone rotates.
+async fn alone(replicas: &Replicas, now: SystemTime) -> Result<(), DriveError> {
+    let serving = replicas.serving(now).await?.len();
+    if serving > 1 { Err(RotationError::Replicas(serving).into()) } else { Ok(()) }
+}
+
 /// Begins a rotation, or replaces at once.
 pub(crate) async fn rotate(mesh: &Mesh, what: What, at_once: bool) -> Result<Revision, DriveError> {
     let (store, authority) = (&*mesh.store, &*mesh.authority);
+    alone(&mesh.replicas, mesh.clock.best()).await?;
     for _ in 0..ATTEMPTS_MAX {
         // Nothing is made by a clock that is not believed.
         let now = mesh.clock.issuing().await?;
@@ -180,6 +189,7 @@ async fn step(mesh: &Mesh) -> Result<(), DriveError> {
         return Ok(());
     }
     let Expect::At(revision) = expect else { return Ok(()) };
+    alone(&mesh.replicas, mesh.clock.best()).await?;
     let published = mesh.published.borrow().clone();
     // Anchors that were made from older slots tell nothing.
     if published.revision < revision || !look(mesh, &slots, &published).await?.waiting.is_empty() {
@@ -242,5 +252,25 @@ fn presence(
         has_anchors: anchors.is_some() && acked >= anchors,
         refused: state.and_then(|state| state.nack.as_ref()).map(|nack| nack.error.clone()),
         issuer: issuer.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[tokio::test]
+    async fn only_a_control_plane_that_serves_alone_rotates() {
+        let (store, now) = (Arc::new(MemoryStore::new()), SystemTime::now());
+        alone(&Replicas::alone(store.clone()), now).await.unwrap();
+        let [one, other] = [(); 2].map(|()| Replicas::one_of_several(store.clone()).unwrap());
+        one.beat(now).await.unwrap();
+        alone(&one, now).await.unwrap();
+        other.beat(now).await.unwrap();
+        let refused = alone(&one, now).await.unwrap_err();
+        assert!(refused.to_string().starts_with("2 control planes serve this store"), "{refused}");
+        other.leave().await.unwrap();
+        alone(&one, now).await.unwrap();
     }
 }

@@ -28,19 +28,22 @@ pub(super) fn revoked_instance_loses_what_is_open_and_neither_calls_nor_renews_n
         "ports: [{{port: {REST}, protocol: http}}, {{port: {EVENTS}, protocol: http}}, {{port: {BYTES}}}]"
     );
     let meshed = stage.mesh(&manifests("", &ports, CLIENT_MAY_ALL), &[REST, EVENTS, BYTES])?;
+    // It has no sidecar, and speaks for itself.
+    let bare = stage.host.container("bare")?;
+    let bare = bare.namespace();
     let token = meshed.mesh.token("client")?;
-    let enrol = || Identity::enrol(stage.client.namespace(), meshed.mesh.address(), token.clone());
+    let enrol = || Identity::enrol(bare, meshed.mesh.address(), token.clone());
     let (stolen, other) = (enrol()?, enrol()?);
     let leaf = stolen.tls.fingerprint;
 
     let (opened, is_open) = mpsc::channel();
     let (tell, told) = oneshot::channel::<()>();
-    let (from, rest, bytes) = (stage.client.namespace().clone(), stage.place(REST), stage.place(BYTES));
+    let (from, rest, bytes) = (bare.clone(), stage.place(REST), stage.place(BYTES));
     let id = server_id()?;
     let holder = std::thread::spawn(move || {
         inside(&from, move || async move {
             let mut caller = Caller::open(&stolen, rest).await?;
-            let mut stream = Stream::open(&stolen, bytes, (&id, BYTES), false).await?;
+            let mut stream = Stream::open(&stolen, bytes, (&id, BYTES), true).await?;
             let request = caller.sign(&Draft::new("GET", "/api", "server"))?;
             let before = caller.call(&request).await?.status;
             let greeting = format!("{:?}", stream.receive().await?);
@@ -85,10 +88,9 @@ pub(super) fn revoked_instance_loses_what_is_open_and_neither_calls_nor_renews_n
     assert!(anew.as_ref().map_or(true, |status| *status != 200), "it is served anew: {anew:?}");
     // Its token is good for a hundred; now only an operator lets it in again.
     assert!(enrol().is_err(), "it enrols again");
-    let let_in =
-        Identity::enrol(stage.client.namespace(), meshed.mesh.address(), meshed.mesh.token("client")?)?;
+    let let_in = Identity::enrol(bare, meshed.mesh.address(), meshed.mesh.token("client")?)?;
     for identity in [other, let_in] {
-        let status = inside(stage.client.namespace(), move || async move {
+        let status = inside(bare, move || async move {
             let mut caller = Caller::open(&identity, rest).await?;
             let request = caller.sign(&Draft::new("GET", "/api", "server"))?;
             Ok(caller.call(&request).await?.status)
