@@ -33,8 +33,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(10 * 60);
 /// up any number of these.
 const STALE_MAX: usize = 1_024;
 
-/// How often a write is tried again when another control plane writes the same place.
-const ATTEMPTS_MAX: usize = 16;
+/// How often a write is tried again when others write the same records: all instances of a service that enrol at once write
+/// one registration, and every try that fails means that one of theirs succeeded.
+const ATTEMPTS_MAX: usize = 256;
 
 /// Identities whose claims are written at a time; those that share a turn wait for each other.
 const TURNS: usize = 256;

@@ -75,6 +75,9 @@ const EXIT_CONFIG: u8 = 64;
 /// Exit code for everything else that stops the control plane (`EX_SOFTWARE`).
 const EXIT_FAILED: u8 = 70;
 
+/// Threads of the store. Each reads for a fraction of a millisecond; more of them would only have more memory of their own.
+const STORE_THREADS: usize = 8;
+
 /// Threads that serve; the store has its own. Signing is fast and proxies are patient.
 const WORKERS: usize = 2;
 
@@ -109,7 +112,11 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
     }
     telemetry::init(&config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(STORE_THREADS)
+        .enable_all()
+        .build();
     let served = match runtime {
         Ok(runtime) => runtime.block_on(serve(config)),
         Err(error) => Err(RunError::Runtime(error)),
