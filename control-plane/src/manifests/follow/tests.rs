@@ -97,7 +97,7 @@ async fn what_others_need_stays_when_it_is_deleted_until_they_are_gone_too() {
     let (needed, needs) = (workload("a", "cluster"), policy("p", "a"));
     assert!(cluster.follow(&[mesh(), needed.clone(), needs.clone()]).await.faults.is_empty());
     let followed = cluster.follow(&[mesh(), needs.clone()]).await;
-    assert_eq!(followed.needed, [needed.0.clone()]);
+    assert_eq!(followed.needed, std::slice::from_ref(&needed.0));
     assert!(followed.faults.contains_key(&needs.0), "{:?}", followed.faults);
     assert!(cluster.text(&needed).await.is_some());
     let followed = cluster.follow(&[mesh()]).await;
