@@ -29,7 +29,7 @@ pub(crate) fn body(refusal: Refusal, request_id: &str, note: Option<&str>) -> By
         status: status.as_u16(),
         code: refusal.code(),
         detail: note
-            .map_or(Cow::Borrowed(refusal.detail()), |note| format!("{}; {note}", refusal.detail()).into()),
+            .map_or_else(|| refusal.detail().into(), |note| format!("{}; {note}", refusal.detail()).into()),
         request_id,
     };
     // Serialising plain strings and numbers cannot fail; an empty body would still be a refusal.
