@@ -97,9 +97,9 @@ impl Site {
     /// The control plane's state cannot be read.
     pub fn authority(&self) -> Result<Authority, Failure> {
         let text = fs::read_to_string(self.mesh.folder().join("control-plane/authority.pem"))?;
-        // Behind the first four sections stand keys that issue no certificates.
-        let end = text.match_indices("-----BEGIN ").nth(4).map_or(text.len(), |(at, _)| at);
-        Ok(Authority::from_pem(&text[..end])?)
+        // Two keys that issue no certificates, then the first pair: root and issuer with their keys.
+        let place = |nth| text.match_indices("-----BEGIN ").nth(nth).map_or(text.len(), |(at, _)| at);
+        Ok(Authority::from_pem(&text[place(2)..place(6)])?)
     }
 }
 

@@ -107,8 +107,9 @@ fn refused_file_is_untouched_and_the_place_is_told() {
     assert!(!folder.path().join("signet").exists());
     let plain = signet(folder.path(), &["uninject", "--in-place", "c.yml"]);
     assert_eq!(plain.status.code(), Some(64));
-    let several = signet(folder.path(), &["inject", "compose", "c.yml", "c.yml"]);
-    assert!(String::from_utf8_lossy(&several.stderr).contains("one file at a time"));
+    let twice = signet(folder.path(), &["inject", "compose", "c.yml", "c.yml"]);
+    assert_eq!(twice.status.code(), Some(64), "{}", String::from_utf8_lossy(&twice.stderr));
+    assert_eq!(read(folder.path(), "c.yml"), bad);
 }
 
 const OVER: &str = "services:\n  web:\n    ports: [\"81:81\"]\n    environment: {A: b}\n";

@@ -217,9 +217,11 @@ mod tests {
                 let mut edits = Edits::default();
                 edited.iter().for_each(|line| edits.remove(*line, *line));
                 edited.iter().for_each(|line| edits.add_after(*line, vec!["x: 1".to_owned()]));
-                let digest = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(['\r', '\n'], "|");
+                let digest =
+                    |bytes: &[u8]| format!("={}", String::from_utf8_lossy(bytes).replace(['\r', '\n'], "|"));
                 let injected = edits.apply(text, &digest, &["note".to_owned()]);
-                let restored = restore("f", &injected).unwrap();
+                let restored =
+                    restore("f", &injected).unwrap_or_else(|fault| panic!("{fault:?} in {injected:?}"));
                 assert_eq!((&*restored.text, restored.digest.clone()), (text, digest(text.as_bytes())));
                 assert!(!restored.is_added_changed(&digest));
                 let changed = restore("f", &injected.replacen("# note", "# mine", 1)).unwrap();
