@@ -86,6 +86,11 @@ impl Clock {
         Ok(now)
     }
 
+    /// What time it is, unless the clock is not believed: for what cannot be made good again.
+    pub(crate) fn believed(&self) -> Result<SystemTime, Fault> {
+        self.judge()
+    }
+
     /// What time it is, with a clock that is not believed too: the latest that is certain.
     pub(crate) fn best(&self) -> SystemTime {
         self.judge().unwrap_or_else(|fault| fault.instead)
@@ -108,7 +113,7 @@ impl Clock {
     }
 
     fn reading(&self) -> Reading {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let wall = machine().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         // Linux has had this clock since 2.6.39.
         let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Reading {
@@ -135,7 +140,7 @@ impl Clock {
         }
     }
 
-    fn read_drill(&self) {
+    pub(crate) fn read_drill(&self) {
         let Some(file) = &self.drill else { return };
         let text = crate::files::read(file, DRILL_BYTES).unwrap_or_default();
         let ms = text.trim().parse::<i64>().unwrap_or(0).saturating_mul(1000);
@@ -149,6 +154,12 @@ impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clock").finish_non_exhaustive()
     }
+}
+
+/// What the machine's clock says, which is a claim: where there is no [`Clock`] yet, or nothing hangs on it.
+#[expect(clippy::disallowed_methods, reason = "this is where the claim is heard")]
+pub(crate) fn machine() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Whether a clock was never set.

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Interval};
 
 use crate::appointments;
 use crate::authority::{Authority, AuthorityError};
+use crate::clock::Clock;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -80,6 +81,7 @@ impl Published {
 pub(crate) struct Compiler {
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
+    clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     habits: Arc<ObservedHabits>,
     published: watch::Sender<Arc<Published>>,
@@ -90,13 +92,13 @@ impl Compiler {
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
+        clock: Arc<Clock>,
         metrics: Arc<Metrics>,
         habits: Arc<ObservedHabits>,
-        now: SystemTime,
     ) -> Result<Self, PublishError> {
         let mut rounds = 0;
         let first = loop {
-            match round(&*store, &authority, &habits.snapshot(), None, now).await {
+            match round(&*store, &authority, &habits.snapshot(), None, clock.best()).await {
                 Ok(first) => break Arc::new(first),
                 Err(PublishError::Overtaken) if rounds < FIRST_ROUNDS_MAX => rounds += 1,
                 Err(error) => return Err(error),
@@ -104,7 +106,7 @@ impl Compiler {
             tokio::time::sleep(OVERTAKEN).await;
         };
         metrics.published(&first);
-        Ok(Self { store, authority, metrics, habits, published: watch::Sender::new(first) })
+        Ok(Self { store, authority, clock, metrics, habits, published: watch::Sender::new(first) })
     }
 
     /// What is in force, and how to learn of changes.
@@ -121,7 +123,7 @@ impl Compiler {
             self.change(last.revision, &mut tick, pace).await;
             pace = Instant::now() + PACE;
             let habits = self.habits.snapshot();
-            match round(&*self.store, &self.authority, &habits, Some(&last), SystemTime::now()).await {
+            match round(&*self.store, &self.authority, &habits, Some(&last), self.clock.best()).await {
                 Ok(published) => {
                     self.metrics.published(&published);
                     self.published.send_replace(Arc::new(published));
@@ -154,7 +156,7 @@ impl Compiler {
                 },
                 () = self.habits.changed.notified() => due = true,
                 _ = tick.tick() => {
-                    self.habits.forget_expired(SystemTime::now());
+                    self.habits.forget_expired(self.clock.best());
                     due = true;
                 }
                 () = tokio::time::sleep_until(pace), if due => return,

@@ -26,8 +26,9 @@ use crate::store::{Expect, Revision, Store, StoreError, Write};
 /// How long a certificate stays on the list after its end: longer than any clock may be behind that is still believed.
 const KEPT_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// How long one stays on it whose end is not known, for it was never recorded: the longest life that policy gives any.
-const UNKNOWN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest life that policy gives a certificate. So long one stays on the list whose end is not known, for it was never
+/// recorded.
+pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// How often a revocation is tried again when instances renew at the same time: each try is over in milliseconds, and
 /// every one that fails means that another renewal succeeded.
@@ -52,7 +53,7 @@ pub(crate) async fn revoke(
     for _ in 0..ATTEMPTS_MAX {
         let unknown = match subject {
             Subject::Identity(_) => None,
-            Subject::Certificate(_) => Some(unix_seconds(now + UNKNOWN_LIFETIME)),
+            Subject::Certificate(_) => Some(unix_seconds(now + LONGEST_LIFE)),
         };
         let mut subjects = BTreeMap::from([(subject.key(), (subject.clone(), unknown))]);
         let mut writes = Vec::new();

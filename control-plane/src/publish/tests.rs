@@ -2,6 +2,7 @@ use signet_identity::TrustDomain;
 
 use super::*;
 use crate::store::{Expect, MemoryStore};
+use crate::streams::Streams;
 
 const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Mesh
@@ -23,7 +24,8 @@ async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
     let store = Arc::new(MemoryStore::new());
     apply(&store, &trust_domain, MESH).await;
     let (metrics, habits) = (Arc::new(Metrics::new()), Arc::new(ObservedHabits::default()));
-    let compiler = Compiler::start(store.clone(), authority, metrics, habits, now).await.unwrap();
+    let clock = Arc::new(Clock::open(store.clone(), Arc::new(Streams::new()), None).await.unwrap());
+    let compiler = Compiler::start(store.clone(), authority, clock, metrics, habits).await.unwrap();
     let published = compiler.subscribe();
     tokio::spawn(compiler.run());
     (store, published)
