@@ -23,6 +23,8 @@ use crate::streams::Streams;
 
 /// How far the record of the last certificate may lag behind: so seldom is it written.
 const RECORD_PERIOD_S: u64 = 30;
+/// How seldom it is written when no certificate is issued, in seconds: far below what a clock may be ahead at the start.
+const REMEMBER_PERIOD_S: u64 = 3600;
 /// How often the file of a drill is read.
 const DRILL_PERIOD: Duration = Duration::from_millis(200);
 /// Bytes of that file: a signed number of seconds.
@@ -53,11 +55,12 @@ impl Clock {
         store: Arc<dyn Store>,
         streams: Arc<Streams>,
         drill: Option<PathBuf>,
+        is_right: bool,
     ) -> Result<Self, StoreError> {
         let issued =
             records::read::<Issued>(&*store, records::ISSUED).await?.map_or(0, |found| found.record.at);
         let clock = Self {
-            guard: Mutex::new(Guard::new(issued.saturating_mul(1000))),
+            guard: Mutex::new(Guard::new(issued.saturating_mul(1000), is_right)),
             recorded: AtomicU64::new(issued),
             store,
             streams,
@@ -71,8 +74,22 @@ impl Clock {
     /// The time to issue a certificate at; durably recorded, but for the last [`RECORD_PERIOD_S`] seconds.
     pub(crate) async fn issuing(&self) -> Result<SystemTime, ClockError> {
         let now = self.judge().map_err(ClockError::Fault)?;
-        let seconds = unix_seconds(now);
-        if self.recorded.load(Ordering::Relaxed).abs_diff(seconds) >= RECORD_PERIOD_S {
+        self.record(unix_seconds(now), RECORD_PERIOD_S).await?;
+        Ok(now)
+    }
+
+    /// Remembers that the clock is believed, where certificates were issued before: whoever has long ones asks for none for
+    /// weeks, and after a restart that must not look like a jump.
+    pub(crate) async fn remember(&self) -> Result<(), StoreError> {
+        match self.judge() {
+            Ok(now) if self.has_issued() => self.record(unix_seconds(now), REMEMBER_PERIOD_S).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes that it is so late, unless the last record is younger than `period_s` seconds.
+    async fn record(&self, seconds: u64, period_s: u64) -> Result<(), StoreError> {
+        if self.recorded.load(Ordering::Relaxed).abs_diff(seconds) >= period_s {
             let found = records::read::<Issued>(&*self.store, records::ISSUED).await?;
             let record = Issued { at: seconds };
             let write =
@@ -80,10 +97,10 @@ impl Clock {
             match self.store.commit(vec![write]).await {
                 // Somebody else issues at this moment, and has recorded it.
                 Ok(_) | Err(StoreError::Conflict { .. }) => self.recorded.store(seconds, Ordering::Relaxed),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
-        Ok(now)
+        Ok(())
     }
 
     /// What time it is, unless the clock is not believed: for what cannot be made good again.
@@ -94,6 +111,11 @@ impl Clock {
     /// What time it is, with a clock that is not believed too: the latest that is certain.
     pub(crate) fn best(&self) -> SystemTime {
         self.judge().unwrap_or_else(|fault| fault.instead)
+    }
+
+    /// The latest time that it may be: what has to be good for whoever knows the time ends after it.
+    pub(crate) fn latest(&self) -> SystemTime {
+        self.judge().unwrap_or_else(|fault| fault.latest)
     }
 
     /// Whether a certificate was issued at any time.

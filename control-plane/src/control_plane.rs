@@ -84,7 +84,9 @@ impl ControlPlane {
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let (store, authority) = open_state(&config, clock::machine()).await?;
         let streams = Arc::new(Streams::new());
-        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
+        let clock = Arc::new(
+            Clock::open(store.clone(), streams.clone(), config.clock_drill, config.clock_is_right).await?,
+        );
         if let Some(fault) = clock.fault() {
             tracing::error!(code = fault.code(), "{fault}");
             if !clock.has_issued() {
@@ -305,6 +307,9 @@ async fn sweep(
 /// By a clock that is not believed nothing is over: what is removed does not come back when the clock does.
 async fn sweep_once(store: &dyn Store, clock: &Clock, claims: &Claims, model: &PolicyModel) {
     let Ok(now) = clock.believed() else { return };
+    if let Err(error) = clock.remember().await {
+        tracing::warn!(%error, "what time it is cannot be remembered");
+    }
     if let Err(error) = token::sweep(store, now).await {
         tracing::warn!(%error, "expired tokens cannot be removed");
     }

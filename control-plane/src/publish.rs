@@ -51,6 +51,8 @@ const FIRST_ROUNDS_MAX: usize = 64;
 /// What is in force, as of one round.
 #[derive(Debug)]
 pub(crate) struct Published {
+    /// When the round began: whatever was in the store then is in it.
+    at: Instant,
     /// The store's revision the round was made from.
     pub(crate) revision: Revision,
     /// What the manifests say.
@@ -67,6 +69,12 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// Whether this is the newest there is, as far as anybody can know: a control plane that cannot read its store must not
+    /// say that nothing has changed.
+    pub(crate) fn is_current(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) <= CURRENT
+    }
+
     /// Whether a proxy of `network` gets a section: everything common, the directory of its own network, and those
     /// of networks with advertised addresses.
     pub(crate) fn concerns(&self, name: &SectionName, network: &str) -> bool {
@@ -179,6 +187,9 @@ const PACE: Duration = Duration::from_millis(500);
 /// How often habits are looked at without any change: their time runs out by itself.
 const TICK: Duration = Duration::from_secs(30);
 
+/// How long a round stays the newest: there is one each [`TICK`], and one may fail or be slow.
+const CURRENT: Duration = Duration::from_secs(2 * TICK.as_secs());
+
 async fn round(
     store: &dyn Store,
     authority: &Authority,
@@ -186,6 +197,7 @@ async fn round(
     last: Option<&Published>,
     now: SystemTime,
 ) -> Result<Published, PublishError> {
+    let at = Instant::now();
     let listing = store.list(records::DESIRED).await?;
     if let Some(entry) = listing.entries.iter().find(|entry| entry.key == records::SLOTS) {
         let found = records::decode(entry)?;
@@ -221,7 +233,7 @@ async fn round(
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
     let revision = listing.revision;
-    Ok(Published { revision, model, effective, sections, advertised, manifests, revocations })
+    Ok(Published { at, revision, model, effective, sections, advertised, manifests, revocations })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {

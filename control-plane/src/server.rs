@@ -318,7 +318,7 @@ fn server_config(
     clock: &Arc<Clock>,
 ) -> Result<(Arc<ServerConfig>, SystemTime), AuthorityError> {
     let now = clock.best();
-    let authority::Server { svid, bundle, shown } = authority.server(now)?;
+    let authority::Server { svid, bundle, shown } = authority.server(now, clock.latest())?;
     // How long after its end a certificate is good for a renewal is policy's; here it may only be shown.
     let grace = Duration::from_secs(MAX_REJOIN_S);
     let mut config = rejoin_server_config(&svid, &bundle, &shown, &[ALPN_CONTROL], grace)?;

@@ -9,7 +9,8 @@ async fn left_after(ahead: u64) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let drill = folder.path().join("drill");
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let clock = Clock::open(store.clone(), Arc::new(Streams::new()), Some(drill.clone())).await.unwrap();
+    let clock =
+        Clock::open(store.clone(), Arc::new(Streams::new()), Some(drill.clone()), false).await.unwrap();
     let id = signet_identity::SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
     let expires = unix_seconds(clock.believed().unwrap()) + DAY;
     let token = Token {
@@ -46,7 +47,7 @@ async fn a_clock_that_jumps_ahead_removes_neither_revocations_nor_tokens() {
 #[tokio::test]
 async fn what_is_over_by_a_clock_that_is_believed_is_removed() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let clock = Clock::open(store.clone(), Arc::new(Streams::new()), None).await.unwrap();
+    let clock = Clock::open(store.clone(), Arc::new(Streams::new()), None, false).await.unwrap();
     let revocation = Revocation {
         subject: Subject::Certificate(signet_identity::Fingerprint([7; 32])),
         reason: "stolen".into(),

@@ -52,7 +52,7 @@ impl Stage {
         let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
         let begins = at(NOW - 60) - BACKDATE;
         let chain = issuing.tls(&request.csr, &id, begins, at(not_after)).unwrap();
-        let known = self.authority.server(at(NOW)).unwrap().bundle;
+        let known = self.authority.server(at(NOW), at(NOW)).unwrap().bundle;
         Caller::new(verify_tls_chain(&known, &chain, at(NOW)).unwrap(), &chain)
     }
 

@@ -307,12 +307,16 @@ impl Session {
         }
     }
 
-    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]. One that the proxy does not read takes the place of no other.
+    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]; nothing while the store
+    /// cannot be read. One that the proxy does not read takes the place of no other.
     fn tell_freshness(&mut self) {
         if self.outbox.len() >= OUTBOX_MAX {
             return;
         }
         let published = self.mesh.published.borrow().clone();
+        if !published.is_current(tokio::time::Instant::now()) {
+            return;
+        }
         let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
         let (Some(policy), Some(revocations)) =
             (version(SectionName::Policy), version(SectionName::Revocations))
