@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use signet_identity::{Peer, SpiffeId};
+use signet_identity::SpiffeId;
 use signet_policy::{MAX_ROLE_GRANTS, PolicyModel, RoleGrantModel};
 use thiserror::Error;
 
+use crate::caller::Caller;
 use crate::records::{self, APPOINTMENTS, Appointment, Found, Registration, registration_key, unix_seconds};
 use crate::registrar::{Registrar, RegistrarError};
 use crate::store::{Expect, Store, StoreError, Write};
@@ -68,14 +69,14 @@ impl AppointError {
 pub(crate) async fn appoint(
     store: &Arc<dyn Store>,
     registrar: &Registrar,
-    peer: &Peer,
+    peer: &Caller,
     wish: &Wish,
     model: &PolicyModel,
     now: SystemTime,
 ) -> Result<u64, AppointError> {
     let at = unix_seconds(now);
     for _ in 0..ATTEMPTS_MAX {
-        let known = registrar.known(peer, model).await?;
+        let known = registrar.known(peer, model, now).await?;
         // A revocation writes this record: one that comes in between makes the commit fail.
         let registration = registration_key(peer.id());
         let Some(found) = records::read::<Registration>(&**store, &registration).await? else {

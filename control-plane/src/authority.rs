@@ -42,6 +42,9 @@ pub(crate) struct Authority {
     keyring: RwLock<Arc<Keyring>>,
     /// With the commit that wrote them; 0 before the first.
     slots: watch::Sender<(Revision, Arc<Slots>)>,
+    /// Held from the making of keys to the commit of the slots that name them: two at a time would take each other's keys for
+    /// left over.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Authority {
@@ -60,6 +63,7 @@ impl Authority {
             id,
             keyring: RwLock::new(Arc::new(keyring)),
             slots: watch::Sender::new((slots.0, Arc::new(slots.1))),
+            turn: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -109,6 +113,11 @@ impl Authority {
             is_newer
         });
         Ok(())
+    }
+
+    /// Waits until nobody else changes keys and slots; nobody else does while it is held.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// All keys.
@@ -225,12 +234,15 @@ impl Authority {
         Ok(self.bundle()?.roots().iter().map(|root| pem("CERTIFICATE", root)).collect())
     }
 
-    /// A fresh certificate for the control plane itself, over a fresh key; whom it believes, and what it shows beside.
-    pub(crate) fn server(&self, now: SystemTime) -> Result<Server, AuthorityError> {
+    /// A fresh certificate for the control plane itself, over a fresh key, good at all times from `now` to `latest`; whom it
+    /// believes, and what it shows beside.
+    pub(crate) fn server(&self, now: SystemTime, latest: SystemTime) -> Result<Server, AuthorityError> {
         let request = KeyRequest::new_tls()?;
         let issuing = self.issuing()?;
+        let not_after =
+            (latest.max(now) + SERVER_LIFETIME).min(issuing.not_after().max(now + SERVER_LIFETIME));
         // The word of older roots stands in `shown`.
-        let chain = issuing.pair.issue_tls(&request.csr, &self.id, now - BACKDATE, now + SERVER_LIFETIME)?;
+        let chain = issuing.pair.issue_tls(&request.csr, &self.id, now - BACKDATE, not_after)?;
         let svid = TlsSvid::new(chain, request.key)?;
         Ok(Server { svid, bundle: self.known_bundle()?, shown: self.shown()? })
     }

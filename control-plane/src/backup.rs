@@ -7,7 +7,7 @@
 //! whatever anybody replays of the epochs before. The state says of itself that it was restored.
 //!
 //! What must not come back is not brought back: join tokens are used up, for nobody knows which were used since;
-//! revocations of the store that is replaced stay.
+//! revocations of the store that is replaced stay, and whom they are about is not registered again.
 
 pub(crate) mod command;
 mod file;

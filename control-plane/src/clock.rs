@@ -23,6 +23,8 @@ use crate::streams::Streams;
 
 /// How far the record of the last certificate may lag behind: so seldom is it written.
 const RECORD_PERIOD_S: u64 = 30;
+/// How seldom it is written when no certificate is issued, in seconds: far below what a clock may be ahead at the start.
+const REMEMBER_PERIOD_S: u64 = 3600;
 /// How often the file of a drill is read.
 const DRILL_PERIOD: Duration = Duration::from_millis(200);
 /// Bytes of that file: a signed number of seconds.
@@ -53,11 +55,12 @@ impl Clock {
         store: Arc<dyn Store>,
         streams: Arc<Streams>,
         drill: Option<PathBuf>,
+        is_right: bool,
     ) -> Result<Self, StoreError> {
         let issued =
             records::read::<Issued>(&*store, records::ISSUED).await?.map_or(0, |found| found.record.at);
         let clock = Self {
-            guard: Mutex::new(Guard::new(issued.saturating_mul(1000))),
+            guard: Mutex::new(Guard::new(issued.saturating_mul(1000), is_right)),
             recorded: AtomicU64::new(issued),
             store,
             streams,
@@ -71,8 +74,22 @@ impl Clock {
     /// The time to issue a certificate at; durably recorded, but for the last [`RECORD_PERIOD_S`] seconds.
     pub(crate) async fn issuing(&self) -> Result<SystemTime, ClockError> {
         let now = self.judge().map_err(ClockError::Fault)?;
-        let seconds = unix_seconds(now);
-        if self.recorded.load(Ordering::Relaxed).abs_diff(seconds) >= RECORD_PERIOD_S {
+        self.record(unix_seconds(now), RECORD_PERIOD_S).await?;
+        Ok(now)
+    }
+
+    /// Remembers that the clock is believed, where certificates were issued before: whoever has long ones asks for none for
+    /// weeks, and after a restart that must not look like a jump.
+    pub(crate) async fn remember(&self) -> Result<(), StoreError> {
+        match self.judge() {
+            Ok(now) if self.has_issued() => self.record(unix_seconds(now), REMEMBER_PERIOD_S).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes that it is so late, unless the last record is younger than `period_s` seconds.
+    async fn record(&self, seconds: u64, period_s: u64) -> Result<(), StoreError> {
+        if self.recorded.load(Ordering::Relaxed).abs_diff(seconds) >= period_s {
             let found = records::read::<Issued>(&*self.store, records::ISSUED).await?;
             let record = Issued { at: seconds };
             let write =
@@ -80,15 +97,25 @@ impl Clock {
             match self.store.commit(vec![write]).await {
                 // Somebody else issues at this moment, and has recorded it.
                 Ok(_) | Err(StoreError::Conflict { .. }) => self.recorded.store(seconds, Ordering::Relaxed),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
-        Ok(now)
+        Ok(())
+    }
+
+    /// What time it is, unless the clock is not believed: for what cannot be made good again.
+    pub(crate) fn believed(&self) -> Result<SystemTime, Fault> {
+        self.judge()
     }
 
     /// What time it is, with a clock that is not believed too: the latest that is certain.
     pub(crate) fn best(&self) -> SystemTime {
         self.judge().unwrap_or_else(|fault| fault.instead)
+    }
+
+    /// The latest time that it may be: what has to be good for whoever knows the time ends after it.
+    pub(crate) fn latest(&self) -> SystemTime {
+        self.judge().unwrap_or_else(|fault| fault.latest)
     }
 
     /// Whether a certificate was issued at any time.
@@ -108,7 +135,7 @@ impl Clock {
     }
 
     fn reading(&self) -> Reading {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let wall = machine().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         // Linux has had this clock since 2.6.39.
         let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Reading {
@@ -135,7 +162,7 @@ impl Clock {
         }
     }
 
-    fn read_drill(&self) {
+    pub(crate) fn read_drill(&self) {
         let Some(file) = &self.drill else { return };
         let text = crate::files::read(file, DRILL_BYTES).unwrap_or_default();
         let ms = text.trim().parse::<i64>().unwrap_or(0).saturating_mul(1000);
@@ -149,6 +176,12 @@ impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clock").finish_non_exhaustive()
     }
+}
+
+/// What the machine's clock says, which is a claim: where there is no [`Clock`] yet, or nothing hangs on it.
+#[expect(clippy::disallowed_methods, reason = "this is where the claim is heard")]
+pub(crate) fn machine() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Whether a clock was never set.

@@ -66,6 +66,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_DRAIN_SECONDS", default_value_t = 5)]
     drain_seconds: u64,
 
+    /// Believe the machine's clock at this start, however long after the last certificate it is
+    #[arg(long, env = "SIGNET_CLOCK_IS_RIGHT")]
+    clock_is_right: bool,
+
     /// File with a number of seconds that this process takes its machine's clock to be off by: for drills
     #[arg(long, env = "SIGNET_CLOCK_DRILL_FILE", value_name = "FILE")]
     clock_drill_file: Option<PathBuf>,
@@ -101,6 +105,8 @@ pub struct Config {
     pub store: StoreLocation,
     /// How long open calls get to end.
     pub drain: Duration,
+    /// The machine's clock is believed at this start, however long after the last certificate it is.
+    pub clock_is_right: bool,
     /// File that says how far to move the machine's clock, for drills.
     pub clock_drill: Option<PathBuf>,
     /// How and what to log.
@@ -170,6 +176,7 @@ impl TryFrom<Arguments> for Config {
             store: arguments.store.location(&trust_domain)?,
             trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
+            clock_is_right: arguments.clock_is_right,
             clock_drill: arguments.clock_drill_file,
             log: LogConfig { filter: arguments.log, json },
         })

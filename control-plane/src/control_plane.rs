@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use signet_policy::PolicyModel;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -81,8 +82,18 @@ impl ControlPlane {
     /// # Errors
     /// [`StartError`]: a state directory that is damaged or not ours, or an address that is taken.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let now = SystemTime::now();
-        let (store, authority) = open_state(&config, now).await?;
+        let (store, authority) = open_state(&config, clock::machine()).await?;
+        let streams = Arc::new(Streams::new());
+        let clock = Arc::new(
+            Clock::open(store.clone(), streams.clone(), config.clock_drill, config.clock_is_right).await?,
+        );
+        if let Some(fault) = clock.fault() {
+            tracing::error!(code = fault.code(), "{fault}");
+            if !clock.has_issued() {
+                return Err(StartError::Clock(fault));
+            }
+        }
+        let now = clock.best();
         let metrics = Arc::new(Metrics::new());
         let habits = Arc::new(ObservedHabits::default());
         if let Some(directory) = &config.bootstrap_dir {
@@ -97,15 +108,8 @@ impl ControlPlane {
         let claims = Arc::new(Claims::new(store.clone(), replicas.id().to_owned()));
         claims.adopt(&replicas.serving(now).await?, now).await?;
         let compiler =
-            Compiler::start(store.clone(), authority.clone(), metrics.clone(), habits.clone(), now).await?;
-        let streams = Arc::new(Streams::new());
-        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), config.clock_drill).await?);
-        if let Some(fault) = clock.fault() {
-            tracing::error!(code = fault.code(), "{fault}");
-            if !clock.has_issued() {
-                return Err(StartError::Clock(fault));
-            }
-        }
+            Compiler::start(store.clone(), authority.clone(), clock.clone(), metrics.clone(), habits.clone())
+                .await?;
         let certificate = OwnCertificate::issue(authority.clone(), clock.clone())?;
         let control = listen(config.listen).await?;
         let health_listener = listen(config.admin_listen).await?;
@@ -200,9 +204,9 @@ impl ControlPlane {
             () = rotating => Ok(()),
             () = health::serve(self.health_listener, self.health) => Ok(()),
             () = clock.follow_drill() => Ok(()),
-            () = sweep(&*self.store, &claims, &published) => Ok(()),
+            () = sweep(&*self.store, &clock, &claims, &published) => Ok(()),
             () = kubernetes => Ok(()),
-            () = serve_beside_others(&replicas, &claims, &streams) => Ok(()),
+            () = serve_beside_others(&replicas, &clock, &claims, &streams) => Ok(()),
             () = stop => {
                 tracing::info!("draining");
                 draining.cancel();
@@ -286,37 +290,51 @@ fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityErr
 }
 
 /// Removes what is over, now and then; never returns.
-async fn sweep(store: &dyn Store, claims: &Claims, published: &watch::Receiver<Arc<Published>>) {
+async fn sweep(
+    store: &dyn Store,
+    clock: &Clock,
+    claims: &Claims,
+    published: &watch::Receiver<Arc<Published>>,
+) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
-        let now = SystemTime::now();
-        if let Err(error) = token::sweep(store, now).await {
-            tracing::warn!(%error, "expired tokens cannot be removed");
-        }
-        if let Err(error) = revocation::sweep(store, now).await {
-            tracing::warn!(%error, "revocations of certificates that ended cannot be removed");
-        }
         let model = published.borrow().model.clone();
-        if let Err(error) = claims.sweep(&model, now).await {
-            tracing::warn!(%error, "claims of removed workloads cannot be removed");
-        }
+        sweep_once(store, clock, claims, &model).await;
+    }
+}
+
+/// By a clock that is not believed nothing is over: what is removed does not come back when the clock does.
+async fn sweep_once(store: &dyn Store, clock: &Clock, claims: &Claims, model: &PolicyModel) {
+    let Ok(now) = clock.believed() else { return };
+    if let Err(error) = clock.remember().await {
+        tracing::warn!(%error, "what time it is cannot be remembered");
+    }
+    if let Err(error) = token::sweep(store, now).await {
+        tracing::warn!(%error, "expired tokens cannot be removed");
+    }
+    if let Err(error) = revocation::sweep(store, now).await {
+        tracing::warn!(%error, "revocations of certificates that ended cannot be removed");
+    }
+    if let Err(error) = claims.sweep(model, now).await {
+        tracing::warn!(%error, "claims of removed workloads cannot be removed");
     }
 }
 
 /// Says that this control plane serves, and looks after the claims of those that no longer do; never returns.
-async fn serve_beside_others(replicas: &Replicas, claims: &Claims, streams: &Streams) {
+async fn serve_beside_others(replicas: &Replicas, clock: &Clock, claims: &Claims, streams: &Streams) {
     let mut interval = tokio::time::interval(BEAT);
     loop {
         interval.tick().await;
-        let now = SystemTime::now();
+        let now = clock.best();
         match replicas.beat(now).await {
             Ok(false) => {}
             // Others may have given its claims leases: its streams claim again.
             Ok(true) => streams.displaced(&streams.all().iter().map(|stream| stream.id).collect()),
             Err(error) => tracing::warn!(%error, "other control planes cannot be told that this one serves"),
         }
-        if replicas.id().is_empty() {
+        // By a clock that is not believed nobody else is gone.
+        if replicas.id().is_empty() || clock.fault().is_some() {
             continue;
         }
         let adopted = async { claims.adopt(&replicas.serving(now).await?, now).await };
@@ -398,3 +416,6 @@ pub enum RunError {
     #[error(transparent)]
     Start(#[from] StartError),
 }
+
+#[cfg(test)]
+mod tests;

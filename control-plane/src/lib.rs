@@ -19,6 +19,8 @@
 //!
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests go by the machine's clock"))]
+
 mod admin;
 mod appointments;
 mod attest;
@@ -26,6 +28,7 @@ mod attested;
 mod authority;
 mod backup;
 pub mod bootstrap;
+mod caller;
 mod churn;
 mod claims;
 mod clock;

@@ -3,7 +3,6 @@
 pub(crate) mod follow;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use signet_policy::{
 use signet_sync::MAX_SECTION_BYTES;
 use signet_sync::proto::sync as wire;
 
+use crate::clock;
 use crate::diff::diff;
 use crate::history::History;
 use crate::records::{self, MANIFESTS, MANIFESTS_HEAD};
@@ -190,7 +190,7 @@ impl Manifests {
         let looked_at = if new.iter().any(|new| new.kind() == Kind::Mesh) { &together } else { &new };
         let mut notes = notes(looked_at, &model);
         notes.extend(short_lives(&new, &model));
-        notes.extend(over(&new, &model, records::unix_seconds(SystemTime::now())));
+        notes.extend(over(&new, &model, records::unix_seconds(clock::machine())));
         let wanted = new.into_iter().map(|new| ((new.kind(), new.name().to_owned()), Some(new))).collect();
         let outcome = self.change(store, &history, &wanted, dry_run).await?;
         Ok(Outcome { notes, ..outcome })
@@ -302,7 +302,7 @@ impl Manifests {
         if dry_run || writes.is_empty() {
             return Ok(outcome);
         }
-        let at = records::unix_seconds(SystemTime::now());
+        let at = records::unix_seconds(clock::machine());
         writes.extend(history.record(store, at, &replaced).await?);
         let expect = self.head.map_or(Expect::Absent, Expect::At);
         writes.push(Write::put(MANIFESTS_HEAD, expect, at.to_string().into_bytes()));

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Interval};
 
 use crate::appointments;
 use crate::authority::{Authority, AuthorityError};
+use crate::clock::Clock;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
@@ -50,6 +51,8 @@ const FIRST_ROUNDS_MAX: usize = 64;
 /// What is in force, as of one round.
 #[derive(Debug)]
 pub(crate) struct Published {
+    /// When the round began: whatever was in the store then is in it.
+    at: Instant,
     /// The store's revision the round was made from.
     pub(crate) revision: Revision,
     /// What the manifests say.
@@ -66,6 +69,12 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    /// Whether this is the newest there is, as far as anybody can know: a control plane that cannot read its store must not
+    /// say that nothing has changed.
+    pub(crate) fn is_current(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) <= CURRENT
+    }
+
     /// Whether a proxy of `network` gets a section: everything common, the directory of its own network, and those
     /// of networks with advertised addresses.
     pub(crate) fn concerns(&self, name: &SectionName, network: &str) -> bool {
@@ -80,6 +89,7 @@ impl Published {
 pub(crate) struct Compiler {
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
+    clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     habits: Arc<ObservedHabits>,
     published: watch::Sender<Arc<Published>>,
@@ -90,13 +100,13 @@ impl Compiler {
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
+        clock: Arc<Clock>,
         metrics: Arc<Metrics>,
         habits: Arc<ObservedHabits>,
-        now: SystemTime,
     ) -> Result<Self, PublishError> {
         let mut rounds = 0;
         let first = loop {
-            match round(&*store, &authority, &habits.snapshot(), None, now).await {
+            match round(&*store, &authority, &habits.snapshot(), None, clock.best()).await {
                 Ok(first) => break Arc::new(first),
                 Err(PublishError::Overtaken) if rounds < FIRST_ROUNDS_MAX => rounds += 1,
                 Err(error) => return Err(error),
@@ -104,7 +114,7 @@ impl Compiler {
             tokio::time::sleep(OVERTAKEN).await;
         };
         metrics.published(&first);
-        Ok(Self { store, authority, metrics, habits, published: watch::Sender::new(first) })
+        Ok(Self { store, authority, clock, metrics, habits, published: watch::Sender::new(first) })
     }
 
     /// What is in force, and how to learn of changes.
@@ -121,7 +131,7 @@ impl Compiler {
             self.change(last.revision, &mut tick, pace).await;
             pace = Instant::now() + PACE;
             let habits = self.habits.snapshot();
-            match round(&*self.store, &self.authority, &habits, Some(&last), SystemTime::now()).await {
+            match round(&*self.store, &self.authority, &habits, Some(&last), self.clock.best()).await {
                 Ok(published) => {
                     self.metrics.published(&published);
                     self.published.send_replace(Arc::new(published));
@@ -154,7 +164,7 @@ impl Compiler {
                 },
                 () = self.habits.changed.notified() => due = true,
                 _ = tick.tick() => {
-                    self.habits.forget_expired(SystemTime::now());
+                    self.habits.forget_expired(self.clock.best());
                     due = true;
                 }
                 () = tokio::time::sleep_until(pace), if due => return,
@@ -177,6 +187,9 @@ const PACE: Duration = Duration::from_millis(500);
 /// How often habits are looked at without any change: their time runs out by itself.
 const TICK: Duration = Duration::from_secs(30);
 
+/// How long a round stays the newest: there is one each [`TICK`], and one may fail or be slow.
+const CURRENT: Duration = Duration::from_secs(2 * TICK.as_secs());
+
 async fn round(
     store: &dyn Store,
     authority: &Authority,
@@ -184,6 +197,7 @@ async fn round(
     last: Option<&Published>,
     now: SystemTime,
 ) -> Result<Published, PublishError> {
+    let at = Instant::now();
     let listing = store.list(records::DESIRED).await?;
     if let Some(entry) = listing.entries.iter().find(|entry| entry.key == records::SLOTS) {
         let found = records::decode(entry)?;
@@ -219,7 +233,7 @@ async fn round(
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone()).collect();
     let revision = listing.revision;
-    Ok(Published { revision, model, effective, sections, advertised, manifests, revocations })
+    Ok(Published { at, revision, model, effective, sections, advertised, manifests, revocations })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {

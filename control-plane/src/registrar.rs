@@ -13,10 +13,12 @@ use thiserror::Error;
 
 use crate::attest::Attested;
 use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
+use crate::caller::Caller;
 use crate::records::{
     self, Found, Instance, Leaf, RESTORED, REVOKED_HOLDERS, Registration, Restored, Subject, Token,
     registration_key, unix_seconds,
 };
+use crate::revocation::LONGEST_LIFE;
 use crate::store::{Store, StoreError};
 use crate::token;
 
@@ -164,7 +166,7 @@ impl Registrar {
     /// Gives the holder of a certificate new ones for the same identity.
     pub(crate) async fn renew(
         &self,
-        peer: &Peer,
+        peer: &Caller,
         requests: Requests<'_>,
         model: &PolicyModel,
         now: SystemTime,
@@ -214,10 +216,15 @@ impl Registrar {
     }
 
     /// The instance behind a verified peer, unless it is unknown or revoked or its workload left the mesh.
-    pub(crate) async fn known(&self, peer: &Peer, model: &PolicyModel) -> Result<Known, RegistrarError> {
+    pub(crate) async fn known(
+        &self,
+        peer: &Caller,
+        model: &PolicyModel,
+        now: SystemTime,
+    ) -> Result<Known, RegistrarError> {
         declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
-        self.adopt(peer, model, SystemTime::now()).await?;
+        self.adopt(peer, model, now).await?;
         let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
         let mut registration = found.record;
         let Some(instance) = holder(&mut registration, peer.fingerprint()) else {
@@ -255,11 +262,16 @@ impl Registrar {
 
     /// After a restore: takes up an instance whose certificate was issued between the backup and the restore. The issuer
     /// certified it, so it was recorded; the record is what was lost. Whatever was issued since the restore is recorded, and
-    /// an instance that was revoked since is refused before.
-    async fn adopt(&self, peer: &Peer, model: &PolicyModel, now: SystemTime) -> Result<(), RegistrarError> {
+    /// an instance that was revoked since is refused before. Only keys in force are taken at their word: with a retired one,
+    /// which may be a thief's, anything can be certified and dated back. No certificate from before the restore outlives
+    /// [`LONGEST_LIFE`] after it.
+    async fn adopt(&self, peer: &Caller, model: &PolicyModel, now: SystemTime) -> Result<(), RegistrarError> {
         let restored = records::read::<Restored>(&*self.store, RESTORED).await?;
         let Some(restored) = restored.map(|found| found.record) else { return Ok(()) };
-        if unix_seconds(peer.not_before() + BACKDATE) > restored.at || peer.not_after() <= now {
+        if unix_seconds(peer.not_before() + BACKDATE) > restored.at
+            || peer.not_after() <= now
+            || unix_seconds(now) > restored.at.saturating_add(LONGEST_LIFE.as_secs())
+        {
             return Ok(());
         }
         for _ in 0..ATTEMPTS_MAX {
@@ -269,6 +281,9 @@ impl Registrar {
                 |found| found.record.clone(),
             );
             if holder(&mut registration, peer.fingerprint()).is_some() {
+                return Ok(());
+            }
+            if !peer.is_believed_by(&self.authority.bundle()?, now) {
                 return Ok(());
             }
             forget_expired(&mut registration, rejoin_of(model, peer.id()), now);
@@ -521,3 +536,6 @@ impl RegistrarError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use signet_identity::{Fingerprint, SpiffeId};
+use signet_policy::MAX_REJOIN_S;
 use signet_sync::MAX_ENTRIES;
 use thiserror::Error;
 
@@ -23,11 +24,13 @@ use crate::records::{
 };
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 
-/// How long a certificate stays on the list after its end: longer than any clock may be behind that is still believed.
-const KEPT_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// How long a certificate stays on the list after its end: as long as policy may let one that ended get its holder a new one,
+/// so that no backup that is restored meanwhile brings it back; longer than any clock may be behind that is still believed.
+pub(crate) const KEPT_AFTER: Duration = Duration::from_secs(MAX_REJOIN_S);
 
-/// How long one stays on it whose end is not known, for it was never recorded: the longest life that policy gives any.
-const UNKNOWN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest life that policy gives a certificate. So long one stays on the list whose end is not known, for it was never
+/// recorded.
+pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// How often a revocation is tried again when instances renew at the same time: each try is over in milliseconds, and
 /// every one that fails means that another renewal succeeded.
@@ -52,7 +55,7 @@ pub(crate) async fn revoke(
     for _ in 0..ATTEMPTS_MAX {
         let unknown = match subject {
             Subject::Identity(_) => None,
-            Subject::Certificate(_) => Some(unix_seconds(now + UNKNOWN_LIFETIME)),
+            Subject::Certificate(_) => Some(unix_seconds(now + LONGEST_LIFE)),
         };
         let mut subjects = BTreeMap::from([(subject.key(), (subject.clone(), unknown))]);
         let mut writes = Vec::new();
@@ -213,14 +216,20 @@ async fn without_instance(
     Ok(None)
 }
 
-/// All certificates of an instance that have not ended, for TLS and for signing, each with its end in Unix seconds.
-fn certificates(instance: &Instance, now: SystemTime) -> impl Iterator<Item = (Subject, u64)> {
+/// All certificates of an instance that have not ended, for TLS and for signing, each with its end in Unix seconds; and its
+/// first one, by which a backup knows it, whatever it held then.
+pub(crate) fn certificates(instance: &Instance, now: SystemTime) -> impl Iterator<Item = (Subject, u64)> {
     let now = unix_seconds(now);
     let leaves = instance.leaves.iter().filter(move |leaf| leaf.not_after > now);
     let both = leaves.flat_map(|leaf| {
         let texts = [Some(&leaf.fingerprint), leaf.signing.as_ref()];
         texts.into_iter().flatten().map(|text| (text, leaf.not_after))
     });
+    let last = instance.leaves.iter().map(|leaf| leaf.not_after).max().unwrap_or(now);
+    let mut held = instance.leaves.iter().filter(move |leaf| leaf.not_after > now);
+    let first =
+        if held.any(|leaf| leaf.fingerprint == instance.first) { None } else { Some(&instance.first) };
+    let both = both.chain(first.map(|first| (first, last)));
     // What stands in the record was written from a fingerprint.
     both.filter_map(|(text, end)| Some((Subject::Certificate(text.parse().ok()?), end)))
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::UnixTime;
-use signet_identity::{ALPN_CONTROL, Peer, VerifyError, rejoin_server_config, renewal_time};
+use signet_identity::{ALPN_CONTROL, VerifyError, rejoin_server_config, renewal_time};
 use signet_policy::MAX_REJOIN_S;
 use signet_sync::MAX_MESSAGE_BYTES;
 use signet_sync::proto::sync::control_server::ControlServer;
@@ -33,6 +33,7 @@ use self::anonymous::{Asked, Guest, Lobby};
 use self::sources::Sources;
 use crate::authority::slots::Slots;
 use crate::authority::{self, Authority, AuthorityError};
+use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
@@ -83,7 +84,7 @@ const READY_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionInfo {
     /// Who called, if a certificate was shown and verified.
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<Caller>,
     /// Where the call comes from.
     pub(crate) source: IpAddr,
     /// To be noted by the service that callers without a certificate are let in for.
@@ -201,7 +202,7 @@ async fn shake(
     let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
     let stream = shaken.map_err(|_| "handshake-timeout")?.map_err(|_| "handshake-failed")?;
     let peer = match signet_identity::peer(stream.get_ref().1) {
-        Ok(peer) => Some(peer),
+        Ok(peer) => Some(Caller::new(peer, stream.get_ref().1.peer_certificates().unwrap_or_default())),
         Err(VerifyError::NoCertificate) => None,
         Err(_) => return Err("handshake-failed"),
     };
@@ -317,7 +318,7 @@ fn server_config(
     clock: &Arc<Clock>,
 ) -> Result<(Arc<ServerConfig>, SystemTime), AuthorityError> {
     let now = clock.best();
-    let authority::Server { svid, bundle, shown } = authority.server(now)?;
+    let authority::Server { svid, bundle, shown } = authority.server(now, clock.latest())?;
     // How long after its end a certificate is good for a renewal is policy's; here it may only be shown.
     let grace = Duration::from_secs(MAX_REJOIN_S);
     let mut config = rejoin_server_config(&svid, &bundle, &shown, &[ALPN_CONTROL], grace)?;

@@ -6,7 +6,6 @@ pub(crate) mod identity;
 
 use std::sync::Arc;
 
-use signet_identity::Peer;
 use signet_policy::PolicyModel;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +13,7 @@ use tonic::{Code, Request, Status};
 
 use crate::attest::{AttestError, Attestors};
 use crate::authority::Authority;
+use crate::caller::Caller;
 use crate::churn::Churn;
 use crate::claims::Claims;
 use crate::clock::Clock;
@@ -58,7 +58,7 @@ fn connection<T>(request: &Request<T>) -> Result<&ConnectionInfo, Status> {
 }
 
 /// The verified caller, whose certificate is in force. Without one there is none.
-fn peer<T>(mesh: &Mesh, request: &Request<T>) -> Result<Peer, Status> {
+fn peer<T>(mesh: &Mesh, request: &Request<T>) -> Result<Caller, Status> {
     let peer = peer_or_ended(request)?;
     if peer.not_after() <= mesh.clock.best() {
         return Err(Status::unauthenticated("certificate-expired: connect again with a valid one"));
@@ -67,7 +67,7 @@ fn peer<T>(mesh: &Mesh, request: &Request<T>) -> Result<Peer, Status> {
 }
 
 /// The verified caller, whose certificate may have ended: the handshake lets those in that renewal may be for.
-fn peer_or_ended<T>(request: &Request<T>) -> Result<Peer, Status> {
+fn peer_or_ended<T>(request: &Request<T>) -> Result<Caller, Status> {
     connection(request)?.peer.clone().ok_or_else(|| {
         Status::unauthenticated("certificate-required: this call needs mutual TLS with a valid certificate")
     })

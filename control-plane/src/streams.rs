@@ -181,11 +181,12 @@ impl Streams {
             .collect()
     }
 
-    /// How far our clock is ahead of each connected proxy's, in milliseconds, as reported after a moment.
-    pub(crate) fn clock_offsets(&self, after: Instant) -> Vec<i64> {
+    /// How far our clock is ahead of each connected proxy's, in milliseconds, as reported after a moment; nothing for one that
+    /// did not report since.
+    pub(crate) fn clock_offsets(&self, after: Instant) -> Vec<Option<i64>> {
         let reports = self.of_instances().into_values().map(|stream| stream.report());
-        let recent = reports.filter(|report| report.received.is_some_and(|received| received > after));
-        recent.map(|report| report.clock_offset_ms).collect()
+        let is_recent = |received: Option<Instant>| received.is_some_and(|received| received > after);
+        reports.map(|report| is_recent(report.received).then_some(report.clock_offset_ms)).collect()
     }
 
     /// Tells streams that they lost a place to another identity: they have their claims judged again.

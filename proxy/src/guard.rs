@@ -1,7 +1,7 @@
 //! Keeps the capture rules in force, and proves it.
 //!
 //! The rules follow the policy: in strict mode UDP and other protocols are refused but for what
-//! `Mesh.egress` lists. They are read back regularly, and a connection without the proxy's mark,
+//! `Mesh.egress` lists; of a policy that has grown stale not even that. They are read back regularly, and a connection without the proxy's mark,
 //! the canary, must come out at the proxy's own listener. The rules stay when the process ends:
 //! a proxy that is down means refused traffic, never traffic in clear.
 //!
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use signet_policy::{MtlsMode, PolicyModel, Transport, WorkloadModel};
+use signet_policy::{MtlsMode, PolicyModel, Staleness, Transport, WorkloadModel};
 use socket2::SockRef;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
@@ -157,16 +157,19 @@ fn places(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
 
 /// The rules before the first policy: the strictest.
 pub(crate) fn initial_rules(config: &Config) -> Rules {
-    rules(config, None, None, MtlsMode::Strict)
+    rules(config, None, None, MtlsMode::Strict, Staleness::Fresh)
 }
 
-/// The rules this proxy needs under a policy.
+/// The rules this proxy needs under a policy. One that has grown stale lets nothing past the proxy, as it lets nothing leave by
+/// it: no listed datagrams, and in permissive mode nothing else that is not meshed.
 fn rules(
     config: &Config,
     policy: Option<&PolicyModel>,
     own: Option<&WorkloadModel>,
     own_mode: MtlsMode,
+    staleness: Staleness,
 ) -> Rules {
+    let is_fresh = staleness == Staleness::Fresh;
     let egress =
         policy.iter().flat_map(|policy| &policy.egress).filter(|rule| rule.protocol == Transport::Udp);
     let mut exceptions: Vec<Egress> =
@@ -178,8 +181,11 @@ fn rules(
     let entries = selecting().flat_map(|policy| &policy.to);
     let datagrams = entries.filter(|entry| entry.protocol == Transport::Udp);
     exceptions.extend(datagrams.flat_map(|entry| self::exceptions(&entry.cidrs, &entry.ports)));
+    if !is_fresh {
+        exceptions.clear();
+    }
     // An egress policy lists all that may leave, in permissive mode too.
-    let passes = own_mode == MtlsMode::Permissive && selecting().next().is_none();
+    let passes = is_fresh && own_mode == MtlsMode::Permissive && selecting().next().is_none();
     let mut excluded_inbound_ports = config.exclude_inbound.clone();
     excluded_inbound_ports.push(config.admin_addr.port());
     Rules {
@@ -249,7 +255,7 @@ fn wanted(shared: &Shared, snapshot: &Snapshot) -> Rules {
     let own = credentials.as_ref().map(|credentials| credentials.id());
     let mode = own.map_or(MtlsMode::Strict, |own| snapshot.index.mtls(own));
     let own = own.and_then(|own| snapshot.index.workload(own));
-    rules(&shared.config, snapshot.policy.as_deref(), own, mode)
+    rules(&shared.config, snapshot.policy.as_deref(), own, mode, snapshot.staleness())
 }
 
 /// Tells of ports that others are told to reach through the mesh, and that nobody captures here.
@@ -309,6 +315,45 @@ async fn canary(shared: &Shared, installed: Option<&Capture>) -> bool {
         Err(error) => {
             tracing::warn!(%error, "canary could not be sent");
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use signet_policy::{compile, parse_manifests};
+
+    use super::*;
+
+    const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Mesh
+metadata: { name: mesh }
+spec:
+  trustDomain: mesh.example
+  networks: [{ name: edge }]
+  egress: [{ cidr: 192.0.2.0/24, ports: [123], protocol: udp }]
+---
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Workload
+metadata: { name: api }
+spec: { class: app, device: edge, network: edge }
+";
+
+    #[test]
+    fn policy_that_has_grown_stale_lets_nothing_past_the_proxy() {
+        let line = ["signet-proxy", "--control-plane", "cp:1", "--token", "t"];
+        let config: Config = crate::config::Arguments::try_parse_from(line).unwrap().try_into().unwrap();
+        let policy = compile(&parse_manifests("test", MESH).unwrap()).unwrap();
+        let own = policy.workloads.first();
+        let other = |mode, staleness| rules(&config, Some(&policy), own, mode, staleness).other;
+        let listed = Egress { network: "192.0.2.0/24".parse().unwrap(), port: Some(123) };
+        assert_eq!(other(MtlsMode::Strict, Staleness::Fresh), Other::Refuse { egress: vec![listed] });
+        assert_eq!(other(MtlsMode::Permissive, Staleness::Fresh), Other::Pass);
+        for mode in [MtlsMode::Strict, MtlsMode::Permissive] {
+            for staleness in [Staleness::LifeSafety, Staleness::Refuse] {
+                assert_eq!(other(mode, staleness), Other::Refuse { egress: Vec::new() });
+            }
         }
     }
 }

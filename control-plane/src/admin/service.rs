@@ -1,7 +1,7 @@
 //! What operators can ask for.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use signet_identity::{Fingerprint, SpiffeId};
 use signet_policy::{
@@ -19,6 +19,7 @@ use super::{edges, past, rotate};
 use crate::appointments;
 use crate::attested::{self, AttestError, Statement};
 use crate::authority::AuthorityError;
+use crate::clock;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
 use crate::records::{
@@ -261,7 +262,7 @@ impl Admin for AdminService {
         let (id, network) = (grant.id.clone(), grant.network.clone());
         let pin = self.mesh.authority.pin().map_err(authority_failed)?;
         let created =
-            token::create(&*self.store, grant, pin, SystemTime::now()).await.map_err(store_failed)?;
+            token::create(&*self.store, grant, pin, self.mesh.clock.best()).await.map_err(store_failed)?;
         tracing::info!(%id, network, token = created.token.id(), "token created");
         Ok(Response::new(wire::CreateTokenResponse {
             token: created.token.reveal(),
@@ -276,7 +277,7 @@ impl Admin for AdminService {
         &self,
         _: Request<wire::ListTokensRequest>,
     ) -> Result<Response<wire::ListTokensResponse>, Status> {
-        let mut tokens = token::list(&*self.store, SystemTime::now()).await.map_err(store_failed)?;
+        let mut tokens = token::list(&*self.store, self.mesh.clock.best()).await.map_err(store_failed)?;
         tokens.sort_by(|(_, a), (_, b)| (&a.id, a.expires).cmp(&(&b.id, b.expires)));
         let more = u32::try_from(tokens.len().saturating_sub(TOKENS_LISTED)).unwrap_or(u32::MAX);
         tokens.truncate(TOKENS_LISTED);
@@ -296,7 +297,8 @@ impl Admin for AdminService {
         request: Request<wire::DeleteTokenRequest>,
     ) -> Result<Response<wire::DeleteTokenResponse>, Status> {
         let id = request.into_inner().id;
-        let withdrawn = token::withdraw(&*self.store, &id, SystemTime::now()).await.map_err(store_failed)?;
+        let withdrawn =
+            token::withdraw(&*self.store, &id, self.mesh.clock.best()).await.map_err(store_failed)?;
         let withdrawn = withdrawn.ok_or_else(|| {
             Status::not_found(format!(
                 "there is no token {}; `signet token list` shows all",
@@ -329,7 +331,7 @@ impl Admin for AdminService {
         if request.reason.len() > MAX_NACK_BYTES {
             return Err(Status::invalid_argument(format!("a reason has at most {MAX_NACK_BYTES} bytes")));
         }
-        let revoked = revoke(&*self.store, &subject, &request.reason, SystemTime::now()).await;
+        let revoked = revoke(&*self.store, &subject, &request.reason, self.mesh.clock.best()).await;
         let revision = revoked.map_err(revocation_failed)?;
         self.pushed(revision).await;
         tracing::info!(?subject, "revoked");
@@ -342,7 +344,7 @@ impl Admin for AdminService {
     ) -> Result<Response<wire::LiftRevocationResponse>, Status> {
         let id = SpiffeId::parse(&request.into_inner().spiffe_id)
             .map_err(|error| Status::invalid_argument(format!("no SPIFFE ID: {error}")))?;
-        let lifted = revocation::lift(&*self.store, &id, SystemTime::now()).await;
+        let lifted = revocation::lift(&*self.store, &id, self.mesh.clock.best()).await;
         let Some(revision) = lifted.map_err(revocation_failed)? else {
             return Err(Status::not_found(format!("{id} is not revoked")));
         };
@@ -370,7 +372,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         rotate::same_domain(&self.mesh, &request.trust_domain)?;
         let what = rotate::target(request.target())?;
-        let serving = self.mesh.replicas.serving(SystemTime::now()).await.map_err(store_failed)?;
+        let serving = self.mesh.replicas.serving(self.mesh.clock.best()).await.map_err(store_failed)?;
         if serving.len() > 1 {
             // Each knows of its own proxies only, and has its own file of keys.
             return Err(Status::failed_precondition(
@@ -429,7 +431,7 @@ impl Admin for AdminService {
         &self,
         _: Request<wire::ListEdgesRequest>,
     ) -> Result<Response<wire::ListEdgesResponse>, Status> {
-        let now_ms = unix_seconds(SystemTime::now()).saturating_add(1).saturating_mul(1_000);
+        let now_ms = unix_seconds(self.mesh.clock.best()).saturating_add(1).saturating_mul(1_000);
         Ok(Response::new(edges::joined(self.mesh.streams.of_instances().into_values(), now_ms)))
     }
 
@@ -441,7 +443,7 @@ impl Admin for AdminService {
             Some(Question::Hypothetical(question)) => {
                 let model = Arc::new(self.model().await?);
                 let made = records::list::<Appointment>(&*self.store, APPOINTMENTS).await;
-                let now = unix_seconds(SystemTime::now());
+                let now = unix_seconds(self.mesh.clock.best());
                 let (model, _) = appointments::effective(&model, made.map_err(store_failed)?, now);
                 hypothetical(&model, &question).map(Response::new)
             }
@@ -465,7 +467,7 @@ impl Admin for AdminService {
         let published = self.mesh.published.borrow().clone();
         let roots = self.mesh.authority.bundle().map_err(authority_failed)?;
         let issuing = self.mesh.authority.issuing().map_err(authority_failed)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let now = self.mesh.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         Ok(Response::new(wire::InfoResponse {
             trust_domain: self.trust_domain().to_string(),
             root_fingerprints: roots.roots().iter().map(|root| Fingerprint::of(root).to_string()).collect(),
@@ -739,7 +741,7 @@ fn hypothetical(model: &PolicyModel, question: &wire::Hypothetical) -> Result<wi
             text.parse().map_err(|_| Status::invalid_argument("the source address is no IP address"))?,
         ),
     };
-    let now = if question.at == 0 { records::unix_seconds(SystemTime::now()) } else { question.at };
+    let now = if question.at == 0 { records::unix_seconds(clock::machine()) } else { question.at };
     let facts = Facts { source: source.as_ref(), origin, destination: &destination, port, layer, now };
     let explanation = explain(&PolicyIndex::new(model), &facts);
     let json = serde_json::to_string(&explanation)

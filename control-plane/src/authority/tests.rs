@@ -62,7 +62,7 @@ impl Stage {
 
     /// Whether one who believes these roots knows the control plane by what it shows.
     fn is_known_to(&self, bundle: &TrustBundle) -> bool {
-        let Server { svid, shown, .. } = self.authority.server(now()).unwrap();
+        let Server { svid, shown, .. } = self.authority.server(now(), now()).unwrap();
         let all: Vec<_> = svid.chain.iter().chain(&shown).cloned().collect();
         verify_tls_chain(bundle, &all[..all.len().min(signet_identity::MAX_CHAIN)], now()).is_ok()
     }
@@ -110,7 +110,7 @@ fn who_slept_through_two_rotations_is_known_and_knows_who_slept_through_three_is
     let mut asleep = vec![(stage.authority.bundle().unwrap(), stage.leaf())];
     for _ in 0..3 {
         stage.rotate();
-        let known = stage.authority.server(now()).unwrap().bundle;
+        let known = stage.authority.server(now(), now()).unwrap().bundle;
         let late = asleep.len().saturating_sub(VOUCHERS_MAX);
         for (bundle, leaf) in &asleep[late..] {
             assert!(stage.is_known_to(bundle));
@@ -138,7 +138,10 @@ fn keys_of_a_retired_root_are_destroyed_and_the_rest_is_the_same_after_a_restart
     let again = stage.reloaded().unwrap();
     assert_eq!(again.bundle().unwrap(), stage.authority.bundle().unwrap());
     assert_eq!(again.open_bundle().unwrap(), stage.authority.open_bundle().unwrap());
-    assert_eq!(again.server(now()).unwrap().shown, stage.authority.server(now()).unwrap().shown);
+    assert_eq!(
+        again.server(now(), now()).unwrap().shown,
+        stage.authority.server(now(), now()).unwrap().shown
+    );
 }
 
 #[test]
@@ -183,9 +186,9 @@ fn after_an_emergency_the_old_root_vouches_for_nothing_and_nothing_under_it_goes
     for bundle in [stage.authority.bundle().unwrap(), stage.authority.open_bundle().unwrap()] {
         assert!(verify_tls_chain(&bundle, &old_leaf.chain, now()).is_err());
     }
-    let shown = stage.authority.server(now()).unwrap().shown;
+    let shown = stage.authority.server(now(), now()).unwrap().shown;
     assert_eq!(shown, stage.authority.bundle().unwrap().roots(), "only the root in force");
     // Whoever holds a certificate that was really issued may still renew it.
-    let known = stage.authority.server(now()).unwrap().bundle;
+    let known = stage.authority.server(now(), now()).unwrap().bundle;
     assert!(verify_tls_chain(&known, &old_leaf.chain, now()).is_ok());
 }

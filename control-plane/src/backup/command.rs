@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::Parser;
 use hyper_util::rt::TokioIo;
@@ -161,7 +160,7 @@ impl BackUp {
             None => self.state.open(&trust_domain).await?.list("").await.map_err(BackupError::from)?,
         };
         let (revision, entries) = (listing.revision, listing.entries.len());
-        let now = unix_seconds(SystemTime::now());
+        let now = unix_seconds(crate::clock::machine());
         let backup = Backup::new(trust_domain.to_string(), now, revision, authority, listing.entries);
         backup.write(&self.output)?;
         Ok(format!(
@@ -222,7 +221,7 @@ impl Restore {
             epoch: self.epoch,
             keep_tokens: self.keep_tokens,
         };
-        let restored = super::restore(&restoring, &*store, &directory, SystemTime::now()).await?;
+        let restored = super::restore(&restoring, &*store, &directory, crate::clock::machine()).await?;
         Ok(format!(
             "restored: epoch {}, from the backup of revision {}. What was revoked or enrolled after it is not in it, unless \
              the store that was replaced knew: revoke again what has to be.{}",

@@ -78,6 +78,10 @@ pub(crate) enum BackupError {
         "what is there belongs to another authority than the backup, or its keys were rotated after it; restore into an empty state directory and store"
     )]
     OtherAuthority,
+    #[error(
+        "the backup and the store together have more revocations than a proxy can hold; lift or let end some first"
+    )]
+    Revocations,
     #[error("others may read or write the state directory {}: {fault}", path.display())]
     SharedStateDirectory { path: PathBuf, fault: String },
     #[error("a control plane uses the store; stop it first")]

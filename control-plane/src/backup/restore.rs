@@ -1,15 +1,19 @@
 //! From a backup to a state that proxies take. Pure up to the one commit at its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::SystemTime;
+
+use signet_sync::MAX_ENTRIES;
 
 use super::{Backup, BackupError};
 use crate::authority::Keyring;
 use crate::records::{
-    self, AUTHORITY, Claim, REPLICAS, RESTORED, REVOCATIONS, REVOKED_HOLDERS, Restored, SectionVersion,
-    TOKENS, Token, VERSIONS, unix_seconds,
+    self, APPOINTMENTS, AUTHORITY, Appointment, Claim, REGISTRATIONS, REPLICAS, RESTORED, REVOCATIONS,
+    REVOKED_HOLDERS, Registration, Restored, Revocation, SealingKey, SectionVersion, Subject, TOKENS, Token,
+    VERSIONS, unix_seconds,
 };
+use crate::revocation::{KEPT_AFTER, certificates};
 use crate::store::{Entry, Expect, Listing, Revision, Store, Write};
 
 /// How far behind everything that was counted the store goes on: control planes that remember how far it was find it farther.
@@ -98,6 +102,7 @@ fn plan(
     for entry in present.entries.iter().filter(kept) {
         entries.entry(entry.key.clone()).or_insert_with(|| entry.value.clone());
     }
+    drop_revoked(&mut entries, &by_key(&present.entries), now)?;
     let restored = Restored {
         epoch,
         at: unix_seconds(now),
@@ -123,6 +128,85 @@ fn plan(
     entries.retain(|key, _| !key.starts_with(REPLICAS));
     entries.insert(RESTORED.to_owned(), write(&restored)?);
     Ok((entries, restored))
+}
+
+/// Takes out what was revoked since the backup: the registrations of instances of which any certificate is on the list, and of
+/// identities that are on it; roles that those gave; and tokens that were withdrawn. What an identity on the list held goes on
+/// the list itself, so that lifting its revocation does not let it back in, here or by being taken up.
+fn drop_revoked(
+    entries: &mut BTreeMap<String, Vec<u8>>,
+    present: &BTreeMap<String, Vec<u8>>,
+    now: SystemTime,
+) -> Result<(), BackupError> {
+    let mut revoked: BTreeMap<String, Revocation> = BTreeMap::new();
+    for (key, value) in under(entries, REVOCATIONS) {
+        revoked.insert(key.clone(), read(key, value)?);
+    }
+    let mut listed = BTreeMap::new();
+    let mut dropped = BTreeSet::new();
+    for (from, is_restored) in [(&*entries, true), (present, false)] {
+        for (key, value) in under(from, REGISTRATIONS) {
+            let registration: Registration = read(key, value)?;
+            let of_identity = revoked.get(&Subject::Identity(registration.id.clone()).key());
+            for instance in &registration.instances {
+                let names =
+                    instance.leaves.iter().flat_map(|leaf| [Some(&leaf.fingerprint), leaf.signing.as_ref()]);
+                let mut names = names.flatten().chain([&instance.first]);
+                let is_named = names.any(|name| revoked.contains_key(&format!("{REVOCATIONS}{name}")));
+                if let Some(Revocation { reason, revoked_at, .. }) = of_identity {
+                    for (subject, end) in certificates(instance, now) {
+                        let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
+                        let key = subject.key();
+                        let (reason, revoked_at) = (reason.clone(), *revoked_at);
+                        listed.insert(key, Revocation { subject, reason, revoked_at, expires });
+                    }
+                }
+                if is_restored && (is_named || of_identity.is_some()) {
+                    dropped.insert((registration.id.clone(), instance.first.clone()));
+                }
+            }
+        }
+    }
+    let mut changed = Vec::new();
+    for (key, value) in under(entries, REGISTRATIONS) {
+        let mut registration: Registration = read(key, value)?;
+        let id = registration.id.clone();
+        registration.instances.retain(|instance| !dropped.contains(&(id.clone(), instance.first.clone())));
+        changed.push((key.clone(), write(&registration)?));
+    }
+    for (key, value) in under(entries, TOKENS) {
+        let token: Token = read(key, value)?;
+        let now_there = present.get(key).map(|value| read::<Token>(key, value)).transpose()?;
+        let withdrawn = token.withdrawn || now_there.is_some_and(|there| there.withdrawn);
+        changed.push((key.clone(), write(&Token { withdrawn, ..token })?));
+    }
+    let mut gone = Vec::new();
+    for (key, value) in under(entries, APPOINTMENTS) {
+        let Appointment { by, instance, identity, .. } = read(key, value)?;
+        let is_revoked = |id| revoked.contains_key(&Subject::Identity(id).key());
+        if dropped.contains(&(by.clone(), instance)) || is_revoked(by) || is_revoked(identity) {
+            gone.push(key.clone());
+        }
+    }
+    gone.extend(dropped.iter().map(|(id, first)| SealingKey::key(id, first)));
+    entries.retain(|key, _| !gone.contains(key));
+    entries.extend(changed);
+    for (key, revocation) in listed {
+        if !revoked.contains_key(&key) {
+            entries.insert(key, write(&revocation)?);
+        }
+    }
+    if under(entries, REVOCATIONS).count() > MAX_ENTRIES {
+        return Err(BackupError::Revocations);
+    }
+    Ok(())
+}
+
+fn under<'a>(
+    entries: &'a BTreeMap<String, Vec<u8>>,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a String, &'a Vec<u8>)> {
+    entries.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix))
 }
 
 fn by_key(entries: &[Entry]) -> BTreeMap<String, Vec<u8>> {

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -206,7 +206,7 @@ impl Controller {
         acknowledged: &[Option<Version>],
         counted: &mut BTreeMap<Place, Instant>,
     ) -> bool {
-        let (now, at) = (Instant::now(), rfc3339(unix_seconds(SystemTime::now())));
+        let (now, at) = (Instant::now(), rfc3339(unix_seconds(self.mesh.clock.best())));
         let objects = self.objects().all.clone();
         counted.retain(|place, _| objects.contains_key(place));
         let (mut written, mut all) = (0, true);

@@ -215,7 +215,7 @@ impl Webhook {
                 // A rotation: who certifies next, does so before the one in force is retired.
                 _ = slots.changed() => {}
             }
-            let now = SystemTime::now();
+            let now = crate::clock::machine();
             let due = {
                 let held = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
                 let is_other = |issuing: &Issuing| issuing.issuer() != held.issuer;

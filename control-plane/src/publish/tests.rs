@@ -2,6 +2,7 @@ use signet_identity::TrustDomain;
 
 use super::*;
 use crate::store::{Expect, MemoryStore};
+use crate::streams::Streams;
 
 const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
 kind: Mesh
@@ -23,7 +24,8 @@ async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
     let store = Arc::new(MemoryStore::new());
     apply(&store, &trust_domain, MESH).await;
     let (metrics, habits) = (Arc::new(Metrics::new()), Arc::new(ObservedHabits::default()));
-    let compiler = Compiler::start(store.clone(), authority, metrics, habits, now).await.unwrap();
+    let clock = Arc::new(Clock::open(store.clone(), Arc::new(Streams::new()), None, false).await.unwrap());
+    let compiler = Compiler::start(store.clone(), authority, clock, metrics, habits).await.unwrap();
     let published = compiler.subscribe();
     tokio::spawn(compiler.run());
     (store, published)
@@ -99,4 +101,28 @@ async fn an_operators_change_is_published_at_once_whatever_proxies_do() {
     let revision = store.commit(vec![write.unwrap()]).await.unwrap();
     published.wait_for(|published| published.revision >= revision).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_published_is_the_newest_only_while_rounds_succeed() {
+    let (store, mut published) = compiler().await;
+    published.mark_unchanged();
+    let first = published.borrow().clone();
+    assert!(first.is_current(Instant::now()));
+    // Without any change there is a round all the same, and the word of the first one is over.
+    tokio::time::timeout(3 * TICK, async {
+        while published.borrow_and_update().at < first.at + 2 * TICK {
+            published.changed().await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    assert!(published.borrow().is_current(Instant::now()));
+    assert!(!first.is_current(first.at + 2 * TICK + Duration::from_millis(1)));
+    // What cannot be read makes every round fail.
+    let damaged =
+        crate::store::Write::put(Claim::key("edge", [10, 0, 0, 5].into(), 1), Expect::Any, b"{".to_vec());
+    store.commit(vec![damaged]).await.unwrap();
+    tokio::time::sleep(3 * TICK).await;
+    assert!(!published.borrow().is_current(Instant::now()));
 }

@@ -59,6 +59,7 @@ async fn alone(replicas: &Replicas, now: SystemTime) -> Result<(), DriveError> {
 /// Begins a rotation, or replaces at once.
 pub(crate) async fn rotate(mesh: &Mesh, what: What, at_once: bool) -> Result<Revision, DriveError> {
     let (store, authority) = (&*mesh.store, &*mesh.authority);
+    let _turn = authority.turn().await;
     alone(&mesh.replicas, mesh.clock.best()).await?;
     for _ in 0..ATTEMPTS_MAX {
         // Nothing is made by a clock that is not believed.
@@ -100,6 +101,7 @@ pub(crate) async fn rotate(mesh: &Mesh, what: What, at_once: bool) -> Result<Rev
 /// Calls the rotation under way off.
 pub(crate) async fn call_off(mesh: &Mesh) -> Result<Revision, DriveError> {
     let (store, authority) = (&*mesh.store, &*mesh.authority);
+    let _turn = authority.turn().await;
     for _ in 0..ATTEMPTS_MAX {
         let (expect, slots) = stored(store, authority).await?;
         let slots = abort(&slots, unix_seconds(mesh.clock.best()))?;
@@ -180,6 +182,7 @@ pub(crate) async fn drive(mesh: Mesh) {
 
 async fn step(mesh: &Mesh) -> Result<(), DriveError> {
     let (store, authority) = (&*mesh.store, &*mesh.authority);
+    let _turn = authority.turn().await;
     let now = unix_seconds(mesh.clock.best());
     let (expect, slots) = stored(store, authority).await?;
     if let Some(forgetful) = forget(&slots, now) {
@@ -257,8 +260,97 @@ fn presence(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::{BoxFuture, join};
+    use signet_identity::TrustDomain;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
-    use crate::store::MemoryStore;
+    use crate::attest::Attestors;
+    use crate::authority::Keyring;
+    use crate::churn::Churn;
+    use crate::claims::Claims;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::publish::{Compiler, ObservedHabits};
+    use crate::registrar::Registrar;
+    use crate::store::{Changes, Entry, Listing, MemoryStore};
+    use crate::streams::Streams;
+
+    /// A store in which others get their turn before each commit.
+    struct Slow(MemoryStore);
+
+    impl Store for Slow {
+        fn read<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+            self.0.read(key)
+        }
+
+        fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, StoreError>> {
+            self.0.list(prefix)
+        }
+
+        fn commit_from(
+            &self,
+            writes: Vec<Write>,
+            least: Revision,
+        ) -> BoxFuture<'_, Result<Revision, StoreError>> {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                self.0.commit_from(writes, least).await
+            })
+        }
+
+        fn watch<'a>(
+            &'a self,
+            prefix: &'a str,
+            after: Revision,
+        ) -> BoxFuture<'a, Result<Changes, StoreError>> {
+            self.0.watch(prefix, after)
+        }
+    }
+
+    async fn mesh(store: Arc<dyn Store>, authority: Arc<Authority>) -> Mesh {
+        let (streams, metrics) = (Arc::new(Streams::new()), Arc::new(Metrics::new()));
+        let habits = Arc::new(ObservedHabits::default());
+        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), None, false).await.unwrap());
+        let compiler =
+            Compiler::start(store.clone(), authority.clone(), clock.clone(), metrics.clone(), habits.clone());
+        Mesh {
+            attestors: Attestors::default(),
+            registrar: Registrar::new(store.clone(), authority.clone()),
+            published: compiler.await.unwrap().subscribe(),
+            churn: Arc::new(Churn::default()),
+            claims: Arc::new(Claims::new(store.clone(), String::new())),
+            draining: CancellationToken::new(),
+            followed: false,
+            replicas: Arc::new(Replicas::alone(store.clone())),
+            authority,
+            clock,
+            habits,
+            metrics,
+            store,
+            streams,
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_who_rotate_at_the_same_time_one_is_refused_and_no_key_is_lost() {
+        for at_once in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let domain = TrustDomain::parse("mesh.example").unwrap();
+            let authority = Authority::create(directory.path(), &domain, SystemTime::now()).unwrap();
+            let mesh = mesh(Arc::new(Slow(MemoryStore::new())), Arc::new(authority)).await;
+            // Always polled in this order, so that the other one's keys come between the one's keys and its commit.
+            let (one, other) =
+                join(rotate(&mesh, What::Root, at_once), rotate(&mesh, What::Issuer, false)).await;
+            one.unwrap();
+            // An emergency is over at once, and the other one is taken up behind it.
+            assert_eq!(other.is_ok(), at_once, "{other:?}");
+            let (_, slots) = stored(&*mesh.store, &mesh.authority).await.unwrap();
+            let kept = Keyring::load(directory.path(), &domain).unwrap().unwrap();
+            assert!(slots.pairs().all(|(root, issuer)| kept.pair(root, issuer).is_some()));
+            assert_eq!(*mesh.authority.slots(), slots);
+        }
+    }
 
     #[tokio::test]
     async fn only_a_control_plane_that_serves_alone_rotates() {

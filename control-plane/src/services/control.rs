@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use signet_identity::Peer;
 use signet_policy::{PolicyModel, Protocol, Refusal, SpeaksFirst};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
@@ -22,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::caller::Caller;
 use crate::claims::AnnounceError;
 use crate::directory::{ClaimRefusal, Claimant, Habit};
 use crate::metrics::count;
@@ -88,7 +88,11 @@ impl Control for ControlService {
         let mesh = self.0.clone();
         let peer = peer(&mesh, &request)?;
         let source = connection(&request)?.source;
-        let known = mesh.registrar.known(&peer, &mesh.model()).await.map_err(|error| status(&error))?;
+        let known = mesh
+            .registrar
+            .known(&peer, &mesh.model(), mesh.clock.best())
+            .await
+            .map_err(|error| status(&error))?;
         let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
         tokio::spawn(serve(mesh, peer, known, source, request.into_inner(), outbound));
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -103,7 +107,7 @@ type Outbound = mpsc::Sender<Result<wire::ControlMessage, Status>>;
 /// Serves one stream from `Hello` to its end.
 async fn serve(
     mesh: Mesh,
-    peer: Peer,
+    peer: Caller,
     known: Known,
     source: IpAddr,
     mut inbound: Streaming<wire::ProxyMessage>,
@@ -128,7 +132,7 @@ async fn serve(
     let end = session.run(&hello, &mut inbound, &outbound, questions).await;
     tracing::info!(id = %session.peer.id(), %source, %end, "proxy disconnected");
     let streams = mesh.streams.count();
-    if let Err(error) = mesh.claims.release(session.membership.stream.id, SystemTime::now()).await {
+    if let Err(error) = mesh.claims.release(session.membership.stream.id, mesh.clock.best()).await {
         tracing::error!(%error, "leases cannot be recorded");
     }
     mesh.metrics.streams.dec();
@@ -196,7 +200,7 @@ impl std::fmt::Display for End {
 /// What this side knows of one stream.
 struct Session {
     mesh: Mesh,
-    peer: Peer,
+    peer: Caller,
     source: IpAddr,
     membership: Membership,
     publisher: Publisher,
@@ -222,7 +226,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(mesh: Mesh, peer: Peer, source: IpAddr, membership: Membership, hello: &wire::Hello) -> Self {
+    fn new(mesh: Mesh, peer: Caller, source: IpAddr, membership: Membership, hello: &wire::Hello) -> Self {
         let publisher = Publisher::new(hello);
         let held = publisher.states().map(|state| state.name).collect();
         Self {
@@ -303,12 +307,16 @@ impl Session {
         }
     }
 
-    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]. One that the proxy does not read takes the place of no other.
+    /// Says what time it is and what the newest versions are: at the beginning and every [`CHECK_INTERVAL`]; nothing while the store
+    /// cannot be read. One that the proxy does not read takes the place of no other.
     fn tell_freshness(&mut self) {
         if self.outbox.len() >= OUTBOX_MAX {
             return;
         }
         let published = self.mesh.published.borrow().clone();
+        if !published.is_current(tokio::time::Instant::now()) {
+            return;
+        }
         let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
         let (Some(policy), Some(revocations)) =
             (version(SectionName::Policy), version(SectionName::Revocations))
@@ -436,7 +444,8 @@ impl Session {
         let (places, surplus) = self.places(&model);
         let stream = self.membership.stream.clone();
         let claimant = Claimant { id: self.peer.id(), network: &stream.network, source: self.source };
-        let judged = self.mesh.claims.claim(stream.id, claimant, &places, &model, SystemTime::now()).await;
+        let judged =
+            self.mesh.claims.claim(stream.id, claimant, &places, &model, self.mesh.clock.best()).await;
         let judged = judged.map_err(|error| {
             tracing::error!(%error, "claims cannot be recorded");
             Status::unavailable("store-unavailable: claims cannot be recorded now")
@@ -520,7 +529,7 @@ impl Session {
     fn tell_habits(&mut self) {
         self.habit_at = None;
         while let Some((&port, &observed)) = self.habits.first_key_value() {
-            let now = SystemTime::now();
+            let now = self.mesh.clock.best();
             if self.mesh.habits.is_news(self.peer.id(), port, observed, now) {
                 if let Err(later) = self.may_change() {
                     self.habit_at = Some(later);
@@ -566,7 +575,7 @@ impl Session {
     async fn look(&mut self) -> Result<(), Status> {
         self.checks = self.checks.wrapping_add(1);
         let published = self.mesh.published.borrow().clone();
-        let believed = self.peer.not_after() > SystemTime::now()
+        let believed = self.peer.not_after() > self.mesh.clock.best()
             && published.model.workload(self.peer.id()).is_some()
             && published.revocations.of(self.peer.id(), self.peer.fingerprint()).is_none();
         if believed && !self.checks.is_multiple_of(STORE_CHECKS) && !self.publisher.overdue(Instant::now()) {

@@ -1,6 +1,6 @@
 //! What a caller may have done for the identity it proves to hold: new certificates, and roles for others.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::SpiffeId;
@@ -63,8 +63,8 @@ impl Identity for IdentityService {
         let identity = SpiffeId::parse(&spiffe_id)
             .map_err(|error| Status::invalid_argument(format!("bad-request: spiffe_id: {error}")))?;
         let wish = Wish { role, identity, not_after: (not_after > 0).then_some(not_after) };
-        let now = SystemTime::now();
-        let taken = match mesh.registrar.known(&peer, &mesh.model()).await {
+        let now = mesh.clock.best();
+        let taken = match mesh.registrar.known(&peer, &mesh.model(), now).await {
             // Each may cost a durable write, and a new policy for every proxy.
             Ok(known) => mesh.churn.take(&known.instance, Instant::now()).map_err(|_| busy()),
             Err(error) => Err(status(&error)),

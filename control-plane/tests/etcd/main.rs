@@ -1,6 +1,7 @@
 //! The store on real etcd: one member, and three of which some are killed under load.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test, also in its helpers")]
+#![allow(clippy::disallowed_methods, reason = "tests go by the machine's clock")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

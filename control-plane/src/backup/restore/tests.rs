@@ -1,7 +1,8 @@
-use signet_identity::{SpiffeId, TrustDomain};
+use signet_identity::{Fingerprint, SpiffeId, TrustDomain};
 
 use super::*;
-use crate::records::{Revocation, Subject};
+use crate::records::{Instance, Leaf, Revocation, Subject, registration_key};
+use crate::revocation::revoke;
 use crate::store::{MemoryStore, StoreError};
 
 fn authority(directory: &Path) -> Keyring {
@@ -123,4 +124,63 @@ async fn what_cannot_be_read_restores_nothing() {
     assert!(matches!(refused, Err(BackupError::Store(StoreError::Corrupted(_)))));
     assert!(store.list("").await.unwrap().entries.is_empty());
     assert!(std::fs::read_dir(empty.path()).unwrap().next().is_none());
+}
+
+fn leaf(number: u8, not_after: u64) -> Leaf {
+    let text = |number| Fingerprint([number; 32]).to_string();
+    Leaf { fingerprint: text(number), signing: Some(text(100 + number)), issuer: None, not_after }
+}
+
+/// The instance that is named by certificate 1, with these it holds.
+fn instance(leaves: Vec<Leaf>) -> Instance {
+    let first = Fingerprint([1; 32]).to_string();
+    Instance { first, token: "t".into(), network: "edge".into(), leaves }
+}
+
+/// What is registered after a restore with `--replace` of a backup of an instance with certificate 1, which held 2 instead when
+/// `subject` was revoked, and the state.
+async fn registered_after(subject: Option<Subject>) -> (usize, MemoryStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = mesh(directory.path()).await;
+    let now = SystemTime::now();
+    let registered = async |leaf: Leaf| {
+        let registration = Registration { id: id(), instances: vec![instance(vec![leaf])] };
+        let write = records::put(registration_key(&id()), Expect::Any, &registration).unwrap();
+        store.commit(vec![write]).await.unwrap();
+    };
+    // It has ended, and gets its holder a new one.
+    registered(leaf(1, unix_seconds(now) - 60)).await;
+    let listing = store.list("").await.unwrap();
+    let text = Keyring::load(directory.path(), &TrustDomain::parse("mesh.example").unwrap())
+        .unwrap()
+        .unwrap()
+        .text();
+    let backup = Backup::new("mesh.example".into(), 7, listing.revision, text.unwrap(), listing.entries);
+    registered(leaf(2, unix_seconds(now) + 60)).await;
+    if let Some(subject) = &subject {
+        revoke(&store, subject, "stolen", now).await.unwrap();
+    }
+    let replacing = Restoring { replace: true, keep_tokens: true, ..restoring(&backup) };
+    restore(&replacing, &store, directory.path(), now).await.unwrap();
+    let registration: Registration = get(&store, &registration_key(&id())).await;
+    (registration.instances.len(), store)
+}
+
+#[tokio::test]
+async fn an_instance_that_was_revoked_since_the_backup_is_not_registered_again() {
+    let (registered, store) = registered_after(None).await;
+    assert_eq!((registered, get::<Token>(&store, "token/t").await.withdrawn), (1, false));
+    let (registered, store) = registered_after(Some(Subject::Certificate(Fingerprint([2; 32])))).await;
+    assert_eq!((registered, get::<Token>(&store, "token/t").await.withdrawn), (0, true));
+}
+
+#[tokio::test]
+async fn what_an_identity_held_that_was_revoked_since_the_backup_stays_revoked_when_that_is_lifted() {
+    let (registered, store) = registered_after(Some(Subject::Identity(id()))).await;
+    assert_eq!(registered, 0);
+    crate::revocation::lift(&store, &id(), SystemTime::now()).await.unwrap().unwrap();
+    for number in [1, 2, 102] {
+        let key = Subject::Certificate(Fingerprint([number; 32])).key();
+        assert!(store.read(&key).await.unwrap().is_some(), "{number}");
+    }
 }

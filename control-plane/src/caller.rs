@@ -1,0 +1,36 @@
+//! Who calls: what a handshake proved, and the chain it was proved with.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Peer, TrustBundle, verify_tls_chain};
+
+/// A verified peer. The handshake believes retired roots and issuers too, for renewal; the chain is kept to ask again where
+/// that is not enough.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    peer: Peer,
+    /// As shown, leaf first; the handshake bounds it.
+    chain: Arc<[CertificateDer<'static>]>,
+}
+
+impl Caller {
+    pub(crate) fn new(peer: Peer, chain: &[CertificateDer<'_>]) -> Self {
+        Self { peer, chain: chain.iter().map(|der| der.clone().into_owned()).collect() }
+    }
+
+    /// Whether the chain verifies under this bundle, with the issuers that it refuses.
+    pub(crate) fn is_believed_by(&self, bundle: &TrustBundle, now: SystemTime) -> bool {
+        verify_tls_chain(bundle, &self.chain, now).is_ok_and(|peer| peer == self.peer)
+    }
+}
+
+impl Deref for Caller {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.peer
+    }
+}

@@ -1,0 +1,97 @@
+use signet_identity::{KeyRequest, TrustDomain, verify_tls_chain};
+use signet_policy::{compile, parse_manifests};
+
+use super::*;
+use crate::authority::slots::What;
+use crate::records::Restored;
+use crate::rotation;
+use crate::store::{Expect, MemoryStore, Revision};
+
+const NOW: u64 = 1_795_419_480;
+const DAY: u64 = 24 * 3600;
+
+const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Mesh
+metadata: { name: mesh }
+spec: { trustDomain: mesh.example, networks: [{ name: edge }] }
+---
+apiVersion: signet.mf2c-project.eu/v1alpha1
+kind: Workload
+metadata: { name: api }
+spec: { class: app, device: edge, network: edge }
+";
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// A mesh that was restored at [`NOW`], with nobody registered.
+struct Stage {
+    _directory: tempfile::TempDir,
+    authority: Arc<Authority>,
+    registrar: Registrar,
+    model: PolicyModel,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::parse("mesh.example").unwrap();
+        let authority = Arc::new(Authority::create(directory.path(), &domain, at(NOW - 200 * DAY)).unwrap());
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let restored = Restored { epoch: 2, at: NOW, backup_at: NOW - DAY, backup_revision: 1 };
+        store.commit(vec![records::put(RESTORED.into(), Expect::Any, &restored).unwrap()]).await.unwrap();
+        let registrar = Registrar::new(store, authority.clone());
+        let model = compile(&parse_manifests("test", MESH).unwrap()).unwrap();
+        Self { _directory: directory, authority, registrar, model }
+    }
+
+    /// Whoever shows a certificate of this issuer, of a minute before the restore, and passed the handshake.
+    fn caller(&self, issuing: &Issuing, not_after: u64) -> Caller {
+        let request = KeyRequest::new_tls().unwrap();
+        let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
+        let begins = at(NOW - 60) - BACKDATE;
+        let chain = issuing.tls(&request.csr, &id, begins, at(not_after)).unwrap();
+        let known = self.authority.server(at(NOW), at(NOW)).unwrap().bundle;
+        Caller::new(verify_tls_chain(&known, &chain, at(NOW)).unwrap(), &chain)
+    }
+
+    async fn known(&self, caller: &Caller, now: u64) -> &'static str {
+        match self.registrar.known(caller, &self.model, at(now)).await {
+            Ok(_) => "known",
+            Err(error) => error.code(),
+        }
+    }
+
+    fn replace_at_once(&self, what: What, revision: u64) {
+        let next = rotation::driver::next_pair(&self.authority, what, false, at(NOW)).unwrap();
+        let slots = rotation::emergency(&self.authority.slots(), what, next, NOW);
+        self.authority.adopt(Revision(revision), slots).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn after_a_restore_only_keys_in_force_are_taken_at_their_word() {
+    for what in [What::Root, What::Issuer] {
+        let stage = Stage::new().await;
+        let stolen = stage.authority.issuing().unwrap();
+        let honest = stage.caller(&stolen, NOW + DAY);
+        assert_eq!(stage.known(&honest, NOW + 1).await, "known");
+        stage.replace_at_once(what, 1);
+        // The handshake lets both in; who is registered stays so.
+        let forged = stage.caller(&stolen, NOW + DAY);
+        assert_eq!(stage.known(&forged, NOW + 1).await, "unknown-instance", "{what:?}");
+        assert_eq!(stage.known(&honest, NOW + 1).await, "known");
+        let late = stage.caller(&stage.authority.issuing().unwrap(), NOW + DAY);
+        assert_eq!(stage.known(&late, NOW + 1).await, "known");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_taken_up_longer_after_a_restore_than_a_certificate_lives() {
+    let stage = Stage::new().await;
+    let issuing = stage.authority.issuing().unwrap();
+    assert_eq!(stage.known(&stage.caller(&issuing, NOW + 100 * DAY), NOW + 90 * DAY).await, "known");
+    let refused = stage.known(&stage.caller(&issuing, NOW + 100 * DAY), NOW + 90 * DAY + 1).await;
+    assert_eq!(refused, "unknown-instance");
+}
