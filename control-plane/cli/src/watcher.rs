@@ -157,9 +157,13 @@ impl Watcher {
         tell: fn(String),
     ) {
         let Some(workload) = workload_of(&self.rules, labels) else {
-            if let Err(error) = self.unmask(&id, labels, tell).await {
-                tell(format!("{id}: whether its image's labels keep it out is not known: {error}"));
-            }
+            // Others are not to wait for that.
+            let (watcher, labels) = (Arc::clone(self), labels.clone());
+            tokio::spawn(async move {
+                if let Err(error) = watcher.unmask(&id, &labels, tell).await {
+                    tell(format!("{id}: whether its image's labels keep it out is not known: {error}"));
+                }
+            });
             return;
         };
         if let Err(error) = self.still(&id).await {
