@@ -93,8 +93,15 @@ impl Fixture {
 
     /// What a client is answered while the engine is asked no more than this.
     async fn told(&self, request: &[u8], exchanges: &[(&str, Value)]) -> String {
-        let ((), answer) = tokio::join!(self.engine_answers(exchanges), self.answered(request));
-        answer
+        let engine = async {
+            self.engine_answers(exchanges).await;
+            let more = self.engine.accept().await;
+            panic!("the engine is asked for more than {exchanges:?}: {more:?}");
+        };
+        tokio::select! {
+            answer = self.answered(request) => answer,
+            () = engine => unreachable!(),
+        }
     }
 }
 
