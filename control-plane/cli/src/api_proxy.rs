@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! client ──► head ──► route ──┬─► relay::pass ─────────────────────────► engine
+//!                             ├─► within: exec, archive, commit, … ─► not of holder or sidecar ─► relay::pass
 //!                             ├─► act: start, stop, remove, rename, … ─► engine, and what stands beside follows
 //!                             └─► make: create ─► rules ─► holder, sidecar, app ─► engine
 //! ```
@@ -14,9 +15,13 @@ mod act;
 pub(crate) mod body;
 pub(crate) mod create;
 mod head;
+mod joining;
+mod json;
 mod make;
+pub(crate) mod mounts;
 mod relay;
 mod route;
+mod within;
 
 use std::fs;
 use std::io;
@@ -30,7 +35,6 @@ use tokio::sync::Semaphore;
 use self::head::Answer;
 use self::relay::Unread;
 use self::route::Route;
-use crate::attestor::Rules;
 use crate::group::Groups;
 
 /// Connections at a time: each followed log and attached terminal holds one.
@@ -43,7 +47,6 @@ const CHANGES_MAX: usize = 8;
 pub(crate) struct ApiProxy {
     pub(crate) groups: Groups,
     pub(crate) engine: PathBuf,
-    pub(crate) rules: Rules,
     pub(crate) settings: create::Settings,
     /// Also joined by every holder: where the control plane is.
     pub(crate) network: Option<String>,
@@ -56,13 +59,12 @@ impl ApiProxy {
     pub(crate) const fn new(
         groups: Groups,
         engine: PathBuf,
-        rules: Rules,
         settings: create::Settings,
         network: Option<String>,
         refuse_unnamed: bool,
     ) -> Self {
         let changes = Semaphore::const_new(CHANGES_MAX);
-        Self { groups, engine, rules, settings, network, refuse_unnamed, changes }
+        Self { groups, engine, settings, network, refuse_unnamed, changes }
     }
 }
 
@@ -125,9 +127,20 @@ async fn respond(client: &mut UnixStream, proxy: &ApiProxy, tell: fn(String)) ->
     let request = relay::request(client).await?;
     let refused = |reason: String| Unread::Refused(Answer::refusal(400, &format!("signet: {reason}")));
     let route = route::route(&request.head.method, &request.head.target).map_err(refused)?;
-    if route == Route::Pass {
-        return Ok(relay::pass(client, request, &proxy.engine).await?);
-    }
+    let request = match &route {
+        Route::Build | Route::Within { .. } if request.head.is_form() => {
+            return Err(refused("the body is a form; fix: write it into the query".to_owned()));
+        }
+        Route::Unread { what } if proxy.refuse_unnamed => return Err(Unread::Refused(within::unread(what))),
+        Route::Within { before, container, after } => {
+            let named = proxy.within(request, before, container, after).await;
+            return Ok(relay::pass(client, named.map_err(Unread::Refused)?, &proxy.engine).await?);
+        }
+        Route::Build | Route::Pass | Route::Unread { .. } => {
+            return Ok(relay::pass(client, request, &proxy.engine).await?);
+        }
+        _ => request,
+    };
     let (head, body) = relay::body(client, request).await?;
     let answer = match route {
         Route::Create { version, name } => proxy.make(&head, &body, &version, name.as_deref(), tell).await,

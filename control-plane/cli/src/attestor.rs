@@ -5,6 +5,7 @@
 //! no environment, label, argument or log. The workload reaches neither that socket nor the engine's.
 
 mod archive;
+mod pin;
 pub(crate) mod rules;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use signet_sync::proto::admin::{AttestRequest, CreateTokenRequest};
 use thiserror::Error;
 
+pub(crate) use self::pin::pin;
 pub(crate) use self::rules::Rules;
 use crate::client::{ControlPlane, answered};
 use crate::docker::{Docker, DockerError};

@@ -125,6 +125,9 @@ pub(crate) struct Mount {
     pub(crate) name: String,
     /// On the host.
     pub(crate) source: String,
+    /// `bind`, `volume`, `tmpfs`, …
+    #[serde(rename = "Type")]
+    pub(crate) kind: String,
 }
 
 /// Where it is reached.

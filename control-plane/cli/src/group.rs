@@ -2,6 +2,7 @@
 //! before it, down after it, gone with it.
 
 mod follow;
+mod trust;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use signet_inject::compose::{ROLE_HOLDER, ROLE_LABEL};
 use thiserror::Error;
 
+pub(crate) use self::trust::Trust;
 use crate::api_proxy::create::{GROUP_LABEL, ROLE_APP, ROLE_SIDECAR};
-use crate::attestor::rules::WORKLOAD_LABEL;
+use crate::attestor::rules::{Refusal, WORKLOAD_LABEL};
 use crate::attestor::{Attestor, AttestorError};
 use crate::docker::operations::Listed;
 use crate::docker::{Container, Docker, DockerError};
@@ -39,8 +41,12 @@ pub(crate) enum GroupError {
     Docker(#[from] DockerError),
     #[error("its {0} is gone; fix: make the container anew")]
     Gone(&'static str),
+    #[error("group-not-ours: {0}; fix: make the container anew")]
+    NotOurs(&'static str),
     #[error("its {what} is not ready after {} s: {said}", limit.as_secs())]
     NotReady { what: &'static str, limit: Duration, said: String },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// The three containers.
@@ -58,6 +64,7 @@ pub(crate) struct Group {
 pub(crate) struct Groups {
     pub(crate) docker: Docker,
     attestor: Attestor,
+    pub(crate) trust: Trust,
     /// Held while a group is changed; an entry for each group that is.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// What was vouched for last, by group.
@@ -104,8 +111,8 @@ impl Group {
 }
 
 impl Groups {
-    pub(crate) fn new(docker: Docker, attestor: Attestor) -> Self {
-        Self { docker, attestor, locks: Mutex::default(), vouched: Mutex::default() }
+    pub(crate) fn new(docker: Docker, attestor: Attestor, trust: Trust) -> Self {
+        Self { docker, attestor, trust, locks: Mutex::default(), vouched: Mutex::default() }
     }
 
     /// The group of a meshed container; `None` for any other.
@@ -120,8 +127,13 @@ impl Groups {
             return Ok(None);
         }
         let Some(id) = found.label(GROUP_LABEL) else { return Ok(None) };
-        let group = Group::of(id, self.docker.labelled(&format!("{GROUP_LABEL}={id}")).await?);
+        let group = self.named(id).await?;
         Ok(group.app.as_ref().is_some_and(|app| app.id == found.id).then_some(group))
+    }
+
+    /// What the containers of this label are, whoever gave it to them.
+    pub(crate) async fn named(&self, id: &str) -> Result<Group, DockerError> {
+        Ok(Group::of(id, self.docker.labelled(&format!("{GROUP_LABEL}={id}")).await?))
     }
 
     /// Keeps others from changing a group meanwhile.
@@ -142,6 +154,7 @@ impl Groups {
 
     /// Has holder and sidecar up: rules in force, then an identity and a policy. Returns only then.
     pub(crate) async fn raise(&self, group: &Group) -> Result<(), GroupError> {
+        self.verified(group).await?;
         let (holder, sidecar) = (group.holder()?, group.sidecar()?);
         let running = self.present(holder, "holder").await?.state.running;
         if !running {
@@ -204,15 +217,15 @@ impl Groups {
     }
 
     /// Tells the control plane where the group is reached.
-    pub(crate) async fn vouch(
-        &self,
-        group: &Group,
-        addresses: &BTreeSet<IpAddr>,
-    ) -> Result<(), AttestorError> {
+    pub(crate) async fn vouch(&self, group: &Group, addresses: &BTreeSet<IpAddr>) -> Result<(), GroupError> {
         let known =
             self.vouched.lock().unwrap_or_else(PoisonError::into_inner).get(&group.id) == Some(addresses);
         if known {
             return Ok(());
+        }
+        // That nobody is there any more needs no proof.
+        if !addresses.is_empty() {
+            self.verified(group).await?;
         }
         self.attestor
             .vouch(&group.id, &group.workload, addresses)
@@ -267,7 +280,7 @@ impl Groups {
         for each in [&group.sidecar, &group.holder].into_iter().flatten() {
             self.docker.remove(&each.id).await?;
         }
-        Ok(self.vouch(group, &BTreeSet::new()).await?)
+        self.vouch(group, &BTreeSet::new()).await
     }
 
     async fn present(&self, id: &str, what: &'static str) -> Result<Container, GroupError> {

@@ -12,9 +12,11 @@ use signet_inject::compose::ROLE_LABEL;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use crate::api_proxy::create::{BESIDE_LABEL, Settings, late_sidecar};
-use crate::attestor::rules::{Choice, Refusal};
+use crate::api_proxy::create::{BESIDE_LABEL, GROUP_LABEL, Settings, late_sidecar};
+use crate::api_proxy::mounts::fault_of;
+use crate::attestor::rules::{Choice, INJECT_LABEL, Refusal, WORKLOAD_LABEL};
 use crate::attestor::{Attestor, AttestorError, Rules};
+use crate::docker::operations::Image;
 use crate::docker::{Container, Docker, DockerError};
 
 /// Containers that are meshed at a time; others wait, paused.
@@ -43,6 +45,13 @@ enum WatchError {
     NotReady { said: String },
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error(
+        "reserved-label: the image has labels that a container itself has to have, or signet alone gives ({0}); fix: make the \
+         image without them"
+    )]
+    ImageLabel(String),
+    #[error("{0}")]
+    Mount(String),
 }
 
 /// What it works with.
@@ -87,7 +96,7 @@ impl Watcher {
             let id = event.actor.id;
             match event.action.as_str() {
                 "start" => self.started(id, &event.actor.attributes, Some(event.time_nano), tell).await,
-                "die" | "destroy" if self.workload(&event.actor.attributes).is_some() => {
+                "die" | "destroy" if workload_of(&self.rules, &event.actor.attributes).is_some() => {
                     let gone = event.action == "destroy";
                     let ended = self.ended(&id, &event.actor.attributes, gone).await;
                     if let Err(error) = ended {
@@ -103,10 +112,8 @@ impl Watcher {
     async fn meet_those_who_run(self: &Arc<Self>, tell: fn(String)) -> Result<(), DockerError> {
         for listed in self.docker.running().await? {
             let labels = listed.labels.unwrap_or_default();
-            if self.workload(&labels).is_none() {
-                continue;
-            }
-            if let Some(sidecar) = self.beside(&listed.id).await?
+            if workload_of(&self.rules, &labels).is_some()
+                && let Some(sidecar) = self.beside(&listed.id).await?
                 && let Some(app) = self.docker.container(&listed.id).await?
                 && sidecar.state.running
                 && sidecar.state.started_at > app.state.started_at
@@ -118,15 +125,27 @@ impl Watcher {
         Ok(())
     }
 
-    /// The workload that a container with these labels is to be, if it is one for the watcher.
-    fn workload(&self, labels: &BTreeMap<String, String>) -> Option<String> {
-        if labels.contains_key(ROLE_LABEL) {
-            return None;
+    /// Pauses a container that only its image's labels keep out.
+    async fn unmask(
+        &self,
+        id: &str,
+        labels: &BTreeMap<String, String>,
+        tell: fn(String),
+    ) -> Result<(), DockerError> {
+        if !MARKS.iter().any(|mark| labels.contains_key(*mark)) {
+            return Ok(());
         }
-        match self.rules.choose(labels) {
-            Choice::Workload(workload) => Some(workload),
-            Choice::Out | Choice::Unnamed => None,
+        let Some(app) = self.docker.container(id).await? else { return Ok(()) };
+        let Some(image) = self.docker.image(&app.image).await? else { return Ok(()) };
+        if let Some(label) = of_image(&self.rules, labels, &image) {
+            self.still(id).await?;
+            tell(format!(
+                "{} is not meshed and stays paused: {}",
+                app.name.trim_start_matches('/'),
+                WatchError::ImageLabel(label)
+            ));
         }
+        Ok(())
     }
 
     /// Pauses it at once; everything else takes its time.
@@ -137,7 +156,16 @@ impl Watcher {
         since: Option<u64>,
         tell: fn(String),
     ) {
-        let Some(workload) = self.workload(labels) else { return };
+        let Some(workload) = workload_of(&self.rules, labels) else {
+            // Others are not to wait for that.
+            let (watcher, labels) = (Arc::clone(self), labels.clone());
+            tokio::spawn(async move {
+                if let Err(error) = watcher.unmask(&id, &labels, tell).await {
+                    tell(format!("{id}: whether its image's labels keep it out is not known: {error}"));
+                }
+            });
+            return;
+        };
         if let Err(error) = self.still(&id).await {
             tell(format!("{id}: it runs without a sidecar and can be neither paused nor stopped: {error}"));
             return;
@@ -187,7 +215,14 @@ impl Watcher {
         }
         let image =
             self.docker.image(&app.image).await?.ok_or_else(|| WatchError::Image(app.image.clone()))?;
+        let labels = app.config.labels.clone().unwrap_or_default();
+        if let Some(label) = of_image(&self.rules, &labels, &image) {
+            return Err(WatchError::ImageLabel(label));
+        }
         self.rules.attest(workload, &app.config.image, &image)?;
+        if let Some(reason) = fault_of(&self.docker, &self.settings, &app).await? {
+            return Err(WatchError::Mount(reason));
+        }
         let known = self.attestor.vouch(id, workload, &app.addresses()).await;
         known.map_err(AttestorError::ControlPlane)?;
         let sidecar = match self.beside(id).await? {
@@ -205,6 +240,9 @@ impl Watcher {
     }
 
     async fn put_beside(&self, app: &Container, workload: &str) -> Result<String, WatchError> {
+        for other in self.all_beside(&app.id).await? {
+            self.docker.remove(&other.id).await?;
+        }
         let body = late_sidecar(&self.settings, workload, &app.id);
         let name = format!("{}-sidecar", app.name.trim_start_matches('/'));
         let sidecar = self.docker.create("", &name, &body).await?;
@@ -232,24 +270,41 @@ impl Watcher {
 
     /// The sidecar of a container that has ended is stopped, and goes with it.
     async fn ended(&self, id: &str, labels: &BTreeMap<String, String>, gone: bool) -> Result<(), WatchError> {
-        let Some(sidecar) = self.beside(id).await? else { return Ok(()) };
+        let sidecars = self.all_beside(id).await?;
+        if sidecars.is_empty() {
+            return Ok(());
+        }
         if !gone {
             // One that is starting anew already needs its sidecar.
             let up =
                 self.docker.container(id).await?.is_some_and(|app| app.state.running || app.state.restarting);
-            return if up { Ok(()) } else { Ok(self.docker.stop(&sidecar.id, END_LIMIT).await?) };
+            for sidecar in sidecars.iter().filter(|_| !up) {
+                self.docker.stop(&sidecar.id, END_LIMIT).await?;
+            }
+            return Ok(());
         }
-        self.docker.remove(&sidecar.id).await?;
-        let workload = self.workload(labels).unwrap_or_default();
+        for sidecar in &sidecars {
+            self.docker.remove(&sidecar.id).await?;
+        }
+        let workload = workload_of(&self.rules, labels).unwrap_or_default();
         let told = self.attestor.vouch(id, &workload, &std::collections::BTreeSet::new()).await;
         Ok(told.map_err(AttestorError::ControlPlane)?)
     }
 
+    /// Its sidecar: anybody can give the label, so what counts is its image and where it lives.
     async fn beside(&self, id: &str) -> Result<Option<Container>, DockerError> {
-        match self.docker.labelled(&format!("{BESIDE_LABEL}={id}")).await?.first() {
-            Some(listed) => self.docker.container(&listed.id).await,
-            None => Ok(None),
+        let all = self.all_beside(id).await?;
+        Ok(all.into_iter().find(|found| found.image == self.settings.image))
+    }
+
+    /// The same with those of another image, as before an upgrade.
+    async fn all_beside(&self, id: &str) -> Result<Vec<Container>, DockerError> {
+        let mut all = Vec::new();
+        for listed in self.docker.labelled(&format!("{BESIDE_LABEL}={id}")).await? {
+            let found = self.docker.container(&listed.id).await?;
+            all.extend(found.filter(|found| found.joined() == Some(id)));
         }
+        Ok(all)
     }
 
     async fn name(&self, id: &str) -> String {
@@ -258,8 +313,68 @@ impl Watcher {
     }
 }
 
+/// Labels that decide whether a container is to be meshed, and as what.
+const MARKS: [&str; 5] = [BESIDE_LABEL, GROUP_LABEL, INJECT_LABEL, ROLE_LABEL, WORKLOAD_LABEL];
+
+/// The workload that a container with these labels is to be, if it is one for the watcher.
+fn workload_of(rules: &Rules, labels: &BTreeMap<String, String>) -> Option<String> {
+    if labels.contains_key(ROLE_LABEL) {
+        return None;
+    }
+    match rules.choose(labels) {
+        Choice::Workload(workload) => Some(workload),
+        Choice::Out | Choice::Unnamed => None,
+    }
+}
+
+/// The labels of an image that make another thing of its container than the container's own do. Of one that both have alike
+/// nobody can tell whose it is: it counts as the image's.
+fn of_image(rules: &Rules, labels: &BTreeMap<String, String>, image: &Image) -> Option<String> {
+    let given: Vec<&str> = image
+        .labels()
+        .filter(|(name, value)| MARKS.contains(&&***name) && labels.get(*name) == Some(*value))
+        .map(|(name, _)| &**name)
+        .collect();
+    let own = labels.iter().filter(|(name, _)| !given.contains(&&***name));
+    let own = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+    (workload_of(rules, labels) != workload_of(rules, &own)).then(|| given.join(", "))
+}
+
 /// How long ago an event was, by the engine's clock, which is this machine's.
 fn since_event(time_nano: u64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(time_nano))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_an_image_neither_keep_a_container_out_nor_name_it() {
+        let rules = "workloads: [{name: web, images: [a], labels: {service: web}}, {name: api, images: [a]}]";
+        let rules = Rules::parse("rules", rules).unwrap();
+        let map = |labels: &[(&str, &str)]| -> BTreeMap<String, String> {
+            labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let service = ("service", "web");
+        for (own, of_its_image, expected) in [
+            (&[service][..], &[][..], None),
+            (&[service], &[("other", "x")], None),
+            (&[service], &[(INJECT_LABEL, "false")], Some(INJECT_LABEL)),
+            (&[service], &[(ROLE_LABEL, "app")], Some(ROLE_LABEL)),
+            (&[service], &[(WORKLOAD_LABEL, "api")], Some(WORKLOAD_LABEL)),
+            (&[], &[(WORKLOAD_LABEL, "api")], Some(WORKLOAD_LABEL)),
+            (&[service, (INJECT_LABEL, "true")], &[(INJECT_LABEL, "false")], None),
+            (&[], &[(ROLE_LABEL, "app")], None),
+            // Alike: nobody can tell whose it is.
+            (&[(WORKLOAD_LABEL, "api")], &[(WORKLOAD_LABEL, "api")], Some(WORKLOAD_LABEL)),
+        ] {
+            let image = serde_json::json!({ "Id": "sha256:0a", "Config": { "Labels": map(of_its_image) } });
+            let image: Image = serde_json::from_value(image).unwrap();
+            let mut labels = map(of_its_image);
+            labels.extend(map(own));
+            assert_eq!(of_image(&rules, &labels, &image).as_deref(), expected, "{own:?} {of_its_image:?}");
+        }
+    }
 }

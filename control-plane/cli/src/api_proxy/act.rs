@@ -6,7 +6,7 @@ use super::body::object;
 use super::create::alias;
 use super::head::{Answer, Head};
 use super::route::Route;
-use super::{ApiProxy, relay};
+use super::{ApiProxy, json, relay};
 use crate::group::{Group, GroupError};
 
 /// Fields of a request to connect or disconnect that decide something here.
@@ -35,7 +35,11 @@ impl ApiProxy {
                 Ok(container) => container,
                 Err(reason) => return Answer::refusal(400, &format!("signet: {reason}")),
             },
-            Route::Create { .. } | Route::Pass => {
+            Route::Build
+            | Route::Create { .. }
+            | Route::Pass
+            | Route::Unread { .. }
+            | Route::Within { .. } => {
                 return relay::ask(&self.engine, &head.with_body(&body)).await;
             }
         };
@@ -164,8 +168,7 @@ impl ApiProxy {
 }
 
 fn fields(body: &[u8]) -> Result<serde_json::Map<String, Value>, String> {
-    let value = serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
-    object("the body", value, &KNOWN_OF_CONNECT)
+    object("the body", json::parse(body)?, &KNOWN_OF_CONNECT)
 }
 
 /// The container that a request to connect or disconnect is about.

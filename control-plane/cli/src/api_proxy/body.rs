@@ -1,11 +1,13 @@
 //! The body of `POST /containers/create`, read as the engine reads it.
 //!
-//! The engine takes a field's name in any case, and of two that differ by case alone the later one. What is decided here
-//! must be what it does, so names are written as it documents them and a field that stands twice is refused.
+//! The engine takes a field's name in any case, so names are written as it documents them here. That none stands twice has
+//! been [seen to](super::json).
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+
+use super::json;
 
 /// Fields that decide something here.
 const KNOWN: [&str; 8] = [
@@ -19,7 +21,7 @@ const KNOWN: [&str; 8] = [
     "NetworkingConfig",
 ];
 /// Fields of `HostConfig` that decide something here.
-const KNOWN_OF_HOST: [&str; 19] = [
+const KNOWN_OF_HOST: [&str; 20] = [
     "AutoRemove",
     "Binds",
     "CapAdd",
@@ -28,6 +30,7 @@ const KNOWN_OF_HOST: [&str; 19] = [
     "DnsOptions",
     "DnsSearch",
     "ExtraHosts",
+    "IpcMode",
     "Links",
     "LogConfig",
     "Mounts",
@@ -43,7 +46,8 @@ const KNOWN_OF_HOST: [&str; 19] = [
 /// Fields of `NetworkingConfig`, of an endpoint in it, and of a mount.
 const KNOWN_OF_NETWORKING: [&str; 1] = ["EndpointsConfig"];
 const KNOWN_OF_ENDPOINT: [&str; 1] = ["Aliases"];
-const KNOWN_OF_MOUNT: [&str; 2] = ["Source", "Type"];
+const KNOWN_OF_MOUNT: [&str; 3] = ["Source", "Type", "VolumeOptions"];
+const KNOWN_OF_VOLUME: [&str; 1] = ["DriverConfig"];
 
 /// A body with its fields named as documented.
 #[derive(Clone, Debug)]
@@ -59,16 +63,18 @@ impl Body {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|error| format!("the body is no JSON: {error}"))?;
-        let mut whole = object("the body", value, &KNOWN)?;
+        let mut whole = object("the body", json::parse(bytes)?, &KNOWN)?;
         let mut host = match whole.remove("HostConfig") {
             None | Some(Value::Null) => Map::new(),
             Some(value) => object("HostConfig", value, &KNOWN_OF_HOST)?,
         };
         if let Some(Value::Array(mounts)) = host.get_mut("Mounts") {
             for mount in mounts {
-                *mount = object("HostConfig.Mounts", mount.take(), &KNOWN_OF_MOUNT)?.into();
+                let mut named = object("HostConfig.Mounts", mount.take(), &KNOWN_OF_MOUNT)?;
+                if let Some(options) = named.get_mut("VolumeOptions").filter(|options| !options.is_null()) {
+                    *options = object("VolumeOptions", options.take(), &KNOWN_OF_VOLUME)?.into();
+                }
+                *mount = named.into();
             }
         }
         if let Some(value) = whole.remove("NetworkingConfig").filter(|value| !value.is_null()) {
@@ -159,9 +165,6 @@ pub(super) fn object(what: &str, value: Value, known: &[&str]) -> Result<Map<Str
         }
         let canonical = known.iter().find(|known| known.eq_ignore_ascii_case(&name));
         let canonical = canonical.map_or(name, |known| (*known).to_owned());
-        if named.contains_key(&canonical) {
-            return Err(format!("{what} has the field {canonical} twice, in different case"));
-        }
         named.insert(canonical, value);
     }
     Ok(named)
@@ -185,6 +188,8 @@ mod tests {
         for text in [
             r#"{"Labels": {}, "labels": {}}"#,
             r#"{"HostConfig": {"CapAdd": [], "capadd": []}}"#,
+            r#"{"Image": "a", "Image": "b"}"#,
+            r#"{"HostConfig": {"Sysctls": {"a": "1", "a": "2"}}}"#,
             r#"{"HostConfig": {"Mounts": [{"Source": "/a", "source": "/b"}]}}"#,
             r#"{"HostConfig": []}"#,
             "{\"Ho\u{17f}tConfig\": {}}",

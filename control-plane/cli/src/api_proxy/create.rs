@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use signet_inject::compose::{ROLE_HOLDER, ROLE_LABEL};
 
 use super::body::Body;
+use super::mounts;
 use crate::attestor::rules::WORKLOAD_LABEL;
 use crate::attestor::{TOKEN_FILE, TOKEN_FOLDER};
 
@@ -41,9 +42,9 @@ const STATE: &str = "/var/lib/signet";
 pub(crate) struct Settings {
     /// The control plane as sidecars reach it, `HOST:PORT`.
     pub(crate) control_plane: String,
-    /// The sidecar's image.
+    /// The sidecar's image, by its id once it is known: who may use the engine can give its tag to another.
     pub(crate) image: String,
-    /// What no meshed container may mount: paths, with the folders above them, and names of volumes.
+    /// What no meshed container may mount: paths, with the folders above and below them, and names of volumes.
     pub(crate) reserved: Vec<String>,
 }
 
@@ -78,7 +79,7 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn plan(asked: Asked<'_>, settings: &Settings) -> Result<Plan, String> {
     let Asked { body, workload, group, .. } = asked;
     refuse(body, settings)?;
-    let warnings = warnings(body);
+    let warnings = warned_of(body);
     let mut app = body.clone();
     let mut holder = program(settings, "hold", ROLE_HOLDER, workload);
     for field in MOVED {
@@ -173,53 +174,11 @@ fn refuse(body: &Body, settings: &Settings) -> Result<(), String> {
             ));
         }
     }
-    match mounted(body).iter().find(|source| settings.holds_back(source)) {
-        Some(source) => Err(reserved(source)),
-        None => Ok(()),
-    }
+    mounts::fault(body, settings).map_or(Ok(()), Err)
 }
 
-/// The refusal of a mount.
-pub(crate) fn reserved(source: &str) -> String {
-    format!(
-        "reserved-mount: {source} leads to what gives identities, and no workload may mount it; fix: leave it out"
-    )
-}
-
-impl Settings {
-    /// Whether nothing that is meshed may mount this.
-    pub(crate) fn holds_back(&self, source: &str) -> bool {
-        self.reserved.iter().any(|held| holds(source, held))
-    }
-}
-
-/// What a body mounts from the host or by name.
-fn mounted(body: &Body) -> Vec<String> {
-    let binds = body.host_texts("Binds").into_iter().filter_map(|bind| bind.split(':').next());
-    let mounts = body.host("Mounts").and_then(Value::as_array).into_iter().flatten();
-    let mounts = mounts.filter_map(|mount| mount.get("Source")?.as_str());
-    binds.chain(mounts).map(str::to_owned).collect()
-}
-
-/// Whether a mounted source is, or has within it, what is held back.
-fn holds(source: &str, held: &str) -> bool {
-    let parts = |text: &str| -> Vec<String> {
-        text.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
-    };
-    if !source.starts_with('/') || !held.starts_with('/') {
-        return source == held;
-    }
-    // `/run` is where `/var/run` leads on every system of the last ten years.
-    let run = |mut path: Vec<String>| {
-        if path.first().is_some_and(|first| first == "var") && path.get(1).is_some_and(|next| next == "run") {
-            path.remove(0);
-        }
-        path
-    };
-    run(parts(held)).starts_with(&run(parts(source)))
-}
-
-fn warnings(body: &Body) -> Vec<String> {
+/// How a container can get round its sidecar.
+pub(crate) fn warned_of(body: &Body) -> Vec<String> {
     let mut why = Vec::new();
     if body.host_is("Privileged") {
         why.push("it is privileged".to_owned());
@@ -230,7 +189,7 @@ fn warnings(body: &Body) -> Vec<String> {
     if body.host_text("PidMode") == "host" {
         why.push("it has the host's processes".to_owned());
     }
-    if mounted(body).iter().any(|source| holds(source, "/var/run/docker.sock") && source.starts_with('/')) {
+    if mounts::sources(body).into_iter().any(|source| mounts::leads_to(source, "/var/run/docker.sock")) {
         why.push("it has the engine's socket".to_owned());
     }
     let told = |reason: String| {

@@ -61,6 +61,18 @@ impl Head {
         field(&self.fields, name)
     }
 
+    /// Whether the body is a form, of which the engine takes what it would else take of the query.
+    pub(super) fn is_form(&self) -> bool {
+        let kinds = self.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let form = |kind: &[u8]| {
+            let kind = kind.to_ascii_lowercase();
+            [b"form-data".as_slice(), b"form-urlencoded"]
+                .iter()
+                .any(|form| kind.windows(form.len()).any(|part| part == *form))
+        };
+        kinds.into_iter().any(|(_, kind)| form(kind))
+    }
+
     /// The head as the engine gets it: its connection ends with the answer, so that what it takes for the next request is
     /// never something that was not looked at here.
     pub(super) fn for_engine(&self) -> Vec<u8> {

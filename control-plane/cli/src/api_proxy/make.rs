@@ -2,19 +2,19 @@
 
 use aws_lc_rs::rand;
 use serde_json::{Map, Value, json};
-use signet_inject::compose::ROLE_LABEL;
 
 use super::body::Body;
-use super::create::{Asked, GROUP_LABEL, Plan, ROLE_APP, guest, plan, reserved};
+use super::create::{Asked, Plan, plan};
 use super::head::{Answer, Head};
+use super::joining::{Home, reserved_label, reserved_label_of};
 use super::{ApiProxy, relay};
 use crate::attestor::rules::Choice;
 use crate::docker::DockerError;
-use crate::docker::operations::{Image, encode};
+use crate::docker::operations::Image;
 
 /// What is made so far; what fails takes it away again.
 #[derive(Debug, Default)]
-struct Made(Vec<String>);
+pub(super) struct Made(pub(super) Vec<String>);
 
 impl ApiProxy {
     pub(super) async fn make(
@@ -35,18 +35,19 @@ impl ApiProxy {
             tell(format!("{shown} was refused: {reason}"));
             Answer::refusal(status, &format!("signet: {reason}"))
         };
-        if labels.contains_key(GROUP_LABEL) {
-            let reason = format!("reserved-label: {GROUP_LABEL} is set by signet alone; fix: leave it out");
+        if let Some(label) = reserved_label(&body) {
+            let reason = format!("reserved-label: {label} is set by signet alone; fix: leave it out");
             return refuse(400, reason);
         }
-        let joined = match self.joined(&body).await {
-            Ok(joined) => joined,
+        let home = match self.home(&body).await {
+            Ok(Home::Refused(reason)) => return refuse(403, reason),
+            Ok(home) => home,
             Err(error) => return refuse(502, error.to_string()),
         };
-        let workload = match (self.rules.choose(&labels), body.host_text("NetworkMode")) {
+        let workload = match (self.groups.trust.rules.choose(&labels), body.host_text("NetworkMode")) {
             // Where there is no network there is nothing to protect.
             (Choice::Out, _) | (_, "none") => None,
-            (Choice::Unnamed, _) if joined.is_some() || !self.refuse_unnamed => None,
+            (Choice::Unnamed, _) if matches!(home, Home::Meshed { .. }) || !self.refuse_unnamed => None,
             (Choice::Unnamed, _) => {
                 let reason = "workload-unnamed: neither its labels nor a rule say which workload it is; fix: name it by \
                               the label signet.mf2c-project.eu/workload, or keep it out by \
@@ -55,24 +56,32 @@ impl ApiProxy {
             }
             (Choice::Workload(workload), _) => Some(workload),
         };
-        if let Some(holder) = joined {
-            // It shares the sidecar of the one it joins, and its identity.
-            return relay::ask(&self.engine, &head.with_body(guest(body, &holder).to_string().as_bytes()))
-                .await;
-        }
-        let Some(workload) = workload else { return relay::ask(&self.engine, &head.with_body(bytes)).await };
-        if body.host_text("NetworkMode").starts_with("container:") {
+        if workload.is_some() && home == Home::Unmeshed {
             let reason = "unmeshed-namespace: it joins the network of a container that is not meshed; fix: mesh that one";
             return refuse(400, reason.to_owned());
         }
         let Ok(_permit) = self.changes.acquire().await else { return refuse(503, "it is ending".to_owned()) };
-        let image = match self.docker().image(body.image()).await {
+        let image = match body.image() {
+            "" => Ok(None),
+            name => self.docker().image(name).await,
+        };
+        let image = match image {
             Ok(Some(image)) => image,
-            // In the engine's words, on which clients fetch it and try again.
-            Ok(None) => return relay::ask(&self.engine, &head.with_body(bytes)).await,
+            // In the engine's words, on which clients fetch it and try again. The engine is not asked: it may have it by now.
+            Ok(None) => return Answer::refusal(404, &format!("No such image: {}", body.image())),
             Err(error) => return refuse(502, error.to_string()),
         };
-        if let Err(refusal) = self.rules.attest(&workload, body.image(), &image) {
+        if let Some(label) = reserved_label_of(&image) {
+            let reason = format!(
+                "reserved-label: the image has {label}, which is set by signet alone; fix: make the image without it"
+            );
+            return refuse(403, reason);
+        }
+        if let Home::Meshed { container, workload } = &home {
+            return self.make_guest(head, body, (container, workload), &image, tell).await;
+        }
+        let Some(workload) = workload else { return relay::ask(&self.engine, &head.with_body(bytes)).await };
+        if let Err(refusal) = self.groups.trust.rules.attest(&workload, body.image(), &image) {
             return refuse(403, refusal.to_string());
         }
         let Some(group) = random() else { return refuse(500, "no randomness".to_owned()) };
@@ -82,7 +91,7 @@ impl ApiProxy {
             Ok(plan) => plan,
             Err(reason) => return refuse(400, reason),
         };
-        match self.volumes_from(&body).await {
+        match self.mounts_fault(&body).await {
             Ok(None) => {}
             Ok(Some(reason)) => return refuse(400, reason),
             Err(error) => return refuse(502, error.to_string()),
@@ -101,12 +110,16 @@ impl ApiProxy {
             tell(format!("{shown} is meshed as {workload}"));
             return answer;
         }
+        self.take_away(&made, shown, tell).await;
+        answer
+    }
+
+    pub(super) async fn take_away(&self, made: &Made, shown: &str, tell: fn(String)) {
         for id in made.0.iter().rev() {
             if let Err(error) = self.docker().remove(id).await {
                 tell(format!("{shown}: {id} was made for it and cannot be removed: {error}"));
             }
         }
-        answer
     }
 
     async fn make_all(
@@ -130,33 +143,10 @@ impl ApiProxy {
             relay::ask(&self.engine, &head.with_body(plan.app(&holder).to_string().as_bytes())).await;
         let Some(id) = id_in(&answer) else { return Ok(answer) };
         made.0.push(id.clone());
-        // A name may have been given to another image meanwhile.
-        let found = docker.container(&id).await?;
-        if found.is_none_or(|found| found.image != image.id) {
-            let message =
-                "signet: image-changed: the image was replaced while the container was made; fix: try again";
-            return Ok(Answer::refusal(409, message));
+        if let Some(reason) = self.made_otherwise(&id, image).await? {
+            return Ok(Answer::refusal(409, &format!("signet: {reason}")));
         }
         Ok(warned(answer, &plan.warnings))
-    }
-
-    /// Why a container may not have the volumes of another one, if it may not.
-    async fn volumes_from(&self, body: &Body) -> Result<Option<String>, DockerError> {
-        for other in body.host_texts("VolumesFrom") {
-            let name = other.split(':').next().unwrap_or(other);
-            // Of one that is not there the engine says so itself.
-            let Some(found) = self.docker().container(&encode(name)).await? else { continue };
-            if found.label(ROLE_LABEL).is_some_and(|role| role != ROLE_APP) {
-                return Ok(Some(format!(
-                    "reserved-mount: {name} has keys or holds a network; fix: leave it out"
-                )));
-            }
-            let mounts = found.mounts.iter().flatten().flat_map(|mount| [&mount.name, &mount.source]);
-            if let Some(source) = mounts.into_iter().find(|source| self.settings.holds_back(source)) {
-                return Ok(Some(reserved(&format!("{source}, which {name} has,"))));
-            }
-        }
-        Ok(None)
     }
 
     /// Puts a holder into the control plane's network, unless that is one of its own.
@@ -166,13 +156,6 @@ impl ApiProxy {
         let already =
             networks.iter().any(|(name, endpoint)| name == network || endpoint.network_id == network);
         if already { Ok(()) } else { self.docker().connect(network, holder).await }
-    }
-
-    /// The holder of the meshed container whose network this one is to live in.
-    async fn joined(&self, body: &Body) -> Result<Option<String>, DockerError> {
-        let Some(other) = body.host_text("NetworkMode").strip_prefix("container:") else { return Ok(None) };
-        let group = self.groups.of(other).await?;
-        Ok(group.and_then(|group| group.holder().ok().map(str::to_owned)))
     }
 
     pub(super) const fn docker(&self) -> &crate::docker::Docker {
@@ -186,13 +169,13 @@ fn exposed(image: &Image) -> Map<String, Value> {
 }
 
 /// The id that a good answer tells.
-fn id_in(answer: &Answer) -> Option<String> {
+pub(super) fn id_in(answer: &Answer) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).ok().filter(|_| answer.is_success())?;
     Some(body.get("Id")?.as_str()?.to_owned())
 }
 
 /// Puts warnings among those of the engine.
-fn warned(mut answer: Answer, warnings: &[String]) -> Answer {
+pub(super) fn warned(mut answer: Answer, warnings: &[String]) -> Answer {
     if warnings.is_empty() {
         return answer;
     }

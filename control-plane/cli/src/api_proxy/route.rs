@@ -3,6 +3,8 @@
 /// A request that is more than passed on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Route {
+    /// An image is built.
+    Build,
     Connect {
         network: String,
     },
@@ -36,7 +38,23 @@ pub(super) enum Route {
     Stop {
         container: String,
     },
+    /// A way to start containers that is not read here.
+    Unread {
+        what: &'static str,
+    },
+    /// Reads, changes or talks to what is within a container.
+    Within {
+        /// The target up to the container's name.
+        before: String,
+        container: String,
+        /// The target behind it.
+        after: String,
+    },
 }
+
+/// What reads, changes or talks to what is within a container: its files, its processes, its memory.
+const WITHIN: [&str; 9] =
+    ["archive", "attach", "checkpoint", "checkpoints", "copy", "exec", "export", "mount", "restore"];
 
 /// Reads method and target.
 ///
@@ -57,6 +75,9 @@ pub(super) fn route(method: &str, target: &str) -> Result<Route, String> {
     }
     let (version, path) = unversioned(&path);
     let parts: Vec<&str> = path.split('/').skip(1).collect();
+    if let Some(within) = within(version, &parts, query)? {
+        return Ok(within);
+    }
     let owned = |text: &&str| (*text).to_owned();
     Ok(match (method, parts.as_slice()) {
         ("POST", ["containers", "create"]) => {
@@ -71,10 +92,59 @@ pub(super) fn route(method: &str, target: &str) -> Result<Route, String> {
         },
         ("DELETE", ["containers", container]) => Route::Remove { container: owned(container) },
         ("GET", ["containers", container, "json"]) => Route::Inspect { container: owned(container) },
+        ("POST", ["build"] | ["libpod", "build"]) => {
+            // Its steps would run in that network, with what it gives.
+            if values(query, "networkmode")?
+                .iter()
+                .any(|mode| ["container:", "ns:"].iter().any(|kind| mode.starts_with(kind)))
+            {
+                return Err("reserved-container: a build in the network of a container would have its identity; fix: build \
+                            in a network"
+                    .to_owned());
+            }
+            Route::Build
+        }
+        ("POST", ["services", ..]) => Route::Unread { what: "services of a swarm" },
+        ("POST", ["swarm", ..]) => Route::Unread { what: "swarms" },
+        (_, ["libpod", ..]) => Route::Unread { what: "Podman's own API (/libpod)" },
         ("POST", ["networks", network, "connect"]) => Route::Connect { network: owned(network) },
         ("POST", ["networks", network, "disconnect"]) => Route::Disconnect { network: owned(network) },
         _ => Route::Pass,
     })
+}
+
+/// What is done within a container, by path or, for an image of it, by query.
+fn within(version: &str, parts: &[&str], query: &str) -> Result<Option<Route>, String> {
+    // Podman has the same under a name of its own.
+    let (parts, own) = parts.strip_prefix(&["libpod"]).map_or((parts, ""), |rest| (rest, "/libpod"));
+    let (container, last) = match parts {
+        ["containers", name @ .., "attach", "ws"] => (name, "attach/ws"),
+        ["containers", name @ .., last] if WITHIN.contains(last) => (name, *last),
+        ["commit"] => {
+            let values = values(query, "container")?;
+            let [container] = &values[..] else {
+                return Err("the query names not one container, but none or several".to_owned());
+            };
+            let others = query.split('&').filter(|pair| key(pair).as_deref() != Some("container"));
+            let others: String = others.map(|pair| format!("{pair}&")).collect();
+            return Ok(Some(Route::Within {
+                before: format!("{version}{own}/commit?{others}container="),
+                container: container.clone(),
+                after: String::new(),
+            }));
+        }
+        _ => return Ok(None),
+    };
+    // A container of that name.
+    if container.is_empty() {
+        return Ok(None);
+    }
+    let query = if query.is_empty() { String::new() } else { format!("?{query}") };
+    Ok(Some(Route::Within {
+        before: format!("{version}{own}/containers/"),
+        container: container.join("/"),
+        after: format!("/{last}{query}"),
+    }))
 }
 
 /// `/v1.41/info` is `/v1.41` and `/info`.
@@ -95,6 +165,29 @@ fn value(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values = pairs.filter(|(known, _)| decode(known, true).as_deref() == Some(name));
     values.next().and_then(|(_, value)| decode(value, true)).filter(|value| !value.is_empty())
+}
+
+/// Every value that a query has for a name.
+///
+/// # Errors
+/// A query that engines read differently: of old a semicolon was another ampersand.
+fn values(query: &str, name: &str) -> Result<Vec<String>, String> {
+    if query.contains(';') {
+        return Err("the query has a semicolon in it; fix: write it as %3B".to_owned());
+    }
+    let mut values = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let known = key(pair).ok_or("the query is no text in UTF-8")?;
+        if known == name {
+            let value = pair.split_once('=').map_or("", |(_, value)| value);
+            values.push(decode(value, true).ok_or("the query is no text in UTF-8")?);
+        }
+    }
+    Ok(values)
+}
+
+fn key(pair: &str) -> Option<String> {
+    decode(pair.split('=').next().unwrap_or(pair), true)
 }
 
 /// Takes percent-encoding back; in a query a plus is a blank.
@@ -165,14 +258,72 @@ mod tests {
             ("HEAD", "/_ping"),
             ("GET", "/containers/json?all=1"),
             ("GET", "/containers/create"),
-            ("POST", "/containers/web/attach?stream=1"),
             ("POST", "/v1.41/exec/4f/start"),
-            ("POST", "/build?t=a%2Fb"),
+            ("DELETE", "/containers/attach/x"),
+            ("GET", "/services"),
             ("GET", "/images/shop/web:1/json"),
             ("POST", "/vnext/containers/create"),
             ("POST", "/containers/prune"),
         ] {
             assert_eq!(route(method, target), Ok(Route::Pass), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_within_a_container_names_it_once_and_is_written_anew_by_its_id() {
+        for (method, target, before, after) in [
+            ("POST", "/v1.41/containers/web/exec", "/v1.41/containers/", "/exec"),
+            ("GET", "/containers/%77eb/archive?path=%2Fx", "/containers/", "/archive?path=%2Fx"),
+            ("PUT", "/containers/web/archive?path=/", "/containers/", "/archive?path=/"),
+            ("GET", "/v1.24/containers/web/export", "/v1.24/containers/", "/export"),
+            ("POST", "/containers/web/copy", "/containers/", "/copy"),
+            ("POST", "/containers/web/attach?stream=1", "/containers/", "/attach?stream=1"),
+            ("GET", "/containers/web/attach/ws?stream=1", "/containers/", "/attach/ws?stream=1"),
+            ("POST", "/containers/web/checkpoints", "/containers/", "/checkpoints"),
+            ("POST", "/v1.41/commit?repo=a&container=web&tag=1", "/v1.41/commit?repo=a&tag=1&container=", ""),
+            ("POST", "/commit?c%6Fntainer=w%65b", "/commit?container=", ""),
+            ("POST", "/v4.0.0/libpod/containers/web/exec", "/v4.0.0/libpod/containers/", "/exec"),
+        ] {
+            let (before, after) = (before.to_owned(), after.to_owned());
+            let expected = Route::Within { before, container: "web".to_owned(), after };
+            assert_eq!(route(method, target), Ok(expected), "{target}");
+        }
+        // By the name of a link.
+        let Ok(Route::Within { container, .. }) = route("POST", "/containers/other/web/exec") else {
+            panic!()
+        };
+        assert_eq!(container, "other/web");
+        for target in ["/commit", "/commit?container=a&container=b", "/commit?x=1;container=a&container=b"] {
+            assert!(route("POST", target).is_err(), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_build_in_the_network_of_a_container_is_refused() {
+        for query in ["", "?t=a%2Fb", "?networkmode=", "?networkmode=host", "?networkmode=shop_default"] {
+            assert_eq!(route("POST", &format!("/v1.41/build{query}")), Ok(Route::Build), "{query}");
+        }
+        for query in [
+            "networkmode=container:web",
+            "networkmode=container%3Aweb",
+            "networkmode=default&networkm%6Fde=container:web",
+            "a=1;networkmode=container:web",
+            "networkmode=ns:/proc/1/ns/net",
+        ] {
+            assert!(route("POST", &format!("/build?{query}")).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn other_ways_to_start_containers_are_known_as_such() {
+        for (method, target) in [
+            ("POST", "/v1.41/services/create"),
+            ("POST", "/services/x/update"),
+            ("POST", "/swarm/init"),
+            ("POST", "/v4.0.0/libpod/containers/create"),
+            ("GET", "/libpod/info"),
+        ] {
+            assert!(matches!(route(method, target), Ok(Route::Unread { .. })), "{target}");
         }
     }
 

@@ -2,16 +2,22 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+use signet_inject::compose::ROLE_LABEL;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
-use crate::attestor::Attestor;
+use crate::attestor::rules::WORKLOAD_LABEL;
+use crate::attestor::{Attestor, Rules};
 use crate::client::ControlPlane;
 use crate::docker::Docker;
+use crate::group::Trust;
 
-const RULES: &str = "workloads: [{name: web, images: ['web:1'], labels: {service: web}}]";
+/// An image that may be the workload. Tags stand for none here, as nobody resolved them.
+const LISTED: &str = "sha256:0b";
+const RULES: &str = "workloads: [{name: web, images: ['web:1', 'sha256:0b'], labels: {service: web}}]";
 
 struct Fixture {
     folder: TempDir,
@@ -24,14 +30,14 @@ impl Fixture {
         let at = |name: &str| folder.path().join(name);
         let engine = UnixListener::bind(at("engine")).unwrap();
         let docker = Docker::at(at("engine"));
-        let groups = Groups::new(docker, Attestor::new(ControlPlane::at(at("admin")), 1));
+        let trust = Trust { rules: Rules::parse("rules", RULES).unwrap(), image: "sha256:0a".to_owned() };
+        let groups = Groups::new(docker, Attestor::new(ControlPlane::at(at("admin")), 1), trust);
         let settings = create::Settings {
             control_plane: "cp:15012".to_owned(),
             image: "signet-proxy".to_owned(),
             reserved: Vec::new(),
         };
-        let rules = Rules::parse("rules", RULES).unwrap();
-        let proxy = ApiProxy::new(groups, at("engine"), rules, settings, None, refuse_unnamed);
+        let proxy = ApiProxy::new(groups, at("engine"), settings, None, refuse_unnamed);
         // Who may use it is asked of the engine's socket, which must not be asked for a connection here.
         let listener = listen(&at("api"), &at("engine")).await.unwrap();
         tokio::spawn(serve(listener, Arc::new(proxy), |_| {}));
@@ -62,6 +68,68 @@ impl Fixture {
         read(&mut stream, expected).await;
         stream
     }
+
+    /// Answers the engine's next requests: each begins with the first text, and is answered by the second.
+    async fn engine_answers(&self, exchanges: &[(&str, Value)]) {
+        for (request, answer) in exchanges {
+            let (mut stream, _) = self.engine.accept().await.unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"\r\n\r\n") {
+                got.push(stream.read_u8().await.unwrap());
+            }
+            let got = String::from_utf8(got).unwrap();
+            assert!(got.starts_with(request), "{request}: {got}");
+            let length = got.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+            let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+            stream.read_exact(&mut body).await.unwrap();
+            let (status, body) = match answer {
+                Value::Null => ("404 Not Found", json!({ "message": "no" }).to_string()),
+                answer => ("200 OK", answer.to_string()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        }
+    }
+
+    /// What a client is answered while the engine is asked no more than this.
+    async fn told(&self, request: &[u8], exchanges: &[(&str, Value)]) -> String {
+        let engine = async {
+            self.engine_answers(exchanges).await;
+            let more = self.engine.accept().await;
+            panic!("the engine is asked for more than {exchanges:?}: {more:?}");
+        };
+        tokio::select! {
+            answer = self.answered(request) => answer,
+            () = engine => unreachable!(),
+        }
+    }
+}
+
+/// A container, as the engine shows it by its id.
+fn container(id: &str, image: &str, role: &str, mode: &str) -> Value {
+    json!({
+        "Id": id, "Name": format!("/{id}"), "Image": image,
+        "State": { "Running": true, "Restarting": false, "Error": "", "StartedAt": "2026-11-26T20:07:31Z" },
+        "HostConfig": { "NetworkMode": mode }, "Config": { "Image": "web:1", "Labels": labels(role) },
+    })
+}
+
+/// The same, as it stands in a list.
+fn listed(id: &str, role: &str, mode: &str) -> Value {
+    let host = json!({ "NetworkMode": mode });
+    json!({ "Id": id, "Names": [id], "State": "running", "Labels": labels(role), "HostConfig": host })
+}
+
+fn labels(role: &str) -> Value {
+    json!({ create::GROUP_LABEL: "g", ROLE_LABEL: role, WORKLOAD_LABEL: "web" })
+}
+
+fn whole_group() -> Value {
+    json!([
+        listed("h", "holder", "fog"),
+        listed("s", "sidecar", "container:h"),
+        listed("a", "app", "container:h")
+    ])
 }
 
 async fn read(stream: &mut UnixStream, expected: &[u8]) {
@@ -80,8 +148,10 @@ fn create(body: &str) -> Vec<u8> {
 async fn a_hijacked_connection_carries_bytes_both_ways_and_the_end_of_input() {
     let fixture = Fixture::new(false).await;
     let mut client = fixture.client().await;
-    let head = b"POST /v1.41/containers/a/attach?stdin=1 HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n";
+    let head = b"POST /v1.41/containers/web/attach?stdin=1 HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n";
     client.write_all(&[head.as_slice(), b"early\0\xff"].concat()).await.unwrap();
+    let app = container("a", "sha256:0b", "app", "container:h");
+    fixture.engine_answers(&[("GET /containers/web/json ", app)]).await;
     let expected = b"POST /v1.41/containers/a/attach?stdin=1 HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\n\
                      Connection: Upgrade, close\r\n\r\nearly\0\xff";
     let mut engine = fixture.engine_gets(expected).await;
@@ -123,6 +193,7 @@ async fn a_container_that_nobody_names_is_made_with_the_bytes_that_were_sent() {
     let body = r#"{"Image":"a",  "HostConfig":{"NetworkMode":"host"},"Unknown":[1.0e2]}"#;
     let mut client = fixture.client().await;
     client.write_all(&create(body)).await.unwrap();
+    fixture.engine_answers(&[("GET /images/a/json ", json!({ "Id": "sha256:0b" }))]).await;
     let expected = format!(
         "POST /v1.41/containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
@@ -202,3 +273,5 @@ async fn a_socket_that_was_left_behind_is_taken_over_with_the_rights_of_the_engi
     let (accepted, connected) = tokio::join!(listener.accept(), UnixStream::connect(at("api")));
     assert!(accepted.is_ok() && connected.is_ok());
 }
+
+mod hostile;

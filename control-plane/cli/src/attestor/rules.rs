@@ -3,7 +3,7 @@
 //! A container is what its label says, or else what the first rule says whose labels it has. Either way the rule lists the
 //! images that may be it: a container with another image is refused, whoever starts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -24,6 +24,9 @@ const ITEMS_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rules {
     workloads: Vec<Rule>,
+    /// The images' ids that tags stood for when the program started, by the tag as it is written in the file.
+    #[serde(skip)]
+    pins: BTreeMap<String, String>,
 }
 
 /// Which containers may be one workload.
@@ -32,7 +35,7 @@ pub(crate) struct Rules {
 pub(crate) struct Rule {
     /// Name of the Workload.
     pub(crate) name: String,
-    /// `name:tag`, `name@sha256:…` or `sha256:…`, the image's id.
+    /// `name:tag`, `name@sha256:…` or `sha256:…`, the image's id. A tag counts only as it was [pinned](Rules::pinned).
     images: Vec<String>,
     /// Containers that are it without saying so have all of these. None: they have to say so.
     #[serde(default)]
@@ -55,7 +58,7 @@ pub(crate) enum Choice {
 pub(crate) enum Refusal {
     #[error(
         "image-not-listed: {image} may not be the workload {workload}; fix: list it under `images` of that workload in the \
-         attestor's rules, by name or by {id}"
+         attestor's rules, by digest or by {id}, or start the attestor anew if a tag has moved on purpose"
     )]
     Image { image: String, workload: String, id: String },
     #[error(
@@ -116,7 +119,7 @@ impl Rules {
     pub(crate) fn attest(&self, workload: &str, reference: &str, image: &Image) -> Result<(), Refusal> {
         let rule = self.workloads.iter().find(|rule| rule.name == workload);
         let rule = rule.ok_or_else(|| Refusal::Workload(workload.to_owned()))?;
-        if rule.images.iter().any(|listed| is(listed, image)) {
+        if rule.images.iter().any(|listed| self.is(listed, image)) {
             return Ok(());
         }
         Err(Refusal::Image {
@@ -125,25 +128,47 @@ impl Rules {
             id: image.id.clone(),
         })
     }
+
+    /// The tags that rules list, each once.
+    pub(super) fn tags(&self) -> BTreeSet<String> {
+        let listed = self.workloads.iter().flat_map(|rule| &rule.images);
+        listed.filter(|listed| is_tag(listed)).cloned().collect()
+    }
+
+    /// The same rules, in which tags stand for these images' ids, whatever becomes of the tags.
+    pub(super) fn pinned(mut self, pins: BTreeMap<String, String>) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    fn is(&self, listed: &str, image: &Image) -> bool {
+        if is_tag(listed) {
+            return self.pins.get(listed) == Some(&image.id);
+        }
+        image.id == listed || among(image.repo_digests.as_ref(), short(listed))
+    }
 }
 
-fn is(listed: &str, image: &Image) -> bool {
-    let among = |names: &Option<Vec<String>>, name: &str| names.iter().flatten().any(|known| known == name);
-    if listed.starts_with("sha256:") {
-        return image.id == listed;
-    }
-    // The engine shows names of its default registry without it.
+/// What the engine calls an image of its default registry: without the registry's name.
+fn short(listed: &str) -> &str {
     let name = listed.strip_prefix("docker.io/").unwrap_or(listed);
-    let name = name.strip_prefix("library/").unwrap_or(name);
-    if name.contains('@') {
-        return among(&image.repo_digests, name);
-    }
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+fn is_tag(listed: &str) -> bool {
+    !listed.starts_with("sha256:") && !listed.contains('@')
+}
+
+fn among(names: Option<&Vec<String>>, name: &str) -> bool {
+    names.into_iter().flatten().any(|known| known == name)
+}
+
+/// Whether an image has a tag now. An engine finds images by the first digits of their id as well, which are no tag.
+pub(super) fn tagged(tag: &str, image: &Image) -> bool {
+    let name = short(tag);
     let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains(':') {
-        among(&image.repo_tags, name)
-    } else {
-        among(&image.repo_tags, &format!("{name}:latest"))
-    }
+    let whole = if last.contains(':') { name.to_owned() } else { format!("{name}:latest") };
+    among(image.repo_tags.as_ref(), &whole)
 }
 
 #[cfg(test)]
@@ -161,7 +186,9 @@ workloads:
 ";
 
     fn rules() -> Rules {
-        Rules::parse("rules.yaml", RULES).unwrap()
+        let pins = [("web:1.2", "sha256:01"), ("docker.io/library/plain", "sha256:02")];
+        let pins = pins.map(|(tag, id)| (tag.to_owned(), id.to_owned()));
+        Rules::parse("rules.yaml", RULES).unwrap().pinned(BTreeMap::from(pins))
     }
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -189,11 +216,33 @@ workloads:
     fn an_image_counts_by_what_the_engine_has_and_not_by_what_it_is_called() {
         let may = |workload: &str, image: &Image| rules().attest(workload, "web:1.2", image).is_ok();
         assert!(may("web", &image("sha256:01", &["web:1.2"], &[])));
-        assert!(may("web", &image("sha256:01", &[], &["shop/web@sha256:dd"])));
-        assert!(may("web", &image("sha256:01", &["plain:latest"], &[])));
-        assert!(!may("web", &image("sha256:01", &["web:1.3", "plain:1"], &["shop/web@sha256:ee"])));
+        assert!(may("web", &image("sha256:05", &[], &["shop/web@sha256:dd"])));
+        assert!(may("web", &image("sha256:02", &[], &[])));
+        assert!(!may("web", &image("sha256:07", &["web:1.3", "plain:1"], &["shop/web@sha256:ee"])));
         assert!(may("api", &image(ID, &[], &[])));
         assert!(!may("api", &image("sha256:0b", &["web:1.2"], &[])));
+    }
+
+    #[test]
+    fn a_tag_that_was_given_to_another_image_since_the_start_does_not_count() {
+        let evil = image("sha256:0e", &["web:1.2", "plain:latest"], &[]);
+        assert!(rules().attest("web", "web:1.2", &evil).is_err());
+        let unpinned = Rules::parse("rules.yaml", RULES).unwrap();
+        assert_eq!(
+            unpinned.tags(),
+            BTreeSet::from(["docker.io/library/plain", "web:1.2"].map(str::to_owned))
+        );
+        assert!(unpinned.attest("web", "web:1.2", &evil).is_err());
+    }
+
+    #[test]
+    fn a_tag_is_compared_whole_and_never_with_an_id() {
+        let found = image("sha256:cafe", &["plain:latest", "host:5000/a:1"], &[]);
+        for (tag, is) in [("plain", true), ("docker.io/library/plain:latest", true), ("host:5000/a:1", true)]
+        {
+            assert_eq!(tagged(tag, &found), is, "{tag}");
+        }
+        assert!(!tagged("cafe", &found) && !tagged("plain:1", &found) && !tagged("host:5000/a", &found));
     }
 
     #[test]

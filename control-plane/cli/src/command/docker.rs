@@ -1,17 +1,17 @@
 //! `signet docker`: what a Docker engine needs beside it.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api_proxy::create::Settings;
 use crate::api_proxy::{ApiProxy, listen, serve};
-use crate::attestor::{Attestor, Rules};
+use crate::attestor::{Attestor, Rules, pin};
 use crate::client::ControlPlane;
 use crate::docker::Docker as Engine;
-use crate::group::Groups;
+use crate::group::{Groups, Trust};
 use crate::output::{Failure, Verdict};
 use crate::watcher::Watcher;
 use crate::{files, keeper};
@@ -87,13 +87,13 @@ struct Common {
     /// The engine's Unix socket
     #[arg(long, env = "SIGNET_DOCKER", default_value = "/var/run/docker.sock", value_name = "PATH")]
     docker: PathBuf,
-    /// Which images may be which workload
+    /// Which images may be which workload. Tags are resolved when this starts
     #[arg(long, env = "SIGNET_RULES", value_name = "FILE")]
     rules: PathBuf,
     /// The control plane as sidecars reach it
     #[arg(long, env = "SIGNET_CONTROL_PLANE", value_name = "HOST:PORT")]
     mesh: String,
-    /// The sidecar's image
+    /// The sidecar's image, resolved when this starts
     #[arg(
         long,
         env = "SIGNET_PROXY_IMAGE",
@@ -101,7 +101,7 @@ struct Common {
         value_name = "IMAGE"
     )]
     image: String,
-    /// Paths and volumes that no meshed container may mount, besides the control plane's socket
+    /// Paths and volumes that no meshed container may mount, besides the control plane's socket and the engine's data
     #[arg(long, env = "SIGNET_RESERVED", value_delimiter = ',', value_name = "PATH")]
     reserved: Vec<String>,
     /// Identities that are given in a minute at most
@@ -153,13 +153,14 @@ impl Docker {
 impl Proxy {
     async fn run(self) -> Result<(), Failure> {
         let Self { listen: path, unnamed, network, common } = self;
-        let (rules, settings) = (common.rules()?, common.settings());
+        let engine = Engine::at(common.docker.clone());
+        let (rules, settings) = common.known(&engine).await?;
         let failed = |error| Failure::Unavailable(format!("{}: {error}", path.display()));
         let listener = listen(&path, &common.docker).await.map_err(failed)?;
-        let engine = Engine::at(common.docker.clone());
-        let groups = Groups::new(engine.clone(), common.attestor());
+        let trust = Trust { rules, image: settings.image.clone() };
+        let groups = Groups::new(engine.clone(), common.attestor(), trust);
         let refuse = unnamed == Unnamed::Refuse;
-        let proxy = Arc::new(ApiProxy::new(groups, common.docker, rules, settings, network, refuse));
+        let proxy = Arc::new(ApiProxy::new(groups, common.docker, settings, network, refuse));
         tell(format!("listening on {}", path.display()));
         tokio::join!(
             serve(listener, Arc::clone(&proxy), tell),
@@ -173,8 +174,9 @@ impl Proxy {
 impl Watch {
     async fn run(self) -> Result<(), Failure> {
         let Self { common } = self;
-        let (rules, settings) = (common.rules()?, common.settings());
-        let watcher = Watcher::new(Engine::at(common.docker.clone()), common.attestor(), rules, settings);
+        let engine = Engine::at(common.docker.clone());
+        let (rules, settings) = common.known(&engine).await?;
+        let watcher = Watcher::new(engine, common.attestor(), rules, settings);
         tell(format!("watching {}", common.docker.display()));
         Arc::new(watcher).watch(tell).await;
         Ok(())
@@ -187,13 +189,22 @@ impl Common {
         Rules::parse(&self.rules.display().to_string(), &text).map_err(Failure::Usage)
     }
 
-    fn settings(&self) -> Settings {
-        let socket = std::iter::once(self.control_plane.path()).map(Path::to_string_lossy);
-        Settings {
-            control_plane: self.mesh.clone(),
-            image: self.image.clone(),
-            reserved: socket.map(String::from).chain(self.reserved.iter().cloned()).collect(),
-        }
+    /// Rules and settings as the engine knows them now: what tags stand for, and where it has its data.
+    async fn known(&self, engine: &Engine) -> Result<(Rules, Settings), Failure> {
+        let failed = |error| Failure::Unavailable(format!("{}: {error}", self.docker.display()));
+        let rules = pin(self.rules()?, engine, tell).await.map_err(failed)?;
+        let image = engine.image(&self.image).await.map_err(failed)?.ok_or_else(|| {
+            Failure::Unavailable(format!(
+                "the engine has no image {}; fix: pull or load the sidecar's image",
+                self.image
+            ))
+        })?;
+        tell(format!("sidecars: {} is {} until this starts anew", self.image, image.id));
+        let root = engine.data_root().await.map_err(failed)?;
+        let socket = self.control_plane.path().to_string_lossy().into_owned();
+        let reserved = [socket, root].into_iter().filter(|path| !path.is_empty());
+        let reserved = reserved.chain(self.reserved.iter().cloned()).collect();
+        Ok((rules, Settings { control_plane: self.mesh.clone(), image: image.id, reserved }))
     }
 
     fn attestor(&self) -> Attestor {

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ANSWER_MAX, ANSWER_TIMEOUT, Content, Docker, DockerError, EVENT_MAX, ListedHostConfig, NetworkSettings,
-    collect,
+    ANSWER_MAX, ANSWER_TIMEOUT, Content, Docker, DockerError, EVENT_MAX, ListedHostConfig, Mount,
+    NetworkSettings, collect,
 };
 
 /// What a program that is run within a container may print: a line or two.
@@ -28,6 +28,8 @@ pub(crate) struct Listed {
     pub(crate) host_config: ListedHostConfig,
     #[serde(default)]
     pub(crate) network_settings: NetworkSettings,
+    #[serde(default)]
+    pub(crate) mounts: Option<Vec<Mount>>,
 }
 
 /// An image.
@@ -44,6 +46,23 @@ pub(crate) struct Image {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ImageConfig {
     pub(crate) exposed_ports: Option<BTreeMap<String, Value>>,
+    /// A container has them too, unless it has its own of the same name.
+    #[serde(default)]
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Volume {
+    /// What its driver was told, as `device`.
+    pub(crate) options: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    #[serde(rename = "DockerRootDir", default)]
+    root: String,
 }
 
 /// How a program within a container ended.
@@ -73,7 +92,39 @@ impl Listed {
     }
 }
 
+impl Image {
+    /// One that the engine does not have any more.
+    pub(crate) fn gone(id: &str) -> Self {
+        Self { id: id.to_owned(), repo_tags: None, repo_digests: None, config: None }
+    }
+
+    /// What it says of containers that are made of it.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.config.iter().filter_map(|config| config.labels.as_ref()).flatten()
+    }
+}
+
 impl Docker {
+    /// Every container there is.
+    pub(crate) async fn everything(&self) -> Result<Vec<Listed>, DockerError> {
+        self.ask(Method::GET, "/containers/json?all=1").await
+    }
+
+    /// A volume by its name; `None` when the engine does not have it.
+    pub(crate) async fn volume(&self, name: &str) -> Result<Option<Volume>, DockerError> {
+        match self.ask(Method::GET, &format!("/volumes/{}", encode(name))).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(DockerError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where on the host the engine keeps volumes and everything else.
+    pub(crate) async fn data_root(&self) -> Result<String, DockerError> {
+        let Info { root } = self.ask(Method::GET, "/info").await?;
+        Ok(root)
+    }
+
     /// Every container that has a label, running or not.
     pub(crate) async fn labelled(&self, label: &str) -> Result<Vec<Listed>, DockerError> {
         let filters = encode(&json!({ "label": [label] }).to_string());

@@ -131,8 +131,7 @@ impl Groups {
 
     /// Settles a group as it is now: what was seen may be past. Whoever makes or starts one holds its lock.
     async fn settle_now(&self, id: &str) -> Result<bool, super::GroupError> {
-        let group = Group::of(id, self.docker.labelled(&format!("{GROUP_LABEL}={id}")).await?);
-        self.settle(&group).await
+        self.settle(&self.named(id).await?).await
     }
 
     async fn keep_vouching(&self, group: &Group) -> Result<(), super::GroupError> {
@@ -142,7 +141,7 @@ impl Groups {
         if addresses.is_empty() || group.sidecar.as_ref().is_none_or(|sidecar| sidecar.state != "running") {
             return Ok(());
         }
-        Ok(self.vouch(group, &addresses).await?)
+        self.vouch(group, &addresses).await
     }
 }
 

@@ -111,6 +111,7 @@ fn what_cannot_be_meshed_is_refused_with_its_name() {
         (json!({ "HostConfig": { "Binds": ["/:/a:ro"] } }), "reserved-mount"),
         (json!({ "HostConfig": { "Binds": ["signet-admin:/a"] } }), "reserved-mount"),
         (json!({ "HostConfig": mount("/run//./signet/admin.sock") }), "reserved-mount"),
+        (json!({ "HostConfig": mount("/srv/../run/signet") }), "reserved-mount"),
     ] {
         let refusal = planned(&body).unwrap_err();
         assert!(refusal.starts_with(code) && refusal.contains("; fix: "), "{body}: {refusal}");
