@@ -214,10 +214,10 @@ fn check_bounds(writes: &[Write]) -> Result<(), StoreError> {
 }
 
 /// The first key of a commit whose expectation does not hold, one write after the other. `found` tells the revision of a key.
-fn broken<'a, E>(
-    writes: &'a [Write],
+fn broken<E>(
+    writes: &[Write],
     mut found: impl FnMut(&str) -> Result<Option<Revision>, E>,
-) -> Result<Option<&'a str>, E> {
+) -> Result<Option<&str>, E> {
     // What the commit itself wrote before has no revision yet that anybody could expect.
     let mut own: HashMap<&str, bool> = HashMap::new();
     for write in writes {

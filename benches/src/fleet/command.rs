@@ -113,7 +113,7 @@ impl Fleet {
         // On the disk that the report is on, not in memory: what is acknowledged is on it.
         let folder = tempfile::tempdir_in(&self.report).map_err(|error| error.to_string())?;
         // The operator's tool holds the control plane too.
-        let is_tool = !signet.file_name().is_some_and(|name| name == "signet-control-plane");
+        let is_tool = signet.file_name().is_none_or(|name| name != "signet-control-plane");
         let words = is_tool.then(|| "control-plane".into());
         let plan = Plan {
             mesh,

@@ -94,7 +94,7 @@ fn plan(
         }
     }
     let known = epochs.into_iter().max().unwrap_or(1);
-    let epoch = restoring.epoch.unwrap_or(known.saturating_add(1));
+    let epoch = restoring.epoch.unwrap_or_else(|| known.saturating_add(1));
     if epoch <= known {
         return Err(BackupError::Epoch(known));
     }

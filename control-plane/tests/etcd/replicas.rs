@@ -100,7 +100,7 @@ async fn a_token_for_one_is_good_for_one_however_many_replicas_are_asked_at_once
         let outcomes = tokio::join!(enrol(one.control, &token), enrol(two.control, &token));
         let won = [&outcomes.0, &outcomes.1].into_iter().filter(|outcome| outcome.is_ok()).count();
         assert_eq!(won, 1, "race {race}");
-        let refused = outcomes.0.err().or(outcomes.1.err()).unwrap();
+        let refused = outcomes.0.err().or_else(|| outcomes.1.err()).unwrap();
         assert_eq!(code(&refused).1, "token-refused");
     }
 }

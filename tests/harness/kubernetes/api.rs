@@ -24,7 +24,7 @@ pub(super) enum Answer {
     Whole(u16, Value),
     /// A watch of a collection from a version.
     Watch {
-        of: Target,
+        of: Box<Target>,
         from: u64,
     },
 }
@@ -92,7 +92,7 @@ fn route(state: &mut State, asked: &Asked<'_>) -> Result<Answer, Refused> {
                 .get("resourceVersion")
                 .and_then(|version| version.parse().ok())
                 .unwrap_or(state.version);
-            Ok(Answer::Watch { of: target, from })
+            Ok(Answer::Watch { of: Box::new(target), from })
         }
         "list" => {
             state.lists += 1;

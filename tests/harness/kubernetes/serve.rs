@@ -69,7 +69,7 @@ async fn respond(cluster: &Cluster, request: Request<Incoming>) -> Answered {
             let changes = WatchStream::new(cluster.version.subscribe());
             let watch = Watch {
                 cluster: cluster.clone(),
-                of,
+                of: *of,
                 from,
                 changes,
                 lines: VecDeque::new(),

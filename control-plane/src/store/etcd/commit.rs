@@ -76,7 +76,7 @@ impl EtcdStore {
                 }
                 Outcome::Done(_) => {}
                 Outcome::Unknown(status) => {
-                    in_doubt_since.get_or_insert(seen.revision());
+                    in_doubt_since.get_or_insert_with(|| seen.revision());
                     if tokio::time::Instant::now() >= deadline {
                         let reason = format!("whether a write happened is not known: {}", status.message());
                         return Err(StoreError::Refused(reason));

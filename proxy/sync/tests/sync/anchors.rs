@@ -12,7 +12,12 @@ use signet_sync::{Anchors, DecodeError};
 use crate::mesh::trust_domain;
 
 fn root() -> Authority {
-    Authority::create(trust_domain(), SystemTime::now(), Duration::from_secs(3_600)).unwrap()
+    Authority::create(
+        trust_domain(),
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        Duration::from_secs(3_600),
+    )
+    .unwrap()
 }
 
 fn anchors(current: &Authority, former: &Authority) -> Anchors {
