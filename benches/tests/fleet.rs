@@ -1,7 +1,5 @@
 //! A small fleet against a real control plane: everybody gets every policy, and comes back after each restart.
 
-#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain fails and says where")]
-
 use std::time::Duration;
 
 use signet_benches::fleet::mesh::Mesh;

@@ -18,7 +18,7 @@ const REDB: &str = "redb";
 /// What is said of it on the command line, of the control plane and of `backup` and `restore`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StoreArguments {
-    /// Where the state is: redb (in the state directory) or etcd://HOST:PORT[,HOST:PORT…][/PREFIX]
+    /// Where the state is: redb (in the state directory) or etcd://HOST:PORT,HOST:PORT…/PREFIX
     #[arg(long, env = "SIGNET_STORE", default_value = REDB, value_name = "STORE")]
     store: String,
 

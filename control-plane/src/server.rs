@@ -1,7 +1,7 @@
 //! The control port: TCP in, TLS 1.3 with our own verifier, then gRPC over HTTP/2.
 //!
 //! One port serves enrolment (no certificate) and everything else (a verified certificate): the handshake takes both,
-//! each service asks for the [`Peer`] it needs. What an anonymous client can hold is bounded in number and time.
+//! each service asks for the `Peer` it needs. What an anonymous client can hold is bounded in number and time.
 
 use std::io;
 use std::net::IpAddr;

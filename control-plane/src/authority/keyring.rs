@@ -43,7 +43,7 @@ const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Pairs at once: the current one, the next, and one made in an emergency meanwhile.
 const PAIRS_MAX: usize = 3;
 
-/// Retired roots, and words of one root for another, in one file: far above [`super::RETIRED_MAX`].
+/// Retired roots, and words of one root for another, in one file: far above `RETIRED_MAX` of the rotation.
 const CERTIFICATES_MAX: usize = 16;
 
 /// Root and issuer with their keys.

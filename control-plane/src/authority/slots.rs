@@ -1,7 +1,7 @@
 //! Which key plays which part: a record in the store, so that it changes in one commit with all that depends on it.
 //!
 //! Everything is named by the SHA-256 of its public key, base64url; the keys themselves are in the
-//! [`Keyring`](super::Keyring).
+//! [`Keyring`].
 
 use serde::{Deserialize, Serialize};
 

@@ -194,7 +194,7 @@ pub fn verify(rules: &HostRules) -> Result<(), CaptureError> {
 /// The places of the mesh in the rules that an earlier process of this guard left behind; none without such.
 ///
 /// # Errors
-/// As [`super::verify`].
+/// As [`super::verify()`].
 pub fn left_behind(guard: &str) -> Result<BTreeSet<SocketAddr>, CaptureError> {
     let found = nftables::read(&table_of(guard))?;
     Ok(found.into_iter().flat_map(|table| table.sets).flat_map(|set| set.places).collect())

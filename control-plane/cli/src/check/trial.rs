@@ -1,6 +1,6 @@
 //! Capture, tried out in a network that exists for this alone: nothing of the machine is changed.
 //!
-//! A process of its own enters a [lab](crate::lab), puts a sidecar's rules in force there, and looks whether connections
+//! A process of its own enters a [lab], puts a sidecar's rules in force there, and looks whether connections
 //! come out where they should. So the kernel itself is asked, not its version or its configuration.
 
 use std::io;
