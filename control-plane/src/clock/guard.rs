@@ -128,8 +128,9 @@ impl Guard {
         if let Some(kind) = kind {
             let since = *self.doubted.get_or_insert(now.at);
             if kind == Kind::Unset || !is_vouched_for(&offsets(since)) {
-                let since_issued = self.issued_ms.saturating_add(now.boot_ms.saturating_sub(looked));
-                let instead = expected.max(since_issued).max(EARLIEST_MS);
+                // Time goes on since the last belief, or, where there was none, since the first look.
+                let counted = if carried.is_some() { 0 } else { now.boot_ms.saturating_sub(looked) };
+                let instead = expected.max(self.issued_ms.saturating_add(counted)).max(EARLIEST_MS);
                 let latest = if matches!(kind, Kind::Away { .. }) { now.wall_ms } else { instead };
                 let [instead, latest] = [instead, latest].map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
                 return Err(Fault { kind, instead, latest });
@@ -193,6 +194,12 @@ mod tests {
         assert_eq!(code(&mut guard, at(T0 + 24 * HOUR, 1_000), &[]), "clock-jumped");
         let fault = guard.judge(at(T0 + 24 * HOUR, 2_000), |_| Vec::new()).unwrap_err();
         assert_eq!(fault.instead, UNIX_EPOCH + Duration::from_millis(T0 + 2_000));
+        let mut guard = Guard::new(T0, false);
+        for hour in 0..100 {
+            assert_eq!(code(&mut guard, at(T0 + hour * HOUR, hour * HOUR), &[]), "ok");
+        }
+        let fault = guard.judge(at(T0 + 200 * HOUR, 100 * HOUR), |_| Vec::new()).unwrap_err();
+        assert_eq!(fault.instead, UNIX_EPOCH + Duration::from_millis(T0 + 100 * HOUR), "counted once");
         assert_eq!(code(&mut guard, at(T0 + 3_000, 3_000), &[]), "ok", "nothing of the jump is left behind");
         // Time that passed is no jump.
         assert_eq!(code(&mut guard, at(T0 + 48 * HOUR, 48 * HOUR), &[]), "ok");
