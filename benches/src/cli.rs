@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ struct Load {
     /// Limits of the sidecars
     #[arg(long, value_enum, default_value_t)]
     profile: Profile,
-    /// The signet program to measure; left out: built here with profile dist
+    /// The signet program to measure, with signet-proxy beside it; left out: built here with profile dist
     #[arg(long, value_name = "PATH")]
     signet: Option<PathBuf>,
     /// Where a program is that is not in PATH; may be repeated
@@ -257,7 +257,7 @@ impl Load {
 
     fn own(&self, names: &[String], limits: Option<&Limits>) -> Result<Own, Failed> {
         let signet = match &self.signet {
-            Some(path) => Some(absolute(path)?),
+            Some(path) => Some(choice::given(path).map_err(Failed::usage)?),
             None if self.check || !names.iter().any(|name| choice::is_own(name)) => Some("signet".into()),
             None => Some(choice::build().map_err(Failed::unavailable)?),
         };
@@ -280,10 +280,6 @@ impl Load {
 }
 
 /// Programs are started from folders of their own.
-fn absolute(path: &Path) -> Result<PathBuf, Failed> {
-    fs::canonicalize(path).map_err(|error| Failed::usage(format!("{}: {error}", path.display())))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -66,7 +66,7 @@ impl Instructions {
             return Err(Failed::usage(format!("{unknown:?} is none of Signet's pairs")));
         }
         let signet = match &self.signet {
-            Some(path) => fs::canonicalize(path).map_err(Failed::usage)?,
+            Some(path) => choice::given(path).map_err(Failed::usage)?,
             None => choice::build().map_err(Failed::unavailable)?,
         };
         println!("| operation | instructions |\n| --- | ---: |");
@@ -82,7 +82,12 @@ impl Instructions {
             .into_iter()
             .filter(|mode| self.pairs.is_empty() || self.pairs.iter().any(|n| n == mode.name))
         {
-            let launch = Launch { signet: signet.clone(), wrapper: Vec::new(), workers: 1 };
+            let launch = Launch {
+                signet: signet.clone(),
+                proxy: choice::sidecar(&signet),
+                wrapper: Vec::new(),
+                workers: 1,
+            };
             match self.request_cost(&valgrind, &nginx, mode, launch) {
                 Ok([client, server]) => println!(
                     "| {} | {} | {} | {} |",

@@ -107,7 +107,7 @@ fn facts(pair: &Pair, programs: &Programs) -> PairFacts {
         Kind::Signet(mode, launch) => {
             let workers =
                 if launch.workers == 1 { "one worker".into() } else { format!("{} workers", launch.workers) };
-            (format!("{}; {workers}", mode.about), Family::Signet, choice::version(&launch.signet))
+            (format!("{}; {workers}", mode.about), Family::Signet, choice::version(&launch.proxy))
         }
     };
     PairFacts { name: pair.name.clone(), about, family, version }

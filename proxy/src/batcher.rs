@@ -2,7 +2,8 @@
 //!
 //! The first message of a batch asks for a turn after everything that is ready now has run; until that turn
 //! comes, others join it. So a lone message waits for nobody, and the busier a worker is, the more messages share a
-//! signature. A batch may span connections: each message names its own channel in its nonce.
+//! signature. Where a worker has one exchange alone there is nobody to come, and not even that turn is taken. A batch
+//! may span connections: each message names its own channel in its nonce.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use signet_signature::batch::MAX_BATCH;
 use signet_signature::{MeshSigner, SignError, SignedHead, Unsigned};
 use tokio::sync::oneshot;
 
+use crate::limits::{Counter, Place};
 use crate::telemetry::metrics::Metrics;
 
 /// Bytes of messages that wait at most: one alone can be 200 KiB, with cookies on both of its sides. Usual ones are
@@ -22,6 +24,8 @@ const BYTES_MAX: usize = 1024 * 1024;
 #[derive(Default)]
 pub(crate) struct Batcher {
     waiting: RefCell<Waiting>,
+    /// Exchanges whose request has come and whose response has not begun: each may bring a message.
+    exchanges: Counter,
 }
 
 #[derive(Default)]
@@ -35,6 +39,11 @@ struct Waiting {
 }
 
 impl Batcher {
+    /// An exchange whose messages may be signed here, until it is dropped.
+    pub(crate) fn enter(&self) -> Place {
+        self.exchanges.take()
+    }
+
     /// Signs a message together with those that are ready at the same time.
     pub(crate) async fn sign(
         self: &Rc<Self>,
@@ -66,9 +75,12 @@ impl Batcher {
         waiting.answers.push(sender);
         let first = waiting.messages.len() == 1;
         let full = waiting.messages.len() == MAX_BATCH || waiting.bytes > BYTES_MAX;
+        let alone = first && self.exchanges.count() == 1;
         drop(waiting);
         if first {
             metrics.signature_batches.inc();
+        }
+        if first && !alone {
             let batcher = Rc::clone(self);
             tokio::task::spawn_local(async move {
                 // After the tasks that are ready now, and those that the sockets make ready meanwhile.
@@ -76,7 +88,7 @@ impl Batcher {
                 batcher.flush();
             });
         }
-        if full {
+        if full || alone {
             self.flush();
         }
         answer
@@ -181,6 +193,28 @@ mod tests {
                 let heads = sign(&batcher, &[Arc::clone(&old), old, Arc::clone(&new), new], &metrics).await;
                 assert!(heads.iter().all(|head| tree(head).0 == 2));
                 assert_ne!(tree(&heads[1]), tree(&heads[2]));
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_message_of_the_only_exchange_is_signed_at_once_and_that_of_one_of_two_waits_for_the_other() {
+        LocalSet::new()
+            .run_until(async {
+                let (batcher, metrics, signer) = (Rc::<Batcher>::default(), Metrics::default(), signer());
+                let _one = batcher.enter();
+                let mut alone = batcher.join(&signer, message(&signer, 1), &metrics);
+                assert_eq!(tree(&alone.try_recv().unwrap().unwrap()).0, 1);
+                let two = batcher.enter();
+                let mut first = batcher.join(&signer, message(&signer, 2), &metrics);
+                assert!(first.try_recv().is_err(), "signed before the other could join");
+                let second = batcher.join(&signer, message(&signer, 3), &metrics);
+                assert_eq!(tree(&first.await.unwrap().unwrap()).0, 2);
+                assert_eq!(tree(&second.await.unwrap().unwrap()).0, 2);
+                drop(two);
+                let mut alone = batcher.join(&signer, message(&signer, 4), &metrics);
+                assert_eq!(tree(&alone.try_recv().unwrap().unwrap()).0, 1);
+                assert_eq!(metrics.signature_batches.get(), 3);
             })
             .await;
     }

@@ -44,6 +44,22 @@ impl Connections {
     }
 }
 
+/// Counts what is under way on a worker, without a bound of its own.
+#[derive(Clone, Default)]
+pub(crate) struct Counter(Rc<Cell<usize>>);
+
+impl Counter {
+    /// How many are under way.
+    pub(crate) fn count(&self) -> usize {
+        self.0.get()
+    }
+
+    /// One more, until it is dropped.
+    pub(crate) fn take(&self) -> Place {
+        Place::take(&self.0)
+    }
+}
+
 /// A place among counted ones.
 pub(crate) struct Place(Rc<Cell<usize>>);
 

@@ -14,6 +14,7 @@ use crate::results::{DIRECT, LeftOut};
 /// The program that is measured, by default: what is shipped.
 const PROFILE: &str = "dist";
 const BINARY: &str = "signet";
+const SIDECAR: &str = "signet-proxy";
 
 /// What is known of Signet's own pairs.
 #[derive(Clone, Debug)]
@@ -70,7 +71,8 @@ pub fn pairs(
 fn own_pairs(mode: signet::Mode, own: &Own) -> impl Iterator<Item = Pair> {
     own.workers.iter().filter_map(move |&workers| {
         let name = if workers == 1 { mode.name.to_owned() } else { format!("{}-{workers}w", mode.name) };
-        let launch = Launch { signet: own.signet.clone()?, wrapper: own.wrapper.clone(), workers };
+        let signet = own.signet.clone()?;
+        let launch = Launch { proxy: sidecar(&signet), signet, wrapper: own.wrapper.clone(), workers };
         Some(Pair { name, kind: Kind::Signet(mode, launch) })
     })
 }
@@ -94,14 +96,32 @@ fn add(
     Ok(())
 }
 
-/// Builds the program that is shipped.
+/// The sidecar that belongs to a `signet` program: it lies beside it.
+pub fn sidecar(signet: &Path) -> PathBuf {
+    signet.with_file_name(SIDECAR)
+}
+
+/// The `signet` program that was asked for, with its sidecar beside it.
+///
+/// # Errors
+/// In words what is missing.
+pub fn given(signet: &Path) -> Result<PathBuf, String> {
+    let path = std::fs::canonicalize(signet).map_err(|error| format!("{}: {error}", signet.display()))?;
+    let proxy = sidecar(&path);
+    if !proxy.is_file() {
+        return Err(format!("{} is missing: sidecars run the {SIDECAR} beside {BINARY}", proxy.display()));
+    }
+    Ok(path)
+}
+
+/// Builds the programs that are shipped, and tells where the tool is.
 ///
 /// # Errors
 /// In words why there is none.
 pub fn build() -> Result<PathBuf, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building {BINARY} with profile {PROFILE}; --signet PATH measures another one");
-    let arguments = ["build", "--profile", PROFILE, "--bin", BINARY, "--message-format", "json"];
+    eprintln!("building {BINARY} and {SIDECAR} with profile {PROFILE}; --signet PATH measures another one");
+    let arguments = ["build", "--profile", PROFILE, "--bin", BINARY, "--bin", SIDECAR, "--message-format", "json"];
     let built = Command::new(cargo).args(arguments).stderr(Stdio::inherit()).output();
     let built = built.map_err(|error| format!("cargo cannot be started: {error}; give --signet PATH"))?;
     let text = String::from_utf8_lossy(&built.stdout).into_owned();

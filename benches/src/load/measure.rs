@@ -30,6 +30,9 @@ pub const POST: usize = 16 * 1024;
 const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 /// How long idle connections may take to open: at a few hundred per second for the slowest peer.
 const HOLD_LIMIT: Duration = Duration::from_secs(120);
+/// How long idle connections rest before memory is looked at: what proxies give up for an idle connection, they do not give up
+/// at once. A sidecar does after five to ten seconds.
+const REST: Duration = Duration::from_secs(12);
 /// How long memory has to settle before it is looked at.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Requests of a warm-up: enough for every connection to have been used.
@@ -159,9 +162,16 @@ pub fn fresh_memory(running: &Running, tools: &Tools) -> Vec<(String, Outcome)> 
         Ok(None) => return Vec::new(),
         Err(error) => return vec![("memory".into(), Err(error.into()))],
     };
-    let first = ("memory".to_owned(), Ok(vec![("memory.idle_mib".to_owned(), mean_mib(idle))]));
+    let first = ("memory".to_owned(), own_pages(running, idle));
     let with = |&count: &usize| (format!("memory with {count} idle connections"), held(running, count, idle));
     std::iter::once(first).chain(tools.idle.iter().map(with)).collect()
+}
+
+/// Resident memory before any load, and of it what no other process shares: the rest is mapped from files.
+fn own_pages(running: &Running, idle: [f64; 2]) -> Outcome {
+    let Some([client, server]) = running.families()? else { return Ok(Figures::new()) };
+    let own = [usage::anonymous_kib(&client)? as f64, usage::anonymous_kib(&server)? as f64];
+    Ok(vec![("memory.idle_mib".into(), mean_mib(idle)), ("memory.idle_own_mib".into(), mean_mib(own))])
 }
 
 /// Time to ready; of a sidecar, then once more with what it has stored.
@@ -201,6 +211,7 @@ fn held(running: &Running, count: usize, idle: [f64; 2]) -> Outcome {
     let part = Part::Hold(hold::Plan { to, path: "/small".into(), connections: count });
     let holding = running.stage.client.start(part.program())?;
     holding.wait_for_line(hold::HOLDING, HOLD_LIMIT)?;
+    pause(REST);
     let Some(held) = resident(running)? else { return Ok(Figures::new()) };
     let added = (held[0] - idle[0]).max(held[1] - idle[1]);
     Ok(vec![

@@ -74,8 +74,10 @@ pub const MODES: [Mode; 6] = [
 /// The programs and their settings.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The `signet` program.
+    /// The `signet` program: control plane and tool.
     pub signet: PathBuf,
+    /// The sidecar as it is shipped.
+    pub proxy: PathBuf,
     /// Words before it on the sidecars' command line, such as a wrapper that limits them; mostly none.
     pub wrapper: Vec<String>,
     /// Worker threads of each sidecar.
@@ -163,8 +165,8 @@ fn wait_until_ready(sidecar: &Sidecar, begun: Instant) -> Result<Duration, MeshE
 fn setup(launch: &Launch) -> Setup {
     let flags = vec!["--workers".to_owned(), launch.workers.to_string()];
     let program = match launch.wrapper.split_first() {
-        Some((first, rest)) => Program::new(first).args(rest).args([&launch.signet]),
-        None => Program::new(&launch.signet),
+        Some((first, rest)) => Program::new(first).args(rest).args([&launch.proxy]),
+        None => Program::new(&launch.proxy),
     };
     // What a sidecar tells of each connection is no part of what is measured, as with the peers.
     let environment = vec![("SIGNET_LOG".to_owned(), "warn".to_owned())];

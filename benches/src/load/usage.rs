@@ -53,10 +53,22 @@ pub fn processor_time(family: &[u32]) -> io::Result<Duration> {
 /// # Errors
 /// A process that has ended.
 pub fn resident_kib(family: &[u32]) -> io::Result<u64> {
+    sum(family, "VmRSS:")
+}
+
+/// The part of [`resident_kib`] that is not mapped from files.
+///
+/// # Errors
+/// A process that has ended.
+pub fn anonymous_kib(family: &[u32]) -> io::Result<u64> {
+    sum(family, "RssAnon:")
+}
+
+fn sum(family: &[u32], field: &str) -> io::Result<u64> {
     family.iter().try_fold(0, |sum, id| {
         let status = fs::read_to_string(format!("/proc/{id}/status"))?;
         let missing = || io::Error::other(format!("process {id} has no memory any more"));
-        Ok(sum + resident(&status).ok_or_else(missing)?)
+        Ok(sum + kib(&status, field).ok_or_else(missing)?)
     })
 }
 
@@ -65,8 +77,8 @@ fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn kib(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
@@ -82,8 +94,8 @@ mod tests {
 
     #[test]
     fn resident_memory_is_found() {
-        assert_eq!(resident("Name:\tx\nVmPeak:\t 9 kB\nVmRSS:\t   1234 kB\n"), Some(1234));
-        assert_eq!(resident("Name:\tzombie\n"), None);
+        assert_eq!(kib("Name:\tx\nVmPeak:\t 9 kB\nVmRSS:\t   1234 kB\n", "VmRSS:"), Some(1234));
+        assert_eq!(kib("Name:\tzombie\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -56,8 +56,11 @@ const AT_RATES_AWAKE: [Column<'_>; 6] = [
     ("3,200/s: p50 µs", "awake.rate_3200.p50_us", 0, true),
     ("p99 µs", "awake.rate_3200.p99_us", 0, true),
 ];
-const MEMORY: [Column<'_>; 2] =
-    [("idle MiB", "memory.idle_mib", 1, true), ("after load MiB", "memory.loaded_mib", 1, true)];
+const MEMORY: [Column<'_>; 3] = [
+    ("idle MiB", "memory.idle_mib", 1, true),
+    ("of it not mapped from files", "memory.idle_own_mib", 1, true),
+    ("after load MiB", "memory.loaded_mib", 1, true),
+];
 const START: [Column<'_>; 2] = [
     ("start to ready ms", "start.ready_ms", 0, true),
     ("with cached identity ms", "start.cached_ms", 0, true),

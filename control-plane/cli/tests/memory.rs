@@ -37,7 +37,7 @@ fn twenty_six_idle_sidecars_take_at_most_260_mib_together() -> TestResult {
     let (mut sidecars, mut places) = (Vec::new(), Vec::new());
     for number in 0..SIDECARS {
         let container = fog.container(&name(number))?;
-        let setup = Setup { program: Some(Program::new(signet)), ..Setup::default() };
+        let setup = Setup { program: Some(Program::new(signet).args(["proxy"])), ..Setup::default() };
         places.push(SocketAddr::from((container.ipv4(), PORT)));
         sidecars.push(mesh.sidecar(&container, &name(number), setup)?);
     }

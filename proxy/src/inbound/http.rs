@@ -115,6 +115,7 @@ impl Callee {
         if checkpoint::is_asked(&request) {
             return Box::pin(self.settle(request)).await;
         }
+        let _counted = self.worker.batcher.enter();
         let own_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Inbound, request.method(), request.headers());

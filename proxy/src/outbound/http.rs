@@ -139,6 +139,7 @@ impl Unsigned {
 impl Caller {
     /// Answers one request, with the far application's response or with the reason for none.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let _counted = self.worker.batcher.enter();
         let request_id = self.worker.request_id();
         let mut trail = Trail::default();
         let span = request_span(Direction::Outbound, request.method(), request.headers());

@@ -33,7 +33,7 @@ pub struct Setup {
     pub evidence: Option<Evidence>,
     /// Environment variables, such as a log filter.
     pub environment: Vec<(String, String)>,
-    /// The `signet` program to run, this same binary without; the sidecar's arguments are added to its own.
+    /// The sidecar to run, `signet proxy` of this same binary without; the sidecar's arguments are added to its own.
     pub program: Option<Program>,
 }
 
@@ -68,8 +68,8 @@ impl Sidecar {
         let ports = setup.guarded.iter().flat_map(|port| ["--ports".to_owned(), port.to_string()]);
         let mut program = setup
             .program
-            .unwrap_or_else(|| program(&[]))
-            .args(["proxy", kind, "--control-plane", &control_plane.to_string()])
+            .unwrap_or_else(|| program(&["proxy"]))
+            .args([kind, "--control-plane", &control_plane.to_string()])
             .args(ports)
             .args([OsStr::new("--admin-socket"), folder.join("admin.sock").as_os_str()])
             .args(["--drain-seconds", "5"])
