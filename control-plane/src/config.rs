@@ -13,6 +13,7 @@ use thiserror::Error;
 mod kubernetes;
 
 use self::kubernetes::KubernetesArguments;
+pub(crate) use self::kubernetes::ApiServerArguments;
 pub use self::kubernetes::KubernetesConfig;
 use crate::location::{StoreArguments, StoreLocation};
 
@@ -81,6 +82,9 @@ struct Arguments {
     /// Log format: text or json
     #[arg(long, env = "SIGNET_LOG_FORMAT", default_value = "text")]
     log_format: String,
+
+    #[command(flatten)]
+    api_server: ApiServerArguments,
 
     #[command(flatten)]
     kubernetes: KubernetesArguments,
@@ -165,7 +169,7 @@ impl TryFrom<Arguments> for Config {
         if let Err(error) = arguments.log.parse::<tracing_subscriber::EnvFilter>() {
             return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
         }
-        let kubernetes = arguments.kubernetes.read(trust_domain.as_str())?;
+        let kubernetes = arguments.kubernetes.read(trust_domain.as_str(), &arguments.api_server)?;
         Ok(Self {
             kubernetes,
             state_dir: arguments.state_dir,
@@ -173,7 +177,7 @@ impl TryFrom<Arguments> for Config {
             admin_listen: arguments.admin_listen,
             admin_socket,
             bootstrap_dir: arguments.bootstrap_dir,
-            store: arguments.store.location(&trust_domain)?,
+            store: arguments.store.location(&trust_domain, &arguments.api_server)?,
             trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
             clock_is_right: arguments.clock_is_right,
@@ -255,6 +259,8 @@ mod tests {
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
             (&["--store", "etcd//a"], "SIGNET_STORE"),
+            (&["--store", "kubernetes/A"], "SIGNET_STORE"),
+            (&["--store", "kubernetes/a", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),
             (&["--store", "etcd://10.0.0.1"], "SIGNET_ETCD_CA"),
             (&["--store", "redb", "--etcd-ca", "ca.pem"], "SIGNET_ETCD_CA"),
             (&["--store", "etcd://127.0.0.1", "--etcd-key", "key.pem"], "SIGNET_ETCD_CA"),

@@ -8,9 +8,9 @@
 //! know of our authority.
 
 mod attest;
-mod client;
+pub(crate) mod client;
 mod controller;
-mod follow;
+pub(crate) mod follow;
 mod resource;
 mod roots;
 mod status;
@@ -102,7 +102,7 @@ impl Kubernetes {
 }
 
 /// Random, 0 to 1: so that several who wait for the same server do not come back at once.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let mut byte = [128_u8];
     // Without randomness it is one half.
     let _ = aws_lc_rs::rand::fill(&mut byte);

@@ -1,4 +1,5 @@
-//! Where the state is: in the state directory, or in an etcd cluster that several control planes share.
+//! Where the state is: in the state directory, or where several control planes share it: in an etcd cluster, or in Secrets of a
+//! Kubernetes namespace.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,16 +10,21 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use signet_identity::TrustDomain;
 
-use crate::config::ConfigError;
-use crate::store::{EtcdAddress, EtcdStore, RedbStore, Store, StoreError};
+use crate::config::{ApiServerArguments, ConfigError};
+use crate::store::{
+    EtcdAddress, EtcdStore, KubernetesAddress, KubernetesStore, RedbStore, Store, StoreError,
+};
 
 /// The store in the state directory.
 const REDB: &str = "redb";
+/// The store in Secrets of the namespace that the control plane is in.
+const KUBERNETES: &str = "kubernetes";
 
 /// What is said of it on the command line, of the control plane and of `backup` and `restore`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StoreArguments {
-    /// Where the state is: redb (in the state directory) or etcd://HOST:PORT,HOST:PORT…/PREFIX
+    /// Where the state is: redb (in the state directory), etcd://HOST:PORT,HOST:PORT…/PREFIX, or kubernetes or kubernetes/NAME
+    /// (in Secrets of the namespace this runs in)
     #[arg(long, env = "SIGNET_STORE", default_value = REDB, value_name = "STORE")]
     store: String,
 
@@ -47,6 +53,8 @@ pub enum StoreLocation {
         /// By which both sides know each other; none is possible on loopback only.
         files: Option<EtcdFiles>,
     },
+    /// In Secrets of a namespace.
+    Kubernetes(KubernetesAddress),
 }
 
 /// PEM files for mutual TLS with etcd.
@@ -61,7 +69,11 @@ pub struct EtcdFiles {
 }
 
 impl StoreArguments {
-    pub(crate) fn location(self, trust_domain: &TrustDomain) -> Result<StoreLocation, ConfigError> {
+    pub(crate) fn location(
+        self,
+        trust_domain: &TrustDomain,
+        api_server: &ApiServerArguments,
+    ) -> Result<StoreLocation, ConfigError> {
         let files = match (self.etcd_ca, self.etcd_certificate, self.etcd_key) {
             (None, None, None) => None,
             (Some(ca), Some(certificate), Some(key)) => Some(EtcdFiles { ca, certificate, key }),
@@ -71,9 +83,11 @@ impl StoreArguments {
                 ));
             }
         };
-        if self.store == REDB {
+        let kind = self.store.split('/').next().unwrap_or_default();
+        if self.store == REDB || kind == KUBERNETES {
             return match files {
-                None => Ok(StoreLocation::Redb),
+                None if self.store == REDB => Ok(StoreLocation::Redb),
+                None => in_kubernetes(&self.store, trust_domain, api_server),
                 Some(_) => Err(of_files("it is of no use without --store etcd://…")),
             };
         }
@@ -90,6 +104,29 @@ impl StoreArguments {
     }
 }
 
+/// `kubernetes`, or `kubernetes/NAME`.
+fn in_kubernetes(
+    store: &str,
+    trust_domain: &TrustDomain,
+    api_server: &ApiServerArguments,
+) -> Result<StoreLocation, ConfigError> {
+    let name = store.split_once('/').map_or(trust_domain.as_str(), |(_, name)| name);
+    if !KubernetesAddress::is_name(name) {
+        let reason = format!(
+            "{name:?} cannot be a part of names in Kubernetes; fix: kubernetes/NAME, of at most 40 lower-case letters, digits and `-`"
+        );
+        return Err(ConfigError::Setting { name: "SIGNET_STORE", reason });
+    }
+    let found = api_server.read()?;
+    Ok(StoreLocation::Kubernetes(KubernetesAddress {
+        host: found.host,
+        port: found.port,
+        credentials: found.credentials,
+        namespace: found.namespace,
+        name: name.to_owned(),
+    }))
+}
+
 fn of_files(reason: &str) -> ConfigError {
     ConfigError::Setting { name: "SIGNET_ETCD_CA", reason: reason.to_owned() }
 }
@@ -97,7 +134,7 @@ fn of_files(reason: &str) -> ConfigError {
 impl StoreLocation {
     /// Whether several control planes may have it at once.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Etcd { .. })
+        matches!(self, Self::Etcd { .. } | Self::Kubernetes(_))
     }
 
     /// Opens it; `directory` is the state directory.
@@ -113,6 +150,7 @@ impl StoreLocation {
                 let tls = files.as_ref().map(EtcdFiles::tls).transpose()?.map(Arc::new);
                 Ok(Arc::new(EtcdStore::open(address, tls, directory).await?))
             }
+            Self::Kubernetes(address) => Ok(Arc::new(KubernetesStore::open(address, directory).await?)),
         }
     }
 }

@@ -17,12 +17,14 @@ use thiserror::Error;
 #[cfg(test)]
 mod conformance;
 mod etcd;
+mod kubernetes;
 mod mark;
 #[cfg(test)]
 mod memory;
 mod redb;
 
 pub use self::etcd::{AddressError, EtcdAddress, EtcdStore};
+pub use self::kubernetes::{KubernetesAddress, KubernetesStore};
 #[cfg(test)]
 pub(crate) use self::memory::MemoryStore;
 pub use self::redb::RedbStore;
@@ -176,15 +178,15 @@ pub enum StoreError {
         /// The revision of the file that was found.
         found: u64,
     },
-    /// The cluster does not do what it was asked for.
-    #[error("etcd refuses: {0}")]
+    /// Whoever keeps it does not do what it was asked for.
+    #[error("the store is refused: {0}")]
     Refused(String),
-    /// No member of the cluster answers.
-    #[error("etcd does not answer ({member}): {reason}")]
+    /// Whoever keeps it does not answer.
+    #[error("the store cannot be reached ({member}): {reason}")]
     Unreachable {
-        /// The member that was asked last.
+        /// Who was asked last.
         member: String,
-        /// What was heard of it.
+        /// What was heard of them.
         reason: String,
     },
     /// A value of more bytes, or a commit of more writes than the bounds.

@@ -3,6 +3,7 @@
 mod attest;
 mod controller;
 mod stage;
+mod store;
 mod webhook;
 
 use signet_cli::lab::runner::Test;
@@ -49,6 +50,19 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "next_root_is_known_to_the_webhooks_caller_and_to_pods",
         webhook::next_root_is_known_to_the_webhooks_caller_and_to_pods,
+    ),
+    (
+        "store_in_secrets_keeps_the_contract_and_everything_over_a_reopening",
+        store::store_in_secrets_keeps_the_contract_and_everything_over_a_reopening,
+    ),
+    ("store_in_secrets_that_are_gone_is_refused", store::store_in_secrets_that_are_gone_is_refused),
+    (
+        "two_control_planes_that_write_to_secrets_at_once_lose_nothing",
+        store::two_control_planes_that_write_to_secrets_at_once_lose_nothing,
+    ),
+    (
+        "control_plane_with_its_state_in_secrets_survives_being_killed_and_the_api_server_being_away",
+        store::control_plane_with_its_state_in_secrets_survives_being_killed_and_the_api_server_being_away,
     ),
     ("rules_of_access_are_all_needed_and_enough", webhook::rules_of_access_are_all_needed_and_enough),
 ];

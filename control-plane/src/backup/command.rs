@@ -15,6 +15,7 @@ use tonic::transport::Endpoint;
 
 use super::{Backup, BackupError, Restoring};
 use crate::authority::{AuthorityError, Keyring};
+use crate::config::ApiServerArguments;
 use crate::location::StoreArguments;
 use crate::records::unix_seconds;
 use crate::store::{Entry, Listing, Revision};
@@ -31,6 +32,8 @@ struct State {
     trust_domain: String,
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    api_server: ApiServerArguments,
 }
 
 /// Writes keys and store to one file, whether a control plane runs or not
@@ -141,7 +144,7 @@ impl State {
         self,
         trust_domain: &TrustDomain,
     ) -> Result<std::sync::Arc<dyn crate::store::Store>, Failed> {
-        let location = self.store.location(trust_domain);
+        let location = self.store.location(trust_domain, &self.api_server);
         let location = location.map_err(|error| Failed { text: error.to_string(), code: EXIT_CONFIG })?;
         Ok(location.open(&self.state_dir).await.map_err(BackupError::from)?)
     }

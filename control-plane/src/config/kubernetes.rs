@@ -10,13 +10,9 @@ use super::ConfigError;
 /// Where Kubernetes mounts what a pod needs for the API server.
 const CREDENTIALS: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-#[derive(Debug, clap::Args)]
-pub(super) struct KubernetesArguments {
-    /// What to do in the cluster this runs in: attest (sidecars enrol by their pod's service-account token), controller
-    /// (custom resources are the mesh's manifests), webhook (pods get sidecars when they are made); separated by commas
-    #[arg(long, env = "SIGNET_KUBERNETES", value_delimiter = ',', value_parser = ["attest", "controller", "webhook"])]
-    kubernetes: Vec<String>,
-
+/// Where the API server is, and what proves us to it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ApiServerArguments {
     /// The API server, HOST:PORT; without it what Kubernetes tells every pod
     #[arg(long, env = "SIGNET_KUBERNETES_API", value_name = "HOST:PORT")]
     kubernetes_api: Option<String>,
@@ -24,6 +20,42 @@ pub(super) struct KubernetesArguments {
     /// Directory with token, ca.crt and namespace for the API server
     #[arg(long, env = "SIGNET_KUBERNETES_CREDENTIALS", default_value = CREDENTIALS, value_name = "DIR")]
     kubernetes_credentials: PathBuf,
+}
+
+/// The API server, and the namespace this control plane is in.
+pub(crate) struct ApiServer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) credentials: PathBuf,
+    pub(crate) namespace: String,
+}
+
+impl ApiServerArguments {
+    /// As far as it was not told, as Kubernetes tells every pod.
+    pub(crate) fn read(&self) -> Result<ApiServer, ConfigError> {
+        let wrong = |name, reason: String| ConfigError::Setting { name, reason };
+        let api = match self.kubernetes_api.clone() {
+            Some(api) => api,
+            None => in_cluster().ok_or_else(|| {
+                let reason =
+                    "not set, and this is no pod of a cluster: KUBERNETES_SERVICE_HOST and _PORT are not set";
+                wrong("SIGNET_KUBERNETES_API", reason.to_owned())
+            })?,
+        };
+        let (host, port) = host_port(&api)
+            .ok_or_else(|| wrong("SIGNET_KUBERNETES_API", format!("{api:?} is not HOST:PORT")))?;
+        let namespace = namespace(&self.kubernetes_credentials)
+            .map_err(|reason| wrong("SIGNET_KUBERNETES_CREDENTIALS", reason))?;
+        Ok(ApiServer { host, port, credentials: self.kubernetes_credentials.clone(), namespace })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KubernetesArguments {
+    /// What to do in the cluster this runs in: attest (sidecars enrol by their pod's service-account token), controller
+    /// (custom resources are the mesh's manifests), webhook (pods get sidecars when they are made); separated by commas
+    #[arg(long, env = "SIGNET_KUBERNETES", value_delimiter = ',', value_parser = ["attest", "controller", "webhook"])]
+    kubernetes: Vec<String>,
 
     /// Name of the cluster's network in the Mesh
     #[arg(long, env = "SIGNET_KUBERNETES_NETWORK", default_value = "cluster", value_name = "NAME")]
@@ -71,29 +103,23 @@ impl KubernetesConfig {
 
 impl KubernetesArguments {
     /// `None` where nothing is switched on.
-    pub(super) fn read(self, trust_domain: &str) -> Result<Option<KubernetesConfig>, ConfigError> {
+    pub(super) fn read(
+        self,
+        trust_domain: &str,
+        api: &ApiServerArguments,
+    ) -> Result<Option<KubernetesConfig>, ConfigError> {
         let has = |part: &str| self.kubernetes.iter().any(|named| named == part);
         if self.kubernetes.is_empty() {
             return Ok(None);
         }
         let wrong = |name, reason: String| ConfigError::Setting { name, reason };
-        let api = match self.kubernetes_api.clone() {
-            Some(api) => api,
-            None => in_cluster().ok_or_else(|| {
-                let reason =
-                    "not set, and this is no pod of a cluster: KUBERNETES_SERVICE_HOST and _PORT are not set";
-                wrong("SIGNET_KUBERNETES_API", reason.to_owned())
-            })?,
-        };
-        let (api_host, api_port) = host_port(&api)
-            .ok_or_else(|| wrong("SIGNET_KUBERNETES_API", format!("{api:?} is not HOST:PORT")))?;
+        let api = api.read()?;
         if !is_name(&self.kubernetes_network) {
             let reason =
                 format!("{:?}: use lower-case letters, digits and `-`, at most 63", self.kubernetes_network);
             return Err(wrong("SIGNET_KUBERNETES_NETWORK", reason));
         }
-        let namespace = namespace(&self.kubernetes_credentials)
-            .map_err(|reason| wrong("SIGNET_KUBERNETES_CREDENTIALS", reason))?;
+        let namespace = api.namespace;
         let inject = Options {
             control_plane: format!("signet-control-plane.{namespace}.svc:15012"),
             enrolment: Enrolment::ServiceAccount { trust_domain: trust_domain.to_owned() },
@@ -106,9 +132,9 @@ impl KubernetesArguments {
             attest: has("attest"),
             controller: has("controller"),
             webhook: has("webhook").then_some(self.webhook_listen),
-            api_host,
-            api_port,
-            credentials: self.kubernetes_credentials,
+            api_host: api.host,
+            api_port: api.port,
+            credentials: api.credentials,
             namespace,
             inject,
         }))

@@ -82,6 +82,11 @@ impl Client {
         self.call(Method::PATCH, path, form, Some(change)).await
     }
 
+    /// Removes an object.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, path, JSON, None).await.map(drop)
+    }
+
     /// Opens an answer that goes on until the server ends it.
     pub(crate) async fn stream(&self, path: &str) -> Result<Stream, ClientError> {
         let opening = self.send(Method::GET, path, JSON, None);

@@ -36,7 +36,7 @@ pub(crate) struct Collection {
     /// Such as `/api/v1/namespaces`.
     pub(crate) path: String,
     /// Further fields of the query, such as `labelSelector=…`, as they stand in it.
-    pub(crate) query: Option<&'static str>,
+    pub(crate) query: Option<String>,
 }
 
 /// What became known of a collection.
@@ -77,7 +77,7 @@ pub(crate) async fn follow(
 }
 
 /// All of it, and the version at which it was so.
-async fn list(client: &Client, collection: &Collection) -> Result<(Vec<Value>, String), ClientError> {
+pub(crate) async fn list(client: &Client, collection: &Collection) -> Result<(Vec<Value>, String), ClientError> {
     let (mut objects, mut next) = (Vec::new(), String::new());
     loop {
         let path = address(collection, &format!("limit={PAGE}{next}"));
@@ -185,7 +185,7 @@ fn lean(mut object: Value) -> Value {
 }
 
 fn address(collection: &Collection, query: &str) -> String {
-    let further = collection.query.map(|query| format!("&{query}")).unwrap_or_default();
+    let further = collection.query.as_deref().map(|query| format!("&{query}")).unwrap_or_default();
     format!("{}?{query}{further}", collection.path)
 }
 
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_query_says_what_was_meant() {
-        let all = Collection { path: "/api/v1/namespaces".to_owned(), query: Some("labelSelector=a%3Db") };
+        let all = Collection { path: "/api/v1/namespaces".to_owned(), query: Some("labelSelector=a%3Db".to_owned()) };
         assert_eq!(address(&all, "limit=1"), "/api/v1/namespaces?limit=1&labelSelector=a%3Db");
         assert_eq!(encoded("aB9-._~+/="), "aB9-._~%2B%2F%3D");
     }

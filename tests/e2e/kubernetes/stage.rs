@@ -37,7 +37,7 @@ pub(super) fn resources(manifests: &str) -> Result<Vec<Value>, Failure> {
 }
 
 /// What `kubectl apply -k manifests/kubernetes` applies, of one file.
-fn installed(file: &str) -> Result<Vec<Value>, Failure> {
+pub(super) fn installed(file: &str) -> Result<Vec<Value>, Failure> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/kubernetes");
     resources(&fs::read_to_string(root.join(file))?)
 }

@@ -115,6 +115,7 @@ impl Cluster {
             Resource::new("v1", "configmaps", "ConfigMap", true),
             Resource::new("v1", "namespaces", "Namespace", false),
             Resource::new("v1", "pods", "Pod", true),
+            Resource::new("v1", "secrets", "Secret", true),
             Resource::new("v1", "serviceaccounts", "ServiceAccount", true),
             Resource::new("rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding", false),
             Resource::new("rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", false),
@@ -174,6 +175,14 @@ impl Cluster {
             id.ends_with(&format!("/{plural}")) && of == namespace && called == name
         });
         found.map(|(_, object)| object.clone())
+    }
+
+    /// The names of all objects of a kind in a namespace.
+    pub fn names(&self, plural: &str, namespace: &str) -> Vec<String> {
+        let state = self.lock();
+        let all = state.objects.keys();
+        let of_kind = all.filter(|(id, of, _)| id.ends_with(&format!("/{plural}")) && of == namespace);
+        of_kind.map(|(_, _, name)| name.clone()).collect()
     }
 
     /// The status of a condition of an object, and its message.
