@@ -12,8 +12,8 @@ use thiserror::Error;
 
 mod kubernetes;
 
-use self::kubernetes::KubernetesArguments;
 pub(crate) use self::kubernetes::ApiServerArguments;
+use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
 use crate::location::{StoreArguments, StoreLocation};
 

@@ -121,7 +121,8 @@ pub fn given(signet: &Path) -> Result<PathBuf, String> {
 pub fn build() -> Result<PathBuf, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     eprintln!("building {BINARY} and {SIDECAR} with profile {PROFILE}; --signet PATH measures another one");
-    let arguments = ["build", "--profile", PROFILE, "--bin", BINARY, "--bin", SIDECAR, "--message-format", "json"];
+    let arguments =
+        ["build", "--profile", PROFILE, "--bin", BINARY, "--bin", SIDECAR, "--message-format", "json"];
     let built = Command::new(cargo).args(arguments).stderr(Stdio::inherit()).output();
     let built = built.map_err(|error| format!("cargo cannot be started: {error}; give --signet PATH"))?;
     let text = String::from_utf8_lossy(&built.stdout).into_owned();

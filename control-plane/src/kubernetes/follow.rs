@@ -77,7 +77,10 @@ pub(crate) async fn follow(
 }
 
 /// All of it, and the version at which it was so.
-pub(crate) async fn list(client: &Client, collection: &Collection) -> Result<(Vec<Value>, String), ClientError> {
+pub(crate) async fn list(
+    client: &Client,
+    collection: &Collection,
+) -> Result<(Vec<Value>, String), ClientError> {
     let (mut objects, mut next) = (Vec::new(), String::new());
     loop {
         let path = address(collection, &format!("limit={PAGE}{next}"));
@@ -244,7 +247,10 @@ mod tests {
 
     #[test]
     fn a_query_says_what_was_meant() {
-        let all = Collection { path: "/api/v1/namespaces".to_owned(), query: Some("labelSelector=a%3Db".to_owned()) };
+        let all = Collection {
+            path: "/api/v1/namespaces".to_owned(),
+            query: Some("labelSelector=a%3Db".to_owned()),
+        };
         assert_eq!(address(&all, "limit=1"), "/api/v1/namespaces?limit=1&labelSelector=a%3Db");
         assert_eq!(encoded("aB9-._~+/="), "aB9-._~%2B%2F%3D");
     }

@@ -53,7 +53,8 @@ impl Roots {
 
     /// Never returns.
     pub(crate) async fn run(&self) {
-        let namespaces = Collection { path: "/api/v1/namespaces".to_owned(), query: Some(NAMESPACES.to_owned()) };
+        let namespaces =
+            Collection { path: "/api/v1/namespaces".to_owned(), query: Some(NAMESPACES.to_owned()) };
         let webhooks = Collection { path: WEBHOOKS.to_owned(), query: Some(WEBHOOK.to_owned()) };
         tokio::select! {
             never = follow(&self.client, &namespaces, |event| self.take_namespace(event)) => match never {},

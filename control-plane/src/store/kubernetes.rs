@@ -69,8 +69,10 @@ pub struct KubernetesAddress {
 impl KubernetesAddress {
     /// Whether a store can be called so: at most 40 of `a` to `z`, digits, `-` and `.`, the first and last neither `-` nor `.`.
     pub fn is_name(name: &str) -> bool {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-        let at_the_ends = !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']) && !name.contains("..");
+        let inner =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+        let at_the_ends =
+            !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']) && !name.contains("..");
         !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(inner) && at_the_ends
     }
 }
@@ -217,11 +219,17 @@ impl KubernetesStore {
     }
 
     /// The commits after `from`, the newest first; none where one of them was removed.
-    async fn missed(&self, newest: &Pointer, from: u64) -> Result<Option<Vec<(Commit, Pointer)>>, StoreError> {
+    async fn missed(
+        &self,
+        newest: &Pointer,
+        from: u64,
+    ) -> Result<Option<Vec<(Commit, Pointer)>>, StoreError> {
         let mut missed = Vec::new();
         let mut next = Some(newest.clone());
         while let Some(at) = next.filter(|at| at.sequence > from) {
-            let Some(commit) = self.objects().fetch::<Commit>(Kind::Commit, &at).await? else { return Ok(None) };
+            let Some(commit) = self.objects().fetch::<Commit>(Kind::Commit, &at).await? else {
+                return Ok(None);
+            };
             next = before(&commit, &at);
             missed.push((commit, at));
         }
@@ -234,7 +242,9 @@ impl KubernetesStore {
         for _ in 0..ATTEMPTS_MAX {
             let seen = match self.catch_up().await {
                 Ok(seen) => seen,
-                Err(error @ StoreError::Unreachable { .. }) if staged.is_some() && unanswered < UNANSWERED_MAX => {
+                Err(error @ StoreError::Unreachable { .. })
+                    if staged.is_some() && unanswered < UNANSWERED_MAX =>
+                {
                     tracing::warn!(%error, "whether a commit is in force is asked again");
                     tokio::time::sleep(backoff(unanswered, jitter())).await;
                     unanswered += 1;
@@ -310,7 +320,8 @@ impl KubernetesStore {
         let old: Vec<String> = {
             let mut state = self.state();
             let replaced = state.snapshot.replace(at);
-            let (gone, kept) = std::mem::take(&mut state.log).into_iter().partition(|at| at.sequence <= sequence);
+            let (gone, kept) =
+                std::mem::take(&mut state.log).into_iter().partition(|at| at.sequence <= sequence);
             state.log = kept;
             let gone: Vec<Pointer> = gone;
             let snapshot = replaced.iter().flat_map(|at| names.parts(Kind::Snapshot, at));
@@ -331,7 +342,9 @@ fn replayed(everything: &Everything, names: &Names) -> Result<Option<State>, Sto
     let Some(head) = &everything.head else { return Ok(Some(State::default())) };
     let mut state = State::default();
     if let Some(at) = &head.snapshot {
-        let Some(snapshot) = everything.fetch::<Snapshot>(names, Kind::Snapshot, at)? else { return Ok(None) };
+        let Some(snapshot) = everything.fetch::<Snapshot>(names, Kind::Snapshot, at)? else {
+            return Ok(None);
+        };
         state = State::restored(snapshot, at.clone());
     }
     let mut commits = Vec::new();

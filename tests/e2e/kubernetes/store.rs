@@ -10,9 +10,9 @@ use signet_cli::lab::{Host, HostPlan, Lab};
 use signet_control_plane::store::{
     Expect, KubernetesAddress, KubernetesStore, Revision, Store, StoreError, VALUE_MAX, WRITES_MAX, Write,
 };
+use signet_tests::Failure;
 use signet_tests::kubernetes::{ApiServer, Cluster, Endpoint, Rules};
 use signet_tests::manifest::{TRUST_DOMAIN, mesh, workload};
-use signet_tests::Failure;
 
 use super::stage::{SYSTEM, installed};
 use contract::conforms;
@@ -138,6 +138,8 @@ pub(super) fn store_in_secrets_that_are_gone_is_refused() -> TestResult {
 pub(super) fn two_control_planes_that_write_to_secrets_at_once_lose_nothing() -> TestResult {
     let place = Place::new()?;
     let directories = [place.directory("one")?, place.directory("two")?];
+    // Whoever hears no answer has to find out whether the commit is in force.
+    place.cluster.lose_answers(20);
     let mut threads = Vec::new();
     for directory in &directories {
         threads.push(place.with(directory, |store| async { count_up(&store.unwrap()).await })?);
@@ -148,6 +150,7 @@ pub(super) fn two_control_planes_that_write_to_secrets_at_once_lose_nothing() ->
     }
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=2 * COMMITS).collect::<Vec<_>>(), "each number is taken once");
+    assert_eq!(place.cluster.answers_to_lose(), 0);
     // What came before the newest snapshot is gone.
     let left = place.secrets();
     assert!(left <= 300, "{left} Secrets");
@@ -167,7 +170,9 @@ async fn count_up(store: &KubernetesStore) -> Vec<u64> {
     let mut taken = Vec::new();
     while (taken.len() as u64) < COMMITS {
         let found = store.read("counter").await.unwrap();
-        let number = found.as_ref().map_or(0, |entry| u64::from_be_bytes(entry.value.as_slice().try_into().unwrap())) + 1;
+        let number =
+            found.as_ref().map_or(0, |entry| u64::from_be_bytes(entry.value.as_slice().try_into().unwrap()))
+                + 1;
         let expect = found.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
         let writes = vec![
             Write::put("counter", expect, number.to_be_bytes().to_vec()),
@@ -193,7 +198,10 @@ pub(super) fn control_plane_with_its_state_in_secrets_survives_being_killed_and_
     control.apply("mesh.yaml", &mesh(&[]))?;
     place.api = None;
     let refused = control.apply("again.yaml", &workload("late", &[]));
-    assert!(refused.as_ref().is_err_and(|error| error.to_string().contains("cannot be reached")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_err_and(|error| error.to_string().contains("cannot be reached")),
+        "{refused:?}"
+    );
     place.api = Some(ApiServer::start(place.host.namespace(), &place.endpoint, &place.cluster)?);
     control.apply("again.yaml", &workload("late", &[]))?;
     control.kill_control_plane();

@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) status_writes: u64,
     /// So many writes of statuses are to meet a conflict.
     pub(super) conflicts: u64,
+    /// So many patches are done and not answered.
+    pub(super) lost: u64,
 }
 
 impl Resource {
@@ -233,6 +235,23 @@ impl Cluster {
     /// Lets the next so many writes of statuses meet somebody else's write.
     pub fn conflicts(&self, count: u64) {
         self.lock().conflicts = count;
+    }
+
+    /// Does what the next so many patches ask, and breaks the connection off instead of an answer.
+    pub fn lose_answers(&self, count: u64) {
+        self.lock().lost = count;
+    }
+
+    /// How many such answers are still to be lost.
+    pub fn answers_to_lose(&self) -> u64 {
+        self.lock().lost
+    }
+
+    pub(super) fn loses_an_answer(&self) -> bool {
+        let mut state = self.lock();
+        let lost = state.lost > 0;
+        state.lost = state.lost.saturating_sub(1);
+        lost
     }
 
     /// How many such conflicts are still to come.

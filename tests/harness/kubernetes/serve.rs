@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
@@ -42,7 +43,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, cluster: Cluster) 
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let service = service_fn(move |request| {
         let cluster = cluster.clone();
-        async move { Ok::<_, Infallible>(respond(&cluster, request).await) }
+        async move {
+            let changes = request.method() == Method::PATCH;
+            let answered = respond(&cluster, request).await;
+            if changes && cluster.loses_an_answer() { Err(io::Error::other("lost")) } else { Ok(answered) }
+        }
     });
     // Clients that break off are their own affair.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

@@ -180,7 +180,9 @@ mod tests {
             let writes = vec![Written { key: "a".into(), value: Some(vec![7; bytes]) }];
             let commit = Commit { revision: 3, previous: Some("x".into()), previous_parts: 2, writes };
             let parts = divided(&commit);
-            assert!(parts.iter().all(|part| part.len() <= PART_BYTES) && parts.len() <= bytes / PART_BYTES + 2);
+            assert!(
+                parts.iter().all(|part| part.len() <= PART_BYTES) && parts.len() <= bytes / PART_BYTES + 2
+            );
             assert_eq!(joined::<Commit>(&parts).unwrap(), commit);
         }
         assert_eq!(divided(&Snapshot::default()).len(), 1);
@@ -196,7 +198,10 @@ mod tests {
             assert_eq!(all.len(), 2);
             for name in all {
                 assert_eq!(names.made_for(&name), Some(u64::MAX));
-                assert!(name.len() <= 253 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.')));
+                assert!(
+                    name.len() <= 253
+                        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+                );
             }
         }
         assert_eq!(names.made_for(&names.head()), None);

@@ -105,10 +105,8 @@ impl Objects {
         message: &impl prost::Message,
     ) -> Result<Pointer, StoreError> {
         let parts = divided(message);
-        let count = u32::try_from(parts.len()).map_err(|_| StoreError::TooLarge {
-            what: "a commit".to_owned(),
-            limit: u32::MAX as usize,
-        })?;
+        let count = u32::try_from(parts.len())
+            .map_err(|_| StoreError::TooLarge { what: "a commit".to_owned(), limit: u32::MAX as usize })?;
         let pointer = Pointer { sequence, id: random()?, parts: count };
         for (name, part) in self.names.parts(kind, &pointer).zip(parts) {
             let object = self.object(&name, json!({ FIELD: BASE64_STANDARD.encode(part) }));
@@ -212,7 +210,9 @@ fn seen(object: &Value) -> Result<Seen, StoreError> {
 fn content(object: &Value) -> Result<Vec<u8>, StoreError> {
     let text = object["data"][FIELD].as_str().unwrap_or_default();
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    BASE64_STANDARD.decode(text).map_err(|_| StoreError::Corrupted(format!("{name} is not as it was written")))
+    BASE64_STANDARD
+        .decode(text)
+        .map_err(|_| StoreError::Corrupted(format!("{name} is not as it was written")))
 }
 
 fn query(labels: &[(&str, &str)]) -> String {
@@ -229,7 +229,9 @@ fn random() -> Result<String, StoreError> {
 /// What an error means to whoever uses the store.
 fn told(error: ClientError) -> StoreError {
     match error {
-        ClientError::Status { status, .. } if !status.is_server_error() => StoreError::Refused(error.to_string()),
+        ClientError::Status { status, .. } if !status.is_server_error() => {
+            StoreError::Refused(error.to_string())
+        }
         ClientError::Malformed | ClientError::TooLarge => StoreError::Corrupted(error.to_string()),
         error => StoreError::Unreachable { member: "the API server".to_owned(), reason: error.to_string() },
     }

@@ -74,7 +74,8 @@ impl State {
     pub(super) fn next(&self, writes: &[Write], least: Revision) -> (u64, Commit) {
         let last: BTreeMap<&str, Option<&Vec<u8>>> =
             writes.iter().map(|write| (write.key.as_str(), write.value.as_ref())).collect();
-        let written = |(key, value): (&str, Option<&Vec<u8>>)| Written { key: key.to_owned(), value: value.cloned() };
+        let written =
+            |(key, value): (&str, Option<&Vec<u8>>)| Written { key: key.to_owned(), value: value.cloned() };
         let commit = Commit {
             revision: (self.revision + 1).max(least.0),
             previous: self.newest.as_ref().map(|newest| newest.id.clone()),
@@ -167,7 +168,10 @@ mod tests {
             if step == 10 {
                 let (sequence, snapshot) = half.snapshot().unwrap();
                 half = State::restored(snapshot, Pointer { sequence, id: "s".into(), parts: 1 });
-                assert!(half.changes_since("", Revision(3)).is_none(), "what a snapshot does not know it does not deny");
+                assert!(
+                    half.changes_since("", Revision(3)).is_none(),
+                    "what a snapshot does not know it does not deny"
+                );
             }
         }
         assert_eq!(all.list(""), half.list(""));
