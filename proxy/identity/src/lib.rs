@@ -43,7 +43,7 @@ mod verify;
 #[cfg(test)]
 mod testing;
 
-pub use bundle::{BundleError, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
+pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
 pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};

@@ -101,7 +101,8 @@ impl SigningIdentity {
     }
 }
 
-/// Verifies the chain of a TLS SVID. The handshake does this by itself; call it to look again at an open
+/// Verifies the chain of a TLS SVID: by the bundle of the trust domain that its leaf names, the own or a federated one, and by
+/// no other. The handshake does this by itself; call it to look again at an open
 /// connection's certificates when the bundle or the time has changed.
 ///
 /// # Errors
@@ -111,13 +112,14 @@ pub fn verify_tls_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<Peer, VerifyError> {
+    let bundle = bundle.of_leaf(chain.first().ok_or(VerifyError::ChainLength)?);
     let der = verify_path(bundle, chain, unix_time(now), TLS_PURPOSES)?;
     let leaf = Leaf::tls(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
     Ok(Peer { leaf })
 }
 
-/// Verifies the chain of a signing SVID.
+/// Verifies the chain of a signing SVID, likewise.
 ///
 /// # Errors
 /// The first check that fails.
@@ -126,6 +128,7 @@ pub fn verify_signing_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<SigningIdentity, VerifyError> {
+    let bundle = bundle.of_leaf(chain.first().ok_or(VerifyError::ChainLength)?);
     let der = verify_path(bundle, chain, unix_time(now), SIGNING_PURPOSES)?;
     let (leaf, public_key) = Leaf::signing(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
@@ -300,7 +303,7 @@ fn unix_time(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-/// Verifies the other end of a TLS 1.3 handshake, as server or as client, against one trust bundle.
+/// Verifies the other end of a TLS 1.3 handshake, as server or as client, against one trust bundle and those federated with it.
 ///
 /// The server name is ignored: workloads have no DNS names here, and who belongs at an address is for
 /// [`expect`] to say.

@@ -187,10 +187,12 @@ impl Messages {
     }
 
     fn signer(&self, now: &Now, chain: &[rustls_pki_types::CertificateDer<'_>]) -> Result<Verified, Refused> {
-        let identity = verify_signing_chain(&now.snapshot.bundle, chain, now.at).map_err(|error| {
-            tracing::info!(%error, "the certificate of a message is refused");
-            Refused::UnknownSigner
-        })?;
+        // A federation says who may call whom; of messages that outlive the hop it says nothing.
+        let identity =
+            verify_signing_chain(&now.snapshot.bundle.alone(), chain, now.at).map_err(|error| {
+                tracing::info!(%error, "the certificate of a message is refused");
+                Refused::UnknownSigner
+            })?;
         if now.snapshot.revoked(identity.id(), &identity.fingerprint()) {
             tracing::info!(sender = %identity.id(), "a message of a revoked sender is refused");
             return Err(Refused::Revoked);

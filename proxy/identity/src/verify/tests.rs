@@ -374,3 +374,29 @@ fn only_the_expected_identities_pass() {
     assert_eq!(expect(&peer, &[mesh.id("store")]), refused);
     assert_eq!(expect(&peer, &[]), refused);
 }
+
+#[test]
+fn chain_is_judged_by_the_domain_that_its_leaf_names_and_by_no_other() {
+    let (platform, shop) = (Mesh::named("platform.example"), Mesh::named("shop.example"));
+    let own = platform.authority.bundle();
+    let both = own.clone().with_federated(vec![shop.authority.bundle()]).unwrap();
+    let tls = |bundle: &TrustBundle, chain: &[CertificateDer<'_>]| verify_tls_chain(bundle, chain, now());
+    let (ours, theirs) = (platform.tls_svid("gw").chain, shop.tls_svid("gw").chain);
+    assert_eq!(tls(&both, &ours).unwrap().id(), &platform.id("gw"));
+    assert_eq!(tls(&both, &theirs).unwrap().id(), &shop.id("gw"));
+    assert_eq!(tls(&own, &theirs), Err(VerifyError::UnknownIssuer));
+    assert_eq!(tls(&both.alone(), &theirs), Err(VerifyError::UnknownIssuer));
+    // Truly signed by one domain's issuer, and naming a workload of the other: neither root vouches for that.
+    for (signer, named) in [(&shop, &platform), (&platform, &shop)] {
+        let name = SanType::URI(Ia5String::try_from(named.id("gw").as_str()).unwrap());
+        let forged = signer.forge(KeyKind::P256, &tls_params(vec![name]));
+        assert_eq!(tls(&both, &forged.chain), Err(VerifyError::UnknownIssuer), "{}", named.id("gw"));
+    }
+    let signing = shop.signing_svid("gw").chain;
+    assert_eq!(verify_signing_chain(&both, &signing, now()).unwrap().id(), &shop.id("gw"));
+    assert_eq!(verify_signing_chain(&own, &signing, now()), Err(VerifyError::UnknownIssuer));
+    // A federated domain's retired issuer is refused as its own proxies refuse it.
+    let retired = shop.authority.bundle().without_issuers(vec![shop.authority.issuer_spki_sha256()]).unwrap();
+    let both = own.with_federated(vec![retired]).unwrap();
+    assert_eq!(tls(&both, &theirs), Err(VerifyError::UnknownIssuer));
+}
