@@ -271,6 +271,7 @@ mod tests {
     use crate::claims::Claims;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
+    use crate::neighbours::Neighbours;
     use crate::publish::{Compiler, ObservedHabits};
     use crate::registrar::Registrar;
     use crate::store::{Changes, Entry, Listing, MemoryStore};
@@ -312,8 +313,15 @@ mod tests {
         let (streams, metrics) = (Arc::new(Streams::new()), Arc::new(Metrics::new()));
         let habits = Arc::new(ObservedHabits::default());
         let clock = Arc::new(Clock::open(store.clone(), streams.clone(), None, false).await.unwrap());
-        let compiler =
-            Compiler::start(store.clone(), authority.clone(), clock.clone(), metrics.clone(), habits.clone());
+        let alone = Neighbours::none(authority.trust_domain().clone());
+        let compiler = Compiler::start(
+            store.clone(),
+            authority.clone(),
+            clock.clone(),
+            metrics.clone(),
+            habits.clone(),
+            alone,
+        );
         Mesh {
             attestors: Attestors::default(),
             registrar: Registrar::new(store.clone(), authority.clone()),
