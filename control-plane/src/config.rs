@@ -77,6 +77,11 @@ struct Arguments {
     #[arg(long, env = "SIGNET_TRUST_DOMAIN", value_delimiter = ',', required = true, value_name = "DOMAIN")]
     trust_domain: Vec<String>,
 
+    /// Issuers made from now on may vouch for their trust domain alone, by their own certificates (X.509 name constraints);
+    /// sidecars older than this version refuse their chains
+    #[arg(long, env = "SIGNET_NAME_CONSTRAINTS")]
+    name_constraints: bool,
+
     #[command(flatten)]
     store: StoreArguments,
 
@@ -122,6 +127,8 @@ pub struct Config {
     pub bootstrap_dir: Option<PathBuf>,
     /// Trust domain of every identity issued here.
     pub trust_domain: TrustDomain,
+    /// Whether issuers that are made are name-constrained.
+    pub name_constraints: bool,
     /// Where the state is.
     pub store: StoreLocation,
     /// How long open calls get to end.
@@ -179,6 +186,7 @@ impl Arguments {
             admin_listen,
             admin_socket,
             bootstrap_dir,
+            name_constraints: self.name_constraints,
             store: self.store.clone().location(&trust_domain, &self.api_server)?,
             trust_domain,
             drain: shared.drain,

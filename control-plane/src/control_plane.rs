@@ -313,7 +313,7 @@ async fn open_state(
             store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, root)]).await?;
         }
     }
-    let authority = Authority::new(&directory, keyring, slots)?;
+    let authority = Authority::new(&directory, keyring, slots)?.constraining(config.name_constraints);
     rotation::driver::tidy(&authority)?;
     if let Some(found) = records::read::<records::Restored>(&*store, records::RESTORED).await? {
         let records::Restored { epoch, at, backup_at, backup_revision } = found.record;
@@ -339,6 +339,7 @@ fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityErr
         Some(keyring) => Ok(keyring),
         // Its root would be over before the clock is set.
         None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
+        None if config.name_constraints => Keyring::create_constrained(state, trust_domain, now),
         None => Keyring::create(state, trust_domain, now),
     }
 }

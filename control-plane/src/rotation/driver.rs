@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::survey::{Holder, Presence, Survey, survey};
 use super::{PARKED, RotationError, abort, advance, begin, emergency, forget, may_begin};
 use crate::authority::slots::{Phase, Rotation, Slots, What, Why};
-use crate::authority::{Authority, AuthorityError, name, new_issuer, new_root, tidied};
+use crate::authority::{Authority, AuthorityError, constrained, name, new_issuer, new_root, tidied};
 use crate::clock::ClockError;
 use crate::publish::Published;
 use crate::records::{self, Instance, REGISTRATIONS, Registration, SLOTS, TOKENS, unix_seconds};
@@ -127,6 +127,7 @@ pub(crate) fn next_pair(
         What::Issuer => new_issuer(&current, now)?,
         What::Root => new_root(authority.trust_domain(), now)?,
     };
+    let pair = if authority.constrains()? { constrained(&pair, now)? } else { pair };
     let (root, issuer) = (name(pair.root_spki_sha256()), name(pair.issuer_spki_sha256()));
     if what == What::Root && vouched {
         keyring.vouchers.insert(root.clone(), current.vouch_for(&pair, now, now + PARKED)?);

@@ -4,6 +4,8 @@
 //! two steps: `webpki` finds a path from the leaf to a root of the bundle (signatures, dates, path lengths, no
 //! unknown critical extension), then the leaf is read as an SVID's and its trust domain compared.
 
+mod constrained;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -191,6 +193,9 @@ pub enum VerifyError {
     /// A certificate of the chain is not valid yet.
     #[error("a certificate of the chain is not valid yet")]
     NotYetValid,
+    /// An authority of the chain may not vouch for names of this trust domain.
+    #[error("an authority of the chain may not vouch for this trust domain")]
+    Constraints,
     /// The path from the leaf to a root is broken.
     #[error("the certificate chain is invalid: {0}")]
     Path(webpki::Error),
@@ -249,6 +254,18 @@ fn verify_path<'a>(
         return Err(VerifyError::ChainLength);
     }
     let algorithms = crypto_provider().signature_verification_algorithms.all;
+    if constrained::is_constrained(intermediates) {
+        let issuer = constrained::issuer(bundle, intermediates, now)?;
+        return EndEntityCert::try_from(leaf)
+            .and_then(|certificate| {
+                let anchors = std::slice::from_ref(&issuer);
+                certificate
+                    .verify_for_usage(algorithms, anchors, &[], now, purposes, None, None)
+                    .map(|_path| ())
+            })
+            .map_err(path_error)
+            .map(|()| &**leaf);
+    }
     let refused = bundle.refused_issuers();
     let allowed = |path: &VerifiedPath<'_>| {
         let is_refused =

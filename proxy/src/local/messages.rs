@@ -258,7 +258,9 @@ fn named(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in entries {
         let by_name = entry.workload == name || entry.names.iter().any(|one| one == name);
-        for id in &entry.identities {
+        // Names and devices are those of the own trust domain: another one's paths say nothing here.
+        let own = snapshot.bundle.trust_domain().as_str();
+        for id in entry.identities.iter().filter(|id| id.trust_domain() == own) {
             let by_device = is_device && id.parts().is_some_and(|parts| parts.device == name);
             if (by_name || by_device) && !found.iter().any(|known| known == id.as_str()) {
                 found.push(id.as_str().to_owned());

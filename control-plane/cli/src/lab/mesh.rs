@@ -291,8 +291,8 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Starts one control plane for several trust domains on a host and waits until it is ready. The process goes with the
-    /// first of them.
+    /// Starts one control plane for several trust domains on a host, with name-constrained issuers, and waits until it is ready.
+    /// The process goes with the first of them.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -303,7 +303,7 @@ impl Mesh {
         }
         let Some(first) = folders.first() else { return Ok(Vec::new()) };
         let all = first.path().join("control-plane");
-        let program = control_plane(program(&[]), first, &all, trust_domains);
+        let program = control_plane(program(&[]), first, &all, trust_domains).args(["--name-constraints"]);
         let mut meshes = Vec::new();
         for ((folder, domain), number) in folders.into_iter().zip(trust_domains).zip(0..) {
             let state = all.join(domain);

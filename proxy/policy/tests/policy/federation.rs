@@ -1,7 +1,7 @@
 //! Two trust domains: what passes between them is what both name.
 
 use signet_policy::{
-    Federated, MAX_FEDERATED_PAIRS, PolicyIndex, PolicyModel, ProtectionLevel, Protocol, TooManyPairs,
+    Fate, Federated, MAX_FEDERATED_PAIRS, PolicyIndex, PolicyModel, ProtectionLevel, Protocol, TooManyPairs,
     federate,
 };
 
@@ -136,6 +136,28 @@ fn caller_knows_what_the_callee_asks_of_messages_and_nothing_that_decides_at_hom
         (level("/api/user"), level("/api/private")),
         (ProtectionLevel::Protected, ProtectionLevel::Private)
     );
+}
+
+#[test]
+fn who_is_entitled_to_say_who_calls_is_nobody_of_another_domain_unless_named() {
+    for (entitled, expected) in [
+        ("{any: authenticated}", [Fate::Keep, Fate::Remove]),
+        ("{any: anyone}", [Fate::Keep, Fate::Remove]),
+        ("{class: app}", [Fate::Keep, Fate::Remove]),
+        ("{identity: 'spiffe://shop/**'}", [Fate::Remove, Fate::Keep]),
+    ] {
+        let headers = format!(
+            "target: {{workloads: [cimi]}}\nidentityHeaders: [{{names: [x-user], entitled: [{entitled}]}}]"
+        );
+        let both = federation(IN) + &manifest("HeaderPolicy", "headers", &headers);
+        let ([platform, _], _) = met(&both, &federation(OUT));
+        let index = PolicyIndex::new(&platform);
+        let fates = [LOCAL, CART].map(id);
+        let fates = fates
+            .each_ref()
+            .map(|id| index.header_plan(Some(id), &crate::id(CIMI), 8201, NOW).fate("x-user"));
+        assert_eq!(fates, expected, "{entitled}");
+    }
 }
 
 #[test]
