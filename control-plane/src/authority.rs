@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use self::keyring::pem;
-pub(crate) use self::keyring::{Keyring, Pair, name, new_issuer, new_root};
+pub(crate) use self::keyring::{Keyring, Pair, constrained, name, new_issuer, new_root};
 use self::slots::{Slots, Why};
 use crate::rotation::VOUCHERS_MAX;
 use crate::store::Revision;
@@ -45,6 +45,8 @@ pub(crate) struct Authority {
     /// Held from the making of keys to the commit of the slots that name them: two at a time would take each other's keys for
     /// left over.
     turn: tokio::sync::Mutex<()>,
+    /// Whether issuers that are made are name-constrained.
+    constrains: bool,
 }
 
 impl Authority {
@@ -64,7 +66,18 @@ impl Authority {
             keyring: RwLock::new(Arc::new(keyring)),
             slots: watch::Sender::new((slots.0, Arc::new(slots.1))),
             turn: tokio::sync::Mutex::new(()),
+            constrains: false,
         })
+    }
+
+    /// The same, with every issuer that it makes from now on name-constrained.
+    pub(crate) fn constraining(self, constrains: bool) -> Self {
+        Self { constrains, ..self }
+    }
+
+    /// Whether the next issuer is name-constrained: it was asked for, or the present one is.
+    pub(crate) fn constrains(&self) -> Result<bool, AuthorityError> {
+        Ok(self.constrains || self.current()?.is_constrained())
     }
 
     /// Makes new keys and stores them in `directory`.

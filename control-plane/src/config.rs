@@ -10,8 +10,10 @@ use clap::error::ErrorKind;
 use signet_identity::TrustDomain;
 use thiserror::Error;
 
+mod domains;
 mod kubernetes;
 
+use self::domains::Domain;
 pub(crate) use self::kubernetes::ApiServerArguments;
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
@@ -30,6 +32,8 @@ const DRAIN_MAX_SECONDS: u64 = 3600;
     version,
     about = "The Signet control plane: authority, policy, directory, push",
     after_help = "Examples:\n  signet-control-plane --trust-domain mesh.example --state-dir /var/lib/signet\n  \
+                  signet-control-plane --trust-domain platform.example,shop.example \\\n    \
+                  --listen 0.0.0.0:15012,0.0.0.0:15112 --admin-listen 0.0.0.0:15014,0.0.0.0:15114\n  \
                   signet-control-plane ready    (is the one beside this ready: exit code 0 or 1)\n  \
                   signet-control-plane backup --output mesh.backup\n  \
                   signet-control-plane restore --from mesh.backup\n\n\
@@ -40,25 +44,43 @@ struct Arguments {
     #[arg(long, env = "SIGNET_STATE_DIR", default_value = "/var/lib/signet")]
     state_dir: PathBuf,
 
-    /// Address for proxies (gRPC over TLS 1.3); port 0 takes a free one
-    #[arg(long, env = "SIGNET_LISTEN", default_value = "0.0.0.0:15012")]
-    listen: SocketAddr,
+    /// Address for proxies (gRPC over TLS 1.3), one for each trust domain; port 0 takes a free one
+    #[arg(
+        long,
+        env = "SIGNET_LISTEN",
+        default_value = "0.0.0.0:15012",
+        value_delimiter = ',',
+        value_name = "IP:PORT"
+    )]
+    listen: Vec<SocketAddr>,
 
-    /// Address for /live, /ready, /metrics and /roots.pem
-    #[arg(long, env = "SIGNET_ADMIN_LISTEN", default_value = "0.0.0.0:15014")]
-    admin_listen: SocketAddr,
+    /// Address for /live, /ready, /metrics and /roots.pem, one for each trust domain
+    #[arg(
+        long,
+        env = "SIGNET_ADMIN_LISTEN",
+        default_value = "0.0.0.0:15014",
+        value_delimiter = ',',
+        value_name = "IP:PORT"
+    )]
+    admin_listen: Vec<SocketAddr>,
 
-    /// Unix socket for operators; STATE_DIR/admin.sock when not set
+    /// Unix socket for operators; STATE_DIR/admin.sock when not set, STATE_DIR/DOMAIN/admin.sock of several trust domains
     #[arg(long, env = "SIGNET_ADMIN_SOCKET")]
     admin_socket: Option<PathBuf>,
 
-    /// Directory with authority, tokens and manifests to start with, as `signet inject` writes it
+    /// Directory with authority, tokens and manifests to start with, as `signet inject` writes it; of several trust domains
+    /// each has a directory of its name in it
     #[arg(long, env = "SIGNET_BOOTSTRAP_DIR", value_name = "DIR")]
     bootstrap_dir: Option<PathBuf>,
 
-    /// Trust domain of every identity issued here
-    #[arg(long, env = "SIGNET_TRUST_DOMAIN")]
-    trust_domain: String,
+    /// Trust domain of every identity issued here; several, separated by commas, have nothing in common
+    #[arg(long, env = "SIGNET_TRUST_DOMAIN", value_delimiter = ',', required = true, value_name = "DOMAIN")]
+    trust_domain: Vec<String>,
+
+    /// Issuers made from now on may vouch for their trust domain alone, by their own certificates (X.509 name constraints);
+    /// sidecars older than this version refuse their chains
+    #[arg(long, env = "SIGNET_NAME_CONSTRAINTS")]
+    name_constraints: bool,
 
     #[command(flatten)]
     store: StoreArguments,
@@ -90,7 +112,7 @@ struct Arguments {
     kubernetes: KubernetesArguments,
 }
 
-/// A configuration that can be started.
+/// A configuration that can be started: that of one trust domain.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Directory for keys and store.
@@ -105,6 +127,8 @@ pub struct Config {
     pub bootstrap_dir: Option<PathBuf>,
     /// Trust domain of every identity issued here.
     pub trust_domain: TrustDomain,
+    /// Whether issuers that are made are name-constrained.
+    pub name_constraints: bool,
     /// Where the state is.
     pub store: StoreLocation,
     /// How long open calls get to end.
@@ -129,29 +153,58 @@ pub struct LogConfig {
 }
 
 impl Config {
-    /// Reads flags (the first argument is the program's name) and environment.
+    /// Reads flags (the first argument is the program's name) and environment: a configuration for each trust domain that
+    /// this process serves.
     ///
     /// # Errors
     /// [`ConfigError`]: [`ConfigError::Shown`] for `--help` and `--version`, everything else is a mistake to tell.
-    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
-        Arguments::try_parse_from(arguments)?.try_into()
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<Self>, ConfigError> {
+        Arguments::try_parse_from(arguments)?.read()
     }
 }
 
-impl TryFrom<Arguments> for Config {
-    type Error = ConfigError;
+impl Arguments {
+    fn read(self) -> Result<Vec<Config>, ConfigError> {
+        let domains = domains::read(&self)?;
+        let shared = Shared::read(&self)?;
+        domains.into_iter().map(|domain| self.of(domain, &shared)).collect()
+    }
 
-    fn try_from(arguments: Arguments) -> Result<Self, ConfigError> {
-        let trust_domain = TrustDomain::parse(&arguments.trust_domain).map_err(|error| {
-            ConfigError::Setting { name: "SIGNET_TRUST_DOMAIN", reason: error.to_string() }
-        })?;
-        let admin_socket = arguments.admin_socket.unwrap_or_else(|| arguments.state_dir.join("admin.sock"));
+    fn of(&self, domain: Domain, shared: &Shared) -> Result<Config, ConfigError> {
+        let Domain { trust_domain, state_dir, bootstrap_dir, listen, admin_listen } = domain;
+        let admin_socket = self.admin_socket.clone().unwrap_or_else(|| state_dir.join("admin.sock"));
         if admin_socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(ConfigError::Setting {
                 name: "SIGNET_ADMIN_SOCKET",
                 reason: format!("{} is longer than {SOCKET_PATH_MAX} bytes", admin_socket.display()),
             });
         }
+        Ok(Config {
+            kubernetes: self.kubernetes.clone().read(trust_domain.as_str(), &self.api_server)?,
+            state_dir,
+            listen,
+            admin_listen,
+            admin_socket,
+            bootstrap_dir,
+            name_constraints: self.name_constraints,
+            store: self.store.clone().location(&trust_domain, &self.api_server)?,
+            trust_domain,
+            drain: shared.drain,
+            clock_is_right: self.clock_is_right,
+            clock_drill: self.clock_drill_file.clone(),
+            log: shared.log.clone(),
+        })
+    }
+}
+
+/// What all trust domains of a process have in common.
+struct Shared {
+    drain: Duration,
+    log: LogConfig,
+}
+
+impl Shared {
+    fn read(arguments: &Arguments) -> Result<Self, ConfigError> {
         if arguments.drain_seconds > DRAIN_MAX_SECONDS {
             return Err(ConfigError::Setting {
                 name: "SIGNET_DRAIN_SECONDS",
@@ -169,20 +222,9 @@ impl TryFrom<Arguments> for Config {
         if let Err(error) = arguments.log.parse::<tracing_subscriber::EnvFilter>() {
             return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
         }
-        let kubernetes = arguments.kubernetes.read(trust_domain.as_str(), &arguments.api_server)?;
         Ok(Self {
-            kubernetes,
-            state_dir: arguments.state_dir,
-            listen: arguments.listen,
-            admin_listen: arguments.admin_listen,
-            admin_socket,
-            bootstrap_dir: arguments.bootstrap_dir,
-            store: arguments.store.location(&trust_domain, &arguments.api_server)?,
-            trust_domain,
             drain: Duration::from_secs(arguments.drain_seconds),
-            clock_is_right: arguments.clock_is_right,
-            clock_drill: arguments.clock_drill_file,
-            log: LogConfig { filter: arguments.log, json },
+            log: LogConfig { filter: arguments.log.clone(), json },
         })
     }
 }
@@ -221,7 +263,9 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Config, ConfigError> {
         let program = ["signet-control-plane", "--trust-domain", "mesh.example"];
-        Config::parse_from(program.iter().chain(arguments).map(OsString::from))
+        let mut configs = Config::parse_from(program.iter().chain(arguments).map(OsString::from))?;
+        assert_eq!(configs.len(), 1);
+        Ok(configs.remove(0))
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The parts put together: opened and bound by [`ControlPlane::bind`], served by [`ControlPlane::run`].
+//! The parts put together: opened and bound by [`ControlPlane::bind_all`], served by [`ControlPlane::run`].
+//!
+//! A process that serves several trust domains has as many of these, each with everything of its own; what passes between
+//! them is in [`crate::neighbours`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use signet_identity::TrustDomain;
 use signet_policy::PolicyModel;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -22,7 +26,8 @@ use crate::config::Config;
 use crate::health::{self, Health};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
-use crate::publish::{Compiler, ObservedHabits, PublishError, Published};
+use crate::neighbours::Neighbours;
+use crate::publish::{self, Compiler, ObservedHabits, PublishError, Published};
 use crate::records;
 use crate::registrar::Registrar;
 use crate::replica::{BEAT, Replicas};
@@ -35,7 +40,7 @@ use crate::{admin, clock, files, revocation, rotation, token};
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A control plane that holds its state and its sockets, ready to serve.
+/// The control plane of one trust domain, which holds its state and its sockets, ready to serve.
 pub struct ControlPlane {
     addresses: Addresses,
     drain: Duration,
@@ -48,11 +53,25 @@ pub struct ControlPlane {
     health: Arc<Health>,
     kubernetes: Option<Kubernetes>,
     mesh: Mesh,
+    /// How many trust domains share this process's files.
+    sharers: usize,
+}
+
+/// What a trust domain has before it is served: its keys, its store, and what time it is.
+struct Opened {
+    config: Config,
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    streams: Arc<Streams>,
+    clock: Arc<Clock>,
+    neighbours: Neighbours,
 }
 
 /// Where it listens, with real port numbers.
 #[derive(Clone, Debug)]
 pub struct Addresses {
+    /// The trust domain, where the process serves several.
+    pub trust_domain: Option<TrustDomain>,
     /// For proxies.
     pub control: SocketAddr,
     /// For health and metrics.
@@ -72,33 +91,41 @@ impl fmt::Display for Addresses {
             self.admin,
             self.socket.display()
         )?;
-        self.webhook.map_or(Ok(()), |webhook| write!(f, " webhook={webhook}"))
+        self.webhook.map_or(Ok(()), |webhook| write!(f, " webhook={webhook}"))?;
+        self.trust_domain.as_ref().map_or(Ok(()), |domain| write!(f, " trust-domain={domain}"))
     }
 }
 
 impl ControlPlane {
-    /// Opens the state directory (creating it on the first start), publishes the first state and binds every socket.
+    /// Opens the state directory of each trust domain (creating it on the first start), publishes the first state and binds
+    /// every socket.
     ///
     /// # Errors
     /// [`StartError`]: a state directory that is damaged or not ours, or an address that is taken.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let (store, authority) = open_state(&config, clock::machine()).await?;
-        let streams = Arc::new(Streams::new());
-        let clock = Arc::new(
-            Clock::open(store.clone(), streams.clone(), config.clock_drill, config.clock_is_right).await?,
-        );
-        if let Some(fault) = clock.fault() {
-            tracing::error!(code = fault.code(), "{fault}");
-            if !clock.has_issued() {
-                return Err(StartError::Clock(fault));
+    pub async fn bind_all(configs: Vec<Config>) -> Result<Vec<Self>, StartError> {
+        let domains: Vec<TrustDomain> = configs.iter().map(|config| config.trust_domain.clone()).collect();
+        let mut opened = Vec::with_capacity(configs.len());
+        for (config, neighbours) in configs.into_iter().zip(Neighbours::of(&domains)) {
+            opened.push(Opened::open(config, neighbours).await?);
+        }
+        // Each is published with what the others show.
+        if opened.len() > 1 {
+            for one in &opened {
+                publish::show(&*one.store, &one.authority, &one.neighbours, one.clock.best()).await?;
             }
         }
+        let mut bound = Vec::with_capacity(opened.len());
+        for one in opened {
+            bound.push(Self::bind(one, domains.len()).await?);
+        }
+        Ok(bound)
+    }
+
+    async fn bind(opened: Opened, sharers: usize) -> Result<Self, StartError> {
+        let Opened { config, store, authority, streams, clock, neighbours } = opened;
         let now = clock.best();
         let metrics = Arc::new(Metrics::new());
         let habits = Arc::new(ObservedHabits::default());
-        if let Some(directory) = &config.bootstrap_dir {
-            bootstrap::adopt(directory, &*store, &authority, now).await?;
-        }
         let replicas = if config.store.is_shared() {
             Replicas::one_of_several(store.clone())?
         } else {
@@ -107,9 +134,15 @@ impl ControlPlane {
         replicas.beat(now).await?;
         let claims = Arc::new(Claims::new(store.clone(), replicas.id().to_owned()));
         claims.adopt(&replicas.serving(now).await?, now).await?;
-        let compiler =
-            Compiler::start(store.clone(), authority.clone(), clock.clone(), metrics.clone(), habits.clone())
-                .await?;
+        let compiler = Compiler::start(
+            store.clone(),
+            authority.clone(),
+            clock.clone(),
+            metrics.clone(),
+            habits.clone(),
+            neighbours,
+        )
+        .await?;
         let certificate = OwnCertificate::issue(authority.clone(), clock.clone())?;
         let control = listen(config.listen).await?;
         let health_listener = listen(config.admin_listen).await?;
@@ -131,6 +164,7 @@ impl ControlPlane {
         };
         Ok(Self {
             addresses: Addresses {
+                trust_domain: (sharers > 1).then(|| config.trust_domain.clone()),
                 control: local(&control, config.listen)?,
                 admin: local(&health_listener, config.admin_listen)?,
                 socket: config.admin_socket,
@@ -161,6 +195,7 @@ impl ControlPlane {
             },
             kubernetes,
             compiler,
+            sharers,
         })
     }
 
@@ -191,7 +226,7 @@ impl ControlPlane {
         let replicas = self.mesh.replicas.clone();
         let servers = async {
             tokio::try_join!(
-                server::serve(self.control, own_certificate, self.mesh.clone()),
+                server::serve(self.control, own_certificate, self.mesh.clone(), self.sharers),
                 admin::serve(self.admin, self.store.clone(), self.mesh),
             )
             .map(drop)
@@ -220,6 +255,25 @@ impl ControlPlane {
         }
         let _ = std::fs::remove_file(socket);
         served
+    }
+}
+
+impl Opened {
+    async fn open(config: Config, neighbours: Neighbours) -> Result<Self, StartError> {
+        let (store, authority) = open_state(&config, clock::machine()).await?;
+        let streams = Arc::new(Streams::new());
+        let (drill, is_right) = (config.clock_drill.clone(), config.clock_is_right);
+        let clock = Arc::new(Clock::open(store.clone(), streams.clone(), drill, is_right).await?);
+        if let Some(fault) = clock.fault() {
+            tracing::error!(code = fault.code(), "{fault}");
+            if !clock.has_issued() {
+                return Err(StartError::Clock(fault));
+            }
+        }
+        if let Some(directory) = &config.bootstrap_dir {
+            bootstrap::adopt(directory, &*store, &authority, clock.best()).await?;
+        }
+        Ok(Self { config, store, authority, streams, clock, neighbours })
     }
 }
 
@@ -259,7 +313,7 @@ async fn open_state(
             store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, root)]).await?;
         }
     }
-    let authority = Authority::new(&directory, keyring, slots)?;
+    let authority = Authority::new(&directory, keyring, slots)?.constraining(config.name_constraints);
     rotation::driver::tidy(&authority)?;
     if let Some(found) = records::read::<records::Restored>(&*store, records::RESTORED).await? {
         let records::Restored { epoch, at, backup_at, backup_revision } = found.record;
@@ -285,6 +339,7 @@ fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityErr
         Some(keyring) => Ok(keyring),
         // Its root would be over before the clock is set.
         None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
+        None if config.name_constraints => Keyring::create_constrained(state, trust_domain, now),
         None => Keyring::create(state, trust_domain, now),
     }
 }

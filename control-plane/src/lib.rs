@@ -8,8 +8,8 @@
 //!                          └────────── claims ◄──────────────────────────┘
 //! ```
 //!
-//! - `config` → [`Config`]; [`ControlPlane::bind`] opens the state directory and every socket; [`ControlPlane::run`]
-//!   serves until told to stop.
+//! - `config` → [`Config`], one for each trust domain; [`ControlPlane::bind_all`] opens state directories and every socket;
+//!   [`ControlPlane::run`] serves until told to stop; `neighbours` is all that passes between trust domains.
 //! - [`bootstrap`] is a mesh prepared before the first start.
 //! - `authority` holds the trust domain's keys; `registrar` alone turns them into certificates; `rotation` replaces them.
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
@@ -43,6 +43,7 @@ mod kubernetes;
 mod location;
 mod manifests;
 mod metrics;
+mod neighbours;
 mod plain;
 mod publish;
 mod ready;
@@ -64,6 +65,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 pub use crate::authority::AuthorityError;
 pub use crate::clock::Fault as ClockFault;
@@ -86,8 +88,9 @@ const WORKERS: usize = 2;
 
 /// The whole program. `ready` as the first argument asks one that runs beside it whether it is ready, `backup` and `restore`
 /// are what they say; everything else is the control plane itself: reads flags (the first argument is the program's name) and environment, serves until SIGTERM or
-/// SIGINT, drains. It writes one line to standard output when it is ready:
-/// `listening control=ADDRESS admin=ADDRESS socket=PATH`, and ` webhook=ADDRESS` where there is one.
+/// SIGINT, drains. It writes one line to standard output for each trust domain when it is ready:
+/// `listening control=ADDRESS admin=ADDRESS socket=PATH`, and ` webhook=ADDRESS` where there is one, ` trust-domain=NAME` where
+/// there are several.
 pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match arguments.get(1).and_then(|argument| argument.to_str()) {
@@ -96,8 +99,8 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("restore") => return backup::command::restore(arguments.into_iter().skip(1)),
         _ => {}
     }
-    let config = match Config::parse_from(arguments) {
-        Ok(config) => config,
+    let configs = match Config::parse_from(arguments) {
+        Ok(configs) => configs,
         Err(ConfigError::Shown(text)) => {
             let _ = write!(std::io::stdout(), "{text}");
             return ExitCode::SUCCESS;
@@ -114,14 +117,16 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             "signet-control-plane: core dumps could not be switched off: {error}"
         );
     }
-    telemetry::init(&config.log);
+    if let Some(config) = configs.first() {
+        telemetry::init(&config.log);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(STORE_THREADS)
         .enable_all()
         .build();
     let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(config)),
+        Ok(runtime) => runtime.block_on(serve(configs)),
         Err(error) => Err(RunError::Runtime(error)),
     };
     match served {
@@ -134,21 +139,33 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn serve(config: Config) -> Result<(), RunError> {
+async fn serve(configs: Vec<Config>) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
-    let control_plane = ControlPlane::bind(config).await?;
+    let control_planes = ControlPlane::bind_all(configs).await?;
     let mut out = std::io::stdout();
-    // Whoever started this may not be listening.
-    let _ = writeln!(out, "{}", control_plane.addresses());
+    for control_plane in &control_planes {
+        // Whoever started this may not be listening.
+        let _ = writeln!(out, "{}", control_plane.addresses());
+    }
     let _ = out.flush();
-    let stop = async move {
+    let stop = &CancellationToken::new();
+    let told = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            // One that ended by itself takes the others along: half a process is nobody's plan.
+            () = stop.cancelled() => {}
         }
+        stop.cancel();
     };
-    control_plane.run(stop).await
+    let all = control_planes.into_iter().map(|control_plane| async move {
+        let served = control_plane.run(stop.cancelled()).await;
+        stop.cancel();
+        served
+    });
+    let (served, ()) = futures_util::future::join(futures_util::future::join_all(all), told).await;
+    served.into_iter().collect()
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -69,6 +69,11 @@ pub struct EtcdFiles {
 }
 
 impl StoreArguments {
+    /// Whether several control planes may share it.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.store != REDB
+    }
+
     pub(crate) fn location(
         self,
         trust_domain: &TrustDomain,

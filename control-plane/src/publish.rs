@@ -12,11 +12,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
+use signet_identity::BundleError;
 use signet_policy::PolicyModel;
 use signet_sync::proto::sync as wire;
 use signet_sync::{
-    Anchors, DecodeError, Directory, DirectoryKey, KeyError, MAX_SECTION_BYTES, POLICY_KEY_ID, Revocation,
-    Revocations, SectionName, Subject, Version, area_key_id, minimum_reader,
+    Anchors, DecodeError, Directory, DirectoryKey, Entry, KeyError, MAX_SECTION_BYTES, POLICY_KEY_ID,
+    Revocation, Revocations, SectionName, Subject, Version, area_key_id, minimum_reader,
 };
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -28,8 +29,9 @@ use crate::clock::Clock;
 use crate::directory::{self, Habits};
 use crate::manifests::Manifests;
 use crate::metrics::Metrics;
+use crate::neighbours::{self, Joined, Neighbours, Offer};
 use crate::records::{
-    self, Claim, Found, RESTORED, Restored, SealingKey, SectionVersion, VERSIONS, unix_seconds,
+    self, Appointment, Claim, Found, RESTORED, Restored, SealingKey, SectionVersion, VERSIONS, unix_seconds,
 };
 use crate::store::{Changes, Listing, Revision, Store, StoreError};
 
@@ -57,7 +59,8 @@ pub(crate) struct Published {
     pub(crate) revision: Revision,
     /// What the manifests say.
     pub(crate) model: Arc<PolicyModel>,
-    /// The same with the roles that workloads gave each other: what is published.
+    /// The same with the roles that workloads gave each other, and with what passes between trust domains: what is
+    /// published.
     pub(crate) effective: Arc<PolicyModel>,
     /// Every section in its newest version.
     pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
@@ -66,6 +69,8 @@ pub(crate) struct Published {
     pub(crate) manifests: Arc<Manifests>,
     /// Certificates and identities that are no longer believed.
     pub(crate) revocations: Arc<Revocations>,
+    /// What the trust domains served beside this one showed.
+    pub(crate) offers: Vec<Arc<Offer>>,
 }
 
 impl Published {
@@ -92,6 +97,7 @@ pub(crate) struct Compiler {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     habits: Arc<ObservedHabits>,
+    neighbours: Neighbours,
     published: watch::Sender<Arc<Published>>,
 }
 
@@ -103,10 +109,11 @@ impl Compiler {
         clock: Arc<Clock>,
         metrics: Arc<Metrics>,
         habits: Arc<ObservedHabits>,
+        neighbours: Neighbours,
     ) -> Result<Self, PublishError> {
         let mut rounds = 0;
         let first = loop {
-            match round(&*store, &authority, &habits.snapshot(), None, clock.best()).await {
+            match round(&*store, &authority, &habits.snapshot(), &neighbours, None, clock.best()).await {
                 Ok(first) => break Arc::new(first),
                 Err(PublishError::Overtaken) if rounds < FIRST_ROUNDS_MAX => rounds += 1,
                 Err(error) => return Err(error),
@@ -114,7 +121,8 @@ impl Compiler {
             tokio::time::sleep(OVERTAKEN).await;
         };
         metrics.published(&first);
-        Ok(Self { store, authority, clock, metrics, habits, published: watch::Sender::new(first) })
+        let published = watch::Sender::new(first);
+        Ok(Self { store, authority, clock, metrics, habits, neighbours, published })
     }
 
     /// What is in force, and how to learn of changes.
@@ -128,10 +136,11 @@ impl Compiler {
         let mut pace = Instant::now();
         loop {
             let last = self.published.borrow().clone();
-            self.change(last.revision, &mut tick, pace).await;
+            self.change(&last, &mut tick, pace).await;
             pace = Instant::now() + PACE;
             let habits = self.habits.snapshot();
-            match round(&*self.store, &self.authority, &habits, Some(&last), self.clock.best()).await {
+            let (store, now) = (&*self.store, self.clock.best());
+            match round(store, &self.authority, &habits, &self.neighbours, Some(&last), now).await {
                 Ok(published) => {
                     self.metrics.published(&published);
                     self.published.send_replace(Arc::new(published));
@@ -146,9 +155,10 @@ impl Compiler {
         }
     }
 
-    /// Waits until a round is due: at once when the operator changed something, not before `pace` when only proxies did.
-    async fn change(&self, after: Revision, tick: &mut Interval, pace: Instant) {
-        let (mut seen, mut due) = (after, false);
+    /// Waits until a round is due: at once when the operator changed something, not before `pace` when only proxies or
+    /// other trust domains did.
+    async fn change(&self, last: &Published, tick: &mut Interval, pace: Instant) {
+        let (mut seen, mut due) = (last.revision, false);
         loop {
             tokio::select! {
                 changed = self.store.watch(records::DESIRED, seen) => match changed {
@@ -163,6 +173,7 @@ impl Compiler {
                     }
                 },
                 () = self.habits.changed.notified() => due = true,
+                () = self.neighbours.differ_from(&last.offers), if !due => due = true,
                 _ = tick.tick() => {
                     self.habits.forget_expired(self.clock.best());
                     due = true;
@@ -190,50 +201,116 @@ const TICK: Duration = Duration::from_secs(30);
 /// How long a round stays the newest: there is one each [`TICK`], and one may fail or be slow.
 const CURRENT: Duration = Duration::from_secs(2 * TICK.as_secs());
 
+/// What is desired, as of one look at the store.
+struct Desired {
+    listing: Listing,
+    manifests: Arc<Manifests>,
+    model: Arc<PolicyModel>,
+    effective: Arc<PolicyModel>,
+    /// Appointments that are over.
+    dead: Vec<Found<Appointment>>,
+    revocations: Arc<Revocations>,
+    directories: BTreeMap<String, Vec<Entry>>,
+}
+
+impl Desired {
+    async fn read(
+        store: &dyn Store,
+        authority: &Authority,
+        habits: &Habits,
+        last: Option<&Published>,
+        now: SystemTime,
+    ) -> Result<Self, PublishError> {
+        let listing = store.list(records::DESIRED).await?;
+        if let Some(entry) = listing.entries.iter().find(|entry| entry.key == records::SLOTS) {
+            let found = records::decode(entry)?;
+            authority.adopt(found.revision, found.record)?;
+        }
+        let (manifests, model) = match last {
+            Some(last) if last.manifests.revision() == Manifests::revision_in(&listing) => {
+                (last.manifests.clone(), last.model.clone())
+            }
+            _ => {
+                let none = Manifests::default();
+                let known = last.map_or(&none, |last| &*last.manifests);
+                let manifests = Manifests::from_listing(&listing, known)?;
+                let model = compile(&manifests, authority)?;
+                (Arc::new(manifests), model)
+            }
+        };
+        let made = listing.entries.iter().filter(|entry| entry.key.starts_with(records::APPOINTMENTS));
+        let made = made.map(records::decode).collect::<Result<_, _>>()?;
+        let (effective, dead) = appointments::effective(&model, made, unix_seconds(now));
+        let revocations = Arc::new(revocations(&listing)?);
+        let directories = directories(&listing, &effective, habits, &revocations, now)?;
+        Ok(Self { listing, manifests, model, effective, dead, revocations, directories })
+    }
+
+    /// What other trust domains may see of it.
+    fn offer(&self, authority: &Authority) -> Result<Offer, AuthorityError> {
+        Ok(Offer {
+            model: self.model.clone(),
+            bundle: authority.bundle()?,
+            open: authority.open_bundle()?,
+            directories: self.directories.clone(),
+            revocations: self.revocations.clone(),
+        })
+    }
+}
+
+/// Shows the trust domains served beside this one what it lets them see, before anybody has published anything: else each
+/// start would take from proxies what they had of each other, and give it back.
+pub(crate) async fn show(
+    store: &dyn Store,
+    authority: &Authority,
+    neighbours: &Neighbours,
+    now: SystemTime,
+) -> Result<(), PublishError> {
+    let desired = Desired::read(store, authority, &Habits::new(), None, now).await?;
+    neighbours.show(desired.offer(authority)?);
+    Ok(())
+}
+
 async fn round(
     store: &dyn Store,
     authority: &Authority,
     habits: &Habits,
+    neighbours: &Neighbours,
     last: Option<&Published>,
     now: SystemTime,
 ) -> Result<Published, PublishError> {
     let at = Instant::now();
-    let listing = store.list(records::DESIRED).await?;
-    if let Some(entry) = listing.entries.iter().find(|entry| entry.key == records::SLOTS) {
-        let found = records::decode(entry)?;
-        authority.adopt(found.revision, found.record)?;
+    let offers = neighbours.offers();
+    let desired = Desired::read(store, authority, habits, last, now).await?;
+    if !desired.model.federations.is_empty() || last.is_some_and(|last| !last.model.federations.is_empty()) {
+        neighbours.show(desired.offer(authority)?);
     }
-    let (manifests, model) = match last {
-        Some(last) if last.manifests.revision() == Manifests::revision_in(&listing) => {
-            (last.manifests.clone(), last.model.clone())
+    let Desired { listing, manifests, model, mut effective, dead, revocations, mut directories } = desired;
+    if last.is_none_or(|last| !Arc::ptr_eq(&last.model, &model)) {
+        for absent in neighbours.absent(&model) {
+            tracing::warn!(trust_domain = %absent, "a Federation names a trust domain that is not served here: nothing passes");
         }
-        _ => {
-            let none = Manifests::default();
-            let known = last.map_or(&none, |last| &*last.manifests);
-            let manifests = Manifests::from_listing(&listing, known)?;
-            let model = compile(&manifests, authority)?;
-            (Arc::new(manifests), model)
-        }
-    };
-    let made = listing.entries.iter().filter(|entry| entry.key.starts_with(records::APPOINTMENTS));
-    let made = made.map(records::decode).collect::<Result<_, _>>()?;
-    let (effective, dead) = appointments::effective(&model, made, unix_seconds(now));
+    }
     appointments::bury(store, &dead).await?;
-    let revocations = Arc::new(revocations(&listing)?);
-    let payloads = payloads(&listing, &effective, authority, habits, &revocations, now)?;
+    let mut joined = Vec::new();
+    if !model.federations.is_empty() && !offers.is_empty() {
+        joined = neighbours::join(Arc::make_mut(&mut effective), &revocations, &offers);
+        neighbours::add_places(&mut directories, &effective, &joined);
+    }
+    let anchors = anchors(authority, &joined)?;
+    let believed = neighbours::revocations(&revocations, &joined);
+    let payloads = payloads(&anchors, &effective, directories, &believed)?;
     let of = Round {
         made_from: listing.revision,
-        readers: Readers {
-            policy: minimum_reader(&effective),
-            anchors: anchors(authority)?.minimum_reader(),
-        },
+        readers: Readers { policy: minimum_reader(&effective), anchors: anchors.minimum_reader() },
         last,
     };
     let sections = number_and_sign(store, authority, payloads, of).await?;
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
-    let advertised = advertised.map(|place| place.network.clone()).collect();
+    let advertised = advertised.map(|place| place.network.clone());
+    let advertised = advertised.chain(neighbours::advertised(&joined)).collect();
     let revision = listing.revision;
-    Ok(Published { at, revision, model, effective, sections, advertised, manifests, revocations })
+    Ok(Published { at, revision, model, effective, sections, advertised, manifests, revocations, offers })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {
@@ -244,39 +321,47 @@ fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyMod
 }
 
 fn payloads(
-    listing: &Listing,
+    anchors: &Anchors,
     model: &PolicyModel,
-    authority: &Authority,
-    habits: &Habits,
+    directories: BTreeMap<String, Vec<Entry>>,
     revocations: &Revocations,
-    now: SystemTime,
 ) -> Result<BTreeMap<SectionName, Vec<u8>>, PublishError> {
-    let anchors = anchors(authority)?;
     let mut payloads = BTreeMap::from([
-        (SectionName::Anchors, wire::Anchors::from(&anchors).encode_to_vec()),
+        (SectionName::Anchors, wire::Anchors::from(anchors).encode_to_vec()),
         (SectionName::Policy, wire::Policy::from(model).encode_to_vec()),
         (SectionName::Revocations, wire::Revocations::from(revocations).encode_to_vec()),
     ]);
-    let claims = under::<Claim>(listing, records::CLAIMS)?;
-    let mut keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
-    // A revocation takes its keys away; what was left behind before it did is not published either.
-    keys.retain(|key| key.leaf.parse().is_ok_and(|leaf| revocations.of(&key.id, leaf).is_none()));
-    for (network, entries) in directory::build(model, &claims, &keys, habits, unix_seconds(now)) {
+    for (network, entries) in directories {
         let directory = Directory::new(network.clone(), entries)?;
         payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());
     }
     Ok(payloads)
 }
 
-fn anchors(authority: &Authority) -> Result<Anchors, AuthorityError> {
+fn directories(
+    listing: &Listing,
+    model: &PolicyModel,
+    habits: &Habits,
+    revocations: &Revocations,
+    now: SystemTime,
+) -> Result<BTreeMap<String, Vec<Entry>>, PublishError> {
+    let claims = under::<Claim>(listing, records::CLAIMS)?;
+    let mut keys = under::<SealingKey>(listing, records::SEALING_KEYS)?;
+    // A revocation takes its keys away; what was left behind before it did is not published either.
+    keys.retain(|key| key.leaf.parse().is_ok_and(|leaf| revocations.of(&key.id, leaf).is_none()));
+    Ok(directory::build(model, &claims, &keys, habits, unix_seconds(now)))
+}
+
+fn anchors(authority: &Authority, joined: &[Joined]) -> Result<Anchors, PublishError> {
     let within = authority.slots().rotation.as_ref().map_or(0, |rotation| rotation.renew_within);
     let directory_key = DirectoryKey { key: authority.directory_key().public_key(), networks: Vec::new() };
+    let (in_force, believed) = neighbours::bundles(joined);
     Ok(Anchors {
-        open: Arc::new(authority.open_bundle()?),
+        open: Arc::new(authority.open_bundle()?.with_federated(believed)?),
         issuer: authority.certifying()?,
         renew_within: Duration::from_secs(within.into()),
         ..Anchors::new(
-            Arc::new(authority.bundle()?),
+            Arc::new(authority.bundle()?.with_federated(in_force)?),
             authority.policy_key().public_key(),
             BTreeMap::from([(AREA.to_owned(), directory_key)]),
         )
@@ -483,6 +568,9 @@ pub enum PublishError {
     /// The stored slots name keys that are not here.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The roots of federated trust domains do not stand beside each other.
+    #[error("the roots of federated trust domains do not make a trust bundle: {0}")]
+    Bundle(#[from] BundleError),
     /// The directory is not one a proxy would take.
     #[error("a directory cannot be built")]
     Directory(#[from] DecodeError),

@@ -1,5 +1,5 @@
-//! `signet-control-plane ready`: asks the control plane beside it whether it is ready, for images that have no other
-//! program.
+//! `signet-control-plane ready`: asks the control plane beside it whether it is ready, of every trust domain it serves, for
+//! images that have no other program.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -22,9 +22,15 @@ const ANSWER_MAX: u64 = 16 * 1024;
 #[derive(Debug, Parser)]
 #[command(name = "signet-control-plane ready")]
 struct Ready {
-    /// Where it serves /ready; an unspecified address means this machine
-    #[arg(long, env = "SIGNET_ADMIN_LISTEN", default_value = "0.0.0.0:15014", value_name = "IP:PORT")]
-    admin_listen: SocketAddr,
+    /// Where it serves /ready, separated by commas; an unspecified address means this machine
+    #[arg(
+        long,
+        env = "SIGNET_ADMIN_LISTEN",
+        default_value = "0.0.0.0:15014",
+        value_name = "IP:PORT",
+        value_delimiter = ','
+    )]
+    admin_listen: Vec<SocketAddr>,
 }
 
 /// The command with its arguments, its name first.
@@ -42,18 +48,21 @@ pub(crate) fn main_from(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 impl Ready {
     /// Exit code 0 when it is ready; 1, and what it said, when not.
     fn run(&self) -> ExitCode {
-        match ask(here(self.admin_listen)) {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => ExitCode::SUCCESS,
-            Ok(answer) => {
-                let (_, state) = answer.split_once("\r\n\r\n").unwrap_or(("", "no answer"));
-                eprintln!("signet-control-plane: not ready: {state}");
-                ExitCode::FAILURE
-            }
-            Err(error) => {
-                eprintln!("signet-control-plane: not ready: {error}");
-                ExitCode::FAILURE
+        for &address in &self.admin_listen {
+            match ask(here(address)) {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => {}
+                Ok(answer) => {
+                    let (_, state) = answer.split_once("\r\n\r\n").unwrap_or(("", "no answer"));
+                    eprintln!("signet-control-plane: not ready: {state}");
+                    return ExitCode::FAILURE;
+                }
+                Err(error) => {
+                    eprintln!("signet-control-plane: not ready: {error}");
+                    return ExitCode::FAILURE;
+                }
             }
         }
+        ExitCode::SUCCESS
     }
 }
 

@@ -91,15 +91,16 @@ pub(crate) struct ConnectionInfo {
     pub(crate) asked: Asked,
 }
 
-/// Serves proxies until `mesh.draining` and the last call end.
+/// Serves proxies until `mesh.draining` and the last call end. `sharers` trust domains divide what this process may open.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: watch::Receiver<Arc<ServerConfig>>,
     mesh: Mesh,
+    sharers: usize,
 ) -> Result<(), tonic::transport::Error> {
     let (ready, connections) = mpsc::channel(READY_MAX);
     let draining = mesh.draining.clone();
-    let accepting = accept(listener, tls, mesh.metrics.clone(), ready);
+    let accepting = accept(listener, tls, mesh.metrics.clone(), ready, sharers);
     let enrolment = EnrolmentServer::new(EnrolmentService(mesh.clone()));
     let identity = IdentityServer::new(IdentityService(mesh.clone()));
     let control = ControlServer::new(ControlService(mesh));
@@ -130,8 +131,9 @@ async fn accept(
     tls: watch::Receiver<Arc<ServerConfig>>,
     metrics: Arc<Metrics>,
     ready: mpsc::Sender<io::Result<Accepted>>,
+    sharers: usize,
 ) {
-    let permits = Arc::new(Semaphore::new(connections_max()));
+    let permits = Arc::new(Semaphore::new(connections_max(sharers)));
     let lobby = Lobby::new();
     let handshakes = Sources::new(HANDSHAKES_PER_SOURCE);
     loop {
@@ -166,23 +168,24 @@ async fn accept(
 }
 
 /// As many connections as there may be: the limit of open files is raised as far as the system lets us, and some are left for
-/// everything else.
-fn connections_max() -> usize {
+/// everything else. Of several trust domains none can take what is another's.
+fn connections_max(sharers: usize) -> usize {
     let wanted = CONNECTIONS_MAX as u64 + OTHER_FILES;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return CONNECTIONS_MAX };
+    let share = CONNECTIONS_MAX / sharers.max(1);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return share };
     let raised = wanted.min(hard);
     let limit = match setrlimit(Resource::RLIMIT_NOFILE, raised.max(soft), hard) {
         Ok(()) => raised.max(soft),
         Err(_) => soft,
     };
-    let most = usize::try_from(limit.saturating_sub(OTHER_FILES)).unwrap_or(CONNECTIONS_MAX);
-    if most < CONNECTIONS_MAX {
+    let most = usize::try_from(limit.saturating_sub(OTHER_FILES)).unwrap_or(CONNECTIONS_MAX) / sharers.max(1);
+    if most < share {
         tracing::info!(
             connections = most,
             "the limit of open files allows fewer connections; raise it (ulimit -n) for more proxies"
         );
     }
-    most.clamp(1, CONNECTIONS_MAX)
+    most.clamp(1, share)
 }
 
 /// Such an error ends one connection, not the listener.

@@ -34,7 +34,7 @@ pub struct Snapshot {
     pub policy_version: Arc<str>,
     /// Directories of the networks this proxy is attached to, its own first.
     pub directories: Vec<Arc<Directory>>,
-    /// The roots of the own trust domain.
+    /// The roots of the own trust domain, and beside them those of domains that it is federated with.
     pub bundle: Arc<TrustBundle>,
     /// The same and what was retired in good order: what was opened before goes on.
     pub open_bundle: Arc<TrustBundle>,

@@ -158,7 +158,7 @@ fn strangers_get_nothing_from_the_control_plane() -> TestResult {
     Ok(())
 }
 
-async fn renewed(channel: &Channel) -> Code {
+pub(crate) async fn renewed(channel: &Channel) -> Code {
     let (Ok(tls), Ok(signing)) = (KeyRequest::new_tls(), KeyRequest::new_signing()) else {
         return Code::Internal;
     };
@@ -174,7 +174,7 @@ async fn renewed(channel: &Channel) -> Code {
         .map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-async fn connected(channel: &Channel) -> Code {
+pub(crate) async fn connected(channel: &Channel) -> Code {
     let version = "by hand".to_owned();
     let hello = Hello {
         protocol: PROTOCOL,

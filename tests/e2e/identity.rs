@@ -138,7 +138,7 @@ fn anonymous(own: &Identity) -> Result<ClientConfig, Failure> {
 }
 
 /// What is answered to a request over this TLS; a connection that breaks answers nothing.
-async fn attempt(config: ClientConfig, address: SocketAddr) -> Vec<u8> {
+pub(crate) async fn attempt(config: ClientConfig, address: SocketAddr) -> Vec<u8> {
     let mut answer = Vec::new();
     let talk = async {
         let tcp = TcpStream::connect(address).await?;
@@ -450,7 +450,7 @@ fn join_token_lets_one_instance_in() -> TestResult {
 }
 
 /// Enrols by hand; the identity that was given.
-async fn enrol(
+pub(crate) async fn enrol(
     token: &Token,
     secret: [u8; 32],
     control_plane: SocketAddr,

@@ -4,6 +4,7 @@
 mod bypass;
 mod claims;
 mod coverage;
+mod domains;
 mod egress;
 mod guard;
 mod headers;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             claims::TESTS,
             policy::TESTS,
             coverage::TESTS,
+            domains::TESTS,
             headers::TESTS,
             kubernetes::TESTS,
             lifecycle::TESTS,

@@ -96,11 +96,19 @@ impl Site {
     /// # Errors
     /// The control plane's state cannot be read.
     pub fn authority(&self) -> Result<Authority, Failure> {
-        let text = fs::read_to_string(self.mesh.folder().join("control-plane/authority.pem"))?;
-        // Two keys that issue no certificates, then the first pair: root and issuer with their keys.
-        let place = |nth| text.match_indices("-----BEGIN ").nth(nth).map_or(text.len(), |(at, _)| at);
-        Ok(Authority::from_pem(&text[place(2)..place(6)])?)
+        Ok(Authority::from_pem(&authority_pem(&self.mesh)?)?)
     }
+}
+
+/// Root and issuer of a mesh with their keys, as a thief of the control plane's state reads them.
+///
+/// # Errors
+/// The control plane's state cannot be read.
+pub fn authority_pem(mesh: &Mesh) -> Result<String, Failure> {
+    let text = fs::read_to_string(mesh.state().join("authority.pem"))?;
+    // Two keys that issue no certificates, then the first pair: root and issuer with their keys.
+    let place = |nth| text.match_indices("-----BEGIN ").nth(nth).map_or(text.len(), |(at, _)| at);
+    Ok(text[place(2)..place(6)].to_owned())
 }
 
 /// The identity of a workload that [`manifest::workload`] declares.

@@ -65,6 +65,12 @@ pub fn egress_policy(name: &str, workload: &str, entries: &[&str]) -> String {
     document("EgressPolicy", name, &[&target, &format!("to: [{}]", entries.join(", "))])
 }
 
+/// What another trust domain may call here, or be called there, such as with `inbound: [{from: …, workloads: […]}]`.
+pub fn federation(name: &str, trust_domain: &str, settings: &[&str]) -> String {
+    let trust_domain = format!("trustDomain: {trust_domain}");
+    document("Federation", name, &[&[trust_domain.as_str()], settings].concat())
+}
+
 /// A role for a workload, until a moment such as `2026-03-31T18:00:00Z`.
 pub fn role_grant(name: &str, holder: &str, role: &str, not_after: &str) -> String {
     let identity = format!("identity: spiffe://{TRUST_DOMAIN}/app/host/{holder}");

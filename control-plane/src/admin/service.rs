@@ -22,6 +22,7 @@ use crate::authority::AuthorityError;
 use crate::clock;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
+use crate::neighbours;
 use crate::records::{
     self, APPOINTMENTS, Appointment, REVOCATIONS, Registration, Revocation, Subject, unix_seconds,
 };
@@ -444,7 +445,9 @@ impl Admin for AdminService {
                 let model = Arc::new(self.model().await?);
                 let made = records::list::<Appointment>(&*self.store, APPOINTMENTS).await;
                 let now = unix_seconds(self.mesh.clock.best());
-                let (model, _) = appointments::effective(&model, made.map_err(store_failed)?, now);
+                let (mut model, _) = appointments::effective(&model, made.map_err(store_failed)?, now);
+                let published = self.mesh.published.borrow().clone();
+                neighbours::join(Arc::make_mut(&mut model), &published.revocations, &published.offers);
                 hypothetical(&model, &question).map(Response::new)
             }
             Some(Question::RequestId(id)) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES => {

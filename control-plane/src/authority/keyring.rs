@@ -91,8 +91,21 @@ impl Keyring {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
+        Self::with_pair(directory, new_root(trust_domain, now)?)
+    }
+
+    /// The same, with an issuer that may vouch for this trust domain alone by its own certificate.
+    pub(crate) fn create_constrained(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        Self::with_pair(directory, constrained(&new_root(trust_domain, now)?, now)?)
+    }
+
+    fn with_pair(directory: &Path, pair: Pair) -> Result<Self, AuthorityError> {
         let keyring = Self {
-            pairs: vec![new_root(trust_domain, now)?],
+            pairs: vec![pair],
             retired: BTreeMap::new(),
             vouchers: BTreeMap::new(),
             policy_key: Arc::new(SectionKey::generate()?),
@@ -197,6 +210,11 @@ pub(crate) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Pa
 /// The same root with a new issuer.
 pub(crate) fn new_issuer(pair: &Pair, now: SystemTime) -> Result<Pair, AuthorityError> {
     Ok(Arc::new(pair.with_new_issuer(now - BACKDATE, LIFETIME)?))
+}
+
+/// The same root with a new issuer that may vouch for its trust domain alone by its own certificate.
+pub(crate) fn constrained(pair: &Pair, now: SystemTime) -> Result<Pair, AuthorityError> {
+    Ok(Arc::new(pair.with_constrained_issuer(now - BACKDATE, LIFETIME)?))
 }
 
 /// `pairs P retired R vouchers V`, each within its bound.

@@ -50,7 +50,7 @@ impl ApiServerArguments {
     }
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct KubernetesArguments {
     /// What to do in the cluster this runs in: attest (sidecars enrol by their pod's service-account token), controller
     /// (custom resources are the mesh's manifests), webhook (pods get sidecars when they are made); separated by commas
@@ -102,6 +102,11 @@ impl KubernetesConfig {
 }
 
 impl KubernetesArguments {
+    /// Whether anything is to be done in a cluster.
+    pub(super) fn is_set(&self) -> bool {
+        !self.kubernetes.is_empty()
+    }
+
     /// `None` where nothing is switched on.
     pub(super) fn read(
         self,

@@ -25,7 +25,8 @@ async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
     apply(&store, &trust_domain, MESH).await;
     let (metrics, habits) = (Arc::new(Metrics::new()), Arc::new(ObservedHabits::default()));
     let clock = Arc::new(Clock::open(store.clone(), Arc::new(Streams::new()), None, false).await.unwrap());
-    let compiler = Compiler::start(store.clone(), authority, clock, metrics, habits).await.unwrap();
+    let alone = Neighbours::none(trust_domain);
+    let compiler = Compiler::start(store.clone(), authority, clock, metrics, habits, alone).await.unwrap();
     let published = compiler.subscribe();
     tokio::spawn(compiler.run());
     (store, published)

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::survey::{Holder, Presence, Survey, survey};
 use super::{PARKED, RotationError, abort, advance, begin, emergency, forget, may_begin};
 use crate::authority::slots::{Phase, Rotation, Slots, What, Why};
-use crate::authority::{Authority, AuthorityError, name, new_issuer, new_root, tidied};
+use crate::authority::{Authority, AuthorityError, constrained, name, new_issuer, new_root, tidied};
 use crate::clock::ClockError;
 use crate::publish::Published;
 use crate::records::{self, Instance, REGISTRATIONS, Registration, SLOTS, TOKENS, unix_seconds};
@@ -127,6 +127,7 @@ pub(crate) fn next_pair(
         What::Issuer => new_issuer(&current, now)?,
         What::Root => new_root(authority.trust_domain(), now)?,
     };
+    let pair = if authority.constrains()? { constrained(&pair, now)? } else { pair };
     let (root, issuer) = (name(pair.root_spki_sha256()), name(pair.issuer_spki_sha256()));
     if what == What::Root && vouched {
         keyring.vouchers.insert(root.clone(), current.vouch_for(&pair, now, now + PARKED)?);
@@ -271,6 +272,7 @@ mod tests {
     use crate::claims::Claims;
     use crate::clock::Clock;
     use crate::metrics::Metrics;
+    use crate::neighbours::Neighbours;
     use crate::publish::{Compiler, ObservedHabits};
     use crate::registrar::Registrar;
     use crate::store::{Changes, Entry, Listing, MemoryStore};
@@ -312,8 +314,15 @@ mod tests {
         let (streams, metrics) = (Arc::new(Streams::new()), Arc::new(Metrics::new()));
         let habits = Arc::new(ObservedHabits::default());
         let clock = Arc::new(Clock::open(store.clone(), streams.clone(), None, false).await.unwrap());
-        let compiler =
-            Compiler::start(store.clone(), authority.clone(), clock.clone(), metrics.clone(), habits.clone());
+        let alone = Neighbours::none(authority.trust_domain().clone());
+        let compiler = Compiler::start(
+            store.clone(),
+            authority.clone(),
+            clock.clone(),
+            metrics.clone(),
+            habits.clone(),
+            alone,
+        );
         Mesh {
             attestors: Attestors::default(),
             registrar: Registrar::new(store.clone(), authority.clone()),

@@ -102,13 +102,24 @@ pub(crate) struct Certificate<'a> {
     algorithm: &'a [u8],
     signature: &'a [u8],
     pub(crate) spki: &'a [u8],
+    /// Names, DER.
+    pub(crate) issuer: &'a [u8],
+    pub(crate) subject: &'a [u8],
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
     pub(crate) is_authority: bool,
     key_usage: u8,
     purposes: Purposes,
     names: Names<'a>,
+    /// The longest path below, where it is bounded.
+    path_length: Option<usize>,
+    /// Critical extensions that are not read here.
+    has_unknown_critical: bool,
+    constraints: Option<&'a [u8]>,
 }
+
+/// A GeneralName that is a URI (RFC 5280 section 4.2.1.6).
+const URI: u8 = 0x86;
 
 // The first byte of the key usage bit string, bit 0 first (RFC 5280 section 4.2.1.3).
 const DIGITAL_SIGNATURE: u8 = 0x80;
@@ -154,30 +165,33 @@ impl<'a> Certificate<'a> {
         if tbs.value(der::SEQUENCE)? != algorithm {
             return Err(Malformed);
         }
-        let _issuer = tbs.value(der::SEQUENCE)?;
+        let issuer = tbs.value(der::SEQUENCE)?;
         let mut validity = tbs.nested(der::SEQUENCE)?;
         let not_before = read_time(&mut validity)?;
         let not_after = read_time(&mut validity)?;
         validity.finish()?;
-        let _subject = tbs.value(der::SEQUENCE)?;
+        let subject = tbs.value(der::SEQUENCE)?;
         let spki = tbs.element(der::SEQUENCE)?.raw;
         let extensions = tbs.value(der::context(3))?;
         tbs.finish()?;
 
         let extensions = Extensions::read(extensions)?;
+        let basic_constraints = extensions.basic_constraints.map(read_basic_constraints).transpose()?;
+        let (is_authority, path_length) = basic_constraints.unwrap_or_default();
         Ok(Self {
             der,
             to_be_signed: to_be_signed.raw,
             algorithm,
             signature,
             spki,
+            issuer,
+            subject,
             not_before,
             not_after,
-            is_authority: extensions
-                .basic_constraints
-                .map(read_is_authority)
-                .transpose()?
-                .unwrap_or_default(),
+            is_authority,
+            path_length,
+            has_unknown_critical: extensions.has_unknown_critical,
+            constraints: extensions.constraints,
             key_usage: extensions.key_usage.map(read_key_usage).transpose()?.unwrap_or_default(),
             purposes: extensions.purposes.map(read_purposes).transpose()?.unwrap_or_default(),
             names: extensions.names.map(read_names).transpose()?.unwrap_or_default(),
@@ -199,6 +213,46 @@ impl<'a> Certificate<'a> {
         let der = CertificateDer::from(self.der);
         let other = EndEntityCert::try_from(&der).map_err(|_| CertificateError::Malformed)?;
         if other.valid_uri_names().eq([uri]) { Ok(uri) } else { Err(CertificateError::Malformed) }
+    }
+
+    /// Whether it may certify, with so many authorities below it.
+    pub(crate) fn check_authority(&self, below: usize) -> Result<(), CertificateError> {
+        if !self.is_authority || self.path_length.is_some_and(|most| below > most) {
+            return Err(CertificateError::Authority);
+        }
+        if self.key_usage & KEY_CERT_SIGN == 0 {
+            return Err(CertificateError::KeyUsage);
+        }
+        if self.has_unknown_critical { Err(CertificateError::Malformed) } else { Ok(()) }
+    }
+
+    /// Whether it says for which names it may vouch.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraints.is_some()
+    }
+
+    /// Whether it may vouch for URIs with this host.
+    ///
+    /// NameConstraints ::= SEQUENCE { permittedSubtrees [0], excludedSubtrees [1] }, of which only permitted URIs are taken,
+    /// each GeneralSubtree ::= SEQUENCE { base [6] IA5String }: a host, or with a `.` before it all hosts below.
+    pub(crate) fn permits(&self, host: &str) -> Result<bool, Malformed> {
+        let Some(constraints) = self.constraints else { return Ok(true) };
+        let mut constraints = Reader::open(constraints, der::SEQUENCE)?;
+        let mut permitted = constraints.nested(der::context(0))?;
+        constraints.finish()?;
+        let mut permits = false;
+        while !permitted.is_empty() {
+            let mut subtree = permitted.nested(der::SEQUENCE)?;
+            let base = str::from_utf8(subtree.value(URI)?).map_err(|_| Malformed)?;
+            subtree.finish()?;
+            permits |= match base.strip_prefix('.') {
+                Some(domain) => {
+                    host.strip_suffix(domain).is_some_and(|label| label.len() > 1 && label.ends_with('.'))
+                }
+                None => host == base,
+            };
+        }
+        Ok(permits)
     }
 
     fn leaf(&self, required_usage: u8) -> Result<Leaf, CertificateError> {
@@ -225,6 +279,8 @@ struct Extensions<'a> {
     key_usage: Option<&'a [u8]>,
     names: Option<&'a [u8]>,
     purposes: Option<&'a [u8]>,
+    constraints: Option<&'a [u8]>,
+    has_unknown_critical: bool,
 }
 
 impl<'a> Extensions<'a> {
@@ -235,8 +291,7 @@ impl<'a> Extensions<'a> {
         while !list.is_empty() {
             let mut extension = list.nested(der::SEQUENCE)?;
             let id = extension.value(der::OID)?;
-            // Unknown critical extensions are for path building to refuse.
-            extension.optional(der::BOOLEAN)?;
+            let is_critical = extension.optional(der::BOOLEAN)? == Some(&[0xff][..]);
             let value = extension.value(der::OCTET_STRING)?;
             extension.finish()?;
             // id-ce is 2.5.29.
@@ -244,8 +299,13 @@ impl<'a> Extensions<'a> {
                 [0x55, 0x1d, 15] => &mut found.key_usage,
                 [0x55, 0x1d, 17] => &mut found.names,
                 [0x55, 0x1d, 19] => &mut found.basic_constraints,
+                [0x55, 0x1d, 30] => &mut found.constraints,
                 [0x55, 0x1d, 37] => &mut found.purposes,
-                _ => continue,
+                _ => {
+                    // For path building to refuse, whoever does it.
+                    found.has_unknown_critical |= is_critical;
+                    continue;
+                }
             };
             if slot.replace(value).is_some() {
                 return Err(Malformed);
@@ -256,16 +316,21 @@ impl<'a> Extensions<'a> {
 }
 
 /// BasicConstraints ::= SEQUENCE { cA BOOLEAN DEFAULT FALSE, pathLenConstraint INTEGER OPTIONAL }
-fn read_is_authority(bytes: &[u8]) -> Result<bool, Malformed> {
+fn read_basic_constraints(bytes: &[u8]) -> Result<(bool, Option<usize>), Malformed> {
     let mut constraints = Reader::open(bytes, der::SEQUENCE)?;
     let is_authority = match constraints.optional(der::BOOLEAN)? {
         None | Some([0]) => false,
         Some([0xff]) => true,
         Some(_) => return Err(Malformed),
     };
-    constraints.optional(der::INTEGER)?;
+    let path_length = match constraints.optional(der::INTEGER)? {
+        None => None,
+        Some(&[length]) if length < 0x80 => Some(usize::from(length)),
+        // Longer than any chain that is taken.
+        Some(_) => Some(usize::from(u8::MAX)),
+    };
     constraints.finish()?;
-    Ok(is_authority)
+    Ok((is_authority, path_length))
 }
 
 /// KeyUsage ::= BIT STRING, of which the first eight bits matter here.
@@ -295,7 +360,6 @@ fn read_purposes(bytes: &[u8]) -> Result<Purposes, Malformed> {
 
 /// GeneralNames ::= SEQUENCE OF GeneralName, where a URI is `[6] IA5String`.
 fn read_names(bytes: &[u8]) -> Result<Names<'_>, Malformed> {
-    const URI: u8 = 0x86;
     let mut list = Reader::open(bytes, der::SEQUENCE)?;
     let mut names = Names::default();
     while !list.is_empty() {

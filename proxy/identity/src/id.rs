@@ -96,6 +96,12 @@ impl SpiffeId {
         self.split().0
     }
 
+    /// The trust domain.
+    pub fn domain(&self) -> TrustDomain {
+        // Checked when the identity was parsed.
+        TrustDomain { name: self.trust_domain().into() }
+    }
+
     /// The path, with its leading `/`.
     pub fn path(&self) -> &str {
         self.split().1

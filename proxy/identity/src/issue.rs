@@ -68,17 +68,56 @@ impl Authority {
         Self::assemble(root.into(), root_key, issuer.into(), issuer_key)
     }
 
-    /// The same root with a new issuer, valid until `lifetime` after `now` but no longer than the root.
+    /// The same root with a new issuer, valid until `lifetime` after `now` but no longer than the root. It is name-constrained
+    /// if this one is.
     ///
     /// # Errors
     /// As for [`Authority::create`]; [`IssueError::Validity`] also when the root has ended.
     pub fn with_new_issuer(&self, now: SystemTime, lifetime: Duration) -> Result<Self, IssueError> {
+        if self.is_constrained() {
+            self.with_constrained_issuer(now, lifetime)
+        } else {
+            self.reissued(now, lifetime, None)
+        }
+    }
+
+    /// The same, with an issuer whose certificate says that it may vouch for URIs of this trust domain alone (X.509 name
+    /// constraints, RFC 5280 section 4.2.1.10; critical). Verifiers of this crate before 0.1.0's protocol 4 refuse its chains.
+    ///
+    /// # Errors
+    /// As for [`Authority::with_new_issuer`].
+    pub fn with_constrained_issuer(&self, now: SystemTime, lifetime: Duration) -> Result<Self, IssueError> {
+        self.reissued(now, lifetime, Some(name_constraints(&self.trust_domain)?))
+    }
+
+    /// An issuer with constraints that no authority of ours has, DER.
+    #[cfg(test)]
+    pub(crate) fn with_constraints(
+        &self,
+        now: SystemTime,
+        lifetime: Duration,
+        constraints: Vec<u8>,
+    ) -> Result<Self, IssueError> {
+        self.reissued(now, lifetime, Some(critical(constraints)))
+    }
+
+    /// Whether the issuer may vouch for its trust domain alone, by its own certificate.
+    pub fn is_constrained(&self) -> bool {
+        Certificate::parse(&self.issuer_der).is_ok_and(|issuer| issuer.is_constrained())
+    }
+
+    fn reissued(
+        &self,
+        now: SystemTime,
+        lifetime: Duration,
+        constraints: Option<CustomExtension>,
+    ) -> Result<Self, IssueError> {
         let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
         let not_after = now.checked_add(lifetime).ok_or(IssueError::Validity)?.min(self.root_not_after);
         check_validity(now, not_after)?;
         let root = Issuer::from_ca_cert_der(&self.root_der, same_key(&self.root_key)?)?;
         let issuer_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
-        let params = authority_params(
+        let mut params = authority_params(
             &self.trust_domain,
             "issuer",
             &issuer_key,
@@ -86,6 +125,7 @@ impl Authority {
             not_before.max(self.root_not_before),
             not_after,
         )?;
+        params.custom_extensions.extend(constraints);
         let issuer = params.signed_by(&issuer_key, &root)?;
         Self::assemble(self.root_der.clone(), same_key(&self.root_key)?, issuer.into(), issuer_key)
     }
@@ -349,6 +389,33 @@ pub(crate) fn signing_purpose() -> CustomExtension {
     let mut extension = CustomExtension::from_oid_content(ID_CE_EXT_KEY_USAGE, content);
     extension.set_criticality(true);
     extension
+}
+
+/// NameConstraints with this trust domain as the one host of URIs (RFC 5280 section 4.2.1.10). `rcgen` knows no constraints of
+/// URIs, so the extension is written out. Critical, as the RFC demands.
+fn name_constraints(trust_domain: &TrustDomain) -> Result<CustomExtension, IssueError> {
+    let uri = element(0x86, trust_domain.as_str().as_bytes())?;
+    let subtrees = element(0xa0, &element(0x30, &uri)?)?;
+    Ok(critical(element(0x30, &subtrees)?))
+}
+
+fn critical(constraints: Vec<u8>) -> CustomExtension {
+    const ID_CE_NAME_CONSTRAINTS: &[u64] = &[2, 5, 29, 30];
+    let mut extension = CustomExtension::from_oid_content(ID_CE_NAME_CONSTRAINTS, constraints);
+    extension.set_criticality(true);
+    extension
+}
+
+/// One DER element. A trust domain has at most 255 bytes, so two bytes of length are enough.
+fn element(tag: u8, value: &[u8]) -> Result<Vec<u8>, IssueError> {
+    let length = u16::try_from(value.len()).map_err(|_| IssueError::TrustDomain)?;
+    let [high, low] = length.to_be_bytes();
+    let head = match length {
+        0..=0x7f => vec![tag, low],
+        0x80..=0xff => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    Ok([&*head, value].concat())
 }
 
 /// A root (`path_length` 1) or an issuer (0). Its name carries a part of its key's hash, so that the roots of a

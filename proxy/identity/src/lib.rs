@@ -17,8 +17,8 @@
 //! `nonRepudiation`.
 //!
 //! The trust domain is compared by us, as a whole string, against the bundle whose root anchors the chain.
-//! X.509 name constraints are not used for it: `webpki` fails closed on every URI constraint (it refuses the
-//! chain, since RUSTSEC-2026-0098), so an issuer that carried one could issue nothing.
+//! Issuers may say the same by X.509 name constraints, for software that knows nothing of this. `webpki` fails closed on every
+//! URI constraint (it refuses the chain, since RUSTSEC-2026-0098), so the authorities of such a chain are checked by us.
 //!
 //! # Invariants
 //! No I/O, no clock (`now` is an argument; within a handshake it is `rustls`' own time provider), no panic on
@@ -43,7 +43,7 @@ mod verify;
 #[cfg(test)]
 mod testing;
 
-pub use bundle::{BundleError, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
+pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
 pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};

@@ -4,6 +4,8 @@
 //! two steps: `webpki` finds a path from the leaf to a root of the bundle (signatures, dates, path lengths, no
 //! unknown critical extension), then the leaf is read as an SVID's and its trust domain compared.
 
+mod constrained;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -101,7 +103,8 @@ impl SigningIdentity {
     }
 }
 
-/// Verifies the chain of a TLS SVID. The handshake does this by itself; call it to look again at an open
+/// Verifies the chain of a TLS SVID: by the bundle of the trust domain that its leaf names, the own or a federated one, and by
+/// no other. The handshake does this by itself; call it to look again at an open
 /// connection's certificates when the bundle or the time has changed.
 ///
 /// # Errors
@@ -111,13 +114,14 @@ pub fn verify_tls_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<Peer, VerifyError> {
+    let bundle = bundle.of_leaf(chain.first().ok_or(VerifyError::ChainLength)?);
     let der = verify_path(bundle, chain, unix_time(now), TLS_PURPOSES)?;
     let leaf = Leaf::tls(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
     Ok(Peer { leaf })
 }
 
-/// Verifies the chain of a signing SVID.
+/// Verifies the chain of a signing SVID, likewise.
 ///
 /// # Errors
 /// The first check that fails.
@@ -126,6 +130,7 @@ pub fn verify_signing_chain(
     chain: &[CertificateDer<'_>],
     now: SystemTime,
 ) -> Result<SigningIdentity, VerifyError> {
+    let bundle = bundle.of_leaf(chain.first().ok_or(VerifyError::ChainLength)?);
     let der = verify_path(bundle, chain, unix_time(now), SIGNING_PURPOSES)?;
     let (leaf, public_key) = Leaf::signing(der)?;
     check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
@@ -188,6 +193,9 @@ pub enum VerifyError {
     /// A certificate of the chain is not valid yet.
     #[error("a certificate of the chain is not valid yet")]
     NotYetValid,
+    /// An authority of the chain may not vouch for names of this trust domain.
+    #[error("an authority of the chain may not vouch for this trust domain")]
+    Constraints,
     /// The path from the leaf to a root is broken.
     #[error("the certificate chain is invalid: {0}")]
     Path(webpki::Error),
@@ -246,6 +254,18 @@ fn verify_path<'a>(
         return Err(VerifyError::ChainLength);
     }
     let algorithms = crypto_provider().signature_verification_algorithms.all;
+    if constrained::is_constrained(intermediates) {
+        let issuer = constrained::issuer(bundle, intermediates, now)?;
+        return EndEntityCert::try_from(leaf)
+            .and_then(|certificate| {
+                let anchors = std::slice::from_ref(&issuer);
+                certificate
+                    .verify_for_usage(algorithms, anchors, &[], now, purposes, None, None)
+                    .map(|_path| ())
+            })
+            .map_err(path_error)
+            .map(|()| &**leaf);
+    }
     let refused = bundle.refused_issuers();
     let allowed = |path: &VerifiedPath<'_>| {
         let is_refused =
@@ -300,7 +320,7 @@ fn unix_time(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
-/// Verifies the other end of a TLS 1.3 handshake, as server or as client, against one trust bundle.
+/// Verifies the other end of a TLS 1.3 handshake, as server or as client, against one trust bundle and those federated with it.
 ///
 /// The server name is ignored: workloads have no DNS names here, and who belongs at an address is for
 /// [`expect`] to say.

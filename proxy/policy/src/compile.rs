@@ -4,6 +4,7 @@ pub(crate) mod access_policy;
 pub(crate) mod condition;
 mod conflict;
 mod egress_policy;
+mod federation;
 mod header_policy;
 pub(crate) mod intermediary;
 pub(crate) mod mesh;
@@ -36,6 +37,9 @@ pub const MAX_HEADER_POLICIES: usize = 1_000;
 /// Most egress policies of a mesh: as with header policies.
 pub const MAX_EGRESS_POLICIES: usize = 1_000;
 
+/// Most Federations of a mesh: one for each trust domain that it meets.
+pub const MAX_FEDERATIONS: usize = 100;
+
 /// Most traffic policies of a mesh: as with header policies.
 pub const MAX_TRAFFIC_POLICIES: usize = 1_000;
 
@@ -64,6 +68,7 @@ pub const MAX_ROLE_GRANTS: usize = 10_000;
 /// Most manifests of a mesh, of all kinds.
 pub const MAX_MANIFESTS: usize = 1
     + MAX_EGRESS_POLICIES
+    + MAX_FEDERATIONS
     + MAX_HEADER_POLICIES
     + MAX_NORMALIZATION_POLICIES
     + MAX_POLICIES
@@ -108,6 +113,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
     let (mut policies, mut header_policies, mut granted) = (Vec::new(), Vec::new(), HashSet::new());
     let (mut protection_policies, mut normalization_policies) = (Vec::new(), Vec::new());
     let (mut traffic_policies, mut egress_policies) = (Vec::new(), Vec::new());
+    let mut federated = HashSet::new();
     for manifest in manifests {
         let scope = &mut Scope::new(manifest, &mut findings);
         match manifest.spec() {
@@ -122,6 +128,13 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
                 if let Some(policy) = egress_policy::lower(scope, spec, &declared) {
                     model.egress_policies.push(policy);
                     egress_policies.push(manifest);
+                }
+            }
+            Spec::Federation(spec) => {
+                federation::refuse_own(scope, spec, &model.trust_domain);
+                if let Some(federation) = federation::lower(scope, spec, &declared, &mut federated) {
+                    federation::refuse_contradictions(scope, spec, &model.workloads);
+                    model.federations.push(federation);
                 }
             }
             Spec::HeaderPolicy(spec) => {
@@ -189,7 +202,7 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicyModel, Vec<Diagnostic>> {
 pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
     let mut findings = Findings::default();
     refuse_duplicates(manifests, &mut findings);
-    let mut granted = HashSet::new();
+    let (mut granted, mut federated) = (HashSet::new(), HashSet::new());
     for manifest in manifests {
         let scope = &mut Scope::new(manifest, &mut findings);
         match manifest.spec() {
@@ -198,6 +211,15 @@ pub fn check_values(manifests: &[Manifest]) -> Vec<Diagnostic> {
             }
             Spec::EgressPolicy(spec) => {
                 egress_policy::lower(scope, spec, &named_by(&spec.target.value));
+            }
+            Spec::Federation(spec) => {
+                let inbound =
+                    spec.inbound.iter().flat_map(|list| &list.0.value).map(|rule| &rule.value.workloads);
+                let outbound =
+                    spec.outbound.iter().flat_map(|list| &list.0.value).map(|rule| &rule.value.workloads);
+                let named = inbound.chain(outbound).flat_map(|list| &list.0.value);
+                let named: HashSet<&str> = named.map(|name| name.value.as_str()).collect();
+                federation::lower(scope, spec, &named, &mut federated);
             }
             Spec::HeaderPolicy(spec) => {
                 header_policy::lower(scope, spec, &named_by(&spec.target.value));
@@ -269,6 +291,7 @@ fn refuse_excess(manifests: &[Manifest], findings: &mut Findings) {
     let limits = [
         (Kind::AccessPolicy, MAX_POLICIES),
         (Kind::EgressPolicy, MAX_EGRESS_POLICIES),
+        (Kind::Federation, MAX_FEDERATIONS),
         (Kind::HeaderPolicy, MAX_HEADER_POLICIES),
         (Kind::NormalizationPolicy, MAX_NORMALIZATION_POLICIES),
         (Kind::ProtectionPolicy, MAX_PROTECTION_POLICIES),

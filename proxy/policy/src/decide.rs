@@ -206,7 +206,7 @@ pub fn observe(index: &PolicyIndex, facts: &Facts<'_>) -> Vec<Observation> {
     let said = |policy: &Arc<crate::index::IndexedPolicy>| {
         let action = policy.model.action;
         let matches =
-            |rule: &&Arc<IndexedRule>| rule.model.matches_source(&caller) && rule.covers(&asked, action);
+            |rule: &&Arc<IndexedRule>| rule.matches_source(&caller, action) && rule.covers(&asked, action);
         let rule = policy.rules.iter().find(matches).map(|rule| Arc::clone(&rule.name));
         Observation { policy: Arc::clone(&policy.name), action, rule }
     };

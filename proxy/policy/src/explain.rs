@@ -359,6 +359,9 @@ fn judge(
     if !policy.model.selects_port(port) {
         return Err(format!("the policy is for ports {}, not {port}", joined(&policy.model.ports)));
     }
+    if !rule.is_asked_about(caller, action) {
+        return Err("the source is of another trust domain, which only a Federation admits".to_owned());
+    }
     if !rule.model.matches_source(caller) {
         return Err(match facts.source {
             Some(source) => format!("the source {source} is none of those in `from`"),

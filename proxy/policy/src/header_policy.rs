@@ -213,7 +213,7 @@ impl<'a> HeaderPlan<'a> {
     }
 
     fn is_entitled(&self, entitled: &[SourceMatch]) -> bool {
-        self.caller.is_some_and(|caller| entitled.iter().any(|source| source.matches(&caller)))
+        self.caller.is_some_and(|caller| entitled.iter().any(|source| source.entitles(&caller)))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::intermediary::{Intermediaries, Relay};
 use crate::model::{
     AccessPolicyModel, Caller, Conditions, EgressRule, HeaderPolicyModel, MtlsMode, Operation, PolicyAction,
     PolicyMode, PolicyModel, Protection, Protocol, RoleGrantModel, RuleModel, SourceMatch, SpeaksFirst,
-    Transport, WorkloadModel,
+    Target, Transport, WorkloadModel,
 };
 use crate::normal::{NormalTarget, NormalizationPolicyModel, ReceivedTarget, read_target};
 use crate::offline::{Offline, OfflineBound};
@@ -109,6 +109,8 @@ pub(crate) struct IndexedRule {
     pub(crate) policy: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) model: RuleModel,
+    /// It is what two trust domains let each other do.
+    is_federation: bool,
 }
 
 /// The enforced rules of one declared port.
@@ -160,7 +162,9 @@ impl<'a> Asked<'a> {
 impl PolicyIndex {
     /// Arranges a model. Names in it that lead nowhere select nothing.
     pub fn new(model: &PolicyModel) -> Self {
-        let policies: Vec<Arc<IndexedPolicy>> = model.policies.iter().map(index_policy).collect();
+        let ordinary = model.policies.iter().map(|policy| index_policy(policy, false));
+        let federation = model.federation_policies.iter().map(|policy| index_policy(policy, true));
+        let policies: Vec<Arc<IndexedPolicy>> = ordinary.chain(federation).collect();
         let mut ready = Ready {
             trust_domain: model.trust_domain.clone(),
             egress: model.egress.clone(),
@@ -209,17 +213,20 @@ impl PolicyIndex {
                     .or_default()
                     .push(Published { workload: workload.id.clone(), target_port: place.target_port });
             }
+            let is_foreign = workload.id.trust_domain() != model.trust_domain.as_str();
+            let selected = |target: &Target| target.selects(workload) && (!is_foreign || target.is_by_name());
             let mut entry = Entry::new(
                 workload,
+                &selected,
                 model.mtls_of(workload),
                 &policies,
                 &header_policies,
                 &protection_policies,
                 &normalization_policies,
             );
-            let selecting = traffic_policies.iter().filter(|policy| policy.target.selects(workload));
+            let selecting = traffic_policies.iter().filter(|policy| selected(&policy.target));
             entry.traffic_policies = selecting.cloned().collect();
-            let selecting = egress_policies.iter().filter(|policy| policy.target.selects(workload));
+            let selecting = egress_policies.iter().filter(|policy| selected(&policy.target));
             entry.egress_policies = selecting.cloned().collect();
             ready.workloads.entry(workload.id.clone()).or_insert(entry);
         }
@@ -545,6 +552,7 @@ impl PolicyIndex {
 impl Entry {
     fn new(
         workload: &WorkloadModel,
+        selected: &dyn Fn(&Target) -> bool,
         mtls: MtlsMode,
         policies: &[Arc<IndexedPolicy>],
         header_policies: &[Arc<HeaderPolicyModel>],
@@ -552,7 +560,7 @@ impl Entry {
         normalization_policies: &[Arc<NormalizationPolicyModel>],
     ) -> Self {
         let policies: Vec<Arc<IndexedPolicy>> =
-            policies.iter().filter(|policy| policy.model.target.selects(workload)).cloned().collect();
+            policies.iter().filter(|policy| selected(&policy.model.target)).cloned().collect();
         let operations = policies.iter().flat_map(|policy| &policy.rules).flat_map(|rule| &rule.model.to);
         let names: BTreeSet<&str> =
             operations.flat_map(|operation| &operation.headers).map(|field| field.name.as_str()).collect();
@@ -564,17 +572,17 @@ impl Entry {
             asked_fields,
             header_policies: header_policies
                 .iter()
-                .filter(|policy| policy.target.selects(workload))
+                .filter(|policy| selected(&policy.target))
                 .cloned()
                 .collect(),
             protection_policies: protection_policies
                 .iter()
-                .filter(|policy| policy.target.selects(workload))
+                .filter(|policy| selected(&policy.target))
                 .cloned()
                 .collect(),
             normalization_policies: normalization_policies
                 .iter()
-                .filter(|policy| policy.target.selects(workload))
+                .filter(|policy| selected(&policy.target))
                 .cloned()
                 .collect(),
             traffic_policies: Vec::new(),
@@ -661,14 +669,15 @@ impl Entry {
         let Some(rules) = self.ports.get(&port) else {
             return self
                 .rules_at(port, PolicyMode::Enforce, action)
-                .find(|rule| rule.model.matches_source(caller) && accepts(rule));
+                .find(|rule| rule.matches_source(caller, action) && accepts(rule));
         };
         let rules = match action {
             PolicyAction::Allow => &rules.allow,
             PolicyAction::Deny => &rules.deny,
         };
         let written_for_source = caller.id.and_then(|id| rules.by_identity.get(id)).into_iter().flatten();
-        let general = rules.general.iter().filter(|rule| rule.model.matches_source(caller));
+        let written_for_source = written_for_source.filter(|rule| rule.is_asked_about(caller, action));
+        let general = rules.general.iter().filter(|rule| rule.matches_source(caller, action));
         written_for_source.chain(general).find(|rule| accepts(rule))
     }
 }
@@ -691,6 +700,17 @@ impl RuleSet {
 }
 
 impl IndexedRule {
+    /// Whether it has a say about this caller: one of another trust domain is admitted by a federation alone, and denied by
+    /// whatever denies.
+    pub(crate) fn is_asked_about(&self, caller: &Caller<'_>, action: PolicyAction) -> bool {
+        action == PolicyAction::Deny || self.is_federation || !caller.is_foreign()
+    }
+
+    /// Whether it is about this caller.
+    pub(crate) fn matches_source(&self, caller: &Caller<'_>, action: PolicyAction) -> bool {
+        self.is_asked_about(caller, action) && self.model.matches_source(caller)
+    }
+
     fn covers_port(&self, port: u16) -> bool {
         self.model.to.is_empty() || self.model.to.iter().any(|operation| operation.covers_port(port))
     }
@@ -757,7 +777,7 @@ fn windows_of(model: &PolicyModel) -> Vec<TimeWindow> {
     windows.into_iter().collect()
 }
 
-fn index_policy(model: &AccessPolicyModel) -> Arc<IndexedPolicy> {
+fn index_policy(model: &AccessPolicyModel, is_federation: bool) -> Arc<IndexedPolicy> {
     let name: Arc<str> = model.name.as_str().into();
     let rules = model
         .rules
@@ -767,6 +787,7 @@ fn index_policy(model: &AccessPolicyModel) -> Arc<IndexedPolicy> {
                 policy: Arc::clone(&name),
                 name: rule.name.as_str().into(),
                 model: rule.clone(),
+                is_federation,
             })
         })
         .collect();

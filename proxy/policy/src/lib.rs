@@ -28,6 +28,7 @@ mod decide;
 mod diagnostic;
 mod egress_policy;
 mod explain;
+mod federation;
 mod header_policy;
 mod index;
 mod intermediary;
@@ -46,10 +47,10 @@ mod traffic_policy;
 pub use appoint::RoleAppointerModel;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
 pub use compile::{
-    MAX_EGRESS_POLICIES, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_MANIFESTS, MAX_NORMALIZATION_POLICIES,
-    MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_REJOIN_S, MAX_ROLE_APPOINTERS, MAX_ROLE_GRANTS,
-    MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS, check_values, compile,
-    rfc3339, unix_seconds,
+    MAX_EGRESS_POLICIES, MAX_FEDERATIONS, MAX_HEADER_POLICIES, MAX_LIST_ENTRIES, MAX_MANIFESTS,
+    MAX_NORMALIZATION_POLICIES, MAX_POLICIES, MAX_PROTECTION_POLICIES, MAX_REJOIN_S, MAX_ROLE_APPOINTERS,
+    MAX_ROLE_GRANTS, MAX_RULES_PER_POLICY, MAX_SELECTED_RULES, MAX_TRAFFIC_POLICIES, MAX_WORKLOADS,
+    check_values, compile, rfc3339, unix_seconds,
 };
 pub use condition::{HeaderMatch, RequestHeaders, TimeWindow, ValueMatch};
 pub use coverage::{Exposure, Gap, coverage};
@@ -60,6 +61,9 @@ pub use egress_policy::{
     EgressEntry, EgressPolicyModel, MAX_EGRESS_ENTRIES, NameError, NamePattern, Origination,
 };
 pub use explain::{Decision, Explanation, ProtectionReport, RuleReport, TrafficReport, explain};
+pub use federation::{
+    Federated, FederationModel, InboundRule, MAX_FEDERATED_PAIRS, OutboundRule, TooManyPairs, federate,
+};
 pub use header_policy::{ALWAYS_STRIPPED, Fate, FieldNameError, FieldPattern, HeaderPlan, IDENTITY_FIELDS};
 pub use index::{Egress, PolicyIndex};
 pub use intermediary::{Forwarded, Relay};

@@ -5,6 +5,7 @@
 //! all of them. The meaning of values is [`crate::compile()`]'s affair.
 
 pub(crate) mod egress;
+pub(crate) mod federation;
 mod schema;
 pub(crate) mod traffic;
 
@@ -53,6 +54,8 @@ pub enum Kind {
     AccessPolicy,
     /// What workloads may reach outside the mesh.
     EgressPolicy,
+    /// What another trust domain may call here, and what of it may be called.
+    Federation,
     /// Which header fields may say who calls.
     HeaderPolicy,
     /// The defaults of the mesh.
@@ -73,9 +76,10 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AccessPolicy,
         Self::EgressPolicy,
+        Self::Federation,
         Self::HeaderPolicy,
         Self::Mesh,
         Self::NormalizationPolicy,
@@ -91,6 +95,7 @@ impl Kind {
         match self {
             Self::AccessPolicy => "AccessPolicy",
             Self::EgressPolicy => "EgressPolicy",
+            Self::Federation => "Federation",
             Self::HeaderPolicy => "HeaderPolicy",
             Self::Mesh => "Mesh",
             Self::NormalizationPolicy => "NormalizationPolicy",
@@ -112,8 +117,8 @@ impl fmt::Display for Kind {
 /// The text names none of the kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the kind is none of AccessPolicy, EgressPolicy, HeaderPolicy, Mesh, NormalizationPolicy, ProtectionPolicy, \
-     RoleAppointer, RoleGrant, TrafficPolicy, Workload"
+    "the kind is none of AccessPolicy, EgressPolicy, Federation, HeaderPolicy, Mesh, NormalizationPolicy, \
+     ProtectionPolicy, RoleAppointer, RoleGrant, TrafficPolicy, Workload"
 )]
 pub struct UnknownKind;
 
@@ -143,6 +148,7 @@ impl Manifest {
         match self.spec {
             Spec::AccessPolicy(_) => Kind::AccessPolicy,
             Spec::EgressPolicy(_) => Kind::EgressPolicy,
+            Spec::Federation(_) => Kind::Federation,
             Spec::HeaderPolicy(_) => Kind::HeaderPolicy,
             Spec::Mesh(_) => Kind::Mesh,
             Spec::NormalizationPolicy(_) => Kind::NormalizationPolicy,

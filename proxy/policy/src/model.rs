@@ -16,6 +16,7 @@ use crate::appoint::RoleAppointerModel;
 use crate::condition::{HeaderMatch, RequestHeaders, TimeWindow};
 use crate::diagnostic::suggestion;
 use crate::egress_policy::EgressPolicyModel;
+use crate::federation::FederationModel;
 use crate::header_policy::FieldPattern;
 use crate::normal::NormalizationPolicyModel;
 use crate::offline::Offline;
@@ -80,6 +81,13 @@ pub struct PolicyModel {
     /// The traffic policies, in the order declared.
     #[serde(default)]
     pub traffic_policies: Vec<TrafficPolicyModel>,
+    /// What is said of other trust domains; the control plane's affair, not sent to sidecars.
+    #[serde(default)]
+    pub federations: Vec<FederationModel>,
+    /// What both sides of a federation allow: see [`federate`](crate::federate). No other policy allows a caller of another
+    /// trust domain anything, or a call to one.
+    #[serde(default)]
+    pub federation_policies: Vec<AccessPolicyModel>,
 }
 
 impl PolicyModel {
@@ -106,7 +114,14 @@ impl PolicyModel {
             role_appointers: Vec::new(),
             egress_policies: Vec::new(),
             traffic_policies: Vec::new(),
+            federations: Vec::new(),
+            federation_policies: Vec::new(),
         }
+    }
+
+    /// What is said of another trust domain.
+    pub fn federation_with(&self, other: &TrustDomain) -> Option<&FederationModel> {
+        self.federations.iter().find(|federation| federation.trust_domain == *other)
     }
 
     /// How long after its end a certificate of this class still gets its holder a new one: as long as it was good for, where
@@ -524,6 +539,11 @@ pub enum Target {
 }
 
 impl Target {
+    /// Whether it names its workloads one by one.
+    pub(crate) fn is_by_name(&self) -> bool {
+        matches!(self, Self::Workloads(_))
+    }
+
     /// Whether the target selects a workload.
     pub fn selects(&self, workload: &WorkloadModel) -> bool {
         match self {
@@ -615,6 +635,13 @@ impl SourceMatch {
             Self::TrustDomain(domain) => id.trust_domain() == domain.as_str(),
         }
     }
+
+    /// Whether a source that is meant to be trusted matches: one of another trust domain has to be named, for «anybody»
+    /// means anybody of the own one.
+    pub(crate) fn entitles(&self, caller: &Caller<'_>) -> bool {
+        let is_named = !matches!(self, Self::Anyone | Self::Authenticated);
+        (is_named || !caller.is_foreign()) && self.matches(caller)
+    }
 }
 
 /// Who asks, as far as rules can tell.
@@ -628,6 +655,13 @@ pub struct Caller<'a> {
     pub roles: &'a [RoleGrantModel],
     /// Now, in seconds since 1970.
     pub now: u64,
+}
+
+impl Caller<'_> {
+    /// Whether it is of another trust domain.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.id.is_some_and(|id| id.trust_domain() != self.trust_domain.as_str())
+    }
 }
 
 /// An identity holds a role until a moment.

@@ -186,6 +186,20 @@ impl IdentityPattern {
         Ok(Self { text: text.to_owned(), trust_domain, segments })
     }
 
+    /// The pattern that one identity matches and no other.
+    pub(crate) fn of(id: &SpiffeId) -> Self {
+        let path = id.path();
+        let parts = path.strip_prefix('/').unwrap_or(path).split('/');
+        Self {
+            text: id.as_str().to_owned(),
+            trust_domain: id.domain(),
+            segments: Segments {
+                fixed: parts.map(|part| Segment::Exactly(part.into())).collect(),
+                open: false,
+            },
+        }
+    }
+
     /// Whether an identity matches.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         if id.trust_domain() != self.trust_domain.as_str() {

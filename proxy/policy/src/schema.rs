@@ -47,6 +47,7 @@ pub(crate) fn spec(kind: Kind) -> Value {
     match kind {
         Kind::AccessPolicy => access_policy_spec(),
         Kind::EgressPolicy => egress_policy_spec(),
+        Kind::Federation => federation_spec(),
         Kind::HeaderPolicy => header_policy_spec(),
         Kind::Mesh => mesh_spec(),
         Kind::NormalizationPolicy => normalization_policy_spec(),
@@ -165,7 +166,7 @@ fn workload_spec() -> Value {
     )
 }
 
-fn access_policy_spec() -> Value {
+fn operation() -> Value {
     let header = fields(
         &["name"],
         [
@@ -176,7 +177,7 @@ fn access_policy_spec() -> Value {
             ("absent", json!({ "const": true })),
         ],
     );
-    let operation = fields(
+    fields(
         &[],
         [
             ("methods", list(text("A method, in capitals."))),
@@ -184,7 +185,33 @@ fn access_policy_spec() -> Value {
             ("ports", list(port())),
             ("headers", list(header)),
         ],
+    )
+}
+
+fn federation_spec() -> Value {
+    let foreigner = || {
+        let identity =
+            text("A SPIFFE ID of the other trust domain; `*` is one segment, a final `/**` the rest.");
+        list(fields(&["identity"], [("identity", identity)]))
+    };
+    let own = || list(text("A Workload's name."));
+    let inbound = fields(
+        &["from", "workloads"],
+        [("name", name("")), ("from", foreigner()), ("workloads", own()), ("to", list(operation()))],
     );
+    let outbound =
+        fields(&["workloads", "to"], [("name", name("")), ("workloads", own()), ("to", foreigner())]);
+    fields(
+        &["trustDomain"],
+        [
+            ("trustDomain", text("The other trust domain.")),
+            ("inbound", described(list(inbound), "Who of there may call what here.")),
+            ("outbound", described(list(outbound), "Who of here may call whom there.")),
+        ],
+    )
+}
+
+fn access_policy_spec() -> Value {
     let days: Vec<&str> = condition::DAYS.to_vec();
     let day = days.join("|");
     let clock =
@@ -210,7 +237,7 @@ fn access_policy_spec() -> Value {
         [
             ("name", name("")),
             ("from", list(source())),
-            ("to", list(operation)),
+            ("to", list(operation())),
             ("when", when),
             ("lifeSafety", described(json!({ "type": "boolean" }), "Still allows when the policy is stale.")),
         ],
@@ -547,6 +574,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::egress::EgressPolicySpec;
+    use crate::manifest::federation::FederationSpec;
     use crate::manifest::traffic::TrafficPolicySpec;
     use crate::manifest::{
         AccessPolicySpec, HeaderPolicySpec, MeshSpec, NormalizationPolicySpec, ProtectionPolicySpec,
@@ -642,6 +670,15 @@ mod tests {
         check::<EgressPolicySpec>(egress, "{target: {}, to: [HERE]}", "/properties/to/items");
         let tls = "/properties/to/items/properties/tls";
         check::<EgressPolicySpec>(egress, "{target: {}, to: [{tls: HERE}]}", tls);
+        let federation = Kind::Federation;
+        check::<FederationSpec>(federation, "HERE", "");
+        let (inbound, outbound) = ("/properties/inbound/items", "/properties/outbound/items");
+        check::<FederationSpec>(federation, "{trustDomain: a, inbound: [HERE]}", inbound);
+        check::<FederationSpec>(federation, "{trustDomain: a, outbound: [HERE]}", outbound);
+        let from = "{trustDomain: a, inbound: [{workloads: [], from: [HERE]}]}";
+        check::<FederationSpec>(federation, from, &format!("{inbound}/properties/from/items"));
+        let to = "{trustDomain: a, inbound: [{workloads: [], from: [], to: [HERE]}]}";
+        check::<FederationSpec>(federation, to, &format!("{inbound}/properties/to/items"));
         let traffic = Kind::TrafficPolicy;
         check::<TrafficPolicySpec>(traffic, "HERE", "");
         for (field, under) in [

@@ -94,7 +94,9 @@ impl ControlPlane {
 
     /// A connection on which both sides have shown their SVIDs.
     pub(super) async fn as_identity(&self, identity: &Identity) -> Result<Channel, ConnectError> {
-        let config = control_client_config(&identity.tls, &identity.bundle, &[ALPN_CONTROL], dating())?;
+        // No other trust domain has a say about this one's control plane.
+        let bundle = identity.bundle.alone();
+        let config = control_client_config(&identity.tls, &bundle, &[ALPN_CONTROL], dating())?;
         let allowed = std::slice::from_ref(&identity.control_plane);
         let (channel, ()) = self.open(config, |connection| Ok(expect(&peer(connection)?, allowed)?)).await?;
         Ok(channel)

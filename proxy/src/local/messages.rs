@@ -187,10 +187,12 @@ impl Messages {
     }
 
     fn signer(&self, now: &Now, chain: &[rustls_pki_types::CertificateDer<'_>]) -> Result<Verified, Refused> {
-        let identity = verify_signing_chain(&now.snapshot.bundle, chain, now.at).map_err(|error| {
-            tracing::info!(%error, "the certificate of a message is refused");
-            Refused::UnknownSigner
-        })?;
+        // A federation says who may call whom; of messages that outlive the hop it says nothing.
+        let identity =
+            verify_signing_chain(&now.snapshot.bundle.alone(), chain, now.at).map_err(|error| {
+                tracing::info!(%error, "the certificate of a message is refused");
+                Refused::UnknownSigner
+            })?;
         if now.snapshot.revoked(identity.id(), &identity.fingerprint()) {
             tracing::info!(sender = %identity.id(), "a message of a revoked sender is refused");
             return Err(Refused::Revoked);
@@ -256,7 +258,9 @@ fn named(snapshot: &Snapshot, name: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in entries {
         let by_name = entry.workload == name || entry.names.iter().any(|one| one == name);
-        for id in &entry.identities {
+        // Names and devices are those of the own trust domain: another one's paths say nothing here.
+        let own = snapshot.bundle.trust_domain().as_str();
+        for id in entry.identities.iter().filter(|id| id.trust_domain() == own) {
             let by_device = is_device && id.parts().is_some_and(|parts| parts.device == name);
             if (by_name || by_device) && !found.iter().any(|known| known == id.as_str()) {
                 found.push(id.as_str().to_owned());

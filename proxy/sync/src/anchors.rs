@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
+use signet_identity::{MAX_FEDERATED, MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
 
 use crate::bytes::{at_most, fields_at_most, key, name};
 use crate::proto::sync as wire;
@@ -15,7 +15,7 @@ use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
 /// The roots of a trust domain and the keys that may sign its sections.
 #[derive(Debug, Clone)]
 pub struct Anchors {
-    /// Roots in force, current and next.
+    /// Roots in force, current and next; and those of federated trust domains.
     pub bundle: Arc<TrustBundle>,
     /// The same and what was retired in good order: what open connections are judged by.
     pub open: Arc<TrustBundle>,
@@ -78,18 +78,21 @@ impl TryFrom<wire::Anchors> for Anchors {
     type Error = DecodeError;
 
     fn try_from(anchors: wire::Anchors) -> Result<Self, DecodeError> {
-        at_most("anchors.roots", anchors.roots.len(), MAX_ROOTS)?;
-        at_most("anchors.former_roots", anchors.former_roots.len(), MAX_ROOTS)?;
-        at_most("anchors.refused_issuers", anchors.refused_issuers.len(), MAX_REFUSED_ISSUERS)?;
-        at_most("anchors.former_issuers", anchors.former_issuers.len(), MAX_REFUSED_ISSUERS)?;
+        at_most("anchors.federated", anchors.federated.len(), MAX_FEDERATED)?;
         at_most("anchors.directory_keys", anchors.directory_keys.len(), MAX_DIRECTORY_KEYS)?;
-        let trust_domain = TrustDomain::parse(&anchors.trust_domain)
-            .map_err(|source| DecodeError::Id { field: "anchors.trust_domain", source })?;
-        let refused = issuers("anchors.refused_issuers", &anchors.refused_issuers)?;
-        let former = issuers("anchors.former_issuers", &anchors.former_issuers)?;
-        let open =
-            bundle(&trust_domain, [&*anchors.roots, &*anchors.former_roots].concat(), refused.clone())?;
-        let bundle = bundle(&trust_domain, anchors.roots, [refused, former].concat())?;
+        let own = wire::FederatedAnchors {
+            trust_domain: anchors.trust_domain,
+            roots: anchors.roots,
+            former_roots: anchors.former_roots,
+            refused_issuers: anchors.refused_issuers,
+            former_issuers: anchors.former_issuers,
+        };
+        let (bundle, open) = bundles(own)?;
+        let federated: Vec<_> = anchors.federated.into_iter().map(bundles).collect::<Result<_, _>>()?;
+        let (in_force, believed): (Vec<_>, Vec<_>) = federated.into_iter().unzip();
+        let unfit = |error: signet_identity::BundleError| DecodeError::Bundle(error.to_string());
+        let bundle = bundle.with_federated(in_force).map_err(unfit)?;
+        let open = open.with_federated(believed).map_err(unfit)?;
         let issuer = match &*anchors.issuer {
             [] => None,
             hash => Some(key("anchors.issuer", hash)?),
@@ -115,6 +118,35 @@ impl TryFrom<wire::Anchors> for Anchors {
     }
 }
 
+/// The roots of one trust domain that are in force, and the same with those that what is open goes on under.
+fn bundles(anchors: wire::FederatedAnchors) -> Result<(TrustBundle, TrustBundle), DecodeError> {
+    at_most("anchors.roots", anchors.roots.len(), MAX_ROOTS)?;
+    at_most("anchors.former_roots", anchors.former_roots.len(), MAX_ROOTS)?;
+    at_most("anchors.refused_issuers", anchors.refused_issuers.len(), MAX_REFUSED_ISSUERS)?;
+    at_most("anchors.former_issuers", anchors.former_issuers.len(), MAX_REFUSED_ISSUERS)?;
+    let trust_domain = TrustDomain::parse(&anchors.trust_domain)
+        .map_err(|source| DecodeError::Id { field: "anchors.trust_domain", source })?;
+    let refused = issuers("anchors.refused_issuers", &anchors.refused_issuers)?;
+    let former = issuers("anchors.former_issuers", &anchors.former_issuers)?;
+    let open = bundle(&trust_domain, [&*anchors.roots, &*anchors.former_roots].concat(), refused.clone())?;
+    Ok((bundle(&trust_domain, anchors.roots, [refused, former].concat())?, open))
+}
+
+/// What of [`wire::Anchors`] is about one trust domain: its roots in force, and the same with those that what is open goes on
+/// under.
+fn wire_bundles(bundle: &TrustBundle, open: &TrustBundle) -> wire::FederatedAnchors {
+    let former_roots = open.roots().iter().filter(|root| !bundle.roots().contains(root));
+    let refused = open.refused_issuers();
+    let former_issuers = bundle.refused_issuers().iter().filter(|issuer| !refused.contains(issuer));
+    wire::FederatedAnchors {
+        trust_domain: bundle.trust_domain().to_string(),
+        roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
+        former_roots: former_roots.map(|root| root.to_vec()).collect(),
+        refused_issuers: refused.iter().map(|issuer| issuer.to_vec()).collect(),
+        former_issuers: former_issuers.map(|issuer| issuer.to_vec()).collect(),
+    }
+}
+
 fn issuers(field: &'static str, hashes: &[Vec<u8>]) -> Result<Vec<[u8; 32]>, DecodeError> {
     hashes.iter().map(|hash| key(field, hash)).collect()
 }
@@ -133,17 +165,18 @@ fn bundle(
 impl From<&Anchors> for wire::Anchors {
     fn from(anchors: &Anchors) -> Self {
         let (bundle, open) = (&anchors.bundle, &anchors.open);
-        let former_roots = open.roots().iter().filter(|root| !bundle.roots().contains(root));
-        let refused = open.refused_issuers();
-        let former_issuers = bundle.refused_issuers().iter().filter(|issuer| !refused.contains(issuer));
+        let own = wire_bundles(bundle, open);
+        // Both hold the same domains, in the same order.
+        let federated = bundle.federated().iter().zip(open.federated());
         Self {
-            former_roots: former_roots.map(|root| root.to_vec()).collect(),
-            refused_issuers: refused.iter().map(|issuer| issuer.to_vec()).collect(),
-            former_issuers: former_issuers.map(|issuer| issuer.to_vec()).collect(),
+            former_roots: own.former_roots,
+            refused_issuers: own.refused_issuers,
+            former_issuers: own.former_issuers,
+            federated: federated.map(|(bundle, open)| wire_bundles(bundle, open)).collect(),
             issuer: anchors.issuer.map(|issuer| issuer.to_vec()).unwrap_or_default(),
             renew_within_s: u32::try_from(anchors.renew_within.as_secs()).unwrap_or(RENEW_WITHIN_MAX_S),
-            trust_domain: anchors.bundle.trust_domain().to_string(),
-            roots: anchors.bundle.roots().iter().map(|root| root.to_vec()).collect(),
+            trust_domain: own.trust_domain,
+            roots: own.roots,
             policy_key: anchors.policy_key.to_vec(),
             directory_keys: anchors
                 .directory_keys

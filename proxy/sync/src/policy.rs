@@ -94,6 +94,9 @@ impl TryFrom<wire::Policy> for PolicyModel {
             role_appointers: Vec::new(),
             egress_policies: each(policy.egress_policies, egress::policy_from)?,
             traffic_policies: each(policy.traffic_policies, traffic::policy_from)?,
+            // What is meant is the control plane's to know; what came of it are policies.
+            federations: Vec::new(),
+            federation_policies: each(policy.federation_policies, access::policy_from)?,
         })
     }
 }
@@ -123,6 +126,7 @@ impl From<&PolicyModel> for wire::Policy {
             normalization_policies: model.normalization_policies.iter().map(normal::policy_to).collect(),
             egress_policies: model.egress_policies.iter().map(egress::policy_to).collect(),
             traffic_policies: model.traffic_policies.iter().map(traffic::policy_to).collect(),
+            federation_policies: model.federation_policies.iter().map(access::policy_to).collect(),
         }
     }
 }

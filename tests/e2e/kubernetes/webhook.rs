@@ -239,8 +239,8 @@ pub(super) fn next_root_is_known_to_the_webhooks_caller_and_to_pods() -> TestRes
 /// One of each kind, a pod that enrols, a namespace and a webhook: what is allowed and not needed by then is too much.
 pub(super) fn rules_of_access_are_all_needed_and_enough() -> TestResult {
     use signet_tests::manifest::{
-        egress_policy, header_policy, normalization_policy, policy, protection_policy, role_appointer,
-        role_grant, traffic_policy,
+        egress_policy, federation, header_policy, normalization_policy, policy, protection_policy,
+        role_appointer, role_grant, traffic_policy,
     };
     let manifests = [
         mesh(&[]),
@@ -251,6 +251,11 @@ pub(super) fn rules_of_access_are_all_needed_and_enough() -> TestResult {
         normalization_policy("normal", "server", &["rules: [{to: [{paths: [/**]}], path: [slashes]}]"]),
         traffic_policy("traffic", "server", &["timeouts: {request: 1s}"]),
         egress_policy("egress", "server", &["{cidrs: [192.0.2.0/24]}"]),
+        federation(
+            "shop",
+            "shop.example",
+            &["outbound: [{workloads: [server], to: [{identity: 'spiffe://shop.example/**'}]}]"],
+        ),
         role_grant("grant", "server", "reader", "2126-03-31T18:00:00Z"),
         role_appointer("appointer", "reader", "{role: leader}", "{class: app}", "1h"),
     ];
@@ -258,6 +263,7 @@ pub(super) fn rules_of_access_are_all_needed_and_enough() -> TestResult {
     for (plural, name) in [
         ("accesspolicies", "access"),
         ("egresspolicies", "egress"),
+        ("federations", "shop"),
         ("headerpolicies", "headers"),
         ("meshes", "site"),
         ("normalizationpolicies", "normal"),

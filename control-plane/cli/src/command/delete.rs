@@ -13,7 +13,7 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_js
     after_help = "Examples:\n  signet delete AccessPolicy read-devices\n  signet delete workload store --dry-run"
 )]
 pub(crate) struct Delete {
-    /// Mesh, Workload, AccessPolicy, EgressPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
+    /// Mesh, Workload, AccessPolicy, EgressPolicy, Federation, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
     /// RoleGrant or TrafficPolicy
     kind: Kind,
     name: String,

@@ -11,7 +11,7 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  signet get Workload\n  signet get AccessPolicy read-devices -o yaml")]
 pub(crate) struct Get {
-    /// Mesh, Workload, AccessPolicy, EgressPolicy, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
+    /// Mesh, Workload, AccessPolicy, EgressPolicy, Federation, HeaderPolicy, NormalizationPolicy, ProtectionPolicy, RoleAppointer,
     /// RoleGrant or TrafficPolicy; left out: all of them
     kind: Option<Kind>,
     /// Left out: all of the kind

@@ -61,9 +61,6 @@ pub(crate) struct Begin {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// Trust domain, to be sure that it is this one
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
-    trust_domain: String,
     #[command(flatten)]
     control_plane: ControlPlane,
 }
@@ -77,7 +74,7 @@ impl Rotate {
             Self::Status(which) => show(format, &which.state().await?).map(|()| Verdict::Yes),
             Self::Abort(which) => {
                 let mut client = which.control_plane.connect().await?;
-                let request = AbortRotationRequest { trust_domain: which.trust_domain.clone() };
+                let request = AbortRotationRequest { trust_domain: which.control_plane.trust_domain() };
                 let state = answered(client.abort_rotation(request).await)?;
                 let number = state.number;
                 which.follow(state, number, RotationOutcome::Reversed, format).await
@@ -94,8 +91,11 @@ impl Begin {
             return Ok(Verdict::No);
         }
         let mut client = which.control_plane.connect().await?;
-        let request =
-            RotateRequest { trust_domain: which.trust_domain.clone(), target: target.into(), emergency };
+        let request = RotateRequest {
+            trust_domain: which.control_plane.trust_domain(),
+            target: target.into(),
+            emergency,
+        };
         let state = answered(client.rotate(request).await)?;
         if no_wait {
             return show(format, &state).map(|()| Verdict::Yes);
@@ -109,7 +109,7 @@ impl Begin {
 impl Which {
     async fn state(&self) -> Result<RotationState, Failure> {
         let mut client = self.control_plane.connect().await?;
-        let request = RotationRequest { trust_domain: self.trust_domain.clone() };
+        let request = RotationRequest { trust_domain: self.control_plane.trust_domain() };
         answered(client.rotation(request).await)
     }
 

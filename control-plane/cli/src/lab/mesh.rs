@@ -62,6 +62,8 @@ const PART: &str = "signet";
 const CONTROL_PORT: u16 = 15012;
 /// The control plane's health and metrics on its host.
 const HEALTH_PORT: u16 = 15014;
+/// How far apart the ports of two trust domains of one control plane are.
+const NEXT_DOMAIN: u16 = 100;
 /// How long a part may take to be ready: a second on an idle machine, tens on a small one under full load.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long one client may take for its calls.
@@ -252,6 +254,10 @@ pub struct Mesh {
     address: SocketAddr,
     runtime: Runtime,
     sidecars: Cell<usize>,
+    /// Where operators ask, and where the control plane keeps its keys.
+    socket: PathBuf,
+    state: PathBuf,
+    health: u16,
     /// Last, so that nothing runs any more when the folder goes.
     folder: Folder,
 }
@@ -277,29 +283,62 @@ impl Mesh {
         trust_domain: &str,
     ) -> Result<Self, MeshError> {
         let folder = Folder::new().map_err(failed("make a folder"))?;
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build().map_err(failed("make a runtime"))?;
-        let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).to_string();
-        let state = folder.path().join("control-plane");
-        let program = signet
-            .args(["control-plane", "--trust-domain", trust_domain])
-            .args([
-                "--listen",
-                &any(CONTROL_PORT),
-                "--admin-listen",
-                &any(HEALTH_PORT),
-                "--drain-seconds",
-                "1",
-            ])
-            .args([OsStr::new("--state-dir"), state.as_os_str()])
-            .args([OsStr::new("--admin-socket"), folder.path().join("admin.sock").as_os_str()])
-            .log(folder.path().join("control-plane.log"));
-        let address = SocketAddr::from((address, CONTROL_PORT));
-        let host = host.clone();
-        let mut mesh =
-            Self { control_plane: None, program, host, address, runtime, sidecars: Cell::new(0), folder };
+        let (state, socket) = (folder.path().join("control-plane"), folder.path().join("admin.sock"));
+        let program = control_plane(signet, &folder, &state, &[trust_domain])
+            .args([OsStr::new("--admin-socket"), socket.as_os_str()]);
+        let mut mesh = Self::at(program, host, address, folder, (state, socket), 0)?;
         mesh.start_control_plane()?;
         Ok(mesh)
+    }
+
+    /// Starts one control plane for several trust domains on a host, with name-constrained issuers, and waits until it is ready.
+    /// The process goes with the first of them.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_several(host: &Host, trust_domains: &[&str]) -> Result<Vec<Self>, MeshError> {
+        let mut folders = Vec::new();
+        for _ in trust_domains {
+            folders.push(Folder::new().map_err(failed("make a folder"))?);
+        }
+        let Some(first) = folders.first() else { return Ok(Vec::new()) };
+        let all = first.path().join("control-plane");
+        let program = control_plane(program(&[]), first, &all, trust_domains).args(["--name-constraints"]);
+        let mut meshes = Vec::new();
+        for ((folder, domain), number) in folders.into_iter().zip(trust_domains).zip(0..) {
+            let state = all.join(domain);
+            let socket = state.join("admin.sock");
+            let (program, host_namespace) = (program.clone(), host.namespace());
+            meshes.push(Self::at(program, host_namespace, host.ipv4(), folder, (state, socket), number)?);
+        }
+        if let Some(first) = meshes.first_mut() {
+            first.start_control_plane()?;
+        }
+        Ok(meshes)
+    }
+
+    fn at(
+        program: Program,
+        host: &Namespace,
+        address: Ipv4Addr,
+        folder: Folder,
+        (state, socket): (PathBuf, PathBuf),
+        number: u16,
+    ) -> Result<Self, MeshError> {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().map_err(failed("make a runtime"))?;
+        Ok(Self {
+            control_plane: None,
+            program,
+            host: host.clone(),
+            address: SocketAddr::from((address, CONTROL_PORT + number * NEXT_DOMAIN)),
+            runtime,
+            sidecars: Cell::new(0),
+            socket,
+            state,
+            health: HEALTH_PORT + number * NEXT_DOMAIN,
+            folder,
+        })
     }
 
     /// Starts the control plane again on what it has stored, and waits until it is ready.
@@ -327,7 +366,12 @@ impl Mesh {
 
     /// The control plane's socket for operators: `signet … --control-plane unix:PATH`.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("admin.sock")
+        self.socket.clone()
+    }
+
+    /// The control plane's state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Where sidecars reach the control plane.
@@ -431,7 +475,7 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Probe`].
     pub fn control_metrics(&self) -> Result<Metrics, MeshError> {
-        let asked = probe::tcp(&self.host, SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT)), "/metrics")?;
+        let asked = probe::tcp(&self.host, SocketAddr::from((Ipv4Addr::LOCALHOST, self.health)), "/metrics")?;
         let (_, text) = asked.map_err(|source| MeshError::Probe {
             sidecar: "the control plane".into(),
             what: "metrics".into(),
@@ -476,6 +520,21 @@ impl Mesh {
         let socket = ControlPlane::at(self.socket());
         Ok(self.runtime.block_on(async { question(socket.connect().await?).await })?)
     }
+}
+
+/// A control plane for these trust domains, on the lab's ports, with its state in a directory and its log in a folder.
+fn control_plane(signet: Program, folder: &Folder, state: &Path, trust_domains: &[&str]) -> Program {
+    let each = |first: u16| -> String {
+        let ports = (first..).step_by(NEXT_DOMAIN.into()).take(trust_domains.len());
+        let addresses = ports.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).to_string());
+        addresses.collect::<Vec<_>>().join(",")
+    };
+    signet
+        .args(["control-plane", "--trust-domain", &trust_domains.join(",")])
+        .args(["--listen", &each(CONTROL_PORT), "--admin-listen", &each(HEALTH_PORT)])
+        .args(["--drain-seconds", "1"])
+        .args([OsStr::new("--state-dir"), state.as_os_str()])
+        .log(folder.path().join("control-plane.log"))
 }
 
 type Admin = signet_sync::proto::admin::admin_client::AdminClient<Channel>;

@@ -374,3 +374,146 @@ fn only_the_expected_identities_pass() {
     assert_eq!(expect(&peer, &[mesh.id("store")]), refused);
     assert_eq!(expect(&peer, &[]), refused);
 }
+
+#[test]
+fn chain_is_judged_by_the_domain_that_its_leaf_names_and_by_no_other() {
+    let (platform, shop) = (Mesh::named("platform.example"), Mesh::named("shop.example"));
+    let own = platform.authority.bundle();
+    let both = own.clone().with_federated(vec![shop.authority.bundle()]).unwrap();
+    let tls = |bundle: &TrustBundle, chain: &[CertificateDer<'_>]| verify_tls_chain(bundle, chain, now());
+    let (ours, theirs) = (platform.tls_svid("gw").chain, shop.tls_svid("gw").chain);
+    assert_eq!(tls(&both, &ours).unwrap().id(), &platform.id("gw"));
+    assert_eq!(tls(&both, &theirs).unwrap().id(), &shop.id("gw"));
+    assert_eq!(tls(&own, &theirs), Err(VerifyError::UnknownIssuer));
+    assert_eq!(tls(&both.alone(), &theirs), Err(VerifyError::UnknownIssuer));
+    // Truly signed by one domain's issuer, and naming a workload of the other: neither root vouches for that.
+    for (signer, named) in [(&shop, &platform), (&platform, &shop)] {
+        let name = SanType::URI(Ia5String::try_from(named.id("gw").as_str()).unwrap());
+        let forged = signer.forge(KeyKind::P256, &tls_params(vec![name]));
+        assert_eq!(tls(&both, &forged.chain), Err(VerifyError::UnknownIssuer), "{}", named.id("gw"));
+    }
+    let signing = shop.signing_svid("gw").chain;
+    assert_eq!(verify_signing_chain(&both, &signing, now()).unwrap().id(), &shop.id("gw"));
+    assert_eq!(verify_signing_chain(&own, &signing, now()), Err(VerifyError::UnknownIssuer));
+    // A federated domain's retired issuer is refused as its own proxies refuse it.
+    let retired = shop.authority.bundle().without_issuers(vec![shop.authority.issuer_spki_sha256()]).unwrap();
+    let both = own.with_federated(vec![retired]).unwrap();
+    assert_eq!(tls(&both, &theirs), Err(VerifyError::UnknownIssuer));
+}
+
+/// The same root with an issuer that may vouch for its trust domain alone.
+fn constrained(mesh: Mesh) -> Mesh {
+    Mesh { authority: mesh.authority.with_constrained_issuer(now(), 100 * HOUR).unwrap() }
+}
+
+#[test]
+fn issuer_says_for_which_trust_domain_it_vouches_and_is_believed_for_that() {
+    for name in ["edge.example", &"long-label.".repeat(12), &"a".repeat(255)] {
+        let name = name.trim_end_matches('.');
+        let mesh = constrained(Mesh::named(name));
+        assert!(mesh.authority.is_constrained());
+        let bundle = mesh.authority.bundle();
+        let (tls, signing) = (mesh.tls_svid("gw"), mesh.signing_svid("gw"));
+        assert_eq!(verify_tls_chain(&bundle, &tls.chain, now()).unwrap().id(), &mesh.id("gw"));
+        assert_eq!(verify_signing_chain(&bundle, &signing.chain, now()).unwrap().id(), &mesh.id("gw"));
+        assert!(mesh.authority.with_new_issuer(now(), HOUR).unwrap().is_constrained(), "and so is the next");
+        let kept = crate::issue::Authority::from_pem(&mesh.authority.to_pem()).unwrap();
+        assert!(kept.is_constrained());
+    }
+    assert!(!Mesh::new().authority.is_constrained());
+}
+
+#[test]
+fn constrained_path_is_refused_for_all_that_any_path_is() {
+    let mesh = constrained(Mesh::new());
+    let (bundle, chain) = (mesh.authority.bundle(), mesh.tls_svid("gw").chain);
+    let at = |bundle: &TrustBundle, chain: &[CertificateDer<'_>], now| {
+        verify_tls_chain(bundle, chain, now).unwrap_err()
+    };
+    let year = 365 * 24 * HOUR;
+    assert_eq!(at(&bundle, &chain, now() + year), VerifyError::Expired);
+    assert_eq!(at(&bundle, &chain, now() - year), VerifyError::NotYetValid);
+    assert_eq!(at(&Mesh::new().authority.bundle(), &chain, now()), VerifyError::UnknownIssuer, "a namesake");
+    let retired = bundle.clone().without_issuers(vec![mesh.authority.issuer_spki_sha256()]).unwrap();
+    assert_eq!(at(&retired, &chain, now()), VerifyError::UnknownIssuer);
+    let other = constrained(Mesh::new());
+    let swapped = [chain[0].clone(), other.tls_svid("gw").chain[1].clone()];
+    assert_eq!(at(&other.authority.bundle(), &swapped, now()), VerifyError::UnknownIssuer, "another's leaf");
+    for certificate in 0..chain.len() {
+        for byte in 0..chain[certificate].len() {
+            let mut tampered = chain.clone();
+            let mut der = chain[certificate].to_vec();
+            der[byte] ^= 0x01;
+            tampered[certificate] = CertificateDer::from(der);
+            assert!(
+                verify_tls_chain(&bundle, &tampered, now()).is_err(),
+                "certificate {certificate}, byte {byte}"
+            );
+        }
+    }
+    // A workload is no authority, whoever stands above.
+    let params = tls_params(good_name());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let workload = mesh.tls_svid("gw");
+    let own = rcgen::KeyPair::try_from(&workload.key).unwrap();
+    let issuing = rcgen::Issuer::from_ca_cert_der(&workload.chain[0], own).unwrap();
+    let leaf = params.signed_by(&key, &issuing).unwrap();
+    let longer = [CertificateDer::from(leaf), workload.chain[0].clone(), workload.chain[1].clone()];
+    assert_eq!(at(&bundle, &longer, now()), CertificateError::Authority.into());
+}
+
+#[test]
+fn next_root_is_believed_by_the_one_before_over_a_constrained_issuer_too() {
+    let (old, new) = (Mesh::new(), constrained(Mesh::new()));
+    let voucher = old.authority.vouch_for(&new.authority, now(), now() + HOUR).unwrap();
+    let chain = [new.tls_svid("gw").chain, vec![voucher]].concat();
+    assert!(verify_tls_chain(&old.authority.bundle(), &chain, now()).is_ok());
+    assert!(verify_tls_chain(&new.authority.bundle(), &chain, now()).is_ok());
+    assert_eq!(
+        verify_tls_chain(&old.authority.bundle(), &chain[..2], now()),
+        Err(VerifyError::UnknownIssuer)
+    );
+}
+
+#[test]
+fn issuer_vouches_for_nothing_that_it_is_not_constrained_to() {
+    // Its trust domain's own root certifies it, with constraints to others.
+    let mesh = Mesh::new();
+    let chain = |constraints: Vec<u8>| {
+        let authority = mesh.authority.with_constraints(now(), HOUR, constraints).unwrap();
+        Mesh { authority }.tls_svid("gw").chain
+    };
+    let subtree = |tag: u8, name: &str| {
+        let base = [&[tag, name.len() as u8], name.as_bytes()].concat();
+        [&[0x30, base.len() as u8], &*base].concat()
+    };
+    let of = |kind: u8, subtrees: &[Vec<u8>]| {
+        let all = subtrees.concat();
+        let list = [&[kind, all.len() as u8], &*all].concat();
+        [&[0x30, list.len() as u8], &*list].concat()
+    };
+    let verified =
+        |constraints| verify_tls_chain(&mesh.authority.bundle(), &chain(constraints), now()).map(|_| ());
+    for (host, expected) in [
+        ("edge.example", Ok(())),
+        (".example", Ok(())),
+        ("other.example", Err(VerifyError::Constraints)),
+        ("example", Err(VerifyError::Constraints)),
+        (".edge.example", Err(VerifyError::Constraints)),
+        ("dge.example", Err(VerifyError::Constraints)),
+        ("", Err(VerifyError::Constraints)),
+        (".", Err(VerifyError::Constraints)),
+    ] {
+        assert_eq!(verified(of(0xa0, &[subtree(0x86, host)])), expected, "{host}");
+    }
+    let both = of(0xa0, &[subtree(0x86, "other.example"), subtree(0x86, "edge.example")]);
+    assert_eq!(verified(both), Ok(()));
+    // What we would never write: excluded names, names of other kinds, nothing.
+    for strange in [
+        of(0xa1, &[subtree(0x86, "other.example")]),
+        of(0xa0, &[subtree(0x82, "edge.example")]),
+        vec![0x30, 0],
+    ] {
+        assert_eq!(verified(strange), Err(CertificateError::Malformed.into()));
+    }
+}

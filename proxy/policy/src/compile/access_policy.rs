@@ -190,7 +190,7 @@ fn any_source(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<SourceMat
     found
 }
 
-fn operation(
+pub(super) fn operation(
     scope: &mut Scope<'_>,
     spec: &Spanned<OperationSpec>,
     policy_ports: &[u16],
@@ -249,7 +249,7 @@ fn method(scope: &mut Scope<'_>, text: &Spanned<String>) -> Option<String> {
     None
 }
 
-fn pattern<T>(
+pub(super) fn pattern<T>(
     scope: &mut Scope<'_>,
     text: &Spanned<String>,
     what: &str,
@@ -277,7 +277,7 @@ pub(super) fn refuse_contradictions(
         let operations = rule.value.to.iter().flat_map(|to| &to.0.value);
         for operation in operations {
             lists.extend(&operation.value.ports);
-            refuse_l7_without_http(scope, operation, policy, &targeted);
+            refuse_l7_without_http(scope, operation, |port| policy.selects_port(port), &targeted);
         }
     }
     refuse_unknown_ports(scope, lists.into_iter(), &targeted);
@@ -304,10 +304,10 @@ pub(super) fn refuse_unknown_ports<'a>(
     }
 }
 
-fn refuse_l7_without_http(
+pub(super) fn refuse_l7_without_http(
     scope: &mut Scope<'_>,
     operation: &Spanned<OperationSpec>,
-    policy: &AccessPolicyModel,
+    selects_port: impl Fn(u16) -> bool,
     targeted: &[&WorkloadModel],
 ) {
     let OperationSpec { methods, paths, headers, .. } = &operation.value;
@@ -315,7 +315,7 @@ fn refuse_l7_without_http(
         return;
     }
     let covered = |port: u16| {
-        policy.selects_port(port)
+        selects_port(port)
             && operation
                 .value
                 .ports

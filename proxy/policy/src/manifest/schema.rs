@@ -11,6 +11,7 @@ use serde_saphyr::Spanned;
 use crate::diagnostic::Place;
 use crate::manifest::Kind;
 use crate::manifest::egress::EgressPolicySpec;
+use crate::manifest::federation::FederationSpec;
 use crate::manifest::traffic::TrafficPolicySpec;
 
 /// A list that knows where it starts and where each entry stands.
@@ -42,6 +43,7 @@ pub(crate) enum Unread {
 pub(crate) enum Spec {
     AccessPolicy(AccessPolicySpec),
     EgressPolicy(EgressPolicySpec),
+    Federation(FederationSpec),
     HeaderPolicy(HeaderPolicySpec),
     Mesh(Box<MeshSpec>),
     NormalizationPolicy(NormalizationPolicySpec),
@@ -511,6 +513,7 @@ fn read_spec<'de, A: MapAccess<'de>>(
     Ok(Ok(match kind {
         Kind::AccessPolicy => Spec::AccessPolicy(map.next_value()?),
         Kind::EgressPolicy => Spec::EgressPolicy(map.next_value()?),
+        Kind::Federation => Spec::Federation(map.next_value()?),
         Kind::HeaderPolicy => Spec::HeaderPolicy(map.next_value()?),
         Kind::Mesh => Spec::Mesh(Box::new(map.next_value()?)),
         Kind::NormalizationPolicy => Spec::NormalizationPolicy(map.next_value()?),

@@ -87,7 +87,8 @@ fn rules_decide_by_source_method_path_and_port() {
         (one, WEB, 80, "GET /x", "access-denied"),
         // Opaque workloads.
         (WEB, SQL, 3306, "", "sql-access/rule-1"),
-        (STRANGER, SQL, 3306, "", "sql-access/rule-1"),
+        // Not even by name: only a Federation admits another trust domain.
+        (STRANGER, SQL, 3306, "", "access-denied"),
         (PEER, SQL, 3306, "", "access-denied"),
         (WEB, SQL, 3307, "", "sql-access/rule-1"),
         // Ports that no policy selects, workloads that nobody declared.
@@ -99,7 +100,8 @@ fn rules_decide_by_source_method_path_and_port() {
         ("", WEB, 80, "GET /public/a", "plaintext-refused"),
         ("", OPEN, 80, "GET /", "open-access/anyone-reads"),
         ("", OPEN, 22, "", "access-denied"),
-        (STRANGER, OPEN, 22, "", "open-access/known"),
+        (PEER, OPEN, 22, "", "open-access/known"),
+        (STRANGER, OPEN, 22, "", "access-denied"),
         (STRANGER, OPEN, 80, "POST /", "access-denied"),
         (STRANGER, OPEN, 80, "", "opaque-to-l7-port"),
         // What is not a plain request.

@@ -8,6 +8,7 @@ mod decisions;
 mod egress;
 mod examples;
 mod faults;
+mod federation;
 mod normal;
 mod offline;
 mod properties;

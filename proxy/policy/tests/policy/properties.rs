@@ -272,7 +272,10 @@ fn naive(model: &PolicyModel, asked: &Asked) -> Result<Said, Refusal> {
             Origin::LeftToDestination => action == PolicyAction::Allow,
         };
         let time = rule.when.time.is_empty() || rule.when.time.iter().any(|window| window.is_open(NOW));
-        source && operation && address && time
+        // No policy of this kind lets another trust domain in.
+        let foreign = asked.source.as_ref().is_some_and(|id| id.trust_domain() != "td");
+        let asked = action == PolicyAction::Deny || !foreign;
+        asked && source && operation && address && time
     };
     let says = |action: PolicyAction| {
         let acting = selecting.iter().filter(|policy| policy.action == action);
@@ -389,7 +392,7 @@ proptest! {
     }
 
     #[test]
-    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh", "HeaderPolicy", "RoleGrant", "TrafficPolicy", "EgressPolicy"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
+    fn random_values_never_panic(kind in select(vec!["Workload", "AccessPolicy", "Mesh", "HeaderPolicy", "RoleGrant", "TrafficPolicy", "EgressPolicy", "Federation"]), values in vec("[-a-z0-9/*.:'\\[\\]{} ]{0,20}", 8)) {
         let [a, b, c, d, e, f, g, h] = values.try_into().unwrap();
         let spec = match kind {
             "Workload" => format!("class: {a}\ndevice: {b}\nnetwork: n1\nnames: [{c}]\nports: [{{port: {d}, protocol: {e}}}]\naddresses: [{f}]\nadvertise: {g}"),
@@ -397,6 +400,7 @@ proptest! {
             "HeaderPolicy" => format!("target: {{classes: [{a}]}}\nports: [{b}]\nidentityHeaders: [{{names: [{c}], entitled: [{{role: {d}}}], overwrite: {e}}}, {{names: [{f}]}}]\npeerHeader: {g}\n{h}"),
             "RoleGrant" => format!("identity: {a}\nrole: {b}\nnotAfter: {c}\n{d}: {e}{f}{g}{h}"),
             "TrafficPolicy" => format!("target: {{classes: [app]}}\nports: [{a}]\ntimeouts: {{request: {b}}}\nretries: {{attempts: {c}, on: [{d}]}}\nrateLimits: [{{requests: 1, per: {e}, key: {f}}}]\nroutes: [{{to: [{{paths: [{g}]}}], rateLimits: []}}]\n{h}"),
+            "Federation" => format!("trustDomain: {a}\ninbound: [{{from: [{{identity: {b}}}], workloads: [{c}], to: [{{paths: [{d}], ports: [{e}]}}]}}]\noutbound: [{{name: {f}, workloads: [{g}], to: [{{identity: {h}}}]}}]"),
             "EgressPolicy" => format!("target: {{classes: [app]}}\nto: [{{names: [{a}], cidrs: [{b}], ports: [{c}], protocol: {d}}}, {{names: [{e}], tls: {{originate: true, serverName: {f}, caCertificates: {g}, port: {h}}}}}]"),
             _ => format!("trustDomain: {a}\nclockSkew: {b}\nnetworks: [{{name: {c}, cidrs: [{d}], gateways: [{e}]}}]\negress: [{{cidr: {f}, protocol: {g}}}]\ncertificates: {{app: {{lifetime: {h}}}}}"),
         };

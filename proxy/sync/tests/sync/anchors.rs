@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
-use signet_identity::{Authority, TrustBundle};
+use signet_identity::{Authority, Fingerprint, SpiffeId, TrustBundle};
 use signet_sync::proto::sync as wire;
-use signet_sync::{Anchors, DecodeError};
+use signet_sync::{Anchors, DecodeError, Revocation, Revocations, Subject};
 
 use crate::mesh::trust_domain;
 
 fn root() -> Authority {
+    authority_of(trust_domain().as_str())
+}
+
+fn authority_of(domain: &str) -> Authority {
     Authority::create(
-        trust_domain(),
+        domain.parse().unwrap(),
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         Duration::from_secs(3_600),
     )
@@ -87,4 +91,60 @@ fn hashes_of_another_length_and_lists_beyond_their_bound_are_refused() {
     assert_eq!(Anchors::try_from(long).unwrap().renew_within, Duration::from_secs(3_600));
     let error = Anchors::try_from(wire::Anchors { issuer: vec![1], ..good }).unwrap_err();
     assert!(!matches!(error, DecodeError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn federated_domains_keep_their_roots_apart_over_the_wire() {
+    let (own, shop) = (root(), authority_of("shop.example"));
+    let federated =
+        |bundle: TrustBundle, shop: TrustBundle| Arc::new(bundle.with_federated(vec![shop]).unwrap());
+    let retired = shop.bundle().without_issuers(vec![[3; 32]]).unwrap();
+    let plain = Anchors::new(Arc::new(own.bundle()), [9; 32], BTreeMap::new());
+    let sent = Anchors {
+        bundle: federated(own.bundle(), retired),
+        open: federated(own.bundle(), shop.bundle()),
+        ..plain.clone()
+    };
+    let bytes = wire::Anchors::from(&sent).encode_to_vec();
+    let received = Anchors::decode(&bytes).unwrap();
+    assert_eq!((&received.bundle, &received.open), (&sent.bundle, &sent.open));
+    assert_eq!(received.minimum_reader(), 1, "an older reader believes nobody of there, which opens nothing");
+
+    // What such a reader makes of it.
+    let older = wire::Anchors { federated: Vec::new(), ..wire::Anchors::decode(&*bytes).unwrap() };
+    assert_eq!(older, wire::Anchors::from(&plain));
+
+    let same = |wire: &wire::Anchors| wire.federated[0].clone();
+    let good = wire::Anchors::decode(&*bytes).unwrap();
+    let twice = wire::Anchors { federated: vec![same(&good), same(&good)], ..good.clone() };
+    let mut namesake = good.clone();
+    namesake.federated[0].trust_domain = trust_domain().to_string();
+    namesake.federated[0].roots = vec![own.root_der().to_vec()];
+    for wrong in [twice, namesake] {
+        assert!(matches!(Anchors::try_from(wrong), Err(DecodeError::Bundle(_))));
+    }
+}
+
+#[test]
+fn what_another_domain_revoked_counts_for_its_own_identities() {
+    let id = |text: &str| SpiffeId::parse(text).unwrap();
+    let (ours, theirs) = (id("spiffe://own.example/app/d/a"), id("spiffe://shop.example/app/d/a"));
+    let revocation = || Revocation { reason: "stolen".to_owned(), revoked_at: 7 };
+    let mut shop = Revocations::default();
+    shop.insert(Subject::Certificate(Fingerprint([1; 32])), revocation());
+    shop.insert(Subject::Identity(ours.clone()), revocation());
+    shop.insert(Subject::Identity(theirs.clone()), revocation());
+    let mut sent = Revocations::default();
+    sent.insert(Subject::Certificate(Fingerprint([2; 32])), revocation());
+    sent.federate("shop.example".parse().unwrap(), &shop);
+    let received = Revocations::decode(&wire::Revocations::from(&sent).encode_to_vec()).unwrap();
+    assert_eq!(received, sent);
+    let is_revoked = |id: &SpiffeId, leaf: u8| received.of(id, Fingerprint([leaf; 32])).is_some();
+    assert!(is_revoked(&theirs, 9), "by its own domain");
+    assert!(!is_revoked(&ours, 1) && !is_revoked(&ours, 9), "nobody here, whatever it lists");
+    assert!(
+        is_revoked(&ours, 2) && is_revoked(&id("spiffe://shop.example/app/d/b"), 2),
+        "by this one, anybody"
+    );
+    assert!(is_revoked(&id("spiffe://shop.example/app/d/b"), 1));
 }

@@ -247,7 +247,7 @@ fn a_directory_that_contradicts_itself_is_refused() {
 #[test]
 fn a_revocation_of_an_unknown_kind_refuses_the_list() {
     let mesh = Mesh::new();
-    let list = wire::Revocations { entries: vec![wire::Revocation::default()] };
+    let list = wire::Revocations { entries: vec![wire::Revocation::default()], federated: Vec::new() };
     let section = mesh.by_policy_key(&SectionName::Revocations, v(1, 6), list.encode_to_vec());
     assert_eq!(refusal(section), "malformed-payload");
 }
