@@ -16,6 +16,7 @@ pub(crate) use self::kubernetes::ApiServerArguments;
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
 use crate::location::{StoreArguments, StoreLocation};
+use crate::spiffe::Rules as SpiffeRules;
 
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -44,7 +45,7 @@ struct Arguments {
     #[arg(long, env = "SIGNET_LISTEN", default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
 
-    /// Address for /live, /ready, /metrics and /roots.pem
+    /// Address for /live, /ready, /metrics, /roots.pem and /bundle.json
     #[arg(long, env = "SIGNET_ADMIN_LISTEN", default_value = "0.0.0.0:15014")]
     admin_listen: SocketAddr,
 
@@ -83,6 +84,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_LOG_FORMAT", default_value = "text")]
     log_format: String,
 
+    /// Which SVIDs of other trust domains, such as SPIRE's, enrol as which Workload
+    #[arg(long, env = "SIGNET_ATTEST_SPIFFE", value_name = "FILE")]
+    attest_spiffe: Option<PathBuf>,
+
     #[command(flatten)]
     api_server: ApiServerArguments,
 
@@ -117,6 +122,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What to do in a cluster, if anything.
     pub kubernetes: Option<KubernetesConfig>,
+    /// Which SVIDs of other trust domains enrol as which Workload.
+    pub spiffe: Option<SpiffeRules>,
 }
 
 /// How and what to log.
@@ -170,8 +177,14 @@ impl TryFrom<Arguments> for Config {
             return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
         }
         let kubernetes = arguments.kubernetes.read(trust_domain.as_str(), &arguments.api_server)?;
+        let spiffe = arguments.attest_spiffe.map(|path| SpiffeRules::load(&path, &trust_domain)).transpose();
+        let spiffe = spiffe.map_err(|error| ConfigError::Setting {
+            name: "SIGNET_ATTEST_SPIFFE",
+            reason: error.to_string(),
+        })?;
         Ok(Self {
             kubernetes,
+            spiffe,
             state_dir: arguments.state_dir,
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
@@ -258,6 +271,7 @@ mod tests {
                 ],
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
+            (&["--attest-spiffe", "/nowhere"], "SIGNET_ATTEST_SPIFFE"),
             (&["--store", "etcd//a"], "SIGNET_STORE"),
             (&["--store", "kubernetes/A"], "SIGNET_STORE"),
             (&["--store", "kubernetes/a", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),

@@ -274,6 +274,7 @@ fn anchors(authority: &Authority) -> Result<Anchors, AuthorityError> {
     Ok(Anchors {
         open: Arc::new(authority.open_bundle()?),
         issuer: authority.certifying()?,
+        jwt_keys: authority.jwt_keys()?,
         renew_within: Duration::from_secs(within.into()),
         ..Anchors::new(
             Arc::new(authority.bundle()?),

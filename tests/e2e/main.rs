@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binaries across network namespaces, each test in a lab of its own, and peers that speak
 //! the mesh's protocols by hand so that they can also speak them wrongly.
 
+mod attestors;
 mod bypass;
 mod claims;
 mod coverage;
@@ -19,6 +20,7 @@ mod protocols;
 mod signatures;
 mod streams;
 mod traffic;
+mod workload_api;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             streams::TESTS,
             bypass::TESTS,
             identity::TESTS,
+            attestors::TESTS,
             claims::TESTS,
             policy::TESTS,
             coverage::TESTS,
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
             protocols::TESTS,
             protection::TESTS,
             messages::TESTS,
+            workload_api::TESTS,
             traffic::TESTS,
             egress::TESTS,
             guard::TESTS,

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
+use signet_identity::{JwtKey, MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
 
 use crate::bytes::{at_most, fields_at_most, key, name};
 use crate::proto::sync as wire;
-use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
+use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_JWT_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
 
 /// The roots of a trust domain and the keys that may sign its sections.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Anchors {
     pub policy_key: [u8; 32],
     /// Key of each area that may sign directories, by area name.
     pub directory_keys: BTreeMap<String, DirectoryKey>,
+    /// Under which JWT-SVIDs of the trust domain verify; the first one signs.
+    pub jwt_keys: Arc<[JwtKey]>,
 }
 
 /// The key of an area.
@@ -56,7 +58,15 @@ impl Anchors {
         directory_keys: BTreeMap<String, DirectoryKey>,
     ) -> Self {
         let open = Arc::clone(&bundle);
-        Self { bundle, open, issuer: None, renew_within: Duration::ZERO, policy_key, directory_keys }
+        Self {
+            bundle,
+            open,
+            issuer: None,
+            renew_within: Duration::ZERO,
+            policy_key,
+            directory_keys,
+            jwt_keys: Arc::default(),
+        }
     }
 
     /// The lowest protocol number whose readers pass nothing of this over that must not be.
@@ -83,6 +93,7 @@ impl TryFrom<wire::Anchors> for Anchors {
         at_most("anchors.refused_issuers", anchors.refused_issuers.len(), MAX_REFUSED_ISSUERS)?;
         at_most("anchors.former_issuers", anchors.former_issuers.len(), MAX_REFUSED_ISSUERS)?;
         at_most("anchors.directory_keys", anchors.directory_keys.len(), MAX_DIRECTORY_KEYS)?;
+        at_most("anchors.jwt_keys", anchors.jwt_keys.len(), MAX_JWT_KEYS)?;
         let trust_domain = TrustDomain::parse(&anchors.trust_domain)
             .map_err(|source| DecodeError::Id { field: "anchors.trust_domain", source })?;
         let refused = issuers("anchors.refused_issuers", &anchors.refused_issuers)?;
@@ -111,8 +122,13 @@ impl TryFrom<wire::Anchors> for Anchors {
             renew_within: Duration::from_secs(anchors.renew_within_s.min(RENEW_WITHIN_MAX_S).into()),
             policy_key: key("anchors.policy_key", &anchors.policy_key)?,
             directory_keys,
+            jwt_keys: anchors.jwt_keys.iter().map(|point| jwt_key(point)).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn jwt_key(point: &[u8]) -> Result<JwtKey, DecodeError> {
+    JwtKey::from_point(point).ok_or(DecodeError::Length { field: "anchors.jwt_keys", expected: 65 })
 }
 
 fn issuers(field: &'static str, hashes: &[Vec<u8>]) -> Result<Vec<[u8; 32]>, DecodeError> {
@@ -145,6 +161,7 @@ impl From<&Anchors> for wire::Anchors {
             trust_domain: anchors.bundle.trust_domain().to_string(),
             roots: anchors.bundle.roots().iter().map(|root| root.to_vec()).collect(),
             policy_key: anchors.policy_key.to_vec(),
+            jwt_keys: anchors.jwt_keys.iter().map(|key| key.point().to_vec()).collect(),
             directory_keys: anchors
                 .directory_keys
                 .iter()
