@@ -4,6 +4,7 @@
 //! certificates. Evidence is as secret as a token: it is in no log, error or record.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use signet_identity::SpiffeId;
@@ -21,9 +22,21 @@ pub(crate) trait Attestor: Send + Sync {
     /// Whom the evidence proves.
     fn attest<'a>(
         &'a self,
-        evidence: &'a [u8],
+        shown: Shown<'a>,
         model: &'a PolicyModel,
+        now: SystemTime,
     ) -> BoxFuture<'a, Result<Attested, AttestError>>;
+}
+
+/// What a proxy shows, and what its evidence may be bound to so that it is good once.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) evidence: &'a [u8],
+    /// 32 bytes that only the two ends of the proxy's connection know, see
+    /// [`attestation_binding`](signet_identity::attestation_binding).
+    pub(crate) binding: &'a [u8; 32],
+    /// The certification requests for TLS and for messages, as received.
+    pub(crate) requests: [&'a [u8]; 2],
 }
 
 /// A proxy that an attestor knows.
@@ -50,11 +63,12 @@ impl Attestors {
     pub(crate) async fn attest(
         &self,
         name: &str,
-        evidence: &[u8],
+        shown: Shown<'_>,
         model: &PolicyModel,
+        now: SystemTime,
     ) -> Result<Attested, AttestError> {
         let named = self.0.iter().find(|attestor| name.len() <= NAME_MAX && attestor.name() == name);
-        named.ok_or(AttestError::UnknownAttestor)?.attest(evidence, model).await
+        named.ok_or(AttestError::UnknownAttestor)?.attest(shown, model, now).await
     }
 }
 

@@ -12,16 +12,16 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    BundleError, IssueError, KeyRequest, RequestError, SpiffeId, SvidError, TlsError, TlsSvid, TrustBundle,
-    TrustDomain,
+    BundleError, IssueError, JwtError, JwtKey, KeyRequest, RequestError, SpiffeId, SvidError, TlsError,
+    TlsSvid, TrustBundle, TrustDomain, bundle_document,
 };
-use signet_sync::{KeyError, SectionKey};
+use signet_sync::{KeyError, MAX_JWT_KEYS, SectionKey};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use self::keyring::pem;
 pub(crate) use self::keyring::{Keyring, Pair, constrained, name, new_issuer, new_root};
-use self::slots::{Slots, Why};
+use self::slots::{FORMER_JWT_KEYS_MAX, FormerJwtKey, Slots, Why};
 use crate::rotation::VOUCHERS_MAX;
 use crate::store::Revision;
 
@@ -237,6 +237,38 @@ impl Authority {
         if slots.number == 0 { Ok(None) } else { hash(slots.certifying().1).map(Some) }
     }
 
+    /// Under which JWT-SVIDs verify: the key that signs, the one of the other pair, and those whose tokens have not ended.
+    pub(crate) fn jwt_keys(&self) -> Result<Arc<[JwtKey]>, AuthorityError> {
+        let (slots, keyring) = (self.slots(), self.keyring());
+        let certifying = slots.certifying();
+        let others = slots.pairs().filter(|pair| *pair != certifying);
+        let mut keys = Vec::new();
+        for (root, issuer) in std::iter::once(certifying).chain(others) {
+            keys.push(keyring.pair(root, issuer).ok_or(AuthorityError::OtherStore)?.jwt().key());
+        }
+        keys.extend(slots.former_jwt_keys.iter().filter_map(FormerJwtKey::key));
+        keys.truncate(MAX_JWT_KEYS);
+        Ok(keys.into())
+    }
+
+    /// The slots that come next, with the keys of those tokens that were signed by an issuer that goes in good order.
+    pub(crate) fn with_former_jwt_keys(&self, mut next: Slots, until: u64) -> Slots {
+        let (slots, keyring) = (self.slots(), self.keyring());
+        let gone = slots.pairs().filter(|pair| !next.pairs().any(|stays| stays == *pair));
+        let gone = gone.filter_map(|(root, issuer)| keyring.pair(root, issuer));
+        let mut former: Vec<FormerJwtKey> =
+            gone.map(|pair| FormerJwtKey::new(pair.jwt().key(), until)).collect();
+        former.append(&mut next.former_jwt_keys);
+        next.former_jwt_keys = former;
+        next.former_jwt_keys.truncate(FORMER_JWT_KEYS_MAX);
+        next
+    }
+
+    /// The bundle as others read it, SPIFFE's document. `sequence` grows with every change.
+    pub(crate) fn bundle_document(&self, sequence: u64) -> Result<Vec<u8>, AuthorityError> {
+        Ok(bundle_document(self.bundle()?.roots(), &self.jwt_keys()?, Some(sequence)))
+    }
+
     /// What a token pins: the SHA-256 of the public key of the root in force.
     pub(crate) fn pin(&self) -> Result<[u8; 32], AuthorityError> {
         hash(&self.slots().root)
@@ -327,6 +359,28 @@ impl Issuing {
         Ok(self.with_words(self.pair.issue_signing(csr, id, not_before, not_after)?))
     }
 
+    /// A certificate for the application beside a sidecar: the chain, leaf first.
+    pub(crate) fn app(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        Ok(self.with_words(self.pair.issue_app(csr, id, not_before, not_after)?))
+    }
+
+    /// A token for the application beside a sidecar.
+    pub(crate) fn jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        now: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<String, JwtError> {
+        self.pair.jwt().sign(id, audience, now, not_after)
+    }
+
     /// A certificate for a server outside the mesh, such as a webhook's: the chain, leaf first.
     pub(crate) fn dns(
         &self,
@@ -353,6 +407,11 @@ impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authority").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+#[cfg(test)]
+pub(crate) fn root_pem(root: &[u8]) -> String {
+    pem("CERTIFICATE", root)
 }
 
 /// Whether every key that the slots name is there.

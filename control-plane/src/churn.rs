@@ -13,15 +13,27 @@ const REFILL: Duration = Duration::from_secs(10);
 /// Proxies whose changes are counted before those that made none for long are forgotten.
 const FORGET_ABOVE: usize = 1_024;
 
-/// Counts claims and observed habits, per instance: the replicas of one identity start together and must not wait for
+/// Counts claims and observed habits, or something else that is not free, per instance: the replicas of one identity start together and must not wait for
 /// each other, while whoever stole a key is one instance.
-#[derive(Default)]
 pub(crate) struct Churn {
-    /// When the budget of an instance is full again; it lacks one change for each [`REFILL`] until then.
+    burst: u32,
+    refill: Duration,
+    /// When the budget of an instance is full again; it lacks one change for each refill until then.
     full_at: Mutex<HashMap<String, Instant>>,
 }
 
+impl Default for Churn {
+    fn default() -> Self {
+        Self::new(BURST, REFILL)
+    }
+}
+
 impl Churn {
+    /// Budgets of `burst`, with one more after each `refill`.
+    pub(crate) fn new(burst: u32, refill: Duration) -> Self {
+        Self { burst, refill, full_at: Mutex::default() }
+    }
+
     /// Takes one change from the budget of `instance`.
     ///
     /// # Errors
@@ -30,8 +42,8 @@ impl Churn {
         let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         let known = full_at.get(instance).copied().filter(|at| *at > now).unwrap_or(now);
         // So far ahead lies "full" after a change from an empty budget.
-        let horizon = now + REFILL * BURST;
-        let next = known + REFILL;
+        let horizon = now + self.refill * self.burst;
+        let next = known + self.refill;
         if next > horizon {
             return Err(now + (next - horizon));
         }

@@ -20,10 +20,10 @@ use signet_policy::PolicyModel;
 use thiserror::Error;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::attested;
 use crate::directory::{self, ClaimRefusal, Claimant};
 use crate::records::{self, Claim, Found, Registration, SealingKey, Subject, unix_seconds};
 use crate::store::{Expect, Store, StoreError, Write};
+use crate::vouched;
 
 /// How long nobody else can take a place after the last stream that held it ended: a restart, a partition, an upgrade.
 pub(crate) const LEASE: Duration = Duration::from_secs(10 * 60);
@@ -243,7 +243,7 @@ impl Claims {
     /// Removes the claims of workloads that left the mesh, and those that are too many.
     pub(crate) async fn sweep(&self, model: &PolicyModel, now: SystemTime) -> Result<(), StoreError> {
         let declared: BTreeSet<&SpiffeId> = model.workloads.iter().map(|workload| &workload.id).collect();
-        let mut writes = attested::removals(&*self.store, model).await?;
+        let mut writes = vouched::removals(&*self.store, model).await?;
         let mut stale: BTreeMap<SpiffeId, Vec<(bool, u64, Write)>> = BTreeMap::new();
         for entry in self.store.list(records::CLAIMS).await?.entries {
             let Found { record, revision } = records::decode::<Claim>(&entry)?;
@@ -291,7 +291,7 @@ impl Claims {
         for &(address, port) in places {
             let owner = match &attested {
                 Some((known, owner)) if *known == address => owner.clone(),
-                _ => attested::owner(&*self.store, claimant.network, address).await?,
+                _ => vouched::owner(&*self.store, claimant.network, address).await?,
             };
             let mut outcome = directory::judge(model, claimant, owner.as_ref(), address, port);
             if outcome.is_ok() {

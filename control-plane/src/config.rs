@@ -18,6 +18,7 @@ pub(crate) use self::kubernetes::ApiServerArguments;
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
 use crate::location::{StoreArguments, StoreLocation};
+use crate::spiffe::Rules as SpiffeRules;
 
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -54,7 +55,7 @@ struct Arguments {
     )]
     listen: Vec<SocketAddr>,
 
-    /// Address for /live, /ready, /metrics and /roots.pem, one for each trust domain
+    /// Address for /live, /ready, /metrics, /roots.pem and /bundle.json, one for each trust domain
     #[arg(
         long,
         env = "SIGNET_ADMIN_LISTEN",
@@ -105,6 +106,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_LOG_FORMAT", default_value = "text")]
     log_format: String,
 
+    /// Which SVIDs of other trust domains, such as SPIRE's, enrol as which Workload
+    #[arg(long, env = "SIGNET_ATTEST_SPIFFE", value_name = "FILE")]
+    attest_spiffe: Option<PathBuf>,
+
     #[command(flatten)]
     api_server: ApiServerArguments,
 
@@ -141,6 +146,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What to do in a cluster, if anything.
     pub kubernetes: Option<KubernetesConfig>,
+    /// Which SVIDs of other trust domains enrol as which Workload.
+    pub spiffe: Option<SpiffeRules>,
 }
 
 /// How and what to log.
@@ -179,7 +186,13 @@ impl Arguments {
                 reason: format!("{} is longer than {SOCKET_PATH_MAX} bytes", admin_socket.display()),
             });
         }
+        let spiffe = self.attest_spiffe.as_ref().map(|path| SpiffeRules::load(path, &trust_domain)).transpose();
+        let spiffe = spiffe.map_err(|error| ConfigError::Setting {
+            name: "SIGNET_ATTEST_SPIFFE",
+            reason: error.to_string(),
+        })?;
         Ok(Config {
+            spiffe,
             kubernetes: self.kubernetes.clone().read(trust_domain.as_str(), &self.api_server)?,
             state_dir,
             listen,
@@ -302,6 +315,7 @@ mod tests {
                 ],
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
+            (&["--attest-spiffe", "/nowhere"], "SIGNET_ATTEST_SPIFFE"),
             (&["--store", "etcd//a"], "SIGNET_STORE"),
             (&["--store", "kubernetes/A"], "SIGNET_STORE"),
             (&["--store", "kubernetes/a", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),

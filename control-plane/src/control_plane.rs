@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::attest::{Attestor, Attestors};
 use crate::authority::slots::Slots;
 use crate::authority::{Authority, AuthorityError, Keyring};
 use crate::bootstrap::{self, BootstrapError};
@@ -33,9 +34,10 @@ use crate::registrar::Registrar;
 use crate::replica::{BEAT, Replicas};
 use crate::server::{self, OwnCertificate};
 use crate::services::Mesh;
+use crate::spiffe::SvidAttestor;
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, clock, files, revocation, rotation, token};
+use crate::{admin, app_svid, clock, files, revocation, rotation, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -156,9 +158,16 @@ impl ControlPlane {
         let kubernetes =
             config.kubernetes.map(|config| Kubernetes::new(config, webhook, &authority, &metrics, now));
         let kubernetes = kubernetes.transpose()?;
+        let spiffe = config.spiffe.map(|rules| -> Arc<dyn Attestor> { Arc::new(SvidAttestor::new(rules)) });
+        let attestors =
+            kubernetes.as_ref().and_then(Kubernetes::attestor).into_iter().chain(spiffe).collect();
         let draining = CancellationToken::new();
-        let health =
-            Health { metrics: metrics.clone(), authority: authority.clone(), draining: draining.clone() };
+        let health = Health {
+            metrics: metrics.clone(),
+            authority: authority.clone(),
+            draining: draining.clone(),
+            published: compiler.subscribe(),
+        };
         let local = |listener: &TcpListener, configured| {
             listener.local_addr().map_err(|error| StartError::Listen { address: configured, error })
         };
@@ -178,7 +187,7 @@ impl ControlPlane {
             store: store.clone(),
             health: Arc::new(health),
             mesh: Mesh {
-                attestors: kubernetes.as_ref().map(Kubernetes::attestors).unwrap_or_default(),
+                attestors: Attestors::new(attestors),
                 followed: kubernetes.as_ref().is_some_and(Kubernetes::is_followed),
                 registrar: Registrar::new(store.clone(), authority.clone()),
                 replicas: Arc::new(replicas),
@@ -186,6 +195,7 @@ impl ControlPlane {
                 published: compiler.subscribe(),
                 streams,
                 authority,
+                app_svids: Arc::new(Churn::new(app_svid::BURST, app_svid::REFILL)),
                 churn: Arc::new(Churn::default()),
                 claims,
                 clock,

@@ -5,7 +5,7 @@
 //! 2. the address lies in it, and in the workload's `addresses` when it lists any;
 //! 3. it is not the address of a gateway, behind which many are;
 //! 4. the claimant was seen there: its stream comes from that address or from a gateway of the network, or the
-//!    operator listed the address for this workload, or an attestor vouches for it: see [`crate::attested`];
+//!    operator listed the address for this workload, or an attestor vouches for it: see [`crate::vouched`];
 //! 5. the workload declares the port, unless it declares none at all;
 //! 6. the operator does not advertise that place for another workload, and nobody else holds a live claim on it that is
 //!    as well founded: see [`crate::claims`].

@@ -1,4 +1,4 @@
-//! `/live`, `/ready`, `/metrics` and `/roots.pem`: plain HTTP for people, probes and scrapers. Nothing can be changed
+//! `/live`, `/ready`, `/metrics`, `/roots.pem` and `/bundle.json`: plain HTTP for people, probes and scrapers. Nothing can be changed
 //! here, and nothing secret is shown.
 
 use std::convert::Infallible;
@@ -12,12 +12,14 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use signet_sync::SectionName;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::metrics::Metrics;
+use crate::publish::Published;
 
 /// Connections at once: a few probes and scrapers.
 const CONNECTIONS_MAX: usize = 64;
@@ -36,6 +38,16 @@ pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) draining: CancellationToken,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
+}
+
+impl Health {
+    /// Grows with every change of whom the trust domain believes, also from one epoch to the next.
+    fn sequence(&self) -> u64 {
+        let published = self.published.borrow();
+        let anchors = published.sections.get(&SectionName::Anchors);
+        anchors.map_or(0, |anchors| (anchors.epoch << 32).saturating_add(anchors.counter))
+    }
 }
 
 /// Serves until it is dropped.
@@ -80,12 +92,19 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
             Ok(roots) => response(StatusCode::OK, "application/x-pem-file", roots),
             Err(error) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
         },
-        _ => response(StatusCode::NOT_FOUND, TEXT, "try /live, /ready, /metrics or /roots.pem\n".to_owned()),
+        "/bundle.json" => match health.authority.bundle_document(health.sequence()) {
+            Ok(bundle) => response(StatusCode::OK, "application/json", bundle),
+            Err(error) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{error}\n")),
+        },
+        _ => {
+            let known = "try /live, /ready, /metrics, /roots.pem or /bundle.json\n";
+            response(StatusCode::NOT_FOUND, TEXT, known.to_owned())
+        }
     }
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -26,7 +26,7 @@ use self::client::Client;
 use self::controller::Controller;
 use self::roots::Roots;
 use self::webhook::Webhook;
-use crate::attest::{Attestor, Attestors};
+use crate::attest::Attestor;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::KubernetesConfig;
 use crate::metrics::Metrics;
@@ -68,12 +68,12 @@ impl Kubernetes {
     }
 
     /// Who vouches for pods.
-    pub(crate) fn attestors(&self) -> Attestors {
+    pub(crate) fn attestor(&self) -> Option<Arc<dyn Attestor>> {
         let config = &self.config;
         let reviewer = || -> Arc<dyn Attestor> {
             Arc::new(Reviewer::new(self.client.clone(), config.audience(), config.inject.network.clone()))
         };
-        Attestors::new(config.attest.then(reviewer).into_iter().collect())
+        config.attest.then(reviewer)
     }
 
     /// Whether the mesh's manifests are those of the cluster.

@@ -15,16 +15,16 @@
 //! - `store` is what must not be forgotten, `records` what is in it, `publish` what becomes of it.
 //! - `backup` copies all that and brings it back; `replica` knows the other control planes on the same store.
 //! - `attest` is who may vouch for a proxy without a token; `kubernetes` is all that is about clusters.
-//! - `directory` has the rules on who may be where, `claims` applies them; `attested` is what an attestor vouches for.
+//! - `directory` has the rules on who may be where, `claims` applies them; `vouched` is what an attestor vouches for.
 //!
 //! Nothing is acknowledged before it is durable, and nothing durable is ever served in an older version.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests go by the machine's clock"))]
 
 mod admin;
+mod app_svid;
 mod appointments;
 mod attest;
-mod attested;
 mod authority;
 mod backup;
 pub mod bootstrap;
@@ -54,11 +54,13 @@ mod revocation;
 mod rotation;
 mod server;
 mod services;
+mod spiffe;
 pub mod store;
 mod streams;
 mod telemetry;
 mod token;
 mod told;
+mod vouched;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -73,6 +75,7 @@ pub use crate::config::{Config, ConfigError, KubernetesConfig, LogConfig};
 pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
 pub use crate::location::{EtcdFiles, StoreLocation};
 pub use crate::publish::PublishError;
+pub use crate::spiffe::{Rules as SpiffeRules, RulesError as SpiffeRulesError};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE`).
 const EXIT_CONFIG: u8 = 64;

@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) enrolments: Family<Outcome, Counter>,
     pub(crate) refused_sections: Counter,
     pub(crate) appointments: Family<Outcome, Counter>,
+    pub(crate) app_svids: Family<Outcome, Counter>,
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) rounds_failed: Counter,
     pub(crate) streams: Gauge,
@@ -51,6 +52,7 @@ impl Metrics {
             enrolments: Family::default(),
             refused_sections: Counter::default(),
             appointments: Family::default(),
+            app_svids: Family::default(),
             renewals: Family::default(),
             rounds_failed: Counter::default(),
             streams: Gauge::default(),
@@ -81,6 +83,11 @@ impl Metrics {
             "appointments",
             "Roles that workloads gave each other, by outcome",
             self.appointments.clone(),
+        );
+        registry.register(
+            "app_svids",
+            "Certificates and tokens for applications, by outcome",
+            self.app_svids.clone(),
         );
         registry.register("renewals", "Renewals, by outcome", self.renewals.clone());
         registry.register(

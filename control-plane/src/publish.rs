@@ -359,6 +359,7 @@ fn anchors(authority: &Authority, joined: &[Joined]) -> Result<Anchors, PublishE
     Ok(Anchors {
         open: Arc::new(authority.open_bundle()?.with_federated(believed)?),
         issuer: authority.certifying()?,
+        jwt_keys: authority.jwt_keys()?,
         renew_within: Duration::from_secs(within.into()),
         ..Anchors::new(
             Arc::new(authority.bundle()?.with_federated(in_force)?),

@@ -139,15 +139,20 @@ pub(crate) fn emergency(slots: &Slots, what: What, next: (String, String), now: 
         renew_within: 0,
     };
     let number = slots.number + u64::from(slots.rotation.is_none());
-    finished(&Slots { number, ..slots.clone() }, &rotation, Why::Emergency, now)
+    // Whoever had the key may have had those before it.
+    let slots = Slots { number, former_jwt_keys: Vec::new(), ..slots.clone() };
+    finished(&slots, &rotation, Why::Emergency, now)
 }
 
-/// Forgets retired roots whose time is over; `None` when there is none.
+/// Forgets retired roots, and keys of tokens, whose time is over; `None` when there is none.
 pub(crate) fn forget(slots: &Slots, now: u64) -> Option<Slots> {
-    if slots.retired.iter().all(|retired| retired.until > now) {
+    let stays = slots.retired.iter().all(|retired| retired.until > now)
+        && slots.former_jwt_keys.iter().all(|former| former.until > now);
+    if stays {
         return None;
     }
     let mut slots = slots.clone();
+    slots.former_jwt_keys.retain(|former| former.until > now);
     slots.retired.retain(|retired| retired.until > now);
     drop_issuers_without_root(&mut slots);
     Some(slots)

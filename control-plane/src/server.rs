@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::UnixTime;
-use signet_identity::{ALPN_CONTROL, VerifyError, rejoin_server_config, renewal_time};
+use signet_identity::{ALPN_CONTROL, VerifyError, attestation_binding, rejoin_server_config, renewal_time};
 use signet_policy::MAX_REJOIN_S;
 use signet_sync::MAX_MESSAGE_BYTES;
 use signet_sync::proto::sync::control_server::ControlServer;
@@ -81,10 +81,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 const READY_MAX: usize = 64;
 
 /// What is known of a connection; every request carries it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ConnectionInfo {
     /// Who called, if a certificate was shown and verified.
     pub(crate) peer: Option<Caller>,
+    /// What evidence is bound to that is good for this connection alone.
+    pub(crate) binding: [u8; 32],
     /// Where the call comes from.
     pub(crate) source: IpAddr,
     /// To be noted by the service that callers without a certificate are let in for.
@@ -209,12 +211,13 @@ async fn shake(
         Err(VerifyError::NoCertificate) => None,
         Err(_) => return Err("handshake-failed"),
     };
+    let binding = attestation_binding(stream.get_ref().1).map_err(|_| "handshake-failed")?;
     let asked = Asked::default();
     let guest = match peer {
         Some(_) => None,
         None => Some(lobby.enter(source, asked.clone()).ok_or("overloaded")?),
     };
-    Ok(Accepted { stream, info: ConnectionInfo { peer, source, asked }, guest, _permit: permit })
+    Ok(Accepted { stream, info: ConnectionInfo { peer, binding, source, asked }, guest, _permit: permit })
 }
 
 /// A connection after its handshake. An anonymous one ends when its time is up, whatever it does.

@@ -28,6 +28,8 @@ use crate::streams::Streams;
 /// What every service works on.
 #[derive(Clone)]
 pub(crate) struct Mesh {
+    /// How often each instance gets something for its application.
+    pub(crate) app_svids: Arc<Churn>,
     pub(crate) attestors: Attestors,
     pub(crate) authority: Arc<Authority>,
     pub(crate) churn: Arc<Churn>,

@@ -18,6 +18,7 @@ use crate::capture::{Exempt, MARK, Way};
 use crate::host::{HostConfig, HostError};
 use crate::local::config::{LocalArguments, LocalConfig};
 use crate::probes::{Probes, ProbesError};
+use crate::workload_api::config::{WorkloadApiArguments, WorkloadApiConfig};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
@@ -56,10 +57,23 @@ pub struct Arguments {
     /// Which attestor checks it.
     #[arg(long, env = "SIGNET_ATTESTOR", default_value = "kubernetes", value_name = "NAME")]
     pub attestor: String,
-    /// The mesh's roots in PEM form, with --attestation-file: the evidence is sent to nobody but a control plane under
+    /// The mesh's roots in PEM form, with --attestation-file and --spiffe-endpoint-socket: the evidence is sent to nobody but a control plane under
     /// one of them.
     #[arg(long, env = "SIGNET_ROOTS_FILE", value_name = "FILE")]
     pub roots_file: Option<PathBuf>,
+    /// Unix socket of `signet attest unix`, which gives a join token to a process that it knows; asked for each enrolment.
+    #[arg(
+        long, env = "SIGNET_TOKEN_SOCKET", value_name = "PATH",
+        conflicts_with_all = ["token", "token_file", "attestation_file"]
+    )]
+    pub token_socket: Option<PathBuf>,
+    /// Unix socket of a SPIFFE Workload API, such as SPIRE's agent: its X.509-SVID stands for a token, where the control plane
+    /// has rules for it. Needs --roots-file.
+    #[arg(
+        long, env = "SIGNET_SPIFFE_ENDPOINT_SOCKET", value_name = "unix:PATH",
+        conflicts_with_all = ["token", "token_file", "attestation_file", "token_socket"], requires = "roots_file"
+    )]
+    pub spiffe_endpoint_socket: Option<UnixSocket>,
     /// Directory for keys and the last good policy, so that a restart needs no control plane.
     #[arg(long, env = "SIGNET_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -100,6 +114,9 @@ pub struct Arguments {
     /// Where the application has messages signed and verified.
     #[command(flatten)]
     pub local: LocalArguments,
+    /// Where the application finds SPIFFE's Workload API.
+    #[command(flatten)]
+    pub workload_api: WorkloadApiArguments,
     /// Where spans go (OTLP over gRPC); nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
@@ -148,6 +165,8 @@ pub struct Config {
     pub probes: Arc<Probes>,
     /// Where the application has messages signed and verified.
     pub local: LocalConfig,
+    /// Where the application finds SPIFFE's Workload API, if it is offered.
+    pub workload_api: Option<WorkloadApiConfig>,
     /// What is captured where others use the network too; `None` in a network of the app's own.
     pub host: Option<HostConfig>,
 }
@@ -247,8 +266,36 @@ pub enum TokenSource {
     },
     /// A file, read when needed.
     File(PathBuf),
+    /// The Unix socket of an attestor of this host, which gives a token.
+    Socket(PathBuf),
+    /// No token: an SVID of another trust domain is the evidence.
+    Svid {
+        /// The Unix socket of a SPIFFE Workload API.
+        socket: PathBuf,
+        /// The file with the mesh's roots, PEM.
+        roots: PathBuf,
+    },
     /// The token itself.
     Text(String),
+}
+
+/// The path of a Unix socket, `unix:` or `unix://` before it or not.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnixSocket(pub PathBuf);
+
+/// Text that is no Unix socket.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("use the absolute path of a Unix socket, such as unix:///run/spire/agent.sock")]
+pub struct UnixSocketError;
+
+impl std::str::FromStr for UnixSocket {
+    type Err = UnixSocketError;
+
+    fn from_str(text: &str) -> Result<Self, UnixSocketError> {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.starts_with('/') { Ok(Self(path.into())) } else { Err(UnixSocketError) }
+    }
 }
 
 impl std::fmt::Debug for TokenSource {
@@ -258,6 +305,8 @@ impl std::fmt::Debug for TokenSource {
                 f.debug_tuple("Attested").field(attestor).field(evidence).finish()
             }
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Socket(path) => f.debug_tuple("Socket").field(path).finish(),
+            Self::Svid { socket, .. } => f.debug_tuple("Svid").field(socket).finish(),
             Self::Text(_) => f.write_str("Text(redacted)"),
         }
     }
@@ -290,7 +339,8 @@ pub enum ConfigError {
     Host(#[from] HostError),
     /// Neither a token nor a place where an earlier enrolment is kept.
     #[error(
-        "no identity can be had: give --token-file (or --token), --attestation-file with --roots-file, or --state-dir of an earlier enrolment"
+        "no identity can be had: give --token-file (or --token), --token-socket, --attestation-file or --spiffe-endpoint-socket with \
+         --roots-file, or --state-dir of an earlier enrolment"
     )]
     NoIdentity,
     /// Two of the proxy's own ports are the same.
@@ -324,14 +374,14 @@ impl TryFrom<Arguments> for Config {
         if raw.exempt == "uid" && Uid::current().is_root() {
             return Err(ConfigError::ExemptRoot);
         }
-        let token = match (raw.token, raw.token_file, raw.attestation_file, raw.roots_file) {
-            (Some(text), ..) => Some(TokenSource::Text(text)),
-            (None, Some(path), ..) => Some(TokenSource::File(path)),
-            (None, None, Some(evidence), Some(roots)) => {
-                Some(TokenSource::Attested { attestor: raw.attestor, evidence, roots })
-            }
-            (None, None, ..) => None,
-        };
+        // At most one of them is there.
+        let token = raw.token.map(TokenSource::Text);
+        let token = token.or_else(|| raw.token_file.map(TokenSource::File));
+        let token = token.or_else(|| raw.token_socket.map(TokenSource::Socket));
+        let attested = |(evidence, roots)| TokenSource::Attested { attestor: raw.attestor, evidence, roots };
+        let token = token.or_else(|| raw.attestation_file.zip(raw.roots_file.clone()).map(attested));
+        let svid = |(UnixSocket(socket), roots)| TokenSource::Svid { socket, roots };
+        let token = token.or_else(|| raw.spiffe_endpoint_socket.zip(raw.roots_file).map(svid));
         if token.is_none() && raw.state_dir.is_none() {
             return Err(ConfigError::NoIdentity);
         }
@@ -359,6 +409,7 @@ impl TryFrom<Arguments> for Config {
             drain,
             probes: Arc::new(raw.probes.as_deref().map(str::parse).transpose()?.unwrap_or_default()),
             local: raw.local.try_into()?,
+            workload_api: raw.workload_api.read(),
             host: None,
         })
     }
@@ -392,6 +443,28 @@ mod tests {
             Arguments::try_parse_from([&arguments[..], &["--roots-file", "/r", "--token", "t"]].concat())
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_socket_stands_for_a_token_in_two_ways() {
+        let token = |arguments: &[&str]| parse(arguments).unwrap().token.unwrap();
+        assert!(
+            matches!(token(&["--token-socket", "/run/a"]), TokenSource::Socket(path) if path == *"/run/a")
+        );
+        for socket in ["unix:///run/s", "unix:/run/s", "/run/s"] {
+            let flags = ["--spiffe-endpoint-socket", socket, "--roots-file", "/r"];
+            let TokenSource::Svid { socket, roots } = token(&flags) else { panic!("no SVID") };
+            assert_eq!((socket, roots), ("/run/s".into(), "/r".into()));
+        }
+        let base = ["signet-proxy", "--control-plane", "10.0.0.1:15012"];
+        for wrong in [
+            &["--spiffe-endpoint-socket", "unix:/run/s"][..],
+            &["--spiffe-endpoint-socket", "tcp://127.0.0.1:1", "--roots-file", "/r"],
+            &["--spiffe-endpoint-socket", "/run/s", "--roots-file", "/r", "--token", "t"],
+            &["--token-socket", "/run/a", "--token", "t"],
+        ] {
+            assert!(Arguments::try_parse_from(base.iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
@@ -456,6 +529,16 @@ mod tests {
             "[fd00::2]:1".parse::<HostPort>().unwrap().address(),
             Some("[fd00::2]:1".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn the_workload_api_is_offered_to_users_that_are_named() {
+        assert!(parse(&["--token", "t"]).unwrap().workload_api.is_none());
+        let flags = ["--token", "t", "--workload-api-socket", "/run/w", "--workload-api-uid", "1000,1001"];
+        let offered = parse(&flags).unwrap().workload_api.unwrap();
+        assert_eq!((offered.socket, offered.uids, offered.gid), ("/run/w".into(), vec![1000, 1001], None));
+        let base = ["signet-proxy", "--control-plane", "10.0.0.1:15012"];
+        assert!(Arguments::try_parse_from(base.iter().chain(&flags[..4])).is_err(), "nobody is named");
     }
 
     #[test]

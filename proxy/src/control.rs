@@ -13,6 +13,7 @@
 //! - What is shown to get an identity is sent to nobody but the control plane under a pin: the token's, or those of the
 //!   roots that were given with the evidence.
 
+mod app_svid;
 mod appoint;
 mod connect;
 mod enrol;
@@ -99,6 +100,8 @@ pub struct Hooks {
     pub observed: mpsc::Receiver<Observation>,
     /// Roles that the workload wants to give.
     pub appointments: mpsc::Receiver<crate::appoint::Request>,
+    /// What the application is to get for itself.
+    pub app_svids: mpsc::Receiver<crate::workload_api::Question>,
     /// Notified when [`Hooks::health`] has changed enough to be reported at once.
     pub report: Arc<Notify>,
 }
@@ -198,7 +201,7 @@ impl Control {
         }
         if saved.is_none() {
             // A token is looked at again when it is used: its file may be gone once there is an identity.
-            proof::read(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
+            proof::check(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
         }
         let plane = ControlPlane::new(control_plane, dial);
         Ok(Self { plane, token, state, saved, link: watch::Sender::default() })
@@ -287,7 +290,7 @@ impl Origin {
 
     async fn enrol(&self) -> Result<Identity, JoinError> {
         let source = self.token.as_ref().ok_or(ControlError::NoIdentity)?;
-        let proof = proof::read(source).map_err(ControlError::Proof)?;
+        let proof = proof::read(source).await.map_err(ControlError::Proof)?;
         let identity = enrol::enrol(&self.plane, proof).await?;
         tracing::info!(id = %identity.tls.id, network = %identity.network, "enrolled");
         if let Some(state) = &self.state
@@ -364,6 +367,7 @@ impl Joined {
     pub async fn run(mut self, mut hooks: Hooks) -> Infallible {
         // They have a task of their own: a slow answer holds up nothing else.
         let mut appointments = std::mem::replace(&mut hooks.appointments, mpsc::channel(1).1);
+        let mut app_svids = std::mem::replace(&mut hooks.app_svids, mpsc::channel(1).1);
         loop {
             tokio::select! {
                 never = stream::follow(&self.node, &mut self.subscriber, &mut hooks) => match never {},
@@ -371,6 +375,7 @@ impl Joined {
                 never = expiry::follow(&self.node) => match never {},
                 never = island::keep(&self.node) => match never {},
                 () = appoint::serve(&self.node, &mut appointments) => {}
+                () = app_svid::serve(&self.node, &mut app_svids) => {}
             }
             self.node.withdraw_credentials();
             let ended = self.node.identity.load_full();
@@ -528,7 +533,7 @@ impl Identity {
 }
 
 /// A number from 0 up to 1, so that proxies that failed together do not come back together.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let mut bytes = [0; 4];
     match aws_lc_rs::rand::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),

@@ -68,5 +68,6 @@ mod tls;
 mod traffic;
 mod verify;
 pub mod worker;
+pub mod workload_api;
 
 pub use command::run_from_args;

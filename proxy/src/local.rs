@@ -67,7 +67,7 @@ impl Listeners {
 }
 
 /// The socket, for its owner and group; a stale one is replaced.
-fn bind_unix(path: &Path, gid: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
+pub(crate) fn bind_unix(path: &Path, gid: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
     let listener = crate::admin::bind_unix(path)?;
     if let Some(gid) = gid {
         chown(path, None, Some(Gid::from_raw(gid)))?;

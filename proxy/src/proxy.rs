@@ -31,7 +31,7 @@ use crate::ring::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::traffic::rate::RateLimits;
 use crate::worker::{Shared, Worker};
-use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets};
+use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets, workload_api};
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
@@ -68,6 +68,20 @@ struct Listeners {
     inbound: std::net::TcpListener,
 }
 
+/// Everything that is bound before there is an identity.
+struct Bound {
+    workers: Vec<Listeners>,
+    local: local::Listeners,
+    workload_api: Option<workload_api::Listener>,
+}
+
+/// What other threads have for the control thread.
+struct Asked {
+    observations: mpsc::Receiver<Observation>,
+    appointments: mpsc::Receiver<appoint::Request>,
+    app_svids: mpsc::Receiver<workload_api::Question>,
+}
+
 /// Runs the sidecar until SIGTERM or SIGINT and the drain that follows.
 ///
 /// # Errors
@@ -94,6 +108,8 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let listeners = (0..config.workers).map(|_| bind(&config)).collect::<Result<Vec<_>, _>>()?;
     let local = local::Listeners::bind(&config.local)
         .map_err(|(address, source)| RunError::Bind { address, source })?;
+    let workload_api = workload_api::Listener::bind(config.workload_api.as_ref())
+        .map_err(|(address, source)| RunError::Bind { address, source })?;
     let admin = Admin::new(Arc::clone(&config.probes), exempt);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let guarded = config.host.clone();
@@ -107,7 +123,8 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
             joined = control.join() => joined,
             stopped = stop_signal() => return Ok(stopped.map(|()| ExitCode::SUCCESS)?),
         };
-        serve(config, joined, listeners, local, installed, admin).await
+        let listeners = Bound { workers: listeners, local, workload_api };
+        serve(config, joined, listeners, installed, admin).await
     });
     if let (Ok(_), Some(guard)) = (&ended, guarded) {
         guard.leave();
@@ -119,13 +136,14 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
 async fn serve(
     config: Config,
     joined: Joined,
-    listeners: Vec<Listeners>,
-    local: local::Listeners,
+    listeners: Bound,
     installed: Option<Capture>,
     admin: Admin,
 ) -> Result<ExitCode, RunError> {
     let (observed, observations) = mpsc::channel(OBSERVED_MAX);
     let (appoint, appointments) = mpsc::channel(appoint::WAITING_MAX);
+    let (questions, app_svids) = mpsc::channel(workload_api::WAITING_MAX);
+    let Bound { workers: listeners, local, workload_api } = listeners;
     let shared = Arc::new(Shared {
         snapshots: joined.snapshots(),
         credentials: joined.credentials(),
@@ -147,11 +165,12 @@ async fn serve(
     let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), draining.clone());
     let workers = listeners.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
     local::start(local, Arc::clone(&shared))?;
+    workload_api::start(workload_api, Arc::clone(&shared), questions)?;
     let report = Arc::new(Notify::new());
     tokio::spawn(guard::keep(Arc::clone(&shared), Arc::clone(&admin.health), installed, Arc::clone(&report)));
     tokio::spawn(admin::follow(Arc::clone(&shared)));
     tokio::select! {
-        never = joined.run(hooks(&shared, &admin.health, observations, appointments, report)) => match never {},
+        never = joined.run(hooks(&shared, &admin.health, Asked { observations, appointments, app_svids }, report)) => match never {},
         stopped = stop_signal() => stopped?,
     }
     tracing::info!("draining");
@@ -163,13 +182,8 @@ async fn serve(
     Ok(if matches!(ended, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn hooks(
-    shared: &Arc<Shared>,
-    health: &Arc<Health>,
-    observed: mpsc::Receiver<Observation>,
-    appointments: mpsc::Receiver<appoint::Request>,
-    report: Arc<Notify>,
-) -> Hooks {
+fn hooks(shared: &Arc<Shared>, health: &Arc<Health>, asked: Asked, report: Arc<Notify>) -> Hooks {
+    let Asked { observations, appointments, app_svids } = asked;
     let explained = Arc::clone(shared);
     let (shared, health) = (Arc::clone(shared), Arc::clone(health));
     Hooks {
@@ -192,8 +206,9 @@ fn hooks(
                 edges_lost,
             }
         }),
-        observed,
+        observed: observations,
         appointments,
+        app_svids,
         report,
     }
 }

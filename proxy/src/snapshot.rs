@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
 use signet_identity::{
-    ALPN_H1, ALPN_H2, ALPN_RECORDS, Fingerprint, SigningSvid, SpiffeId, TlsError, TlsSvid, TrustBundle,
-    client_config, server_config,
+    ALPN_H1, ALPN_H2, ALPN_RECORDS, Fingerprint, JwtKey, SigningSvid, SpiffeId, TlsError, TlsSvid,
+    TrustBundle, client_config, server_config,
 };
 use signet_policy::{OfflineBound, PolicyIndex, PolicyModel, Staleness};
 use signet_signature::MeshSigner;
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub bundle: Arc<TrustBundle>,
     /// The same and what was retired in good order: what was opened before goes on.
     pub open_bundle: Arc<TrustBundle>,
+    /// Under which JWT-SVIDs of the own trust domain verify.
+    pub jwt_keys: Arc<[JwtKey]>,
     /// Who is no longer trusted although the certificate has not ended.
     pub revocations: Arc<Revocations>,
     /// Allowed difference of clocks, in seconds.
@@ -63,6 +65,7 @@ impl Snapshot {
             directories: Vec::new(),
             open_bundle: Arc::clone(&bundle),
             bundle,
+            jwt_keys: Arc::default(),
             revocations: Arc::default(),
             clock_skew_s: 30,
             own: None,
@@ -90,6 +93,7 @@ impl Snapshot {
             directories,
             revocations: Arc::clone(subscriber.revocations()),
             open_bundle: Arc::clone(anchors.map_or(bundle, |anchors| &anchors.open)),
+            jwt_keys: anchors.map(|anchors| Arc::clone(&anchors.jwt_keys)).unwrap_or_default(),
             ..Self::deny_all(Arc::clone(bundle))
         };
         let Some(policy) = subscriber.policy() else { return unready };

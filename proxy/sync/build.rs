@@ -6,7 +6,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Transport helpers are left out: both ends bring their own sockets, and `Control/Connect` would collide with them.
     tonic_prost_build::configure()
         .build_transport(false)
-        .skip_debug([".signet.sync.v1.EnrolRequest", ".signet.admin.v1.CreateTokenResponse"])
+        .skip_debug([
+            ".signet.sync.v1.EnrolRequest",
+            ".signet.admin.v1.CreateTokenResponse",
+            ".signet.sync.v1.SignJwtResponse",
+        ])
         .compile_fds(files)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())

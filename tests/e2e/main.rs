@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binaries across network namespaces, each test in a lab of its own, and peers that speak
 //! the mesh's protocols by hand so that they can also speak them wrongly.
 
+mod attestors;
 mod bypass;
 mod claims;
 mod coverage;
@@ -20,6 +21,7 @@ mod protocols;
 mod signatures;
 mod streams;
 mod traffic;
+mod workload_api;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             streams::TESTS,
             bypass::TESTS,
             identity::TESTS,
+            attestors::TESTS,
             claims::TESTS,
             policy::TESTS,
             coverage::TESTS,
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
             protocols::TESTS,
             protection::TESTS,
             messages::TESTS,
+            workload_api::TESTS,
             traffic::TESTS,
             egress::TESTS,
             guard::TESTS,

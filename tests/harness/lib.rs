@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod outside;
 pub mod plain;
 pub mod recorder;
+pub mod workload_api;
 
 pub use claimant::Claimant;
 pub use impostor::Impostor;

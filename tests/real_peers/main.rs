@@ -15,6 +15,7 @@ mod programs;
 mod python;
 mod signatures;
 mod slow_path;
+mod spiffe;
 mod tricks;
 
 use std::process::ExitCode;
@@ -52,6 +53,11 @@ const TESTS: &[Test] = &[
     (
         "sealed_message_through_an_unmeshed_broker_is_verified_end_to_end",
         messages::sealed_message_through_an_unmeshed_broker_is_verified_end_to_end,
+    ),
+    ("spiffe_for_python_gets_and_verifies_its_svids", spiffe::spiffe_for_python_gets_and_verifies_its_svids),
+    (
+        "sidecar_enrols_by_an_svid_of_another_implementation",
+        spiffe::sidecar_enrols_by_an_svid_of_another_implementation,
     ),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
     (

@@ -1,6 +1,7 @@
-//! The Docker attestor: an identity for a container without an operator, on the word of its image and labels.
+//! An identity without an operator, on the word of whoever knows what it is for: the Docker attestor knows containers by image
+//! and labels, the [host's](crate::host_attestor) knows processes. Both make tokens and vouch here.
 //!
-//! The [`rules`] say which image may be which workload. For a container that passes, a join token is made over the control
+//! For containers the [`rules`] say which image may be which workload. For a container that passes, a join token is made over the control
 //! plane's Unix socket, good once and for minutes, and put into a volume of the sidecar that nothing else mounts: it is in
 //! no environment, label, argument or log. The workload reaches neither that socket nor the engine's.
 
@@ -61,6 +62,13 @@ impl Attestor {
         sidecar: &str,
         workload: &str,
     ) -> Result<(), AttestorError> {
+        let token = self.token(workload).await?;
+        let archive = archive::of_one_file(TOKEN_FILE, token.as_bytes());
+        Ok(docker.upload(sidecar, TOKEN_FOLDER, archive).await?)
+    }
+
+    /// Makes a token for one instance of a workload, unless too many were made lately.
+    pub(crate) async fn token(&self, workload: &str) -> Result<String, AttestorError> {
         let most = {
             let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             (!made.one_more(Instant::now())).then_some(made.most)
@@ -77,8 +85,7 @@ impl Attestor {
             ttl_s: TOKEN_TTL.as_secs(),
         };
         let made = answered(client.create_token(request).await).map_err(AttestorError::ControlPlane)?;
-        let archive = archive::of_one_file(TOKEN_FILE, made.token.as_bytes());
-        Ok(docker.upload(sidecar, TOKEN_FOLDER, archive).await?)
+        Ok(made.token)
     }
 
     /// Vouches for the addresses of an instance; none, when it is gone.

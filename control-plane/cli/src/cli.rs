@@ -31,6 +31,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Apply(command::apply::Apply),
+    #[command(subcommand)]
+    Attest(command::attest::Attest),
     Check(command::check::Check),
     Coverage(command::coverage::Coverage),
     Delete(command::delete::Delete),
@@ -98,6 +100,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
     match cli.command {
         Command::App(app) => wait(app.run()),
         Command::Apply(apply) => wait(apply.run(format)),
+        Command::Attest(attest) => wait(attest.run()),
         Command::CaptureTrial => command::check::try_capture(),
         Command::Check(check) => wait(check.run(format)),
         Command::Coverage(coverage) => wait(coverage.run(format)),

@@ -17,7 +17,6 @@ use tonic::{Request, Response, Status};
 
 use super::{edges, past, rotate};
 use crate::appointments;
-use crate::attested::{self, AttestError, Statement};
 use crate::authority::AuthorityError;
 use crate::clock;
 use crate::history::{History, RecordedChange, Version};
@@ -32,6 +31,7 @@ use crate::services::Mesh;
 use crate::store::{Revision, Store, StoreError};
 use crate::streams::Stream;
 use crate::token::{self, Grant};
+use crate::vouched::{self, Statement, VouchError};
 
 /// How long an `apply` waits for its own state to be pushed. It is durable either way.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -315,9 +315,9 @@ impl Admin for AdminService {
         request: Request<wire::AttestRequest>,
     ) -> Result<Response<wire::AttestResponse>, Status> {
         let said = statement(&self.model().await?, request.into_inner())?;
-        let revision = attested::record(&*self.store, &said).await.map_err(|error| match error {
-            AttestError::Full => Status::resource_exhausted(error.to_string()),
-            AttestError::Store(error) => store_failed(error),
+        let revision = vouched::record(&*self.store, &said).await.map_err(|error| match error {
+            VouchError::Full => Status::resource_exhausted(error.to_string()),
+            VouchError::Store(error) => store_failed(error),
         })?;
         tracing::info!(id = %said.id, instance = said.instance, addresses = ?said.addresses, "attested");
         Ok(Response::new(wire::AttestResponse { revision: revision.0 }))
@@ -629,11 +629,11 @@ fn statement(model: &PolicyModel, request: wire::AttestRequest) -> Result<Statem
     let workload = workload(model, &name)?;
     let network = network(model, workload, &named)?;
     let valid = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.:".contains(&letter);
-    if instance.is_empty() || instance.len() > attested::INSTANCE_MAX || !instance.bytes().all(valid) {
+    if instance.is_empty() || instance.len() > vouched::INSTANCE_MAX || !instance.bytes().all(valid) {
         return Err(Status::invalid_argument("an instance is named by up to 128 letters, digits and `-_.:`"));
     }
-    if addresses.len() > attested::ADDRESSES_MAX {
-        let max = attested::ADDRESSES_MAX;
+    if addresses.len() > vouched::ADDRESSES_MAX {
+        let max = vouched::ADDRESSES_MAX;
         return Err(Status::invalid_argument(format!("an instance has at most {max} addresses")));
     }
     let addresses = addresses

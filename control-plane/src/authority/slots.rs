@@ -3,7 +3,10 @@
 //! Everything is named by the SHA-256 of its public key, base64url; the keys themselves are in the
 //! [`Keyring`].
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use signet_identity::JwtKey;
 
 use super::keyring::{Keyring, name};
 
@@ -35,6 +38,32 @@ pub(crate) struct Slots {
     /// How the last one that is over ended.
     #[serde(default)]
     pub(crate) last: Option<Ended>,
+    /// Keys of issuers that went in good order, whose JWT-SVIDs have not ended; the last one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) former_jwt_keys: Vec<FormerJwtKey>,
+}
+
+/// How many such keys are kept: a rotation takes longer than a token lives.
+pub(crate) const FORMER_JWT_KEYS_MAX: usize = 4;
+
+/// A key that signs no more JWT-SVIDs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct FormerJwtKey {
+    /// The point, base64url.
+    point: String,
+    /// Unix seconds: then the last token has ended.
+    pub(crate) until: u64,
+}
+
+impl FormerJwtKey {
+    pub(crate) fn new(key: JwtKey, until: u64) -> Self {
+        Self { point: URL_SAFE_NO_PAD.encode(key.point()), until }
+    }
+
+    /// The key; none where the record was altered.
+    pub(crate) fn key(&self) -> Option<JwtKey> {
+        JwtKey::from_point(&URL_SAFE_NO_PAD.decode(&self.point).ok()?)
+    }
 }
 
 /// A change from one pair of root and issuer to another.
@@ -133,6 +162,7 @@ impl Slots {
             distrusted: Vec::new(),
             number: 0,
             last: None,
+            former_jwt_keys: Vec::new(),
         })
     }
 

@@ -192,3 +192,30 @@ fn after_an_emergency_the_old_root_vouches_for_nothing_and_nothing_under_it_goes
     let known = stage.authority.server(now(), now()).unwrap().bundle;
     assert!(verify_tls_chain(&known, &old_leaf.chain, now()).is_ok());
 }
+
+#[test]
+fn a_key_of_tokens_is_told_of_before_it_signs_and_after_until_the_last_token_ends() {
+    let mut stage = Stage::new();
+    let keys = |stage: &Stage| stage.authority.jwt_keys().unwrap().to_vec();
+    let first = keys(&stage);
+    stage.begin();
+    // The old one signs, and stands first; the next one is told of.
+    let [signs, next] = keys(&stage)[..] else { panic!("{:?}", keys(&stage)) };
+    assert_eq!(vec![signs], first);
+    stage.advance();
+    assert_eq!(keys(&stage), [next, signs]);
+    let over = rotation::advance(&stage.authority.slots(), NOW).unwrap();
+    let over = stage.authority.with_former_jwt_keys(over, NOW + 600);
+    stage.put(over);
+    assert_eq!(keys(&stage), [next, signs]);
+    assert_eq!(stage.reloaded().unwrap().jwt_keys().unwrap().to_vec(), [next, signs]);
+    assert!(rotation::forget(&stage.authority.slots(), NOW + 599).is_none());
+    let forgetful = rotation::forget(&stage.authority.slots(), NOW + 600).unwrap();
+    stage.put(forgetful);
+    assert_eq!(keys(&stage), [next]);
+    // Given up in an emergency it is gone at once.
+    let pair = rotation::driver::next_pair(&stage.authority, What::Issuer, false, now()).unwrap();
+    let slots = rotation::emergency(&stage.authority.slots(), What::Issuer, pair, NOW);
+    stage.put(slots);
+    assert!(!keys(&stage).contains(&next) && keys(&stage).len() == 1);
+}

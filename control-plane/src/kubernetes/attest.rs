@@ -5,7 +5,7 @@
 //! the `device` of the Workload is the token's namespace.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
@@ -16,7 +16,7 @@ use signet_sync::MAX_ATTESTATION_BYTES;
 use tokio::sync::Semaphore;
 
 use super::client::{Client, ClientError};
-use crate::attest::{AttestError, Attested, Attestor};
+use crate::attest::{AttestError, Attested, Attestor, Shown};
 
 /// Reviews at once: a namespace of pods that all start must not take the API server's time from others.
 const REVIEWS_MAX: usize = 32;
@@ -95,10 +95,12 @@ impl Attestor for Reviewer {
 
     fn attest<'a>(
         &'a self,
-        evidence: &'a [u8],
+        shown: Shown<'a>,
         model: &'a PolicyModel,
+        _now: SystemTime,
     ) -> BoxFuture<'a, Result<Attested, AttestError>> {
-        Box::pin(self.review(evidence, model))
+        // A token of a pod is good for any connection, as long as it lives.
+        Box::pin(self.review(shown.evidence, model))
     }
 }
 

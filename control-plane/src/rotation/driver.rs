@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::survey::{Holder, Presence, Survey, survey};
 use super::{PARKED, RotationError, abort, advance, begin, emergency, forget, may_begin};
+use crate::app_svid::JWT_LIFETIME;
 use crate::authority::slots::{Phase, Rotation, Slots, What, Why};
 use crate::authority::{Authority, AuthorityError, constrained, name, new_issuer, new_root, tidied};
 use crate::clock::ClockError;
@@ -24,6 +25,10 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How often it is looked for retired roots whose time is over.
 const TIDY: Duration = Duration::from_secs(60);
+
+/// How long after its issuer's retirement a key of tokens is told of: until the last token ended, and as long again for
+/// clocks that differ.
+const JWT_KEY_KEPT: Duration = Duration::from_secs(2 * JWT_LIFETIME.as_secs());
 
 /// How often a change is tried again when another one came first.
 const ATTEMPTS_MAX: usize = 16;
@@ -200,6 +205,7 @@ async fn step(mesh: &Mesh) -> Result<(), DriveError> {
         return Ok(());
     }
     let Some(next) = advance(&slots, now) else { return Ok(()) };
+    let next = authority.with_former_jwt_keys(next, now.saturating_add(JWT_KEY_KEPT.as_secs()));
     let phase = next.rotation.as_ref().map(|rotation| rotation.phase);
     commit(store, authority, expect, next, Vec::new()).await?;
     tracing::info!(?phase, "the rotation goes on");
@@ -266,6 +272,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::app_svid;
     use crate::attest::Attestors;
     use crate::authority::Keyring;
     use crate::churn::Churn;
@@ -327,6 +334,7 @@ mod tests {
             attestors: Attestors::default(),
             registrar: Registrar::new(store.clone(), authority.clone()),
             published: compiler.await.unwrap().subscribe(),
+            app_svids: Arc::new(Churn::new(app_svid::BURST, app_svid::REFILL)),
             churn: Arc::new(Churn::default()),
             claims: Arc::new(Claims::new(store.clone(), String::new())),
             draining: CancellationToken::new(),

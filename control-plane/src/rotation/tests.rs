@@ -13,6 +13,7 @@ fn slots() -> Slots {
         distrusted: Vec::new(),
         number: 0,
         last: None,
+        former_jwt_keys: Vec::new(),
     }
 }
 

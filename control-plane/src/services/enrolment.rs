@@ -5,6 +5,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_server::Enrolment;
 use tonic::{Request, Response, Status};
 
+use crate::attest::Shown;
 use crate::metrics::count;
 use crate::registrar::Requests;
 use crate::services::{Mesh, connection, status, unattested};
@@ -21,7 +22,7 @@ impl Enrolment for EnrolmentService {
         let mesh = &self.0;
         let connection = connection(&request)?;
         connection.asked.note();
-        let source = connection.source;
+        let (source, binding) = (connection.source, connection.binding);
         let request = request.into_inner();
         let protocol = negotiate(request.min_protocol, request.protocol)
             .map_err(|mismatch| Status::failed_precondition(mismatch.to_string()))?;
@@ -35,7 +36,12 @@ impl Enrolment for EnrolmentService {
         let outcome = if request.attestor.is_empty() {
             mesh.registrar.enrol(&request.token_id, &request.secret, requests, &model, now).await
         } else {
-            match mesh.attestors.attest(&request.attestor, &request.attestation, &model).await {
+            let shown = Shown {
+                evidence: &request.attestation,
+                binding: &binding,
+                requests: [requests.tls, requests.signing],
+            };
+            match mesh.attestors.attest(&request.attestor, shown, &model, now).await {
                 Ok(attested) => mesh.registrar.admit(&attested, requests, &model, now).await,
                 Err(error) => {
                     count(&mesh.metrics.enrolments, error.code());

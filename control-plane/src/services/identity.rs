@@ -1,6 +1,6 @@
 //! What a caller may have done for the identity it proves to hold: new certificates, and roles for others.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::SpiffeId;
@@ -9,9 +9,11 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::identity_server::Identity;
 use tonic::{Code, Request, Response, Status};
 
+use crate::app_svid::{self, AppSvidError};
 use crate::appointments::{self, AppointError, Wish};
+use crate::caller::Caller;
 use crate::metrics::count;
-use crate::registrar::Requests;
+use crate::registrar::{RegistrarError, Requests};
 use crate::services::{Mesh, peer, peer_or_ended, status};
 
 /// The service.
@@ -83,6 +85,79 @@ impl Identity for IdentityService {
             }
         }
     }
+
+    async fn certify_app(
+        &self,
+        request: Request<wire::CertifyAppRequest>,
+    ) -> Result<Response<wire::CertifyAppResponse>, Status> {
+        let mesh = &self.0;
+        let (peer, now) = self.for_its_app(&request).await?;
+        let csr = request.into_inner().csr;
+        let chain = app_svid::certify(&mesh.authority, &mesh.model(), peer.id(), &csr, now);
+        let chain = self.given(&peer, "x509", chain)?;
+        Ok(Response::new(wire::CertifyAppResponse { chain: chain.iter().map(|der| der.to_vec()).collect() }))
+    }
+
+    async fn sign_jwt(
+        &self,
+        request: Request<wire::SignJwtRequest>,
+    ) -> Result<Response<wire::SignJwtResponse>, Status> {
+        let mesh = &self.0;
+        let (peer, now) = self.for_its_app(&request).await?;
+        let audience = request.into_inner().audience;
+        let token = app_svid::sign_jwt(&mesh.authority, &mesh.model(), peer.id(), &audience, now);
+        let token = self.given(&peer, "jwt", token)?;
+        Ok(Response::new(wire::SignJwtResponse { token }))
+    }
+}
+
+impl IdentityService {
+    /// Who asks for its application, and at what time: an instance that is known and not revoked, and has not asked too often.
+    async fn for_its_app<T>(&self, request: &Request<T>) -> Result<(Caller, SystemTime), Status> {
+        let mesh = &self.0;
+        let peer = peer(mesh, request)?;
+        let now = mesh.clock.issuing().await.map_err(|error| {
+            count(&mesh.metrics.app_svids, error.code());
+            tracing::error!(id = %peer.id(), code = error.code(), %error, "nothing is issued");
+            Status::from(&error)
+        })?;
+        let known = mesh.registrar.known(&peer, &mesh.model(), now).await.map_err(|error| {
+            count(&mesh.metrics.app_svids, error.code());
+            status(&error)
+        })?;
+        mesh.app_svids.take(&known.instance, Instant::now()).map_err(|_| {
+            count(&mesh.metrics.app_svids, "busy");
+            Status::resource_exhausted("busy: this instance has asked too often for its application; wait")
+        })?;
+        Ok((peer, now))
+    }
+
+    fn given<T>(&self, peer: &Caller, kind: &str, outcome: Result<T, AppSvidError>) -> Result<T, Status> {
+        match outcome {
+            Ok(given) => {
+                count(&self.0.metrics.app_svids, "ok");
+                tracing::debug!(id = %peer.id(), kind, "given to its application");
+                Ok(given)
+            }
+            Err(error) => {
+                count(&self.0.metrics.app_svids, error.code());
+                tracing::warn!(id = %peer.id(), kind, code = error.code(), "not given to its application");
+                Err(not_given(error))
+            }
+        }
+    }
+}
+
+/// For an application too: a refusal as its sidecar sees it.
+fn not_given(error: AppSvidError) -> Status {
+    let code = match error {
+        AppSvidError::Audience(_) | AppSvidError::NotOffered => Code::PermissionDenied,
+        AppSvidError::AudienceCount | AppSvidError::Jwt(_) | AppSvidError::Request(_) => {
+            Code::InvalidArgument
+        }
+        AppSvidError::Authority(error) => return status(&RegistrarError::Authority(error)),
+    };
+    Status::new(code, format!("{}: {error}", error.code()))
 }
 
 fn busy() -> Status {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use signet_identity::{ALPN_CONTROL, Authority, KeyRequest, SpiffeId, TlsSvid, TrustDomain, client_config};
 use signet_sync::proto::sync::control_client::ControlClient;
 use signet_sync::proto::sync::identity_client::IdentityClient;
-use signet_sync::proto::sync::{Hello, ProxyMessage, RenewRequest, proxy_message};
+use signet_sync::proto::sync::{Hello, ProxyMessage, RenewRequest, SignJwtRequest, proxy_message};
 use tokio::net::TcpStream;
 use tonic::Code;
 
@@ -18,6 +18,8 @@ async fn callers_without_a_certificate_can_only_enrol() {
     let token = server.token("api", 1).await;
     let channel = dial(server.control, pinned(&token), None).await;
     let refusal = IdentityClient::new(channel.clone()).renew(RenewRequest::default()).await.unwrap_err();
+    assert_eq!(code(&refusal), (Code::Unauthenticated, "certificate-required"));
+    let refusal = IdentityClient::new(channel.clone()).sign_jwt(SignJwtRequest::default()).await.unwrap_err();
     assert_eq!(code(&refusal), (Code::Unauthenticated, "certificate-required"));
     let hello = ProxyMessage { message: Some(proxy_message::Message::Hello(Hello::default())) };
     let refusal = ControlClient::new(channel).connect(tokio_stream::iter([hello])).await.unwrap_err();

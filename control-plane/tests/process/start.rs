@@ -151,6 +151,12 @@ fn health_metrics_and_roots_are_served_and_nothing_else() {
     assert!(get(server.health, "/metrics").contains("signet_control_section_version{section=\"policy\"} 1"));
     let roots = get(server.health, "/roots.pem");
     assert!(roots.contains("BEGIN CERTIFICATE") && !roots.contains("PRIVATE"));
+    let bundle = get(server.health, "/bundle.json");
+    let (_, bundle) = bundle.split_once("\r\n\r\n").unwrap();
+    let bundle: serde_json::Value = serde_json::from_str(bundle).unwrap();
+    let uses: Vec<_> = bundle["keys"].as_array().unwrap().iter().map(|key| &key["use"]).collect();
+    assert_eq!(uses, ["x509-svid", "jwt-svid"]);
+    assert!(bundle["spiffe_sequence"].as_u64() > Some(1 << 32) && !bundle.to_string().contains("\"d\""));
     assert!(get(server.health, "/authority.pem").starts_with("HTTP/1.1 404"));
 }
 

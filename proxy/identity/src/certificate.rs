@@ -82,6 +82,26 @@ impl Leaf {
         certificate.leaf(DIGITAL_SIGNATURE)
     }
 
+    /// Reads a certificate as an application's, which no end of the mesh takes for a workload's. Its signature is not
+    /// checked here.
+    pub(crate) fn app(der: &[u8]) -> Result<Self, CertificateError> {
+        let certificate = Certificate::parse(der)?;
+        if certificate.purposes.count != 0 {
+            return Err(CertificateError::Purpose);
+        }
+        certificate.leaf(DIGITAL_SIGNATURE)
+    }
+
+    /// Reads a certificate as the leaf of an X.509-SVID that somebody else issued. Its signature is not checked here.
+    pub(crate) fn foreign(der: &[u8]) -> Result<Self, CertificateError> {
+        let certificate = Certificate::parse(der)?;
+        let purposes = certificate.purposes;
+        if purposes.count != 0 && (!purposes.server_auth || !purposes.client_auth || purposes.signing) {
+            return Err(CertificateError::Purpose);
+        }
+        certificate.leaf(DIGITAL_SIGNATURE)
+    }
+
     /// Reads a certificate as the leaf of a signing SVID, with its key. Its signature is not checked here.
     pub(crate) fn signing(der: &[u8]) -> Result<(Self, [u8; 32]), CertificateError> {
         let certificate = Certificate::parse(der)?;

@@ -16,6 +16,7 @@ use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{Certificate, CertificateError, SIGNING_EKU};
 use crate::fingerprint::sha256;
 use crate::id::{SpiffeId, TrustDomain};
+use crate::jwt::{JwtAuthority, JwtError};
 use crate::key::KeyKind;
 use crate::pem;
 use crate::request::{RequestError, RequestedKey};
@@ -41,6 +42,7 @@ pub struct Authority {
     issuer_der: CertificateDer<'static>,
     issuer_not_before: SystemTime,
     issuer_not_after: SystemTime,
+    jwt: JwtAuthority,
 }
 
 impl Authority {
@@ -207,6 +209,11 @@ impl Authority {
         &self.issuer_der
     }
 
+    /// Signs JWT-SVIDs under this issuer.
+    pub fn jwt(&self) -> &JwtAuthority {
+        &self.jwt
+    }
+
     /// The bundle with this root alone.
     pub fn bundle(&self) -> TrustBundle {
         self.bundle.clone()
@@ -252,6 +259,24 @@ impl Authority {
         let mut params = self.leaf_params(id, not_before, not_after)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment];
         params.custom_extensions = vec![signing_purpose()];
+        self.chain(&params, &key)
+    }
+
+    /// Issues an X.509-SVID for the application beside a workload's sidecar: like [`Authority::issue_tls`], but without any
+    /// purpose. To outsiders that means every purpose; in the mesh it means none, see [`AppSvid`](crate::AppSvid).
+    ///
+    /// # Errors
+    /// As for [`Authority::issue_tls`].
+    pub fn issue_app(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        let key = RequestedKey::verify(csr, KeyKind::P256)?;
+        let mut params = self.leaf_params(id, not_before, not_after)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         self.chain(&params, &key)
     }
 
@@ -334,6 +359,7 @@ impl Authority {
             issuer_spki_sha256: sha256(issuer.spki),
             issuer_not_before: issuer.not_before.max(root.not_before),
             issuer_not_after: issuer.not_after.min(root.not_after),
+            jwt: JwtAuthority::derive(issuer_key.serialized_der())?,
             issuer: Issuer::from_ca_cert_der(&issuer_der, issuer_key)?,
             root_key,
             root_der,
@@ -359,6 +385,9 @@ pub enum IssueError {
     /// The cryptographic library cannot make the certificate.
     #[error("cannot make the certificate: {0}")]
     Encoding(#[from] rcgen::Error),
+    /// No key for JWT-SVIDs can be derived.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     /// Stored certificates and keys do not belong together.
     #[error("the authority's stored certificates and keys do not belong together")]
     Mismatch,

@@ -49,6 +49,37 @@ pub struct SigningSvid {
     pub fingerprint: Fingerprint,
 }
 
+/// The X.509-SVID of the application beside a sidecar, for TLS of its own with whoever is not in the mesh. Checked when
+/// made, like [`TlsSvid`]: its leaf states no purpose, so that a verifier of SPIFFE takes it for all of them, and one of the
+/// mesh, which demands that its own purposes are stated, for none.
+#[non_exhaustive]
+pub struct AppSvid {
+    /// The workload.
+    pub id: SpiffeId,
+    /// Leaf first, then its issuers, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's private key, PKCS#8: made for the application, and handed to it.
+    pub key: PrivateKeyDer<'static>,
+    /// When the leaf begins to be valid; set back by the issuer for the sake of slow clocks.
+    pub not_before: SystemTime,
+    /// When the leaf ends.
+    pub not_after: SystemTime,
+    /// Of the leaf.
+    pub fingerprint: Fingerprint,
+}
+
+impl AppSvid {
+    /// Puts a chain and its key together.
+    ///
+    /// # Errors
+    /// The leaf is not an application's, the key is not the leaf's, or the chain is empty or too long.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, SvidError> {
+        let Leaf { id, fingerprint, not_before, not_after } = Leaf::app(leaf_of(&chain)?)?;
+        let key = matching_key(&chain, key)?;
+        Ok(Self { id, chain, key, not_before, not_after, fingerprint })
+    }
+}
+
 impl TlsSvid {
     /// Puts a chain and its key together.
     ///
@@ -183,6 +214,12 @@ impl fmt::Debug for TlsSvid {
 impl fmt::Debug for SigningSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         redacted("SigningSvid", &self.id, self.fingerprint, f)
+    }
+}
+
+impl fmt::Debug for AppSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        redacted("AppSvid", &self.id, self.fingerprint, f)
     }
 }
 

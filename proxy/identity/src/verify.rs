@@ -137,6 +137,21 @@ pub fn verify_signing_chain(
     Ok(SigningIdentity { leaf, public_key })
 }
 
+/// Verifies the chain of an application's X.509-SVID, as others will: who it is. It makes nobody a [`Peer`].
+///
+/// # Errors
+/// The first check that fails.
+pub fn verify_app_chain(
+    bundle: &TrustBundle,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<SpiffeId, VerifyError> {
+    let der = verify_path(bundle, chain, unix_time(now), ANY_PURPOSE)?;
+    let leaf = Leaf::app(der)?;
+    check_trust_domain(&leaf.id, bundle.trust_domain().as_str())?;
+    Ok(leaf.id)
+}
+
 /// The other end of a connection made with one of this crate's configurations, after the handshake.
 ///
 /// # Errors
@@ -202,6 +217,9 @@ pub enum VerifyError {
     /// No certificate shown is the root that the join token pins.
     #[error("the server has not shown the root that the join token pins")]
     Pin,
+    /// Nothing shows that the certificate's key is held by who shows it.
+    #[error("the evidence is not signed by the certificate's key for this enrolment")]
+    Possession,
     /// No application protocol was agreed on.
     #[error("no application protocol was agreed on")]
     Protocol,
@@ -219,6 +237,8 @@ pub enum VerifyError {
 /// The purposes a TLS leaf must have.
 pub(crate) const TLS_PURPOSES: Purposes = Purposes(&[SERVER_AUTH_EKU, CLIENT_AUTH_EKU]);
 const SIGNING_PURPOSES: Purposes = Purposes(&[SIGNING_EKU]);
+/// For certificates that others judge, or issued.
+pub(crate) const ANY_PURPOSE: Purposes = Purposes(&[]);
 
 /// Extended key usages that every certificate of a path must allow. One without the extension allows all; for
 /// the leaf, where it must stand, [`Leaf`] insists on it.
@@ -243,7 +263,7 @@ impl ExtendedKeyUsageValidator for Purposes {
 
 /// Finds a path from the first certificate of `chain` to a root of the bundle, through no issuer that it refuses, and
 /// returns that certificate.
-fn verify_path<'a>(
+pub(crate) fn verify_path<'a>(
     bundle: &TrustBundle,
     chain: &'a [CertificateDer<'_>],
     now: UnixTime,
@@ -315,7 +335,7 @@ pub(crate) fn check_trust_domain(id: &SpiffeId, trust_domain: &str) -> Result<()
     Err(VerifyError::TrustDomain { found: id.trust_domain().into() })
 }
 
-fn unix_time(now: SystemTime) -> UnixTime {
+pub(crate) fn unix_time(now: SystemTime) -> UnixTime {
     // A clock before 1970 is no clock; at 0 every certificate is not valid yet.
     UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }

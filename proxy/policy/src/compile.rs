@@ -16,6 +16,7 @@ mod role_grant;
 pub(crate) mod traffic_policy;
 pub(crate) mod value;
 pub(crate) mod workload;
+mod workload_api;
 
 use std::collections::{HashMap, HashSet};
 

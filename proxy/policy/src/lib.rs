@@ -43,6 +43,7 @@ mod route;
 mod schema;
 mod target;
 mod traffic_policy;
+mod workload_api;
 
 pub use appoint::RoleAppointerModel;
 pub use cases::{CaseFile, CaseResult, MAX_CASES, parse_cases};
@@ -89,3 +90,4 @@ pub use traffic_policy::{
     RateLimit, RequestSettings, Retries, RetryBudget, RetryOn, SuccessRate, Timeouts, TrafficPolicyModel,
     TrafficRoute, TrafficSettings,
 };
+pub use workload_api::{JwtApi, WorkloadApi};

@@ -23,7 +23,7 @@ pub(crate) use crate::manifest::schema::{
     IdentityHeadersSpec, IntermediaryRouteSpec, IntermediarySpec, LifetimeSpec, List, MeshSpec, MtlsSpec,
     NetworkSpec, NormalizationPolicySpec, NormalizationRuleSpec, OfflineBoundSpec, OperationSpec, PortSpec,
     ProtectionPolicySpec, ProtectionRuleSpec, ProtectionSpec, RoleAppointerSpec, RoleGrantSpec, RouteSpec,
-    RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadSpec,
+    RuleSpec, SourceSpec, Spec, TargetSpec, WindowSpec, WorkloadApiSpec, WorkloadSpec,
 };
 use crate::manifest::schema::{Document, Unread};
 

@@ -24,6 +24,7 @@ use crate::pattern::{IdentityPattern, PathPattern};
 use crate::protection::ProtectionPolicyModel;
 use crate::route::{matches_method, matches_path};
 use crate::traffic_policy::TrafficPolicyModel;
+use crate::workload_api::WorkloadApi;
 
 /// Everything the mesh's manifests say, resolved and checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -416,6 +417,9 @@ pub struct WorkloadModel {
     /// Addresses that no endpoint has: what is dialled there goes to one of the endpoints of the workloads that list it.
     #[serde(default)]
     pub virtual_addresses: Vec<Advertised>,
+    /// What its sidecar offers the application itself.
+    #[serde(default, skip_serializing_if = "WorkloadApi::is_empty")]
+    pub workload_api: WorkloadApi,
 }
 
 impl WorkloadModel {

@@ -148,6 +148,14 @@ fn workload_spec() -> Value {
             ("targetPort", port()),
         ],
     );
+    let jwt = fields(&[], [("audiences", list(text("Whom the application may show a token to.")))]);
+    let workload_api = fields(
+        &[],
+        [
+            ("x509", described(json!({ "type": "boolean" }), "An X.509-SVID of the application's own.")),
+            ("jwt", jwt),
+        ],
+    );
     fields(
         &["class", "device", "network"],
         [
@@ -162,6 +170,7 @@ fn workload_spec() -> Value {
             ("addresses", list(text("An address that may be claimed for it."))),
             ("advertise", list(advertise.clone())),
             ("virtualAddresses", list(advertise)),
+            ("workloadApi", workload_api),
         ],
     )
 }

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, CommonState};
+use rustls::{ClientConfig, ClientConnection};
 use signet_identity::{
-    ALPN_CONTROL, Dating, MAX_CHAIN, Peer, VerifyError, control_client_config, dated_client_config,
-    dial_name, expect, peer,
+    ALPN_CONTROL, Dating, MAX_CHAIN, Peer, VerifyError, attestation_binding, control_client_config,
+    dated_client_config, dial_name, expect, peer,
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -87,7 +87,8 @@ impl ControlPlane {
             let shown = connection.peer_certificates().unwrap_or_default();
             let root = signet_identity::root_by_pin(shown, pin)?;
             let shown = shown.iter().take(MAX_CHAIN).map(|shown| shown.clone().into_owned()).collect();
-            Ok(Server { peer, root, chain: shown })
+            let binding = attestation_binding(connection)?;
+            Ok(Server { peer, root, chain: shown, binding })
         })
         .await
     }
@@ -124,7 +125,7 @@ impl ControlPlane {
     async fn open<P>(
         &self,
         mut config: ClientConfig,
-        check: impl FnOnce(&CommonState) -> Result<P, ConnectError>,
+        check: impl FnOnce(&ClientConnection) -> Result<P, ConnectError>,
     ) -> Result<(Channel, P), ConnectError> {
         config.time_provider = Arc::new(clock::Handshakes);
         let opening = async {
@@ -152,6 +153,8 @@ pub(super) struct Server {
     pub(super) root: rustls_pki_types::CertificateDer<'static>,
     /// Its certificates and those by which older roots vouch for its own.
     pub(super) chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+    /// What evidence is bound to that is good for this connection alone.
+    pub(super) binding: [u8; 32],
 }
 
 /// Speaks HTTP/2 on this connection, and never on another: tonic would connect again by itself, unauthenticated by us.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    BundleError, IdError, KeyRequest, RequestError, SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle,
-    TrustDomain, verify_tls_chain,
+    AttestationError, BundleError, Enrolling, IdError, KeyRequest, RequestError, SigningSvid, SpiffeId,
+    SvidError, TlsSvid, TrustBundle, TrustDomain, verify_tls_chain,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
@@ -33,6 +33,8 @@ pub(super) enum EnrolError {
     Id(#[from] IdError),
     #[error("the answer names another control plane than the one that gave it")]
     OtherControlPlane,
+    #[error(transparent)]
+    Attestation(#[from] AttestationError),
     #[error("the certificates issued are of another identity than the answer names")]
     OtherIdentity,
     #[error("the policy key is not 32 bytes long")]
@@ -67,6 +69,13 @@ pub(super) async fn enrol(plane: &ControlPlane, proof: Proof) -> Result<Identity
         Proof::Attested { attestor, evidence, pins } => {
             (request.attestor, request.attestation) = (attestor, evidence);
             under_any(plane, &pins).await?
+        }
+        Proof::Svid { svid, pins } => {
+            let (channel, server) = under_any(plane, &pins).await?;
+            let requests = [request.tls_csr.as_slice(), request.signing_csr.as_slice()];
+            request.attestation = svid.evidence(Enrolling { binding: &server.binding, requests })?;
+            "spiffe".clone_into(&mut request.attestor);
+            (channel, server)
         }
         Proof::Token(token) => {
             (request.token_id, request.secret) = (token.id().to_owned(), token.secret().to_vec());

@@ -1,5 +1,8 @@
 //! What a proxy shows to get its first identity, read from where its settings say.
 
+mod host;
+mod spiffe;
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +13,7 @@ use signet_sync::{MAX_ATTESTATION_BYTES, Token, TokenError};
 use thiserror::Error;
 
 use crate::config::TokenSource;
+pub(super) use crate::control::proof::spiffe::Svid;
 
 /// The largest file of roots: a root has about a kilobyte, and a trust domain a few.
 const ROOTS_BYTES: usize = 64 * 1024;
@@ -20,6 +24,8 @@ const ROOTS_MAX: usize = 8;
 pub(super) enum Proof {
     /// An attestor of the control plane judges the evidence. The control plane is one under any of these pins.
     Attested { attestor: String, evidence: Vec<u8>, pins: Vec<[u8; 32]> },
+    /// An SVID of another trust domain, whose key signs for the enrolment. The control plane is one under any of these pins.
+    Svid { svid: Svid, pins: Vec<[u8; 32]> },
     /// A join token.
     Token(Token),
 }
@@ -38,19 +44,56 @@ pub enum ProofError {
     /// The evidence is empty.
     #[error("{} is empty: it has to hold what the attestor checks", .0.display())]
     NoEvidence(PathBuf),
+    /// The host's attestor says no.
+    #[error("the attestor at {} says: {reason}", path.display())]
+    Denied {
+        /// Its socket.
+        path: PathBuf,
+        /// What it says.
+        reason: String,
+    },
     /// The file of roots has none, too many, or one that cannot be read.
     #[error("{} does not hold one to {ROOTS_MAX} certificates in PEM form", .0.display())]
     Roots(PathBuf),
+    /// The Workload API gives no SVID that can be used.
+    #[error("the Workload API at {} gives no X.509-SVID: {reason}", path.display())]
+    Svid {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The token is malformed.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
 
-/// Reads it anew: tokens and roots are replaced while a proxy runs.
-pub(super) fn read(source: &TokenSource) -> Result<Proof, ProofError> {
+/// Looks at what can be looked at before there is anybody to show it to: a wrong setting shows at the start.
+pub(super) fn check(source: &TokenSource) -> Result<(), ProofError> {
+    match source {
+        TokenSource::Socket(_) => Ok(()),
+        TokenSource::Svid { roots, .. } => pins(roots).map(drop),
+        held => read_held(held).map(drop),
+    }
+}
+
+/// Reads it anew, or asks for it: tokens and roots are replaced while a proxy runs.
+pub(super) async fn read(source: &TokenSource) -> Result<Proof, ProofError> {
+    match source {
+        TokenSource::Socket(path) => host::token(path).await.map(Proof::Token),
+        TokenSource::Svid { socket, roots } => {
+            let pins = pins(roots)?;
+            Ok(Proof::Svid { svid: spiffe::svid(socket).await?, pins })
+        }
+        held => read_held(held),
+    }
+}
+
+/// What is in a file, or was given.
+fn read_held(source: &TokenSource) -> Result<Proof, ProofError> {
     match source {
         TokenSource::Attested { attestor, evidence, roots } => {
-            let pins = pins(&bounded(roots, ROOTS_BYTES)?).ok_or_else(|| ProofError::Roots(roots.clone()))?;
+            let pins = pins(roots)?;
             let bytes = bounded(evidence, MAX_ATTESTATION_BYTES)?;
             let bytes = bytes.trim_ascii().to_vec();
             if bytes.is_empty() {
@@ -64,6 +107,10 @@ pub(super) fn read(source: &TokenSource) -> Result<Proof, ProofError> {
             Ok(Proof::Token(Token::parse(&text)?))
         }
         TokenSource::Text(text) => Ok(Proof::Token(Token::parse(text)?)),
+        TokenSource::Socket(path) | TokenSource::Svid { socket: path, .. } => {
+            let source = io::Error::from(io::ErrorKind::Unsupported);
+            Err(ProofError::File { path: path.clone(), source })
+        }
     }
 }
 
@@ -78,7 +125,11 @@ fn bounded(path: &Path, most: usize) -> Result<Vec<u8>, ProofError> {
     Ok(bytes)
 }
 
-fn pins(pem: &[u8]) -> Option<Vec<[u8; 32]>> {
+fn pins(roots: &Path) -> Result<Vec<[u8; 32]>, ProofError> {
+    pins_of(&bounded(roots, ROOTS_BYTES)?).ok_or_else(|| ProofError::Roots(roots.to_owned()))
+}
+
+fn pins_of(pem: &[u8]) -> Option<Vec<[u8; 32]>> {
     let mut pins = Vec::new();
     for root in CertificateDer::pem_slice_iter(pem) {
         if pins.len() >= ROOTS_MAX {
@@ -117,7 +168,7 @@ mod tests {
         // Whatever else stands in the text: here two certificates and two keys each.
         let roots: Vec<String> = [&first, &second].iter().map(|authority| authority.to_pem()).collect();
         std::fs::write(folder.path().join("roots.pem"), roots.concat()).unwrap();
-        let Proof::Attested { attestor, evidence, pins } = read(&source(folder.path())).unwrap() else {
+        let Proof::Attested { attestor, evidence, pins } = read_held(&source(folder.path())).unwrap() else {
             panic!("a token")
         };
         assert_eq!((attestor.as_str(), evidence.as_slice()), ("kubernetes", &b"header.claims.signature"[..]));
@@ -128,7 +179,7 @@ mod tests {
     fn evidence_that_is_missing_empty_or_too_long_is_refused_by_its_file() {
         let folder = folder();
         std::fs::write(folder.path().join("roots.pem"), authority().to_pem()).unwrap();
-        let error = |folder: &Path| match read(&source(folder)) {
+        let error = |folder: &Path| match read_held(&source(folder)) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("something was read"),
         };

@@ -46,6 +46,7 @@ impl Running {
             health: Box::new(|| Health { capture_in_force: true, open_connections: 3, ..Health::default() }),
             observed: observations,
             appointments: mpsc::channel(1).1,
+            app_svids: mpsc::channel(1).1,
             report: Arc::default(),
         };
         let task = tokio::spawn(joined.run(hooks));

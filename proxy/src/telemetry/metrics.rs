@@ -138,6 +138,7 @@ pub struct Metrics {
     refusals: Family<RefusalLabels, Counter>,
     incidents: Family<RefusalLabels, Counter>,
     local_requests: Family<LocalLabels, Counter>,
+    workload_api_requests: Family<LocalLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -180,6 +181,7 @@ impl Default for Metrics {
             refusals: Family::default(),
             incidents: Family::default(),
             local_requests: Family::default(),
+            workload_api_requests: Family::default(),
         };
         metrics.register();
         metrics
@@ -290,6 +292,11 @@ impl Metrics {
             "Requests of the application to sign, verify, seal or open a message, by outcome",
             self.local_requests.clone(),
         );
+        root.register(
+            "workload_api_requests",
+            "Requests of the application to the Workload API, by outcome",
+            self.workload_api_requests.clone(),
+        );
         root.register("open_connections", "Connections open now", self.open_connections.clone());
         root.register("ready", "1 while a policy from the control plane is in force", self.ready.clone());
         self.register_time();
@@ -344,6 +351,11 @@ impl Metrics {
     /// Counts a request of the application, with the code it was refused for, or `ok`.
     pub(crate) fn local_request(&self, operation: &'static str, code: &'static str) {
         self.local_requests.get_or_create(&LocalLabels { operation, code }).inc();
+    }
+
+    /// Counts a request to the Workload API, or a stream that began.
+    pub(crate) fn workload_api_request(&self, operation: &'static str, code: &'static str) {
+        self.workload_api_requests.get_or_create(&LocalLabels { operation, code }).inc();
     }
 
     /// Refusals since start by code, both directions together; codes that never happened are left out.

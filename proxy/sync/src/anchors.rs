@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{MAX_FEDERATED, MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
+use signet_identity::{JwtKey, MAX_FEDERATED, MAX_REFUSED_ISSUERS, TrustBundle, TrustDomain};
 
 use crate::bytes::{at_most, fields_at_most, key, name};
 use crate::proto::sync as wire;
-use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
+use crate::{DecodeError, MAX_DIRECTORY_KEYS, MAX_JWT_KEYS, MAX_PER_ENTRY, MAX_ROOTS};
 
 /// The roots of a trust domain and the keys that may sign its sections.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Anchors {
     pub policy_key: [u8; 32],
     /// Key of each area that may sign directories, by area name.
     pub directory_keys: BTreeMap<String, DirectoryKey>,
+    /// Under which JWT-SVIDs of the trust domain verify; the first one signs.
+    pub jwt_keys: Arc<[JwtKey]>,
 }
 
 /// The key of an area.
@@ -56,7 +58,15 @@ impl Anchors {
         directory_keys: BTreeMap<String, DirectoryKey>,
     ) -> Self {
         let open = Arc::clone(&bundle);
-        Self { bundle, open, issuer: None, renew_within: Duration::ZERO, policy_key, directory_keys }
+        Self {
+            bundle,
+            open,
+            issuer: None,
+            renew_within: Duration::ZERO,
+            policy_key,
+            directory_keys,
+            jwt_keys: Arc::default(),
+        }
     }
 
     /// The lowest protocol number whose readers pass nothing of this over that must not be.
@@ -80,6 +90,7 @@ impl TryFrom<wire::Anchors> for Anchors {
     fn try_from(anchors: wire::Anchors) -> Result<Self, DecodeError> {
         at_most("anchors.federated", anchors.federated.len(), MAX_FEDERATED)?;
         at_most("anchors.directory_keys", anchors.directory_keys.len(), MAX_DIRECTORY_KEYS)?;
+        at_most("anchors.jwt_keys", anchors.jwt_keys.len(), MAX_JWT_KEYS)?;
         let own = wire::FederatedAnchors {
             trust_domain: anchors.trust_domain,
             roots: anchors.roots,
@@ -114,6 +125,7 @@ impl TryFrom<wire::Anchors> for Anchors {
             renew_within: Duration::from_secs(anchors.renew_within_s.min(RENEW_WITHIN_MAX_S).into()),
             policy_key: key("anchors.policy_key", &anchors.policy_key)?,
             directory_keys,
+            jwt_keys: anchors.jwt_keys.iter().map(|point| jwt_key(point)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -147,6 +159,10 @@ fn wire_bundles(bundle: &TrustBundle, open: &TrustBundle) -> wire::FederatedAnch
     }
 }
 
+fn jwt_key(point: &[u8]) -> Result<JwtKey, DecodeError> {
+    JwtKey::from_point(point).ok_or(DecodeError::Length { field: "anchors.jwt_keys", expected: 65 })
+}
+
 fn issuers(field: &'static str, hashes: &[Vec<u8>]) -> Result<Vec<[u8; 32]>, DecodeError> {
     hashes.iter().map(|hash| key(field, hash)).collect()
 }
@@ -178,6 +194,7 @@ impl From<&Anchors> for wire::Anchors {
             trust_domain: own.trust_domain,
             roots: own.roots,
             policy_key: anchors.policy_key.to_vec(),
+            jwt_keys: anchors.jwt_keys.iter().map(|key| key.point().to_vec()).collect(),
             directory_keys: anchors
                 .directory_keys
                 .iter()

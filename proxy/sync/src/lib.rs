@@ -66,6 +66,12 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// Roots in force at once: the current and the next one, with room for an emergency.
 pub const MAX_ROOTS: usize = 8;
 
+/// Keys that JWT-SVIDs verify under: the one that signs, the next one, and those whose tokens have not ended.
+pub const MAX_JWT_KEYS: usize = 8;
+
+/// Audiences of one JWT-SVID: SPIFFE advises one.
+pub const MAX_AUDIENCES: usize = 8;
+
 /// Areas that may sign directories in one trust domain.
 pub const MAX_DIRECTORY_KEYS: usize = 1_024;
 

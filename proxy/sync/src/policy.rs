@@ -16,9 +16,9 @@ use ipnet::IpNet;
 use prost::Message;
 use signet_identity::{Class, TrustDomain};
 use signet_policy::{
-    Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, Lifetimes, MtlsMode, Network, Offline,
-    PolicyAction, PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, Rejoin, RoleGrantModel,
-    RuleModel, SignatureMode, SourceMatch, Verification, WorkloadModel,
+    Advertised, EgressRule, IntermediaryModel, IntermediaryRoute, JwtApi, Lifetimes, MtlsMode, Network,
+    Offline, PolicyAction, PolicyModel, PortModel, Protection, ProtectionLevel, RecordHash, Rejoin,
+    RoleGrantModel, RuleModel, SignatureMode, SourceMatch, Verification, WorkloadApi, WorkloadModel,
 };
 
 use crate::bytes::{address, at_most, fields_at_most, name, octets, port, spiffe_id};
@@ -234,6 +234,7 @@ fn workload_from(workload: wire::Workload) -> Result<WorkloadModel, DecodeError>
         addresses: each(workload.addresses, |a| address("policy.workloads.addresses", &a))?,
         advertise: each(workload.advertise, advertised_from)?,
         virtual_addresses: each(workload.virtual_addresses, advertised_from)?,
+        workload_api: workload.workload_api.map(workload_api_from).unwrap_or_default(),
     })
 }
 
@@ -250,7 +251,17 @@ fn workload_to(workload: &WorkloadModel) -> wire::Workload {
         addresses: workload.addresses.iter().map(|&a| octets(a)).collect(),
         advertise: workload.advertise.iter().map(advertised_to).collect(),
         virtual_addresses: workload.virtual_addresses.iter().map(advertised_to).collect(),
+        workload_api: (!workload.workload_api.is_empty()).then(|| workload_api_to(&workload.workload_api)),
     }
+}
+
+fn workload_api_from(offered: wire::WorkloadApi) -> WorkloadApi {
+    WorkloadApi { x509: offered.x509, jwt: offered.jwt.map(|jwt| JwtApi { audiences: jwt.audiences }) }
+}
+
+fn workload_api_to(offered: &WorkloadApi) -> wire::WorkloadApi {
+    let jwt = offered.jwt.as_ref().map(|jwt| wire::JwtApi { audiences: jwt.audiences.clone() });
+    wire::WorkloadApi { x509: offered.x509, jwt }
 }
 
 fn port_from(declared: wire::Port) -> Result<PortModel, DecodeError> {

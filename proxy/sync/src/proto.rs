@@ -42,6 +42,12 @@ mod redacted {
         }
     }
 
+    impl fmt::Debug for super::sync::SignJwtResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("SignJwtResponse").finish_non_exhaustive()
+        }
+    }
+
     impl fmt::Debug for super::admin::CreateTokenResponse {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("CreateTokenResponse")

@@ -135,7 +135,7 @@ impl Stage {
     pub(super) fn setup(&self, workload: &str) -> Result<Setup, Failure> {
         let file = self.folder.path().join(format!("token-{workload}"));
         fs::write(&file, token(workload))?;
-        let evidence = Some(Evidence { token: file, roots: self.roots()? });
+        let evidence = Some(Evidence::Pod { token: file, roots: self.roots()? });
         // Keys of a pod are in memory.
         Ok(Setup { forgetful: true, evidence, ..Setup::default() })
     }

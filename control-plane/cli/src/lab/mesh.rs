@@ -405,10 +405,18 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Admin`], such as for a workload that was not applied.
     pub fn token(&self, workload: &str) -> Result<String, MeshError> {
+        self.token_for(workload, TOKEN_USES)
+    }
+
+    /// A token for a workload, good for as many enrolments.
+    ///
+    /// # Errors
+    /// As for [`Self::token`].
+    pub fn token_for(&self, workload: &str, uses: u32) -> Result<String, MeshError> {
         let request = CreateTokenRequest {
             workload: workload.into(),
-            uses: TOKEN_USES,
-            instances: TOKEN_USES,
+            uses,
+            instances: uses,
             ..CreateTokenRequest::default()
         };
         Ok(self.ask(async |mut client| answered(client.create_token(request).await))?.token)

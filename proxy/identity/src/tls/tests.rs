@@ -159,6 +159,23 @@ fn signing_svid_is_refused_in_tls_by_either_end() {
 }
 
 #[test]
+fn app_svid_is_refused_in_mesh_tls_by_either_end() {
+    let mesh = Mesh::new();
+    let bundle = mesh.authority.bundle();
+    let app = || {
+        let request = crate::KeyRequest::new_tls().unwrap();
+        let (from, until) = (now() - MINUTE, now() + HOUR);
+        let chain = mesh.authority.issue_app(&request.csr, &mesh.id("gw"), from, until).unwrap();
+        crate::testing::Forged { chain, key: request.key }.into_tls_svid()
+    };
+    let purpose = rustls::Error::InvalidCertificate(rustls::CertificateError::InvalidPurpose);
+    let rogue_client = client_config(&app(), &bundle, ALPN).unwrap();
+    assert_eq!(handshake(rogue_client, server(&mesh), now()).unwrap_err(), purpose);
+    let rogue_server = server_config(&app(), &bundle, ALPN).unwrap();
+    assert_eq!(handshake(client(&mesh), rogue_server, now()).unwrap_err(), purpose);
+}
+
+#[test]
 fn stolen_chain_without_its_key_is_refused() {
     let mesh = Mesh::new();
     let (victim, thief) = (mesh.tls_svid("gw"), mesh.tls_svid("store"));

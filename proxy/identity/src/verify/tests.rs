@@ -7,6 +7,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::TlsSvid;
 use crate::id::{IdError, TrustDomain};
 use crate::issue::signing_purpose;
 use crate::key::KeyKind;
@@ -89,6 +90,27 @@ fn tls_svid_is_refused_for_signing() {
     let mesh = Mesh::new();
     let refused = verify_signing_chain(&mesh.authority.bundle(), &mesh.tls_svid("gw").chain, now());
     assert_eq!(refused, Err(CertificateError::Purpose.into()));
+}
+
+#[test]
+fn app_svid_is_good_for_others_and_makes_nobody_a_peer_or_a_signer() {
+    let mesh = Mesh::new();
+    let (bundle, id) = (mesh.authority.bundle(), mesh.id("gw"));
+    let request = crate::KeyRequest::new_tls().unwrap();
+    let chain = mesh.authority.issue_app(&request.csr, &id, now() - MINUTE, now() + HOUR).unwrap();
+    assert_eq!(verify_app_chain(&bundle, &chain, now()), Ok(id));
+    assert_eq!(verify_tls_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
+    assert_eq!(verify_signing_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
+    assert!(crate::AppSvid::new(chain.clone(), request.key.clone_key()).is_ok());
+    assert!(TlsSvid::new(chain, request.key).is_err());
+    // And what the mesh believes is not handed to an application by mistake.
+    for (chain, key) in [
+        (mesh.tls_svid("gw").chain, mesh.tls_svid("gw").key),
+        (mesh.signing_svid("gw").chain, mesh.signing_svid("gw").key),
+    ] {
+        assert_eq!(verify_app_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
+        assert!(crate::AppSvid::new(chain, key).is_err());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_saphyr::Spanned;
 use signet_identity::{Class, SpiffeId};
 
-use crate::compile::{Scope, value};
+use crate::compile::{Scope, value, workload_api};
 use crate::diagnostic::{Findings, Place, quoted, suggestion};
 use crate::manifest::{AdvertiseSpec, Manifest, PortSpec, WorkloadSpec};
 use crate::model::{Advertised, PolicyModel, PortModel, Protocol, SpeaksFirst, WorkloadModel};
@@ -63,6 +63,7 @@ pub(super) fn lower(scope: &mut Scope<'_>, spec: &WorkloadSpec, mesh: &PolicyMod
         addresses,
         advertise,
         virtual_addresses,
+        workload_api: workload_api::lower(scope, spec.workload_api.as_ref()),
     })
 }
 

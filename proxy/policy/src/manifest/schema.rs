@@ -219,6 +219,24 @@ pub(crate) struct WorkloadSpec {
     pub(crate) advertise: Option<List<AdvertiseSpec>>,
     #[serde(default, deserialize_with = "given")]
     pub(crate) virtual_addresses: Option<List<AdvertiseSpec>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) workload_api: Option<WorkloadApiSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkloadApiSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) x509: Option<Spanned<bool>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) jwt: Option<JwtApiSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JwtApiSpec {
+    #[serde(default, deserialize_with = "given")]
+    pub(crate) audiences: Option<List<String>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

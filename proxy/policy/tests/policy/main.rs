@@ -16,6 +16,7 @@ mod protection;
 mod scale;
 mod tools;
 mod traffic;
+mod workload_api;
 
 use signet_identity::SpiffeId;
 use signet_policy::{

@@ -8,7 +8,7 @@ use signet_policy::{
     AccessPolicyModel, Caller, Conditions, Facts, HeaderMatch, IdentityPattern, Layer, MtlsMode, Operation,
     Origin, PathPattern, PolicyAction, PolicyIndex, PolicyMode, PolicyModel, PortModel, Protection, Protocol,
     Refusal, RequestHeaders, RoleGrantModel, RuleModel, SourceMatch, Target, TimeWindow, ValueMatch,
-    WorkloadModel, check_target, compile, decide, explain, observe, parse_manifests,
+    WorkloadApi, WorkloadModel, check_target, compile, decide, explain, observe, parse_manifests,
 };
 
 use crate::{MESH, NOW, id, manifest};
@@ -122,6 +122,7 @@ fn workload(
         addresses: Vec::new(),
         advertise: Vec::new(),
         virtual_addresses: Vec::new(),
+        workload_api: WorkloadApi::default(),
     }
 }
 

@@ -224,6 +224,20 @@ impl Identity for Service {
     ) -> Result<Response<wire::AppointResponse>, Status> {
         Err(Status::permission_denied("not-entitled: nobody is here"))
     }
+
+    async fn certify_app(
+        &self,
+        _: Request<wire::CertifyAppRequest>,
+    ) -> Result<Response<wire::CertifyAppResponse>, Status> {
+        Err(Status::permission_denied("workload-api-not-offered: nobody is here"))
+    }
+
+    async fn sign_jwt(
+        &self,
+        _: Request<wire::SignJwtRequest>,
+    ) -> Result<Response<wire::SignJwtResponse>, Status> {
+        Err(Status::permission_denied("workload-api-not-offered: nobody is here"))
+    }
 }
 
 #[tonic::async_trait]

@@ -33,6 +33,7 @@ fn anchors(current: &Authority, former: &Authority) -> Anchors {
         open: bundle(&[current, former], vec![[1; 32]]),
         issuer: Some(current.issuer_spki_sha256()),
         renew_within: Duration::from_secs(7),
+        jwt_keys: [current.jwt().key(), former.jwt().key()].into(),
         ..Anchors::new(bundle(&[current], vec![[1; 32], [2; 32]]), [9; 32], BTreeMap::new())
     }
 }
@@ -44,6 +45,7 @@ fn anchors_say_the_same_after_the_wire() {
     let received = Anchors::decode(&wire::Anchors::from(&sent).encode_to_vec()).unwrap();
     assert_eq!((&received.bundle, &received.open), (&sent.bundle, &sent.open));
     assert_eq!((received.issuer, received.renew_within), (sent.issuer, sent.renew_within));
+    assert_eq!(received.jwt_keys, sent.jwt_keys);
     // A reader that would pass the refused issuers over must not apply them.
     assert_eq!(
         (

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use prost::Message;
-use signet_policy::{HeaderMatch, Offline, PolicyAction, PolicyModel, SourceMatch, ValueMatch};
+use signet_policy::{
+    HeaderMatch, JwtApi, Offline, PolicyAction, PolicyModel, SourceMatch, ValueMatch, WorkloadApi,
+};
 use signet_sync::proto::sync as wire;
 use signet_sync::{PROTOCOL, SectionName, minimum_reader};
 
@@ -103,6 +105,24 @@ fn whatever_an_older_reader_would_pass_over_is_kept_from_it() {
         assert_eq!(minimum_reader(&model), 1);
         edit(&mut model);
         assert_eq!(minimum_reader(&model), 2);
+    }
+}
+
+#[test]
+fn what_an_application_is_offered_is_the_same_after_the_wire_and_asks_nothing_of_older_readers() {
+    let jwt = |audiences: &[&str]| JwtApi { audiences: audiences.iter().map(|&a| a.to_owned()).collect() };
+    for offered in [
+        WorkloadApi { x509: true, jwt: None },
+        WorkloadApi { x509: false, jwt: Some(jwt(&[])) },
+        WorkloadApi { x509: true, jwt: Some(jwt(&["https://vault.example", "db"])) },
+    ] {
+        let mut model = policy_model_1(1);
+        model.workloads[0].workload_api = offered;
+        assert_eq!(minimum_reader(&model), 1);
+        let section = Mesh::new().policy_of(v(1, 1), &model);
+        let mut subscriber = Mesh::new().subscriber();
+        subscriber.apply(section).unwrap();
+        assert_eq!(*subscriber.policy().unwrap().model, model);
     }
 }
 

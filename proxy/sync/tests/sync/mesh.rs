@@ -16,7 +16,7 @@ use signet_policy::{
     ProtectionLevel, ProtectionPolicyModel, ProtectionRuleModel, Protocol, RateKey, RateLimit, RecordHash,
     Rejoin, Retries, RetryBudget, RetryOn, RoleGrantModel, Route, RuleModel, SignatureMode, SourceMatch,
     SpeaksFirst, SuccessRate, Target, TimeWindow, Timeouts, TrafficPolicyModel, TrafficRoute,
-    TrafficSettings, Transport, ValueMatch, Verification, WhenStale, WorkloadModel,
+    TrafficSettings, Transport, ValueMatch, Verification, WhenStale, WorkloadApi, WorkloadModel,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::{
@@ -380,6 +380,7 @@ fn workload() -> WorkloadModel {
         sealed_headers: vec!["cookie".to_owned()],
         addresses: vec!["172.18.0.2".parse().unwrap()],
         virtual_addresses: Vec::new(),
+        workload_api: WorkloadApi::default(),
         advertise: vec![Advertised {
             network: "lan".into(),
             address: "192.0.2.7".parse().unwrap(),

@@ -37,13 +37,27 @@ pub struct Setup {
     pub program: Option<Program>,
 }
 
-/// What a sidecar shows to enrol without a token, and to whom.
+/// What a sidecar shows to enrol in place of a token of its own, and to whom.
 #[derive(Clone, Debug)]
-pub struct Evidence {
-    /// The file with what the control plane's attestor `kubernetes` checks.
-    pub token: PathBuf,
-    /// The file with the mesh's roots.
-    pub roots: PathBuf,
+pub enum Evidence {
+    /// What the control plane's attestor `kubernetes` checks.
+    Pod {
+        /// The file with it.
+        token: PathBuf,
+        /// The file with the mesh's roots.
+        roots: PathBuf,
+    },
+    /// What it is, to the attestor of its host at this socket.
+    Process(PathBuf),
+    /// An SVID of another trust domain.
+    Svid {
+        /// The socket of its Workload API.
+        socket: PathBuf,
+        /// The file with the mesh's roots.
+        roots: PathBuf,
+    },
+    /// The token in this file, which others may have too.
+    Token(PathBuf),
 }
 
 /// A sidecar; dropping it kills it. The capture rules stay, so that nothing leaves the container in clear.
@@ -81,8 +95,15 @@ impl Sidecar {
             .log(folder.join("log"));
         program = match &setup.evidence {
             None => program.args([OsStr::new("--token-file"), folder.join("token").as_os_str()]),
-            Some(Evidence { token, roots }) => program
+            Some(Evidence::Pod { token, roots }) => program
                 .args([OsStr::new("--attestation-file"), token.as_os_str()])
+                .args([OsStr::new("--roots-file"), roots.as_os_str()]),
+            Some(Evidence::Process(socket)) => {
+                program.args([OsStr::new("--token-socket"), socket.as_os_str()])
+            }
+            Some(Evidence::Token(file)) => program.args([OsStr::new("--token-file"), file.as_os_str()]),
+            Some(Evidence::Svid { socket, roots }) => program
+                .args([OsStr::new("--spiffe-endpoint-socket"), socket.as_os_str()])
                 .args([OsStr::new("--roots-file"), roots.as_os_str()]),
         };
         if !setup.forgetful {

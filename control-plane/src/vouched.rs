@@ -16,7 +16,7 @@ use crate::store::{Expect, Revision, Store, StoreError, Write};
 
 /// Addresses of one instance: a container in more networks is a mistake.
 pub(crate) const ADDRESSES_MAX: usize = 64;
-/// Attested addresses of the whole mesh: ten thousand containers on one control plane.
+/// Vouched addresses of the whole mesh: ten thousand containers on one control plane.
 pub(crate) const PLACES_MAX: usize = 10_000;
 /// Letters of an instance's name: a container's id has 64.
 pub(crate) const INSTANCE_MAX: usize = 128;
@@ -25,7 +25,7 @@ const ATTEMPTS_MAX: usize = 16;
 
 /// An address that belongs to an identity because an attestor says so.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Attested {
+pub(crate) struct Vouched {
     pub(crate) id: SpiffeId,
     /// The attestor's name for the container.
     pub(crate) instance: String,
@@ -33,7 +33,7 @@ pub(crate) struct Attested {
     pub(crate) address: IpAddr,
 }
 
-impl Attested {
+impl Vouched {
     pub(crate) fn key(network: &str, address: IpAddr) -> String {
         format!("{}{network}/{}", records::ATTESTED, address.to_canonical())
     }
@@ -54,7 +54,7 @@ pub(crate) struct Statement {
 
 /// Why a statement is not recorded.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AttestError {
+pub(crate) enum VouchError {
     #[error("{PLACES_MAX} addresses are attested already")]
     Full,
     #[error(transparent)]
@@ -63,11 +63,11 @@ pub(crate) enum AttestError {
 
 /// Records a statement in the place of the instance's former one. An address that another instance had is this one's
 /// now. What was the instance's and is no longer leaves the directory, since nobody is there any more.
-pub(crate) async fn record(store: &dyn Store, said: &Statement) -> Result<Revision, AttestError> {
+pub(crate) async fn record(store: &dyn Store, said: &Statement) -> Result<Revision, VouchError> {
     for _ in 0..ATTEMPTS_MAX {
         let (writes, left) = changes(store, said).await?;
         if left > PLACES_MAX {
-            return Err(AttestError::Full);
+            return Err(VouchError::Full);
         }
         if writes.is_empty() {
             return Ok(store.list(records::ATTESTED).await?.revision);
@@ -89,12 +89,12 @@ pub(crate) async fn record(store: &dyn Store, said: &Statement) -> Result<Revisi
 
 /// The writes, and how many places are attested after them.
 async fn changes(store: &dyn Store, said: &Statement) -> Result<(Vec<Write>, usize), StoreError> {
-    let all = records::list::<Attested>(store, records::ATTESTED).await?;
+    let all = records::list::<Vouched>(store, records::ATTESTED).await?;
     let before = all.len();
     let mut writes = Vec::new();
     let (mut added, mut removed) = (0, 0);
     for &address in &said.addresses {
-        let attested = Attested {
+        let attested = Vouched {
             id: said.id.clone(),
             instance: said.instance.clone(),
             network: said.network.clone(),
@@ -109,7 +109,7 @@ async fn changes(store: &dyn Store, said: &Statement) -> Result<(Vec<Write>, usi
         writes.push(records::put(key, records::unchanged(found), &attested)?);
     }
     let canonical: BTreeSet<IpAddr> = said.addresses.iter().map(IpAddr::to_canonical).collect();
-    let gone = |record: &Attested| {
+    let gone = |record: &Vouched| {
         record.instance == said.instance
             && (record.network != said.network || !canonical.contains(&record.address))
     };
@@ -132,13 +132,13 @@ pub(crate) async fn owner(
     network: &str,
     address: IpAddr,
 ) -> Result<Option<SpiffeId>, StoreError> {
-    let found = records::read::<Attested>(store, &Attested::key(network, address)).await?;
+    let found = records::read::<Vouched>(store, &Vouched::key(network, address)).await?;
     Ok(found.map(|found| found.record.id))
 }
 
 /// Removes what belongs to workloads that left the mesh.
 pub(crate) async fn removals(store: &dyn Store, model: &PolicyModel) -> Result<Vec<Write>, StoreError> {
-    let all = records::list::<Attested>(store, records::ATTESTED).await?;
+    let all = records::list::<Vouched>(store, records::ATTESTED).await?;
     let left = all.iter().filter(|found| model.workload(&found.record.id).is_none());
     Ok(left.map(|found| Write::delete(found.record.own_key(), Expect::At(found.revision))).collect())
 }

@@ -1,0 +1,94 @@
+//! SVIDs of other trust domains as evidence: a node that SPIRE has attested enrols without a token.
+//!
+//! The SVID is not taken for an identity of the mesh. It proves who asks, once: certificates, their renewal and their revocation
+//! are the mesh's own from then on. [`Rules`] say which SPIFFE ID may be which Workload, and by whose roots.
+
+mod rules;
+
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+use prost::Message;
+use rustls_pki_types::CertificateDer;
+use signet_identity::{AttestedSvid, Enrolling, Fingerprint, MAX_CHAIN, verify_attestation};
+use signet_policy::PolicyModel;
+use signet_sync::MAX_ATTESTATION_BYTES;
+use signet_sync::proto::sync as wire;
+
+pub use self::rules::{Rules, RulesError};
+use crate::attest::{AttestError, Attested, Attestor, Shown};
+
+/// The attestor `spiffe`.
+pub(crate) struct SvidAttestor {
+    rules: Rules,
+}
+
+impl SvidAttestor {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules }
+    }
+
+    fn judge(&self, shown: Shown<'_>, model: &PolicyModel, now: SystemTime) -> Result<Attested, AttestError> {
+        let svid = self.verify(shown, now)?;
+        let workload = self.rules.workload_of(&svid.id).ok_or_else(|| {
+            AttestError::NoWorkload(format!("{}: the rules of the attestor `spiffe` do not name it", svid.id))
+        })?;
+        let declared = model.workload_named(workload).ok_or_else(|| {
+            AttestError::NoWorkload(format!("{}: its rule names {workload}, which is not declared", svid.id))
+        })?;
+        tracing::info!(svid = %svid.id, id = %declared.id, "attested");
+        Ok(Attested {
+            id: declared.id.clone(),
+            network: declared.network.clone(),
+            // Replicas share an identity there, and each has a key of its own.
+            holder: format!("spiffe/{}", Fingerprint(svid.key_sha256)),
+        })
+    }
+
+    fn verify(&self, shown: Shown<'_>, now: SystemTime) -> Result<AttestedSvid, AttestError> {
+        if shown.evidence.len() > MAX_ATTESTATION_BYTES {
+            return Err(AttestError::Malformed);
+        }
+        let evidence = wire::SvidEvidence::decode(shown.evidence).map_err(|_| AttestError::Malformed)?;
+        let scheme = u16::try_from(evidence.scheme).map_err(|_| AttestError::Malformed)?;
+        if evidence.chain.is_empty() || evidence.chain.len() > MAX_CHAIN {
+            return Err(AttestError::Malformed);
+        }
+        let chain: Vec<CertificateDer<'_>> =
+            evidence.chain.iter().map(|der| CertificateDer::from(&**der)).collect();
+        let enrolling = Enrolling { binding: shown.binding, requests: shown.requests };
+        let mut refused = None;
+        for domain in self.rules.trust_domains() {
+            let bundle = self.rules.bundle(domain).map_err(|error| {
+                tracing::error!(%error, "SVIDs of another trust domain cannot be judged");
+                AttestError::Unavailable
+            })?;
+            match verify_attestation(&bundle, &chain, (scheme, &evidence.signature), enrolling, now) {
+                Ok(svid) => return Ok(svid),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let Some(error) = refused {
+            tracing::warn!(%error, "an SVID of another trust domain is not believed");
+        }
+        Err(AttestError::Refused)
+    }
+}
+
+impl Attestor for SvidAttestor {
+    fn name(&self) -> &'static str {
+        "spiffe"
+    }
+
+    fn attest<'a>(
+        &'a self,
+        shown: Shown<'a>,
+        model: &'a PolicyModel,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<Attested, AttestError>> {
+        Box::pin(std::future::ready(self.judge(shown, model, now)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
