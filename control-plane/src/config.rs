@@ -186,7 +186,8 @@ impl Arguments {
                 reason: format!("{} is longer than {SOCKET_PATH_MAX} bytes", admin_socket.display()),
             });
         }
-        let spiffe = self.attest_spiffe.as_ref().map(|path| SpiffeRules::load(path, &trust_domain)).transpose();
+        let spiffe =
+            self.attest_spiffe.as_ref().map(|path| SpiffeRules::load(path, &trust_domain)).transpose();
         let spiffe = spiffe.map_err(|error| ConfigError::Setting {
             name: "SIGNET_ATTEST_SPIFFE",
             reason: error.to_string(),
