@@ -118,12 +118,12 @@ impl KubernetesArguments {
             return Ok(None);
         }
         let wrong = |name, reason: String| ConfigError::Setting { name, reason };
-        let api = api.read()?;
         if !is_name(&self.kubernetes_network) {
             let reason =
                 format!("{:?}: use lower-case letters, digits and `-`, at most 63", self.kubernetes_network);
             return Err(wrong("SIGNET_KUBERNETES_NETWORK", reason));
         }
+        let api = api.read()?;
         let namespace = api.namespace;
         let inject = Options {
             control_plane: format!("signet-control-plane.{namespace}.svc:15012"),
