@@ -144,7 +144,7 @@ fn node_with_an_svid_enrols_once_as_what_the_rules_say() -> TestResult {
     // Its roots are of the other mesh: this control plane is shown nothing.
     let misled = own.begin_sidecar(&host.container("misled")?, "alice", by(svid(&listed, &bundle)))?;
     wait_for("its reason", || log(&misled).ok().filter(|log| log.contains("the handshake failed")))?;
-    assert_eq!(own.control_metrics()?.sum("signet_control_enrolments_total", &["ok"]), 2.0);
+    assert_eq!(own.control_metrics()?.sum("signet_control_enrolments_total", &["outcome=\"ok\""]), 2.0);
     assert_eq!(own.proxies()?.len(), 1);
     Ok(())
 }
@@ -168,7 +168,7 @@ fn of_many_sidecars_that_start_with_one_token_exactly_one_enrols() -> TestResult
     refused.map_err(|error| format!("{error}\n{}", said().join("\n")))?;
     let enrolled = sidecars.iter().filter(|sidecar| log(sidecar).is_ok_and(|log| log.contains("enrolled")));
     assert_eq!(enrolled.count(), 1);
-    assert_eq!(site.mesh.control_metrics()?.sum("signet_control_enrolments_total", &["ok"]), 1.0);
+    assert_eq!(site.mesh.control_metrics()?.sum("signet_control_enrolments_total", &["outcome=\"ok\""]), 1.0);
     assert_eq!(site.mesh.proxies()?.len(), 1);
     Ok(())
 }
