@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    BundleError, IssueError, JwtError, JwtKey, KeyRequest, RequestError, SpiffeId, SvidError, TlsError,
+    BundleError, IssueError, JwtError, JwtKey, KeyRequest, Keys, RequestError, SpiffeId, SvidError, TlsError,
     TlsSvid, TrustBundle, TrustDomain, bundle_document,
 };
 use signet_sync::{KeyError, MAX_JWT_KEYS, SectionKey};
@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use self::keyring::pem;
-pub(crate) use self::keyring::{Keyring, Pair, constrained, name, new_issuer, new_root};
+pub(crate) use self::keyring::{FILE, Keyring, Pair, constrained, name, new_issuer, new_root};
 use self::slots::{FORMER_JWT_KEYS_MAX, FormerJwtKey, Slots, Why};
 use crate::rotation::VOUCHERS_MAX;
 use crate::store::Revision;
@@ -37,6 +37,8 @@ const DEVICE: &str = "control-plane";
 /// The keys of a trust domain and the parts they play. `Debug` shows none of them.
 pub(crate) struct Authority {
     directory: PathBuf,
+    /// Where new keys are made.
+    keys: Keys,
     trust_domain: TrustDomain,
     id: SpiffeId,
     keyring: RwLock<Arc<Keyring>>,
@@ -50,9 +52,10 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// The keys as loaded from `directory`, in the parts that the store says.
+    /// The keys as loaded from `directory` with `keys`, in the parts that the store says.
     pub(crate) fn new(
         directory: &Path,
+        keys: Keys,
         keyring: Keyring,
         slots: (Revision, Slots),
     ) -> Result<Self, AuthorityError> {
@@ -61,6 +64,7 @@ impl Authority {
         check(&keyring, &slots.1)?;
         Ok(Self {
             directory: directory.to_owned(),
+            keys,
             trust_domain,
             id,
             keyring: RwLock::new(Arc::new(keyring)),
@@ -89,7 +93,7 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         let keyring = Keyring::create(directory, trust_domain, now)?;
         let slots = Slots::first(&keyring)?;
-        Self::new(directory, keyring, (Revision(0), slots))
+        Self::new(directory, Keys::Memory, keyring, (Revision(0), slots))
     }
 
     /// The parts that the keys play.
@@ -112,8 +116,8 @@ impl Authority {
         }
         if check(&self.keyring(), &slots).is_err() {
             // Another control plane that shares the file may have made keys.
-            let keyring =
-                Keyring::load(&self.directory, &self.trust_domain)?.ok_or(AuthorityError::Missing)?;
+            let keyring = Keyring::load_in(&self.directory, &self.trust_domain, &self.keys)?
+                .ok_or(AuthorityError::Missing)?;
             check(&keyring, &slots)?;
             self.replace(keyring);
         }
@@ -138,9 +142,24 @@ impl Authority {
         self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stores other keys, and holds them from now on.
+    /// Where new keys are made.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Stores other keys, and holds them from now on. Those of a module that are no longer among them are destroyed there.
     pub(crate) fn keep(&self, keyring: Keyring) -> Result<(), AuthorityError> {
         keyring.store(&self.directory)?;
+        let former = self.keyring();
+        if let Keys::Module(module) = &self.keys {
+            let kept: Vec<&str> = keyring.held().collect();
+            for gone in former.held().filter(|held| !kept.contains(held)) {
+                match module.destroy(gone) {
+                    Ok(()) => tracing::info!(key = gone, "a retired key is destroyed in its module"),
+                    Err(error) => tracing::error!(key = gone, %error, "a retired key is still in its module"),
+                }
+            }
+        }
         self.replace(keyring);
         Ok(())
     }
@@ -244,7 +263,8 @@ impl Authority {
         let others = slots.pairs().filter(|pair| *pair != certifying);
         let mut keys = Vec::new();
         for (root, issuer) in std::iter::once(certifying).chain(others) {
-            keys.push(keyring.pair(root, issuer).ok_or(AuthorityError::OtherStore)?.jwt().key());
+            let pair = keyring.pair(root, issuer).ok_or(AuthorityError::OtherStore)?;
+            keys.extend(pair.jwt().map(|jwt| jwt.key()));
         }
         keys.extend(slots.former_jwt_keys.iter().filter_map(FormerJwtKey::key));
         keys.truncate(MAX_JWT_KEYS);
@@ -257,7 +277,7 @@ impl Authority {
         let gone = slots.pairs().filter(|pair| !next.pairs().any(|stays| stays == *pair));
         let gone = gone.filter_map(|(root, issuer)| keyring.pair(root, issuer));
         let mut former: Vec<FormerJwtKey> =
-            gone.map(|pair| FormerJwtKey::new(pair.jwt().key(), until)).collect();
+            gone.filter_map(|pair| Some(FormerJwtKey::new(pair.jwt()?.key(), until))).collect();
         former.append(&mut next.former_jwt_keys);
         next.former_jwt_keys = former;
         next.former_jwt_keys.truncate(FORMER_JWT_KEYS_MAX);
@@ -378,7 +398,7 @@ impl Issuing {
         now: SystemTime,
         not_after: SystemTime,
     ) -> Result<String, JwtError> {
-        self.pair.jwt().sign(id, audience, now, not_after)
+        self.pair.jwt().ok_or(JwtError::IssuerKey)?.sign(id, audience, now, not_after)
     }
 
     /// A certificate for a server outside the mesh, such as a webhook's: the chain, leaf first.
@@ -466,6 +486,11 @@ pub enum AuthorityError {
     /// The file is not what was written.
     #[error("authority.pem is corrupted: its checksum does not match")]
     Corrupted,
+    /// Keys are in a module, and none is given.
+    #[error(
+        "authority.pem names keys that a hardware module holds; say which by --authority-key, of a build that can load modules"
+    )]
+    HeldElsewhere,
     /// The operating system refused a read or a write.
     #[error("authority.pem cannot be read or written")]
     Io(#[source] std::io::Error),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 use signet_identity::TrustDomain;
+use signet_tamper::TamperArguments;
 use thiserror::Error;
 
 mod domains;
@@ -18,6 +19,7 @@ pub(crate) use self::kubernetes::ApiServerArguments;
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
 use crate::location::{StoreArguments, StoreLocation};
+use crate::pkcs11;
 use crate::spiffe::Rules as SpiffeRules;
 
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
@@ -83,6 +85,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_NAME_CONSTRAINTS")]
     name_constraints: bool,
 
+    /// Where the keys of root and issuer are made and held: a PKCS#11 URI with module-path and pin-source; in STATE_DIR without
+    #[arg(long, env = "SIGNET_AUTHORITY_KEY", value_name = "pkcs11:…")]
+    authority_key: Option<String>,
+
     #[command(flatten)]
     store: StoreArguments,
 
@@ -97,6 +103,9 @@ struct Arguments {
     /// File with a number of seconds that this process takes its machine's clock to be off by: for drills
     #[arg(long, env = "SIGNET_CLOCK_DRILL_FILE", value_name = "FILE")]
     clock_drill_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    tamper: TamperArguments,
 
     /// Log filter, as of the `tracing` crates
     #[arg(long, env = "SIGNET_LOG", default_value = "info")]
@@ -134,6 +143,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Whether issuers that are made are name-constrained.
     pub name_constraints: bool,
+    /// Where the keys of root and issuer are held; in files of the state directory without.
+    pub authority_key: Option<pkcs11::Place>,
     /// Where the state is.
     pub store: StoreLocation,
     /// How long open calls get to end.
@@ -142,6 +153,8 @@ pub struct Config {
     pub clock_is_right: bool,
     /// File that says how far to move the machine's clock, for drills.
     pub clock_drill: Option<PathBuf>,
+    /// What tells that somebody tampers with this machine.
+    pub tamper: signet_tamper::Settings,
     /// How and what to log.
     pub log: LogConfig,
     /// What to do in a cluster, if anything.
@@ -236,7 +249,17 @@ impl Shared {
         if let Err(error) = arguments.log.parse::<tracing_subscriber::EnvFilter>() {
             return Err(ConfigError::Setting { name: "SIGNET_LOG", reason: error.to_string() });
         }
+        let tamper = signet_tamper::Settings::try_from(arguments.tamper.clone()).map_err(|error| {
+            ConfigError::Setting { name: "SIGNET_TAMPER_COMMAND", reason: error.to_string() }
+        })?;
+        let authority_key = arguments.authority_key.as_deref().map(pkcs11::Place::parse).transpose();
+        let authority_key = authority_key.map_err(|error| ConfigError::Setting {
+            name: "SIGNET_AUTHORITY_KEY",
+            reason: error.to_string(),
+        })?;
         Ok(Self {
+            tamper,
+            authority_key,
             drain: Duration::from_secs(arguments.drain_seconds),
             log: LogConfig { filter: arguments.log.clone(), json },
         })
@@ -298,6 +321,7 @@ mod tests {
             (&["--log", "signet=loud"], "SIGNET_LOG"),
             (&["--log-format", "xml"], "SIGNET_LOG_FORMAT"),
             (&["--drain-seconds", "99999"], "SIGNET_DRAIN_SECONDS"),
+            (&["--tamper-command", " "], "SIGNET_TAMPER_COMMAND"),
             (&["--admin-socket", &"/long".repeat(30)], "SIGNET_ADMIN_SOCKET"),
             (&["--kubernetes", "attest,nothing"], "--kubernetes"),
             (&["--kubernetes", "attest", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),

@@ -6,10 +6,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use signet_identity::TrustDomain;
+use signet_identity::{Keys, TrustDomain};
 use signet_policy::PolicyModel;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -37,7 +37,7 @@ use crate::services::Mesh;
 use crate::spiffe::SvidAttestor;
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, app_svid, clock, files, revocation, rotation, token};
+use crate::{admin, app_svid, clock, files, pkcs11, revocation, rotation, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -214,6 +214,11 @@ impl ControlPlane {
         &self.addresses
     }
 
+    /// Tells whether anybody still holds the authority's keys.
+    pub(crate) fn keys(&self) -> Weak<Authority> {
+        Arc::downgrade(&self.mesh.authority)
+    }
+
     /// Serves until `stop` ends, then lets open calls end and tells every proxy to come back.
     ///
     /// # Errors
@@ -304,11 +309,19 @@ async fn open_state(
             None => Ok(()),
             Some(fault) => Err(StartError::SharedStateDirectory { path: directory.clone(), fault }),
         })?;
+    match signet_tamper::given_up(&directory) {
+        Ok(None) => {}
+        Ok(Some(said)) => {
+            return Err(StartError::GivenUp { said, marker: directory.join(signet_tamper::MARKER) });
+        }
+        Err(error) => return Err(StartError::StateDirectory { path: directory, error }),
+    }
     let store = config.store.open(&directory).await?;
     let owner = store.read(records::AUTHORITY).await?;
-    let keyring = match (Keyring::load(&directory, &config.trust_domain)?, &owner) {
+    let keys = pkcs11::keys(config.authority_key.as_ref())?;
+    let keyring = match (Keyring::load_in(&directory, &config.trust_domain, &keys)?, &owner) {
         (Some(keyring), _) => keyring,
-        (None, None) => new_keyring(config, now)?,
+        (None, None) => new_keyring(config, &keys, now)?,
         (None, Some(_)) => return Err(AuthorityError::Missing.into()),
     };
     let slots = match records::read::<Slots>(&*store, records::SLOTS).await? {
@@ -323,7 +336,14 @@ async fn open_state(
             store.commit(vec![Write::put(records::AUTHORITY, Expect::Absent, root)]).await?;
         }
     }
-    let authority = Authority::new(&directory, keyring, slots)?.constraining(config.name_constraints);
+    // Before anybody is told anything: a module that lost them is found out here, and never replaced by other keys.
+    if keyring.held().next().is_some() {
+        if matches!(keys, Keys::Memory) {
+            return Err(AuthorityError::HeldElsewhere.into());
+        }
+        keyring.pairs.iter().try_for_each(|pair| pair.prove_keys()).map_err(AuthorityError::from)?;
+    }
+    let authority = Authority::new(&directory, keys, keyring, slots)?.constraining(config.name_constraints);
     rotation::driver::tidy(&authority)?;
     if let Some(found) = records::read::<records::Restored>(&*store, records::RESTORED).await? {
         let records::Restored { epoch, at, backup_at, backup_revision } = found.record;
@@ -339,7 +359,7 @@ async fn open_state(
 }
 
 /// The prepared authority where there is one, else a new one.
-fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityError> {
+fn new_keyring(config: &Config, keys: &Keys, now: SystemTime) -> Result<Keyring, AuthorityError> {
     let (state, trust_domain) = (&config.state_dir, &config.trust_domain);
     let prepared = match &config.bootstrap_dir {
         Some(directory) => bootstrap::adopt_authority(directory, state, trust_domain)?,
@@ -349,8 +369,7 @@ fn new_keyring(config: &Config, now: SystemTime) -> Result<Keyring, AuthorityErr
         Some(keyring) => Ok(keyring),
         // Its root would be over before the clock is set.
         None if clock::is_unset(now) => Err(AuthorityError::ClockUnset),
-        None if config.name_constraints => Keyring::create_constrained(state, trust_domain, now),
-        None => Keyring::create(state, trust_domain, now),
+        None => Keyring::create_in(state, trust_domain, now, keys, config.name_constraints),
     }
 }
 
@@ -425,6 +444,18 @@ pub enum StartError {
     /// The clock is wrong, and nothing was issued before that could say what time it is at least.
     #[error("{0}")]
     Clock(clock::Fault),
+    /// This machine was tampered with: the authority's keys that were here are destroyed.
+    #[error(
+        "this machine was tampered with ({said}) and the authority's keys on it are destroyed; look at the machine, then \
+         restore a backup elsewhere or remove {}, and replace the keys: signet rotate root --emergency",
+        marker.display()
+    )]
+    GivenUp {
+        /// What the marker says.
+        said: String,
+        /// The file that says so.
+        marker: PathBuf,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -434,6 +465,9 @@ pub enum StartError {
         #[source]
         error: std::io::Error,
     },
+    /// The module that is to hold the authority's keys cannot be used.
+    #[error(transparent)]
+    Module(#[from] pkcs11::ModuleError),
     /// The first state cannot be published.
     #[error("the stored state cannot be served")]
     Publish(#[from] PublishError),

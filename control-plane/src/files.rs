@@ -7,6 +7,9 @@ use std::path::Path;
 
 use nix::unistd::Uid;
 
+/// Room beyond a file's length, in which its end is found without growing.
+const READ_PROBE: usize = 64;
+
 /// Creates the directory (and its parents) if it is missing, for its owner only.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -55,8 +58,11 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
 
 /// Reads a text file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    let file = File::open(path)?;
+    // Large enough at once: where it holds keys, a text that grows leaves copies behind.
+    let length = file.metadata()?.len().min(limit);
+    let mut text = String::with_capacity(length as usize + READ_PROBE);
+    file.take(limit + 1).read_to_string(&mut text)?;
     if text.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is larger than it can be"));
     }

@@ -52,6 +52,24 @@ impl Health {
 
 /// Serves until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
+    serve_by(listener, move |request| answer(&health, request)).await;
+}
+
+/// Serves a control plane that was tampered with, of which nothing is left but this word.
+pub(crate) async fn serve_tampered(listener: TcpListener) {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    let answer = |request: &Request<Incoming>| match request.uri().path() {
+        "/live" => response(StatusCode::OK, TEXT, "live\n".to_owned()),
+        _ => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "tampered\n".to_owned()),
+    };
+    serve_by(listener, answer).await;
+}
+
+async fn serve_by<F>(listener: TcpListener, answer: F)
+where
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+{
+    let answer = Arc::new(answer);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -59,10 +77,10 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
             continue;
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-        let health = health.clone();
+        let answer = answer.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&health, &request);
+                let response = answer(&request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut server = http1::Builder::new();

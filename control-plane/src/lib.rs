@@ -44,6 +44,7 @@ mod location;
 mod manifests;
 mod metrics;
 mod neighbours;
+mod pkcs11;
 mod plain;
 mod publish;
 mod ready;
@@ -57,6 +58,7 @@ mod services;
 mod spiffe;
 pub mod store;
 mod streams;
+mod tampered;
 mod telemetry;
 mod token;
 mod told;
@@ -74,6 +76,7 @@ pub use crate::clock::Fault as ClockFault;
 pub use crate::config::{Config, ConfigError, KubernetesConfig, LogConfig};
 pub use crate::control_plane::{Addresses, ControlPlane, RunError, StartError};
 pub use crate::location::{EtcdFiles, StoreLocation};
+pub use crate::pkcs11::{ModuleError, Place, UriError};
 pub use crate::publish::PublishError;
 pub use crate::spiffe::{Rules as SpiffeRules, RulesError as SpiffeRulesError};
 
@@ -123,29 +126,48 @@ pub fn main_from(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(config) = configs.first() {
         telemetry::init(&config.log);
     }
+    let watched = match tampered::Watched::start(&configs) {
+        Ok(watched) => watched,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "signet-control-plane: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(STORE_THREADS)
         .enable_all()
         .build();
     let served = match runtime {
-        Ok(runtime) => runtime.block_on(serve(configs)),
+        Ok(runtime) => watched.serve(runtime, configs),
         Err(error) => Err(RunError::Runtime(error)),
     };
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "signet-control-plane: {}", with_causes(&error));
-            let is_setting = matches!(error, RunError::Start(StartError::SharedStateDirectory { .. }));
+            let is_setting = matches!(
+                error,
+                RunError::Start(
+                    StartError::GivenUp { .. }
+                        | StartError::Module(ModuleError::NotBuilt)
+                        | StartError::SharedStateDirectory { .. }
+                )
+            );
             ExitCode::from(if is_setting { EXIT_CONFIG } else { EXIT_FAILED })
         }
     }
 }
 
-async fn serve(configs: Vec<Config>) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+/// `bound` is told of the control planes once they are there, `on_stop` called when this process is told to stop.
+async fn serve(
+    configs: Vec<Config>,
+    bound: impl FnOnce(&[ControlPlane]),
+    on_stop: impl FnOnce() + Send,
+) -> Result<(), RunError> {
+    let stopped = stop_signal().map_err(RunError::Runtime)?;
     let control_planes = ControlPlane::bind_all(configs).await?;
+    bound(&control_planes);
     let mut out = std::io::stdout();
     for control_plane in &control_planes {
         // Whoever started this may not be listening.
@@ -155,8 +177,7 @@ async fn serve(configs: Vec<Config>) -> Result<(), RunError> {
     let stop = &CancellationToken::new();
     let told = async {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = stopped => on_stop(),
             // One that ended by itself takes the others along: half a process is nobody's plan.
             () = stop.cancelled() => {}
         }
@@ -169,6 +190,18 @@ async fn serve(configs: Vec<Config>) -> Result<(), RunError> {
     });
     let (served, ()) = futures_util::future::join(futures_util::future::join_all(all), told).await;
     served.into_iter().collect()
+}
+
+/// From now on SIGTERM and SIGINT end this wait instead of the process.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) renewals: Family<Outcome, Counter>,
     pub(crate) rounds_failed: Counter,
     pub(crate) streams: Gauge,
+    pub(crate) tampering: Family<Outcome, Counter>,
     section_versions: Family<Section, Gauge<u64, AtomicU64>>,
     store_revision: Gauge<u64, AtomicU64>,
 }
@@ -56,6 +57,7 @@ impl Metrics {
             renewals: Family::default(),
             rounds_failed: Counter::default(),
             streams: Gauge::default(),
+            tampering: Family::default(),
             section_versions: Family::default(),
             store_revision: Gauge::default(),
         };
@@ -96,6 +98,11 @@ impl Metrics {
             self.rounds_failed.clone(),
         );
         registry.register("streams", "Open control streams", self.streams.clone());
+        registry.register(
+            "tampering_reports",
+            "Reports of proxies whose device was tampered with, by outcome",
+            self.tampering.clone(),
+        );
         registry.register(
             "section_version",
             "Counter of each section's newest version",

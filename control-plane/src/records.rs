@@ -127,6 +127,9 @@ pub(crate) struct Revocation {
     /// revoked before there was such an end.
     #[serde(default)]
     pub(crate) expires: Option<u64>,
+    /// Whose it was, where that instance reported that its device was tampered with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tampered: Option<SpiffeId>,
 }
 
 /// What is revoked.

@@ -52,6 +52,27 @@ pub(crate) async fn revoke(
     reason: &str,
     now: SystemTime,
 ) -> Result<Revision, RevocationError> {
+    take_back(store, subject, reason, None, now).await
+}
+
+/// The same for the instance of `id` that holds this certificate and reports that its device was tampered with.
+pub(crate) async fn revoke_tampered(
+    store: &dyn Store,
+    id: &SpiffeId,
+    leaf: Fingerprint,
+    reason: &str,
+    now: SystemTime,
+) -> Result<Revision, RevocationError> {
+    take_back(store, &Subject::Certificate(leaf), reason, Some(id), now).await
+}
+
+async fn take_back(
+    store: &dyn Store,
+    subject: &Subject,
+    reason: &str,
+    tampered: Option<&SpiffeId>,
+    now: SystemTime,
+) -> Result<Revision, RevocationError> {
     for _ in 0..ATTEMPTS_MAX {
         let unknown = match subject {
             Subject::Identity(_) => None,
@@ -88,7 +109,8 @@ pub(crate) async fn revoke(
         for (key, (subject, end)) in subjects {
             let (reason, revoked_at) = (reason.to_owned(), unix_seconds(now));
             let expires = end.map(|end| end.saturating_add(KEPT_AFTER.as_secs()));
-            let revocation = Revocation { subject, reason, revoked_at, expires };
+            let tampered = tampered.cloned();
+            let revocation = Revocation { subject, reason, revoked_at, expires, tampered };
             writes.push(records::put(key.clone(), Expect::Any, &revocation)?);
             keys.insert(key);
         }
@@ -120,7 +142,7 @@ pub(crate) async fn lift(
         for (subject, end) in instances.iter().flat_map(|instance| certificates(instance, now)) {
             let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
             let (key, reason) = (subject.key(), reason.clone());
-            let revocation = Revocation { subject, reason, revoked_at: *revoked_at, expires };
+            let revocation = Revocation { subject, reason, revoked_at: *revoked_at, expires, tampered: None };
             writes.push(records::put(key, Expect::Any, &revocation)?);
         }
         if store.list(REVOCATIONS).await?.entries.len() + writes.len() > MAX_ENTRIES + 1 {

@@ -49,6 +49,8 @@ pub struct Health {
     pub canary_ok: AtomicBool,
     /// SIGTERM has arrived.
     pub draining: AtomicBool,
+    /// The device was tampered with: there are no keys, and nothing is served.
+    pub tampered: AtomicBool,
 }
 
 /// What the admin endpoints look at. The proxy proper comes once it has an identity.
@@ -78,6 +80,8 @@ struct State {
     capture_in_force: bool,
     canary_ok: bool,
     draining: bool,
+    /// The device was tampered with: there are no keys, and nothing is served any more.
+    tampered: bool,
     /// False when the control plane was not heard for so long that policy lets nothing pass.
     policy_fresh: bool,
     /// Seconds since it last said that nothing is out of date.
@@ -113,19 +117,22 @@ impl State {
         let capture_in_force = health.capture_in_force.load(Ordering::Acquire);
         let canary_ok = health.canary_ok.load(Ordering::Acquire);
         let draining = health.draining.load(Ordering::Acquire);
+        let tampered = health.tampered.load(Ordering::Acquire);
         Self {
             ready: identity.is_some()
                 && policy_in_force
                 && policy_fresh
                 && capture_in_force
                 && canary_ok
-                && !draining,
+                && !draining
+                && !tampered,
             identity,
             policy_version,
             policy_in_force,
             capture_in_force,
             canary_ok,
             draining,
+            tampered,
             policy_fresh,
             policy_age_seconds,
             clock: told.source.as_str(),

@@ -99,7 +99,9 @@ fn run(arguments: Arguments, host: Option<HostArguments>) -> ExitCode {
         Ok(config) => proxy::run(config).unwrap_or_else(|error| {
             tracing::error!(%error, "the proxy cannot start");
             match error {
-                proxy::RunError::Control(_) => ExitCode::from(EXIT_CONFIG),
+                proxy::RunError::Control(_) | proxy::RunError::Tampered(_) | proxy::RunError::Watch(_) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 _ => ExitCode::from(EXIT_UNAVAILABLE),
             }
         }),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::builder::ValueParser;
 use nix::unistd::Uid;
+use signet_tamper::{SettingsError, TamperArguments};
 use thiserror::Error;
 
 use crate::capture::{Exempt, MARK, Way};
@@ -117,6 +118,9 @@ pub struct Arguments {
     /// Where the application finds SPIFFE's Workload API.
     #[command(flatten)]
     pub workload_api: WorkloadApiArguments,
+    /// What tells that somebody tampers with the device.
+    #[command(flatten)]
+    pub tamper: TamperArguments,
     /// Where spans go (OTLP over gRPC); nothing is exported without it.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
@@ -167,6 +171,8 @@ pub struct Config {
     pub local: LocalConfig,
     /// Where the application finds SPIFFE's Workload API, if it is offered.
     pub workload_api: Option<WorkloadApiConfig>,
+    /// What tells that somebody tampers with the device.
+    pub tamper: signet_tamper::Settings,
     /// What is captured where others use the network too; `None` in a network of the app's own.
     pub host: Option<HostConfig>,
 }
@@ -349,6 +355,9 @@ pub enum ConfigError {
     /// Probes that cannot be done.
     #[error("--probes: {0}; fix: have `signet inject kubernetes` write them")]
     Probes(#[from] ProbesError),
+    /// Nothing that can tell of tampering.
+    #[error(transparent)]
+    Tamper(#[from] SettingsError),
     /// Not 1 to 64 workers.
     #[error("--workers {0} is out of range; use 1 to {WORKERS_MAX}")]
     Workers(usize),
@@ -410,6 +419,7 @@ impl TryFrom<Arguments> for Config {
             probes: Arc::new(raw.probes.as_deref().map(str::parse).transpose()?.unwrap_or_default()),
             local: raw.local.try_into()?,
             workload_api: raw.workload_api.read(),
+            tamper: raw.tamper.try_into()?,
             host: None,
         })
     }

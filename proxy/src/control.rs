@@ -9,6 +9,7 @@
 //! Invariants:
 //! - Nothing is believed that was not verified: the control plane by pin or by identity, certificates by the roots,
 //!   sections by their signatures; what comes from the state directory is verified like what comes from the wire.
+//! - What is given up for tampering comes back by nobody's word: nothing is published or written after that.
 //! - A failed renewal or a lost stream changes nothing of what is in force. Certificates that have ended are withdrawn.
 //! - What is shown to get an identity is sent to nobody but the control plane under a pin: the token's, or those of the
 //!   roots that were given with the evidence.
@@ -24,6 +25,7 @@ mod proof;
 mod renew;
 mod state;
 mod stream;
+mod tampering;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,8 +33,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -44,6 +46,7 @@ use signet_sync::{Edge, Subscriber, Tally};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
+use tonic::transport::Channel;
 
 use crate::clock;
 use crate::config::{HostPort, TokenSource};
@@ -52,6 +55,7 @@ pub use crate::control::island::Contact;
 use crate::control::island::Island;
 pub use crate::control::proof::ProofError;
 use crate::control::state::{State, StateError};
+pub(crate) use crate::control::tampering::destroy;
 use crate::habit::Observation;
 use crate::snapshot::{Credentials, Snapshot};
 
@@ -343,6 +347,7 @@ impl Joined {
             judged_until: AtomicU64::new(clock::unix_seconds()),
             renew_now: Notify::new(),
             certifying: watch::Sender::default(),
+            channel: Mutex::default(),
         };
         node.publish_credentials();
         Self { node, subscriber }
@@ -364,7 +369,7 @@ impl Joined {
     }
 
     /// Keeps identity and sections current, for ever.
-    pub async fn run(mut self, mut hooks: Hooks) -> Infallible {
+    pub async fn run(&mut self, mut hooks: Hooks) -> Infallible {
         // They have a task of their own: a slow answer holds up nothing else.
         let mut appointments = std::mem::replace(&mut hooks.appointments, mpsc::channel(1).1);
         let mut app_svids = std::mem::replace(&mut hooks.app_svids, mpsc::channel(1).1);
@@ -404,6 +409,8 @@ struct Node {
     renew_now: Notify,
     /// Which issuer certifies now, if that matters, and within which time to renew certificates of another one.
     certifying: watch::Sender<Option<([u8; 32], Duration)>>,
+    /// The connection of the last stream: what has to be said without delay may go over it.
+    channel: Mutex<Option<Channel>>,
 }
 
 impl Node {
@@ -411,6 +418,11 @@ impl Node {
     fn completes(&self, subscriber: &Subscriber) -> bool {
         let identity = self.identity.load();
         !self.snapshots.load().ready && identity.snapshot(0, subscriber, self.island.contact()).ready
+    }
+
+    /// A stream was opened on this connection.
+    fn connected(&self, channel: Channel) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
     }
 
     fn publish_snapshot(&self, subscriber: &Subscriber) {

@@ -62,6 +62,7 @@ mod severable;
 mod sign;
 pub mod snapshot;
 pub mod sockets;
+mod tampered;
 mod target;
 pub mod telemetry;
 mod tls;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use nix::unistd::{Gid, chown};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::worker::Shared;
@@ -76,8 +77,12 @@ pub(crate) fn bind_unix(path: &Path, gid: Option<u32>) -> io::Result<std::os::un
     Ok(listener)
 }
 
-/// Serves on a thread of its own until the process ends.
-pub(crate) fn start(listeners: Listeners, shared: Arc<Shared>) -> io::Result<()> {
+/// Serves on a thread of its own until the process ends, or `cut` says that nothing is served any more.
+pub(crate) fn start(
+    listeners: Listeners,
+    shared: Arc<Shared>,
+    mut cut: watch::Receiver<bool>,
+) -> io::Result<()> {
     if listeners.unix.is_none() && listeners.aclib.is_none() {
         return Ok(());
     }
@@ -101,8 +106,12 @@ pub(crate) fn start(listeners: Listeners, shared: Arc<Shared>) -> io::Result<()>
                     None => std::future::pending().await,
                 }
             };
-            tokio::join!(lines, requests)
-        })
+            tokio::select! {
+                _ = async { tokio::join!(lines, requests) } => {}
+                // The process ends with the sender.
+                _ = cut.wait_for(|cut| *cut) => {}
+            }
+        });
     })?;
     Ok(())
 }

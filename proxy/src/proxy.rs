@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use signet_tamper::{Tampering, Watch, WatchError};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
@@ -28,6 +29,7 @@ use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings}
 use crate::guard::Capture;
 use crate::habit::Observation;
 use crate::ring::Direction;
+use crate::tampered::{self, Running};
 use crate::telemetry::metrics::Metrics;
 use crate::traffic::rate::RateLimits;
 use crate::worker::{Shared, Worker};
@@ -37,6 +39,8 @@ use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets, wo
 const OBSERVED_MAX: usize = 64;
 /// How long connections may take for their last checkpoints, on drain: a round trip, and time to sign.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+/// How long connections may take to end by themselves when everything is cut: a reset is written at once.
+const CUT_LIMIT: Duration = Duration::from_millis(500);
 /// How often a drain looks whether everything is done.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -57,9 +61,15 @@ pub enum RunError {
     /// There is no way to an identity.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The device was tampered with while this was not running.
+    #[error("this device was tampered with, and its keys are destroyed: {0}")]
+    Tampered(Tampering),
     /// A runtime, a thread or a signal handler could not be set up.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+    /// What tells of tampering cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
 }
 
 /// The listeners of one worker.
@@ -90,6 +100,20 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let exempt = config.exempt;
     if let Some(file) = &config.clock_drill {
         clock::drilled(file);
+    }
+    // Before a key is read.
+    let mut watch = Watch::start(&config.tamper)?;
+    if let Some(why) = watch.noticed() {
+        if let Some(directory) = &config.state_dir {
+            control::destroy(directory, &why);
+        }
+        return Err(RunError::Tampered(why));
+    }
+    if watch.is_needed() && config.state_dir.is_none() {
+        tracing::warn!(
+            "without --state-dir nothing is left after tampering that keeps a restart from enrolling anew, but the control \
+             plane's word"
+        );
     }
     let control = Control::open(Settings {
         control_plane: config.control_plane.clone(),
@@ -122,9 +146,16 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
         let joined = tokio::select! {
             joined = control.join() => joined,
             stopped = stop_signal() => return Ok(stopped.map(|()| ExitCode::SUCCESS)?),
+            why = watch.tampering() => {
+                // What waits in them was captured.
+                drop((listeners, local, workload_api));
+                tampered::before_joining(&admin.health, config.state_dir.as_deref(), &why);
+                stop_signal().await?;
+                return Ok(ExitCode::FAILURE);
+            }
         };
         let listeners = Bound { workers: listeners, local, workload_api };
-        serve(config, joined, listeners, installed, admin).await
+        serve(config, joined, listeners, installed, admin, watch).await
     });
     if let (Ok(_), Some(guard)) = (&ended, guarded) {
         guard.leave();
@@ -132,13 +163,14 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     ended
 }
 
-/// Serves traffic with an identity, until told to stop.
+/// Serves traffic with an identity, until told to stop or tampered with.
 async fn serve(
     config: Config,
-    joined: Joined,
+    mut joined: Joined,
     listeners: Bound,
     installed: Option<Capture>,
     admin: Admin,
+    mut watch: Watch,
 ) -> Result<ExitCode, RunError> {
     let (observed, observations) = mpsc::channel(OBSERVED_MAX);
     let (appoint, appointments) = mpsc::channel(appoint::WAITING_MAX);
@@ -162,24 +194,62 @@ async fn serve(
     let _ = admin.shared.set(Arc::clone(&shared));
     let _ = admin.appoint.set(appoint);
     let (drain, draining) = watch::channel(false);
-    let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), draining.clone());
+    let (cut, cutting) = watch::channel(false);
+    let ends = Ends { drain: draining, cut: cutting.clone() };
+    let start = |(index, listeners)| start_worker(index, listeners, Arc::clone(&shared), ends.clone());
     let workers = listeners.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
-    local::start(local, Arc::clone(&shared))?;
-    workload_api::start(workload_api, Arc::clone(&shared), questions)?;
+    local::start(local, Arc::clone(&shared), cutting.clone())?;
+    workload_api::start(workload_api, Arc::clone(&shared), questions, cutting)?;
     let report = Arc::new(Notify::new());
     tokio::spawn(guard::keep(Arc::clone(&shared), Arc::clone(&admin.health), installed, Arc::clone(&report)));
     tokio::spawn(admin::follow(Arc::clone(&shared)));
-    tokio::select! {
+    let noticed = tokio::select! {
         never = joined.run(hooks(&shared, &admin.health, Asked { observations, appointments, app_svids }, report)) => match never {},
-        stopped = stop_signal() => stopped?,
+        stopped = stop_signal() => stopped.map(|()| None)?,
+        why = watch.tampering() => Some(why),
+    };
+    let mut workers =
+        tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
+    let is_stopped = noticed.is_none();
+    let why = match noticed {
+        Some(why) => why,
+        None => {
+            tracing::info!("draining");
+            watch.stopping();
+            admin.health.draining.store(true, Ordering::Release);
+            // A worker that already ended has nothing to drain.
+            let _ = drain.send(true);
+            tokio::select! {
+                ended = &mut workers => {
+                    return Ok(if matches!(ended, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+                }
+                why = watch.tampering() => why,
+            }
+        }
+    };
+    let state_dir = shared.config.state_dir.clone();
+    tampered::give_up(Running { joined, cut, workers }, &admin.health, state_dir.as_deref(), &why).await;
+    // It stays and says why nothing is served, for a supervisor would only start it again and again.
+    if !is_stopped {
+        stop_signal().await?;
     }
-    tracing::info!("draining");
-    admin.health.draining.store(true, Ordering::Release);
-    // A worker that already ended has nothing to drain.
-    let _ = drain.send(true);
-    let ended =
-        tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok())).await;
-    Ok(if matches!(ended, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::FAILURE)
+}
+
+/// How a worker is told to end.
+#[derive(Clone)]
+struct Ends {
+    /// In good order: what is open goes on for a while.
+    drain: watch::Receiver<bool>,
+    /// At once, whatever is open.
+    cut: watch::Receiver<bool>,
+}
+
+/// Waits until one of these says so; for ever when its other end is gone, which it is with the process.
+async fn told(mut signal: watch::Receiver<bool>) {
+    if signal.wait_for(|told| *told).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 fn hooks(shared: &Arc<Shared>, health: &Arc<Health>, asked: Asked, report: Arc<Notify>) -> Hooks {
@@ -268,12 +338,12 @@ fn start_worker(
     index: usize,
     listeners: Listeners,
     shared: Arc<Shared>,
-    drain: watch::Receiver<bool>,
+    ends: Ends,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         LocalSet::new().block_on(&runtime, async move {
-            if let Err(error) = work(index, listeners, shared, drain).await {
+            if let Err(error) = work(index, listeners, shared, ends).await {
                 tracing::error!(index, %error, "worker cannot listen");
             }
         });
@@ -285,7 +355,7 @@ async fn work(
     index: usize,
     listeners: Listeners,
     shared: Arc<Shared>,
-    mut drain: watch::Receiver<bool>,
+    Ends { drain, cut }: Ends,
 ) -> io::Result<()> {
     let limit = shared.config.drain;
     let worker = Worker::new(shared, index, drain.clone());
@@ -301,29 +371,45 @@ async fn work(
             Direction::Outbound,
             listener,
             outbound::serve,
-            std::future::pending(),
+            told(cut.clone()),
         ));
     }
     let inbound = TcpListener::from_std(listeners.inbound)?;
-    let draining = async move {
-        let _ = drain.wait_for(|draining| *draining).await;
+    let ending = async {
+        tokio::select! {
+            () = told(drain) => {}
+            () = told(cut.clone()) => {}
+        }
     };
-    listen::accept(Rc::clone(&worker), Direction::Inbound, inbound, inbound::serve, draining).await;
-    if tokio::time::timeout(SETTLE_LIMIT, checkpoint::settle_all(&worker)).await.is_err() {
+    listen::accept(Rc::clone(&worker), Direction::Inbound, inbound, inbound::serve, ending).await;
+    tokio::select! {
+        () = finish(&worker, limit) => {}
+        // What is left then ends with the thread.
+        () = told(cut) => {
+            let _ = tokio::time::timeout(CUT_LIMIT, ended(&worker)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Ends in good order: last checkpoints, idle connections, and then what is open, up to the drain's limit.
+async fn finish(worker: &Rc<Worker>, limit: Duration) {
+    if tokio::time::timeout(SETTLE_LIMIT, checkpoint::settle_all(worker)).await.is_err() {
         tracing::warn!("some connections end without their last checkpoint");
     }
     worker.mesh.clear();
     worker.apps.clear();
     worker.outside.clear();
-    let finished = async {
-        while worker.open_connections() > 0 {
-            tokio::time::sleep(DRAIN_STEP).await;
-        }
-    };
-    if tokio::time::timeout(limit, finished).await.is_err() {
+    if tokio::time::timeout(limit, ended(worker)).await.is_err() {
         tracing::warn!(open = worker.open_connections(), "drain ended with connections open");
     }
-    Ok(())
+}
+
+/// Waits until nothing is open.
+async fn ended(worker: &Worker) {
+    while worker.open_connections() > 0 {
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
 }
 
 async fn stop_signal() -> io::Result<()> {

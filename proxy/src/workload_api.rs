@@ -84,11 +84,12 @@ impl Listener {
     }
 }
 
-/// Serves on a thread of its own until the process ends. Questions go to the control thread.
+/// Serves on a thread of its own until the process ends, or `cut` says that nothing is served any more. Questions go to the control thread.
 pub(crate) fn start(
     listener: Option<Listener>,
     shared: Arc<Shared>,
     questions: mpsc::Sender<Question>,
+    mut cut: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let Some(Listener { socket, config }) = listener else { return Ok(()) };
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -115,6 +116,8 @@ pub(crate) fn start(
                 },
                 () = accept(socket, config, ready, shared) => {}
                 () = keeping => {}
+                // The process ends with the sender.
+                _ = cut.wait_for(|cut| *cut) => {}
             }
         });
     })?;

@@ -7,12 +7,14 @@ mod check;
 mod clocks;
 mod drill;
 mod island;
+mod memory;
 mod outage;
 mod pressure;
 mod revoked;
 mod rotation;
 mod shutdown;
 mod state;
+mod tampered;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -119,5 +121,17 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "message_refused_for_its_time_says_how_far_the_clocks_are_apart",
         clocks::message_refused_for_its_time_says_how_far_the_clocks_are_apart,
+    ),
+    (
+        "tampering_under_load_cuts_everything_destroys_the_keys_and_needs_a_person",
+        tampered::tampering_under_load_cuts_everything_destroys_the_keys_and_needs_a_person,
+    ),
+    (
+        "tampering_destroys_the_keys_though_nobody_can_be_told",
+        tampered::tampering_destroys_the_keys_though_nobody_can_be_told,
+    ),
+    (
+        "end_of_a_tamper_command_is_tampering_unless_the_sidecar_is_stopped_too",
+        tampered::end_of_a_tamper_command_is_tampering_unless_the_sidecar_is_stopped_too,
     ),
 ];

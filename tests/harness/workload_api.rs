@@ -85,7 +85,7 @@ impl X509 {
     pub fn read(answer: X509svidResponse) -> Result<Self, Failure> {
         let [svid] = <[_; 1]>::try_from(answer.svids).map_err(|_| "not one SVID")?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.x509_svid_key));
-        let read = AppSvid::new(certificates(&svid.x509_svid)?, key)?;
+        let read = AppSvid::new(certificates(&svid.x509_svid)?, key.into())?;
         if read.id.as_str() != svid.spiffe_id {
             return Err(format!("{} is given for {}", read.id, svid.spiffe_id).into());
         }

@@ -515,12 +515,13 @@ fn revocation_failed(error: RevocationError) -> Status {
 
 fn revoked(revocation: Revocation) -> wire::Revocation {
     use wire::revocation::Subject as Listed;
-    let Revocation { subject, reason, revoked_at, expires } = revocation;
+    let Revocation { subject, reason, revoked_at, expires, tampered } = revocation;
     let subject = Some(match subject {
         Subject::Certificate(leaf) => Listed::Fingerprint(leaf.to_string()),
         Subject::Identity(id) => Listed::SpiffeId(id.to_string()),
     });
-    wire::Revocation { subject, reason, revoked_at, expires: expires.unwrap_or_default() }
+    let tampered = tampered.map(|id| id.to_string()).unwrap_or_default();
+    wire::Revocation { subject, reason, revoked_at, expires: expires.unwrap_or_default(), tampered }
 }
 
 fn busy() -> Status {

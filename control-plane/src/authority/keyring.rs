@@ -11,6 +11,9 @@
 //! word of one root for the next                   V times
 //! ```
 //!
+//! Version 3 is the same, where in the place of a private key may stand what a module knows it by (`SIGNET HELD KEY`): it is
+//! written only where one does, so that an older program does not take such a file for a damaged one.
+//!
 //! Version 1 is one pair and then the two keys; it is read, and written as version 2 with the next change. What part each
 //! pair plays is not in here but in the store ([`super::Slots`]): the file only ever gains keys before the store names
 //! them, and loses them after it no longer does.
@@ -25,13 +28,14 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
-use signet_identity::{TrustDomain, spki_sha256};
+use signet_identity::{Keys, PrivateKey, TrustDomain, spki_sha256};
 use signet_sync::SectionKey;
+use zeroize::Zeroizing;
 
 use super::{AuthorityError, BACKDATE};
 use crate::files;
 
-const FILE: &str = "authority.pem";
+pub(crate) const FILE: &str = "authority.pem";
 const HEADER: &str = "signet-authority ";
 
 /// Far above two pairs, two keys and the certificates of all retired roots.
@@ -67,15 +71,24 @@ pub(crate) struct Keyring {
 }
 
 impl Keyring {
-    /// Loads the keys of `directory`; `None` when none were made there yet.
+    /// Loads the keys of `directory`; `None` when none were made there yet. Those that a module holds are known by name only.
     pub(crate) fn load(directory: &Path, trust_domain: &TrustDomain) -> Result<Option<Self>, AuthorityError> {
+        Self::load_in(directory, trust_domain, &Keys::Memory)
+    }
+
+    /// The same, with the module that holds them.
+    pub(crate) fn load_in(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        keys: &Keys,
+    ) -> Result<Option<Self>, AuthorityError> {
         let text = match files::read(&directory.join(FILE), FILE_MAX) {
-            Ok(text) => text,
+            Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == ErrorKind::InvalidData => return Err(AuthorityError::Corrupted),
             Err(error) => return Err(AuthorityError::Io(error)),
         };
-        let keyring = Self::decode(&text)?;
+        let keyring = Self::decode(&text, keys)?;
         match keyring.pairs.iter().find(|pair| pair.trust_domain() != trust_domain) {
             None => Ok(Some(keyring)),
             Some(pair) => Err(AuthorityError::OtherTrustDomain {
@@ -85,22 +98,27 @@ impl Keyring {
         }
     }
 
-    /// Makes new keys and stores them in `directory`.
+    /// Makes new keys in memory and stores them in `directory`.
     pub(crate) fn create(
         directory: &Path,
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
-        Self::with_pair(directory, new_root(trust_domain, now)?)
+        Self::with_pair(directory, new_root(trust_domain, now, &Keys::Memory)?)
     }
 
-    /// The same, with an issuer that may vouch for this trust domain alone by its own certificate.
-    pub(crate) fn create_constrained(
+    /// Makes new keys, those of root and issuer there, and stores them, or what they are known by, in `directory`. With
+    /// `constrains` the issuer may vouch for this trust domain alone by its own certificate.
+    pub(crate) fn create_in(
         directory: &Path,
         trust_domain: &TrustDomain,
         now: SystemTime,
+        keys: &Keys,
+        constrains: bool,
     ) -> Result<Self, AuthorityError> {
-        Self::with_pair(directory, constrained(&new_root(trust_domain, now)?, now)?)
+        let pair = new_root(trust_domain, now, keys)?;
+        let pair = if constrains { constrained(&pair, now, keys)? } else { pair };
+        Self::with_pair(directory, pair)
     }
 
     fn with_pair(directory: &Path, pair: Pair) -> Result<Self, AuthorityError> {
@@ -116,18 +134,23 @@ impl Keyring {
     }
 
     /// As the file has it, for a backup: all keys are in it.
-    pub(crate) fn text(&self) -> Result<String, AuthorityError> {
+    pub(crate) fn text(&self) -> Result<Zeroizing<String>, AuthorityError> {
         self.encode()
     }
 
     /// The keys of such a text.
     pub(crate) fn from_text(text: &str) -> Result<Self, AuthorityError> {
-        Self::decode(text)
+        Self::decode(text, &Keys::Memory)
     }
 
     /// Keeps the keys in `directory` from now on: durable when this returns, and all or nothing.
     pub(crate) fn store(&self, directory: &Path) -> Result<(), AuthorityError> {
         files::replace(&directory.join(FILE), self.encode()?.as_bytes()).map_err(AuthorityError::Io)
+    }
+
+    /// What a module knows keys of roots and issuers by; none of those in memory.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &str> {
+        self.pairs.iter().flat_map(|pair| pair.held_keys())
     }
 
     /// The first pair: the only one unless a rotation is under way.
@@ -154,22 +177,28 @@ impl Keyring {
         pair.map(|pair| pair.root_der()).or_else(|| self.retired.get(root))
     }
 
-    fn encode(&self) -> Result<String, AuthorityError> {
+    fn encode(&self) -> Result<Zeroizing<String>, AuthorityError> {
         let (pairs, retired, vouchers) = (self.pairs.len(), self.retired.len(), self.vouchers.len());
-        let mut body = format!("pairs {pairs} retired {retired} vouchers {vouchers}\n");
+        // As large as it can be at once: a text that grows leaves copies behind.
+        let mut body = Zeroizing::new(String::with_capacity(FILE_MAX as usize));
+        body.push_str(&format!("pairs {pairs} retired {retired} vouchers {vouchers}\n"));
         for key in [&self.policy_key, &self.directory_key] {
-            body.push_str(&pem("PRIVATE KEY", &key.to_pkcs8()?));
+            push_pem(&mut body, "PRIVATE KEY", &key.to_pkcs8()?);
         }
         for pair in &self.pairs {
             body.push_str(&pair.to_pem());
         }
         for certificate in self.retired.values().chain(self.vouchers.values()) {
-            body.push_str(&pem("CERTIFICATE", certificate));
+            push_pem(&mut body, "CERTIFICATE", certificate);
         }
-        Ok(format!("{HEADER}2 sha256 {}\n{body}", checksum(&body)))
+        let mut text = Zeroizing::new(String::with_capacity(FILE_MAX as usize));
+        let version = if self.held().next().is_some() { 3 } else { 2 };
+        text.push_str(&format!("{HEADER}{version} sha256 {}\n", checksum(&body)));
+        text.push_str(&body);
+        Ok(text)
     }
 
-    fn decode(text: &str) -> Result<Self, AuthorityError> {
+    fn decode(text: &str, keys: &Keys) -> Result<Self, AuthorityError> {
         let (head, body) = text.split_once('\n').ok_or(AuthorityError::Corrupted)?;
         let (version, sum) = head
             .strip_prefix(HEADER)
@@ -181,16 +210,16 @@ impl Keyring {
         let mut blocks = Blocks::of(body);
         match version {
             "1" => {
-                let pair = blocks.pair()?;
+                let pair = blocks.pair(keys)?;
                 let (policy_key, directory_key) = (blocks.key()?, blocks.key()?);
                 blocks.end()?;
                 let (retired, vouchers) = Default::default();
                 Ok(Self { pairs: vec![pair], retired, vouchers, policy_key, directory_key })
             }
-            "2" => {
+            "2" | "3" => {
                 let [pairs, retired, vouchers] = counts(body)?;
                 let (policy_key, directory_key) = (blocks.key()?, blocks.key()?);
-                let pairs = (0..pairs).map(|_| blocks.pair()).collect::<Result<_, _>>()?;
+                let pairs = (0..pairs).map(|_| blocks.pair(keys)).collect::<Result<_, _>>()?;
                 let retired = (0..retired).map(|_| blocks.named()).collect::<Result<_, _>>()?;
                 let vouchers = (0..vouchers).map(|_| blocks.named()).collect::<Result<_, _>>()?;
                 blocks.end()?;
@@ -202,19 +231,23 @@ impl Keyring {
 }
 
 /// A new root with its issuer.
-pub(crate) fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<Pair, AuthorityError> {
-    let made = signet_identity::Authority::create(trust_domain.clone(), now - BACKDATE, LIFETIME)?;
+pub(crate) fn new_root(
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+    keys: &Keys,
+) -> Result<Pair, AuthorityError> {
+    let made = signet_identity::Authority::create_in(keys, trust_domain.clone(), now - BACKDATE, LIFETIME)?;
     Ok(Arc::new(made))
 }
 
 /// The same root with a new issuer.
-pub(crate) fn new_issuer(pair: &Pair, now: SystemTime) -> Result<Pair, AuthorityError> {
-    Ok(Arc::new(pair.with_new_issuer(now - BACKDATE, LIFETIME)?))
+pub(crate) fn new_issuer(pair: &Pair, now: SystemTime, keys: &Keys) -> Result<Pair, AuthorityError> {
+    Ok(Arc::new(pair.with_new_issuer_in(keys, now - BACKDATE, LIFETIME)?))
 }
 
 /// The same root with a new issuer that may vouch for its trust domain alone by its own certificate.
-pub(crate) fn constrained(pair: &Pair, now: SystemTime) -> Result<Pair, AuthorityError> {
-    Ok(Arc::new(pair.with_constrained_issuer(now - BACKDATE, LIFETIME)?))
+pub(crate) fn constrained(pair: &Pair, now: SystemTime, keys: &Keys) -> Result<Pair, AuthorityError> {
+    Ok(Arc::new(pair.with_constrained_issuer(keys, now - BACKDATE, LIFETIME)?))
 }
 
 /// `pairs P retired R vouchers V`, each within its bound.
@@ -252,16 +285,13 @@ impl<'a> Blocks<'a> {
     }
 
     fn key(&mut self) -> Result<Arc<SectionKey>, AuthorityError> {
-        use rustls_pki_types::PrivatePkcs8KeyDer;
-        use rustls_pki_types::pem::PemObject;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(self.next()?.as_bytes());
-        let key = key.map_err(|_| AuthorityError::Corrupted)?;
-        Ok(Arc::new(SectionKey::from_pkcs8(key.secret_pkcs8_der())?))
+        let key = PrivateKey::from_pem(self.next()?.as_bytes()).ok_or(AuthorityError::Corrupted)?;
+        Ok(Arc::new(SectionKey::from_pkcs8(key.secret_der())?))
     }
 
-    fn pair(&mut self) -> Result<Pair, AuthorityError> {
-        let text = [self.next()?, self.next()?, self.next()?, self.next()?].concat();
-        Ok(Arc::new(signet_identity::Authority::from_pem(&text)?))
+    fn pair(&mut self, keys: &Keys) -> Result<Pair, AuthorityError> {
+        let text = Zeroizing::new([self.next()?, self.next()?, self.next()?, self.next()?].concat());
+        Ok(Arc::new(signet_identity::Authority::from_pem_in(keys, &text)?))
     }
 
     /// A certificate under the name of the key it is over.
@@ -283,17 +313,20 @@ fn checksum(body: &str) -> String {
 }
 
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let encoded = STANDARD.encode(der);
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, remaining) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
+    let mut text = String::new();
+    push_pem(&mut text, label, der);
+    text
+}
+
+/// Line by line into a text that the caller answers for: nothing of a key is put anywhere else.
+fn push_pem(text: &mut String, label: &str, der: &[u8]) {
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    // 48 bytes make a line of 64 characters.
+    for line in der.chunks(48) {
+        STANDARD.encode_string(line, text);
         text.push('\n');
-        rest = remaining;
     }
     text.push_str(&format!("-----END {label}-----\n"));
-    text
 }
 
 #[cfg(test)]
@@ -310,8 +343,8 @@ mod tests {
         assert!(Keyring::load(directory.path(), &domain()).unwrap().is_none());
         let now = SystemTime::now();
         let mut made = Keyring::create(directory.path(), &domain(), now).unwrap();
-        let next = new_root(&domain(), now).unwrap();
-        let gone = new_root(&domain(), now).unwrap();
+        let next = new_root(&domain(), now, &Keys::Memory).unwrap();
+        let gone = new_root(&domain(), now, &Keys::Memory).unwrap();
         let root = made.first().unwrap().clone();
         let until = now + Duration::from_secs(3600);
         made.vouchers.insert(name(next.root_spki_sha256()), root.vouch_for(&next, now, until).unwrap());
@@ -330,7 +363,7 @@ mod tests {
         let made = Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
         let keys = [&made.policy_key, &made.directory_key];
         let keys = keys.map(|key| pem("PRIVATE KEY", &key.to_pkcs8().unwrap())).concat();
-        let body = format!("{}{keys}", made.first().unwrap().to_pem());
+        let body = format!("{}{keys}", *made.first().unwrap().to_pem());
         let text = format!("signet-authority 1 sha256 {}\n{body}", checksum(&body));
         std::fs::write(directory.path().join(FILE), text).unwrap();
         let loaded = Keyring::load(directory.path(), &domain()).unwrap().unwrap();
@@ -342,10 +375,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         Keyring::create(directory.path(), &domain(), SystemTime::now()).unwrap();
         let path = directory.path().join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap().replacen("authority 2", "authority 3", 1);
+        let text = std::fs::read_to_string(&path).unwrap().replacen("authority 2", "authority 4", 1);
         std::fs::write(&path, text).unwrap();
         let refused = Keyring::load(directory.path(), &domain()).err().unwrap();
-        assert!(matches!(&refused, AuthorityError::Version(version) if version == "3"), "{refused}");
+        assert!(matches!(&refused, AuthorityError::Version(version) if version == "4"), "{refused}");
     }
 
     #[test]

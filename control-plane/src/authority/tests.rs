@@ -70,7 +70,12 @@ impl Stage {
     fn reloaded(&self) -> Result<Authority, AuthorityError> {
         let domain = self.authority.trust_domain();
         let keyring = Keyring::load(self.directory.path(), domain)?.unwrap();
-        Authority::new(self.directory.path(), keyring, (Revision(1), Slots::clone(&self.authority.slots())))
+        Authority::new(
+            self.directory.path(),
+            signet_identity::Keys::Memory,
+            keyring,
+            (Revision(1), Slots::clone(&self.authority.slots())),
+        )
     }
 }
 

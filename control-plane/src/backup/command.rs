@@ -164,7 +164,8 @@ impl BackUp {
         };
         let (revision, entries) = (listing.revision, listing.entries.len());
         let now = unix_seconds(crate::clock::machine());
-        let backup = Backup::new(trust_domain.to_string(), now, revision, authority, listing.entries);
+        let backup =
+            Backup::new(trust_domain.to_string(), now, revision, authority.to_string(), listing.entries);
         backup.write(&self.output)?;
         Ok(format!(
             "{} entries of revision {} are in {}. It holds the authority's keys: keep it as secret as the state directory.",

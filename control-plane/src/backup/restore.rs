@@ -53,7 +53,11 @@ pub(crate) async fn restore(
         }
     }
     let there = Keyring::load(directory, keyring.first()?.trust_domain())?;
-    if there.as_ref().map(Keyring::text).transpose()?.is_some_and(|there| there != restoring.backup.authority)
+    if there
+        .as_ref()
+        .map(Keyring::text)
+        .transpose()?
+        .is_some_and(|there| *there != restoring.backup.authority)
     {
         return Err(BackupError::OtherAuthority);
     }
@@ -158,7 +162,8 @@ fn drop_revoked(
                         let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
                         let key = subject.key();
                         let (reason, revoked_at) = (reason.clone(), *revoked_at);
-                        listed.insert(key, Revocation { subject, reason, revoked_at, expires });
+                        listed
+                            .insert(key, Revocation { subject, reason, revoked_at, expires, tampered: None });
                     }
                 }
                 if is_restored && (is_named || of_identity.is_some()) {

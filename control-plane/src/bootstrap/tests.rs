@@ -52,7 +52,8 @@ impl Fixture {
     fn authority(&self) -> Authority {
         let keyring = adopt_authority(self.prepared.path(), self.state.path(), &domain()).unwrap().unwrap();
         let slots = Slots::first(&keyring).unwrap();
-        Authority::new(self.state.path(), keyring, (Revision(0), slots)).unwrap()
+        Authority::new(self.state.path(), signet_identity::Keys::Memory, keyring, (Revision(0), slots))
+            .unwrap()
     }
 
     async fn adopt(&self, authority: &Authority, now: SystemTime) -> Result<(), BootstrapError> {

@@ -23,8 +23,13 @@ async fn left_after(ahead: u64) -> usize {
         withdrawn: false,
     };
     let subject = Subject::Certificate(signet_identity::Fingerprint([7; 32]));
-    let revocation =
-        Revocation { subject, reason: "stolen".into(), revoked_at: expires - DAY, expires: Some(expires) };
+    let revocation = Revocation {
+        subject,
+        reason: "stolen".into(),
+        revoked_at: expires - DAY,
+        expires: Some(expires),
+        tampered: None,
+    };
     let writes = vec![
         records::put(records::token_key("t"), Expect::Absent, &token).unwrap(),
         records::put(revocation.subject.key(), Expect::Absent, &revocation).unwrap(),
@@ -53,6 +58,7 @@ async fn what_is_over_by_a_clock_that_is_believed_is_removed() {
         reason: "stolen".into(),
         revoked_at: 1,
         expires: Some(2),
+        tampered: None,
     };
     let write = records::put(revocation.subject.key(), Expect::Absent, &revocation).unwrap();
     store.commit(vec![write]).await.unwrap();

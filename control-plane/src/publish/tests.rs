@@ -97,6 +97,7 @@ async fn an_operators_change_is_published_at_once_whatever_proxies_do() {
             reason: String::new(),
             revoked_at: 0,
             expires: None,
+            tampered: None,
         },
     );
     let revision = store.commit(vec![write.unwrap()]).await.unwrap();

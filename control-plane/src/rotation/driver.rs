@@ -129,10 +129,10 @@ pub(crate) fn next_pair(
     let current = authority.current()?;
     let mut keyring = (*authority.keyring()).clone();
     let pair = match what {
-        What::Issuer => new_issuer(&current, now)?,
-        What::Root => new_root(authority.trust_domain(), now)?,
+        What::Issuer => new_issuer(&current, now, authority.keys())?,
+        What::Root => new_root(authority.trust_domain(), now, authority.keys())?,
     };
-    let pair = if authority.constrains()? { constrained(&pair, now)? } else { pair };
+    let pair = if authority.constrains()? { constrained(&pair, now, authority.keys())? } else { pair };
     let (root, issuer) = (name(pair.root_spki_sha256()), name(pair.issuer_spki_sha256()));
     if what == What::Root && vouched {
         keyring.vouchers.insert(root.clone(), current.vouch_for(&pair, now, now + PARKED)?);

@@ -13,8 +13,13 @@ use crate::app_svid::{self, AppSvidError};
 use crate::appointments::{self, AppointError, Wish};
 use crate::caller::Caller;
 use crate::metrics::count;
+use crate::plain;
 use crate::registrar::{RegistrarError, Requests};
+use crate::revocation::{RevocationError, revoke_tampered};
 use crate::services::{Mesh, peer, peer_or_ended, status};
+
+/// Characters of what a proxy says about tampering: a sensor and a sentence.
+const DETAIL_MAX: usize = 160;
 
 /// The service.
 pub(crate) struct IdentityService(pub(crate) Mesh);
@@ -51,6 +56,48 @@ impl Identity for IdentityService {
                 count(&mesh.metrics.renewals, error.code());
                 tracing::warn!(id = %peer.id(), code = error.code(), "renewal refused");
                 Err(status(&error))
+            }
+        }
+    }
+
+    /// Whoever holds the instance's key may say so: all it can bring about is that this key is worth nothing.
+    async fn report_tampering(
+        &self,
+        request: Request<wire::ReportTamperingRequest>,
+    ) -> Result<Response<wire::ReportTamperingResponse>, Status> {
+        let mesh = &self.0;
+        // A device that was off for long may be opened too.
+        let peer = peer_or_ended(&request)?;
+        let wire::ReportTamperingRequest { code, detail } = request.into_inner();
+        let (code, detail) = (plain::text(&code, DETAIL_MAX), plain::text(&detail, DETAIL_MAX));
+        let now = mesh.clock.best();
+        // Who is not known any more reports nothing: one report for each instance is all that is written.
+        let known = mesh.registrar.known(&peer, &mesh.model(), now).await.map_err(|error| {
+            count(&mesh.metrics.tampering, error.code());
+            status(&error)
+        })?;
+        let reason = format!("tampered: {detail} ({code})");
+        match revoke_tampered(&*mesh.store, peer.id(), peer.fingerprint(), &reason, now).await {
+            Ok(_) => {
+                count(&mesh.metrics.tampering, "ok");
+                tracing::error!(
+                    id = %peer.id(), instance = known.instance, code, detail,
+                    "tampering: a proxy destroys its keys, and its instance is revoked"
+                );
+                Ok(Response::new(wire::ReportTamperingResponse {}))
+            }
+            Err(error) => {
+                count(&mesh.metrics.tampering, "store-unavailable");
+                tracing::error!(
+                    id = %peer.id(), instance = known.instance, code, detail, %error,
+                    "tampering: a proxy destroys its keys, and its instance could not be revoked; revoke it by hand"
+                );
+                Err(match error {
+                    RevocationError::Full => Status::resource_exhausted(error.to_string()),
+                    RevocationError::Store(_) => Status::unavailable(
+                        "store-unavailable: the control plane cannot write now, try again",
+                    ),
+                })
             }
         }
     }

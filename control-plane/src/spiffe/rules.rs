@@ -174,7 +174,8 @@ mod tests {
         let domain = TrustDomain::parse("spire.example").unwrap();
         let authority = Authority::create(domain, SystemTime::now(), Duration::from_secs(3600)).unwrap();
         let root = std::slice::from_ref(authority.root_der());
-        let document = String::from_utf8(bundle_document(root, &[authority.jwt().key()], Some(1))).unwrap();
+        let document =
+            String::from_utf8(bundle_document(root, &[authority.jwt().unwrap().key()], Some(1))).unwrap();
         assert_eq!(roots(&document).unwrap(), root);
         let pem = crate::authority::root_pem(authority.root_der());
         assert_eq!(roots(&pem).unwrap(), root);

@@ -247,6 +247,11 @@ impl Proxy {
         Ok(())
     }
 
+    /// What is for who shows a certificate.
+    pub(crate) async fn identity(&self, control: SocketAddr) -> IdentityClient<Channel> {
+        IdentityClient::new(dial(control, self.tls_config(), None).await)
+    }
+
     /// Opens a control stream from a loopback address, claiming it with every declared port.
     pub(crate) async fn connect(&self, control: SocketAddr, source: &str) -> Stream {
         self.connect_with(control, source, &[source]).await

@@ -15,3 +15,4 @@ mod push;
 mod revocation;
 mod rotation;
 mod start;
+mod tampered;

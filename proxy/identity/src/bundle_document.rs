@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_document_holds_each_root_and_each_key_for_its_use() {
         let mesh = Mesh::new();
-        let (root, key) = (mesh.authority.root_der().clone(), mesh.authority.jwt().key());
+        let (root, key) = (mesh.authority.root_der().clone(), mesh.authority.jwt().unwrap().key());
         let document = bundle_document(std::slice::from_ref(&root), &[key], Some(7));
         let document: Value = serde_json::from_slice(&document).unwrap();
         assert_eq!(document["spiffe_sequence"], 7);

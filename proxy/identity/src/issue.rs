@@ -1,16 +1,19 @@
 //! The authority of a trust domain: a root that certifies one issuer, and the issuer that certifies workloads.
 
+mod key;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{Certificate, CertificateError, SIGNING_EKU};
@@ -20,6 +23,9 @@ use crate::jwt::{JwtAuthority, JwtError};
 use crate::key::KeyKind;
 use crate::pem;
 use crate::request::{RequestError, RequestedKey};
+use key::AuthorityKey;
+
+pub use key::{HeldKey, KeyModule, KeyModuleError, Keys};
 
 /// How far an authority's own certificates are set back, so that a device whose clock is a day slow can verify
 /// them at once.
@@ -32,21 +38,22 @@ const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 pub struct Authority {
     trust_domain: TrustDomain,
     bundle: TrustBundle,
-    root_key: KeyPair,
+    root_key: AuthorityKey,
     root_der: CertificateDer<'static>,
     root_spki_sha256: [u8; 32],
     root_not_before: SystemTime,
     root_not_after: SystemTime,
-    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, AuthorityKey>,
     issuer_spki_sha256: [u8; 32],
     issuer_der: CertificateDer<'static>,
     issuer_not_before: SystemTime,
     issuer_not_after: SystemTime,
-    jwt: JwtAuthority,
+    /// None where the issuer's key is in a module, which gives nothing to derive from.
+    jwt: Option<JwtAuthority>,
 }
 
 impl Authority {
-    /// Makes a new root and a new issuer, both valid until `lifetime` after `now`.
+    /// Makes a new root and a new issuer, both valid until `lifetime` after `now`, with keys in memory.
     ///
     /// # Errors
     /// [`IssueError::Validity`] for a lifetime of nothing or beyond the year 9999, [`IssueError::Encoding`]
@@ -56,15 +63,28 @@ impl Authority {
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Self, IssueError> {
+        Self::create_in(&Keys::Memory, trust_domain, now, lifetime)
+    }
+
+    /// The same, with keys that are made there.
+    ///
+    /// # Errors
+    /// As for [`Authority::create`]; [`IssueError::Module`] when the module cannot.
+    pub fn create_in(
+        keys: &Keys,
+        trust_domain: TrustDomain,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Self, IssueError> {
         let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
         let not_after = now.checked_add(lifetime).ok_or(IssueError::Validity)?;
         check_validity(now, not_after)?;
 
-        let root_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let root_key = AuthorityKey::generate(keys)?;
         let root_params = authority_params(&trust_domain, "root", &root_key, 1, not_before, not_after)?;
         let root = root_params.self_signed(&root_key)?;
 
-        let issuer_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let issuer_key = AuthorityKey::generate(keys)?;
         let issuer_params = authority_params(&trust_domain, "issuer", &issuer_key, 0, not_before, not_after)?;
         let issuer = issuer_params.signed_by(&issuer_key, &Issuer::from_params(&root_params, &root_key))?;
         Self::assemble(root.into(), root_key, issuer.into(), issuer_key)
@@ -76,10 +96,23 @@ impl Authority {
     /// # Errors
     /// As for [`Authority::create`]; [`IssueError::Validity`] also when the root has ended.
     pub fn with_new_issuer(&self, now: SystemTime, lifetime: Duration) -> Result<Self, IssueError> {
+        self.with_new_issuer_in(&Keys::Memory, now, lifetime)
+    }
+
+    /// The same, with a key that is made there.
+    ///
+    /// # Errors
+    /// As for [`Authority::with_new_issuer`]; [`IssueError::Module`] when the module cannot.
+    pub fn with_new_issuer_in(
+        &self,
+        keys: &Keys,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Self, IssueError> {
         if self.is_constrained() {
-            self.with_constrained_issuer(now, lifetime)
+            self.with_constrained_issuer(keys, now, lifetime)
         } else {
-            self.reissued(now, lifetime, None)
+            self.reissued(keys, now, lifetime, None)
         }
     }
 
@@ -87,9 +120,14 @@ impl Authority {
     /// constraints, RFC 5280 section 4.2.1.10; critical). Verifiers of this crate before 0.1.0's protocol 4 refuse its chains.
     ///
     /// # Errors
-    /// As for [`Authority::with_new_issuer`].
-    pub fn with_constrained_issuer(&self, now: SystemTime, lifetime: Duration) -> Result<Self, IssueError> {
-        self.reissued(now, lifetime, Some(name_constraints(&self.trust_domain)?))
+    /// As for [`Authority::with_new_issuer_in`].
+    pub fn with_constrained_issuer(
+        &self,
+        keys: &Keys,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Self, IssueError> {
+        self.reissued(keys, now, lifetime, Some(name_constraints(&self.trust_domain)?))
     }
 
     /// An issuer with constraints that no authority of ours has, DER.
@@ -100,7 +138,7 @@ impl Authority {
         lifetime: Duration,
         constraints: Vec<u8>,
     ) -> Result<Self, IssueError> {
-        self.reissued(now, lifetime, Some(critical(constraints)))
+        self.reissued(&Keys::Memory, now, lifetime, Some(critical(constraints)))
     }
 
     /// Whether the issuer may vouch for its trust domain alone, by its own certificate.
@@ -110,6 +148,7 @@ impl Authority {
 
     fn reissued(
         &self,
+        keys: &Keys,
         now: SystemTime,
         lifetime: Duration,
         constraints: Option<CustomExtension>,
@@ -117,8 +156,8 @@ impl Authority {
         let not_before = now.checked_sub(AUTHORITY_BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH);
         let not_after = now.checked_add(lifetime).ok_or(IssueError::Validity)?.min(self.root_not_after);
         check_validity(now, not_after)?;
-        let root = Issuer::from_ca_cert_der(&self.root_der, same_key(&self.root_key)?)?;
-        let issuer_key = KeyPair::generate_for(KeyKind::P256.issuing_algorithm())?;
+        let root = Issuer::from_ca_cert_der(&self.root_der, self.root_key.same()?)?;
+        let issuer_key = AuthorityKey::generate(keys)?;
         let mut params = authority_params(
             &self.trust_domain,
             "issuer",
@@ -129,7 +168,7 @@ impl Authority {
         )?;
         params.custom_extensions.extend(constraints);
         let issuer = params.signed_by(&issuer_key, &root)?;
-        Self::assemble(self.root_der.clone(), same_key(&self.root_key)?, issuer.into(), issuer_key)
+        Self::assemble(self.root_der.clone(), self.root_key.same()?, issuer.into(), issuer_key)
     }
 
     /// This root's word for `next`'s root: a certificate over that root's name and key, until `not_after` but no longer
@@ -152,7 +191,7 @@ impl Authority {
         check_validity(now, not_after)?;
         // Below it may stand the issuer and one more such certificate: of the root after that one.
         let params = authority_params(&self.trust_domain, "root", &next.root_key, 2, not_before, not_after)?;
-        let root = Issuer::from_ca_cert_der(&self.root_der, same_key(&self.root_key)?)?;
+        let root = Issuer::from_ca_cert_der(&self.root_der, self.root_key.same()?)?;
         // By SubjectPublicKeyInfo: the private half of the next root has no part in it.
         Ok(params.signed_by(&next.root_key, &root)?.into())
     }
@@ -162,26 +201,59 @@ impl Authority {
     /// # Errors
     /// A part is missing, is not what it must be, or belongs to another.
     pub fn from_pem(text: &str) -> Result<Self, IssueError> {
-        let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let keys = PrivatePkcs8KeyDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let certificates: [CertificateDer<'static>; 2] =
-            certificates.ok().and_then(|all| all.try_into().ok()).ok_or(IssueError::Pem)?;
-        let keys: [PrivatePkcs8KeyDer<'static>; 2] =
-            keys.ok().and_then(|all| all.try_into().ok()).ok_or(IssueError::Pem)?;
-        let [root, issuer] = certificates;
-        let [root_key, issuer_key] = keys;
-        Self::assemble(root, KeyPair::try_from(&root_key)?, issuer, KeyPair::try_from(&issuer_key)?)
+        Self::from_pem_in(&Keys::Memory, text)
+    }
+
+    /// The same, where keys that are named only are used by the module that holds them. Without one they can be named again,
+    /// by [`Authority::to_pem`], and nothing can be issued.
+    ///
+    /// # Errors
+    /// As for [`Authority::from_pem`].
+    pub fn from_pem_in(keys: &Keys, text: &str) -> Result<Self, IssueError> {
+        // Section by section: the reader of certificates would make copies of the keys.
+        let sections: Vec<&str> = pem::sections(text).collect();
+        let [root, root_key, issuer, issuer_key] = &*sections else { return Err(IssueError::Pem) };
+        let certificate =
+            |section: &str| CertificateDer::from_pem_slice(section.as_bytes()).map_err(|_| IssueError::Pem);
+        let (root, issuer) = (certificate(root)?, certificate(issuer)?);
+        let key = |section: &str, certificate: &CertificateDer<'_>| {
+            AuthorityKey::read(section, Certificate::parse(certificate)?.spki, keys)
+        };
+        let (root_key, issuer_key) = (key(root_key, &root)?, key(issuer_key, &issuer)?);
+        Self::assemble(root, root_key, issuer, issuer_key)
+    }
+
+    /// What a module knows the keys of root and issuer by; none of those in memory.
+    pub fn held_keys(&self) -> impl Iterator<Item = &str> {
+        [self.root_key.held(), self.issuer.key().held()].into_iter().flatten()
+    }
+
+    /// Whether both keys are there and can be used: signs with each and verifies the signature.
+    ///
+    /// # Errors
+    /// [`IssueError::Mismatch`] when one is another than its certificate's, [`IssueError::Encoding`] when one cannot be used.
+    pub fn prove_keys(&self) -> Result<(), IssueError> {
+        const CHALLENGE: &[u8] = b"signet authority key";
+        let pairs = [(&self.root_key, &self.root_der), (self.issuer.key(), &self.issuer_der)];
+        for (key, certificate) in pairs {
+            let signature = rcgen::SigningKey::sign(key, CHALLENGE)?;
+            if !KeyKind::P256.signed(Certificate::parse(certificate)?.spki, CHALLENGE, &signature) {
+                return Err(IssueError::Mismatch);
+            }
+        }
+        Ok(())
     }
 
     /// Root certificate, root key, issuer certificate, issuer key. The text is the whole power of the trust
     /// domain: keep it 0600, or in memory only.
-    pub fn to_pem(&self) -> String {
-        let mut out = String::new();
-        pem::push(&mut out, pem::CERTIFICATE, &self.root_der);
-        pem::push(&mut out, pem::PRIVATE_KEY, self.root_key.serialized_der());
-        pem::push(&mut out, pem::CERTIFICATE, &self.issuer_der);
-        pem::push(&mut out, pem::PRIVATE_KEY, self.issuer.key().serialized_der());
-        out
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        let sections = [
+            (pem::CERTIFICATE, &*self.root_der),
+            self.root_key.section(),
+            (pem::CERTIFICATE, &*self.issuer_der),
+            self.issuer.key().section(),
+        ];
+        pem::secret(&sections)
     }
 
     /// The trust domain.
@@ -209,9 +281,9 @@ impl Authority {
         &self.issuer_der
     }
 
-    /// Signs JWT-SVIDs under this issuer.
-    pub fn jwt(&self) -> &JwtAuthority {
-        &self.jwt
+    /// Signs JWT-SVIDs under this issuer; none where a module holds its key, which gives nothing to derive from.
+    pub fn jwt(&self) -> Option<&JwtAuthority> {
+        self.jwt.as_ref()
     }
 
     /// The bundle with this root alone.
@@ -333,9 +405,9 @@ impl Authority {
 
     fn assemble(
         root_der: CertificateDer<'static>,
-        root_key: KeyPair,
+        root_key: AuthorityKey,
         issuer_der: CertificateDer<'static>,
-        issuer_key: KeyPair,
+        issuer_key: AuthorityKey,
     ) -> Result<Self, IssueError> {
         let root = Certificate::parse(&root_der)?;
         let issuer = Certificate::parse(&issuer_der)?;
@@ -359,18 +431,13 @@ impl Authority {
             issuer_spki_sha256: sha256(issuer.spki),
             issuer_not_before: issuer.not_before.max(root.not_before),
             issuer_not_after: issuer.not_after.min(root.not_after),
-            jwt: JwtAuthority::derive(issuer_key.serialized_der())?,
+            jwt: issuer_key.in_memory().map(JwtAuthority::derive).transpose()?,
             issuer: Issuer::from_ca_cert_der(&issuer_der, issuer_key)?,
             root_key,
             root_der,
             issuer_der,
         })
     }
-}
-
-/// The library has no clone of a key; what it wrote it can read.
-fn same_key(key: &KeyPair) -> Result<KeyPair, IssueError> {
-    Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.serialized_der()))?)
 }
 
 /// Why an authority was not made, or did not issue.
@@ -388,6 +455,9 @@ pub enum IssueError {
     /// No key for JWT-SVIDs can be derived.
     #[error(transparent)]
     Jwt(#[from] JwtError),
+    /// The module that holds the keys refuses.
+    #[error(transparent)]
+    Module(#[from] KeyModuleError),
     /// Stored certificates and keys do not belong together.
     #[error("the authority's stored certificates and keys do not belong together")]
     Mismatch,
@@ -452,7 +522,7 @@ fn element(tag: u8, value: &[u8]) -> Result<Vec<u8>, IssueError> {
 fn authority_params(
     trust_domain: &TrustDomain,
     role: &str,
-    key: &KeyPair,
+    key: &AuthorityKey,
     path_length: u8,
     not_before: SystemTime,
     not_after: SystemTime,

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::der::{self, Malformed, Reader};
 use crate::fingerprint::sha256;
@@ -107,13 +108,13 @@ impl JwtAuthority {
         let root = Salt::new(HKDF_SHA256, &[]).extract(secret);
         let found = (0..TRIES).find_map(|attempt| {
             let info: [&[u8]; 2] = [PURPOSE, &[attempt]];
-            let mut scalar = [0; 32];
-            root.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(&mut scalar)).ok()?;
-            let private = PrivateKey::from_private_key(&agreement::ECDH_P256, &scalar).ok()?;
+            let mut scalar = Zeroizing::new([0; 32]);
+            root.expand(&info, HKDF_SHA256).and_then(|okm| okm.fill(&mut *scalar)).ok()?;
+            let private = PrivateKey::from_private_key(&agreement::ECDH_P256, &*scalar).ok()?;
             let public = private.compute_public_key().ok()?;
             let pair = EcdsaKeyPair::from_private_key_and_public_key(
                 &ECDSA_P256_SHA256_FIXED_SIGNING,
-                &scalar,
+                &*scalar,
                 public.as_ref(),
             );
             Some(Self { pair: pair.ok()?, key: JwtKey::from_point(public.as_ref())? })

@@ -47,6 +47,11 @@ impl KeyKind {
         }
     }
 
+    /// Whether a P-256 signature, DER, is of this key over `message`.
+    pub(crate) fn signed(self, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        self.verifies(spki, &ECDSA_SHA256_ALGORITHM, message, signature)
+    }
+
     pub(crate) fn issuing_algorithm(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::Ed25519 => &rcgen::PKCS_ED25519,

@@ -41,6 +41,7 @@ mod pem;
 mod pin;
 mod request;
 mod rotate;
+mod secret;
 mod svid;
 mod tls;
 mod verify;
@@ -56,7 +57,7 @@ pub use bundle_document::bundle_document;
 pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
-pub use issue::{Authority, IssueError};
+pub use issue::{Authority, HeldKey, IssueError, KeyModule, KeyModuleError, Keys};
 pub use jwt::{JwtAuthority, JwtClaims, JwtError, JwtKey, MAX_AUDIENCE_BYTES, MAX_JWT_BYTES, verify_jwt};
 pub use outside::{
     AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config, outside_server_config,
@@ -64,6 +65,7 @@ pub use outside::{
 pub use pin::{dated_client_config, pinned_client_config, root_by_pin};
 pub use request::{KeyRequest, RequestError};
 pub use rotate::{backoff, renewal_time};
+pub use secret::PrivateKey;
 pub use svid::{AppSvid, SigningSvid, SvidError, TlsSvid};
 pub use tls::{
     ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_RECORDS, CHANNEL_ID_LABEL, MAC_KEY_LABEL, TlsError, channel_id,

@@ -6,10 +6,11 @@ use rustls::client::Resumption;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
+use crate::secret::PrivateKey;
 use crate::tls::{TlsError, crypto_provider};
 
 /// Most certificates of authorities in one text: the usual lists of the web hold about 150.
@@ -66,13 +67,13 @@ pub fn outside_client_config(roots: RootCertStore, alpn: &[&[u8]]) -> Result<Cli
 /// [`TlsError`] when key and chain do not belong together.
 pub fn outside_server_config(
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: PrivateKey,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(key.certified(chain)?);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn authorities_are_read_all_or_none() {
-        let pem = Mesh::new().authority.to_pem();
+        let pem = Mesh::new().authority.to_pem().to_string();
         let count = authorities(&pem).unwrap().len();
         assert!(count >= 1);
         assert_eq!(authorities(&format!("# ours\n{pem}{pem}")).map(|store| store.len()), Ok(2 * count));

@@ -55,7 +55,7 @@ pub fn dated_client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PinnedVerifier { pin, dating }));
     let config = match client {
-        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?,
+        Some(svid) => builder.with_client_cert_resolver(svid.key.certified(svid.chain.clone())?),
         None => builder.with_no_client_auth(),
     };
     finish_client(config, alpn)

@@ -7,11 +7,11 @@
 use std::fmt;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use rustls_pki_types::PrivateKeyDer;
 use thiserror::Error;
 
 use crate::der::{self, Malformed, Reader};
 use crate::key::KeyKind;
+use crate::secret::PrivateKey;
 
 /// The longest request an authority reads, in bytes; ours take about 300.
 pub(crate) const MAX_REQUEST_BYTES: usize = 4096;
@@ -21,7 +21,7 @@ pub(crate) const MAX_REQUEST_BYTES: usize = 4096;
 #[non_exhaustive]
 pub struct KeyRequest {
     /// PKCS#8.
-    pub key: PrivateKeyDer<'static>,
+    pub key: PrivateKey,
     /// DER.
     pub csr: Vec<u8>,
 }

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::certificate::{Certificate, CertificateError, Leaf};
 use crate::fingerprint::Fingerprint;
 use crate::id::SpiffeId;
 use crate::pem;
-use crate::tls::crypto_provider;
+use crate::secret::PrivateKey;
 use crate::verify::MAX_CHAIN;
 
 /// The SVID of channels: what a workload shows in TLS. Checked when made: the leaf is a TLS SVID's and the key
@@ -23,7 +25,7 @@ pub struct TlsSvid {
     /// Leaf first, then its issuers, without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key, PKCS#8.
-    pub key: PrivateKeyDer<'static>,
+    pub key: PrivateKey,
     /// When the leaf begins to be valid; set back by the issuer for the sake of slow clocks.
     pub not_before: SystemTime,
     /// When the leaf ends.
@@ -40,7 +42,7 @@ pub struct SigningSvid {
     /// Leaf first, then its issuers, without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key: Ed25519, PKCS#8 version 1 or 2.
-    pub key: PrivateKeyDer<'static>,
+    pub key: PrivateKey,
     /// When the leaf begins to be valid; set back by the issuer for the sake of slow clocks.
     pub not_before: SystemTime,
     /// When the leaf ends.
@@ -59,7 +61,7 @@ pub struct AppSvid {
     /// Leaf first, then its issuers, without the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key, PKCS#8: made for the application, and handed to it.
-    pub key: PrivateKeyDer<'static>,
+    pub key: PrivateKey,
     /// When the leaf begins to be valid; set back by the issuer for the sake of slow clocks.
     pub not_before: SystemTime,
     /// When the leaf ends.
@@ -73,7 +75,7 @@ impl AppSvid {
     ///
     /// # Errors
     /// The leaf is not an application's, the key is not the leaf's, or the chain is empty or too long.
-    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, SvidError> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
         let Leaf { id, fingerprint, not_before, not_after } = Leaf::app(leaf_of(&chain)?)?;
         let key = matching_key(&chain, key)?;
         Ok(Self { id, chain, key, not_before, not_after, fingerprint })
@@ -85,7 +87,7 @@ impl TlsSvid {
     ///
     /// # Errors
     /// The leaf is not a TLS SVID's, the key is not the leaf's, or the chain is empty or too long.
-    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, SvidError> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
         let Leaf { id, fingerprint, not_before, not_after } = Leaf::tls(leaf_of(&chain)?)?;
         let key = matching_key(&chain, key)?;
         Ok(Self { id, chain, key, not_before, not_after, fingerprint })
@@ -101,7 +103,7 @@ impl TlsSvid {
     }
 
     /// Chain and key as one text, so that one rename replaces both. It holds the private key: keep it 0600.
-    pub fn to_pem(&self) -> String {
+    pub fn to_pem(&self) -> Zeroizing<String> {
         write_pem(&self.chain, &self.key)
     }
 }
@@ -111,7 +113,7 @@ impl SigningSvid {
     ///
     /// # Errors
     /// The leaf is not a signing SVID's, the key is not the leaf's, or the chain is empty or too long.
-    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, SvidError> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
         let (Leaf { id, fingerprint, not_before, not_after }, _) = Leaf::signing(leaf_of(&chain)?)?;
         let key = matching_key(&chain, key)?;
         Ok(Self { id, chain, key, not_before, not_after, fingerprint })
@@ -127,7 +129,7 @@ impl SigningSvid {
     }
 
     /// Chain and key as one text, so that one rename replaces both. It holds the private key: keep it 0600.
-    pub fn to_pem(&self) -> String {
+    pub fn to_pem(&self) -> Zeroizing<String> {
         write_pem(&self.chain, &self.key)
     }
 
@@ -165,43 +167,42 @@ fn leaf_of<'a>(chain: &'a [CertificateDer<'static>]) -> Result<&'a CertificateDe
     }
 }
 
-fn matching_key(
-    chain: &[CertificateDer<'static>],
-    key: PrivateKeyDer<'static>,
-) -> Result<PrivateKeyDer<'static>, SvidError> {
+fn matching_key(chain: &[CertificateDer<'static>], key: PrivateKey) -> Result<PrivateKey, SvidError> {
     let leaf = Certificate::parse(leaf_of(chain)?)?;
-    let loaded =
-        crypto_provider().key_provider.load_private_key(key.clone_key()).map_err(|_| SvidError::Key)?;
+    let loaded = any_supported_type(&key).map_err(|_| SvidError::Key)?;
     match loaded.public_key() {
         Some(public) if public.as_ref() == leaf.spki => Ok(key),
         _ => Err(SvidError::Key),
     }
 }
 
-fn read_pem(pem: &[u8]) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), SvidError> {
-    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| SvidError::Pem)?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| SvidError::Pem)?;
-    Ok((chain, key.into()))
+fn read_pem(pem: &[u8]) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), SvidError> {
+    let chain = CertificateDer::pem_slice_iter(certificates(pem));
+    let chain = chain.collect::<Result<_, _>>().map_err(|_| SvidError::Pem)?;
+    Ok((chain, PrivateKey::from_pem(pem).ok_or(SvidError::Pem)?))
 }
 
-fn write_pem(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> String {
-    let mut out = String::new();
-    for certificate in chain {
-        pem::push(&mut out, pem::CERTIFICATE, certificate);
-    }
-    pem::push(&mut out, pem::PRIVATE_KEY, key.secret_der());
-    out
+/// What stands before the private key: the reader of certificates would make copies of it.
+fn certificates(pem: &[u8]) -> &[u8] {
+    const KEY: &[u8] = b"-----BEGIN PRIVATE KEY-----";
+    let key = pem.windows(KEY.len()).position(|window| window == KEY);
+    pem.get(..key.unwrap_or(pem.len())).unwrap_or_default()
+}
+
+fn write_pem(chain: &[CertificateDer<'_>], key: &PrivateKey) -> Zeroizing<String> {
+    let chain = chain.iter().map(|certificate| (pem::CERTIFICATE, &**certificate));
+    pem::secret(&chain.chain([(pem::PRIVATE_KEY, key.secret_der())]).collect::<Vec<_>>())
 }
 
 impl Clone for TlsSvid {
     fn clone(&self) -> Self {
-        Self { id: self.id.clone(), chain: self.chain.clone(), key: self.key.clone_key(), ..*self }
+        Self { id: self.id.clone(), chain: self.chain.clone(), key: self.key.clone(), ..*self }
     }
 }
 
 impl Clone for SigningSvid {
     fn clone(&self) -> Self {
-        Self { id: self.id.clone(), chain: self.chain.clone(), key: self.key.clone_key(), ..*self }
+        Self { id: self.id.clone(), chain: self.chain.clone(), key: self.key.clone(), ..*self }
     }
 }
 
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn empty_and_overlong_chains_are_refused() {
         let svid = Mesh::new().tls_svid("gw");
-        assert_eq!(TlsSvid::new(Vec::new(), svid.key.clone_key()).err(), Some(SvidError::ChainLength));
+        assert_eq!(TlsSvid::new(Vec::new(), svid.key.clone()).err(), Some(SvidError::ChainLength));
         let long = vec![svid.chain[0].clone(); MAX_CHAIN + 1];
         assert_eq!(TlsSvid::new(long, svid.key).err(), Some(SvidError::ChainLength));
     }

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::id::{Class, SpiffeId, TrustDomain};
 use crate::issue::Authority;
 use crate::key::KeyKind;
 use crate::request::KeyRequest;
+use crate::secret::PrivateKey;
 use crate::svid::{SigningSvid, TlsSvid};
 use crate::tls::dial_name;
 
@@ -76,7 +77,7 @@ impl Mesh {
 
 pub(crate) struct Forged {
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) key: PrivateKey,
 }
 
 impl Forged {

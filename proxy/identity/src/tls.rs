@@ -103,7 +103,7 @@ fn build_client(svid: &TlsSvid, verifier: PeerVerifier, alpn: &[&[u8]]) -> Resul
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?;
+        .with_client_cert_resolver(svid.key.certified(svid.chain.clone())?);
     finish_client(config, alpn)
 }
 
@@ -184,7 +184,7 @@ fn build_server(
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(chain, svid.key.clone_key())?;
+        .with_cert_resolver(svid.key.certified(chain)?);
     config.alpn_protocols = protocols(alpn)?;
     // Usually the client's order counts; the end without AES is the one that it costs more.
     config.ignore_client_order = !aes_is_fast();

@@ -24,6 +24,7 @@ use aws_lc_rs::agreement::{PrivateKey, X25519};
 use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 pub use chunk::{Chunk, ChunkReader, ChunkWriter, MAX_CHUNK, OVERHEAD as CHUNK_OVERHEAD};
 pub use envelope::{MAX_RECIPIENTS, Recipient, SealedSecret, Secret};
@@ -106,10 +107,10 @@ impl SealingKey {
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(signing_key).map_err(|_| SealError::Key)?;
         let seed: Curve25519SeedBin<'_> =
             pair.seed().and_then(|seed| seed.as_be_bytes()).map_err(|_| SealError::Key)?;
-        let prk = hpke::extract(b"mesh-sealing-key-v1", &[seed.as_ref()]);
-        let mut private = [0; hpke::KEY_LEN];
-        hpke::expand(&prk, &[b"x25519"], &mut private);
-        let private = PrivateKey::from_private_key(&X25519, &private).map_err(|_| SealError::Key)?;
+        let prk = Zeroizing::new(hpke::extract(b"mesh-sealing-key-v1", &[seed.as_ref()]));
+        let mut private = Zeroizing::new([0; hpke::KEY_LEN]);
+        hpke::expand(&prk, &[b"x25519"], &mut *private);
+        let private = PrivateKey::from_private_key(&X25519, &*private).map_err(|_| SealError::Key)?;
         let public = private.compute_public_key().map_err(|_| SealError::Key)?;
         let public = public.as_ref().try_into().map_err(|_| SealError::Key)?;
         Ok(Self { private, public })

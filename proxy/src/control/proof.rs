@@ -166,7 +166,8 @@ mod tests {
         let (folder, first, second) = (folder(), authority(), authority());
         std::fs::write(folder.path().join("token"), "header.claims.signature\n").unwrap();
         // Whatever else stands in the text: here two certificates and two keys each.
-        let roots: Vec<String> = [&first, &second].iter().map(|authority| authority.to_pem()).collect();
+        let roots: Vec<String> =
+            [&first, &second].iter().map(|authority| authority.to_pem().to_string()).collect();
         std::fs::write(folder.path().join("roots.pem"), roots.concat()).unwrap();
         let Proof::Attested { attestor, evidence, pins } = read_held(&source(folder.path())).unwrap() else {
             panic!("a token")

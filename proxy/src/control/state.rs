@@ -13,9 +13,11 @@ use prost::Message;
 use signet_identity::{SigningSvid, SvidError, TlsSvid};
 use signet_sync::proto::sync as wire;
 use signet_sync::{MAX_SECTION_BYTES, MAX_SECTIONS};
+use signet_tamper::{MARKER, Tampering};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
-use crate::clock::Saved;
+use crate::clock::{self, Saved};
 use crate::control::Identity;
 use crate::control::enrol::{EnrolError, assemble};
 
@@ -37,6 +39,8 @@ const FRESHNESS: &str = "freshness.pb";
 const MAX_SMALL_BYTES: usize = 4 * 1024;
 /// The largest identity file read: roots and chains are a few kilobytes.
 const MAX_IDENTITY_BYTES: usize = 256 * 1024;
+/// Room beyond a file's length, in which its end is found without growing.
+const READ_PROBE: usize = 64;
 /// The largest file of sections read. Directories of many networks are never all full.
 const MAX_SECTIONS_BYTES: usize = 16 * MAX_SECTION_BYTES;
 
@@ -59,6 +63,18 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The device was tampered with: the keys that were here are destroyed.
+    #[error(
+        "this device was tampered with ({said}) and its keys are destroyed; look at the device, then remove {} and start \
+         with a new token",
+        marker.display()
+    )]
+    GivenUp {
+        /// What the marker says.
+        said: String,
+        /// The file that says so.
+        marker: PathBuf,
+    },
 }
 
 /// An open state directory.
@@ -75,7 +91,26 @@ impl State {
             .mode(0o700)
             .create(&directory)
             .map_err(|source| StateError::Io { path: directory.clone(), source })?;
-        Ok(Self { directory })
+        let state = Self { directory };
+        state.refuse_given_up()?;
+        Ok(state)
+    }
+
+    /// Destroys all that is kept in a state directory, whether it can be read or not, and leaves a word for the next start.
+    pub(super) fn give_up(directory: &Path, why: &Tampering) -> signet_tamper::Surrender {
+        let kept = [TLS, SIGNING, ENROLMENT, SECTIONS, FRESHNESS, CLOCK];
+        let unfinished = kept.map(unfinished);
+        let files = kept.into_iter().chain(unfinished.iter().map(String::as_str));
+        signet_tamper::give_up(directory, files, why, clock::unix_seconds())
+    }
+
+    fn refuse_given_up(&self) -> Result<(), StateError> {
+        let marker = self.directory.join(MARKER);
+        match signet_tamper::given_up(&self.directory) {
+            Ok(None) => Ok(()),
+            Ok(Some(said)) => Err(StateError::GivenUp { said, marker }),
+            Err(source) => Err(StateError::Io { path: marker, source }),
+        }
     }
 
     /// The saved identity; `None` when there is none. It may have ended.
@@ -86,7 +121,8 @@ impl State {
         else {
             return Ok(None);
         };
-        let enrolment = wire::EnrolResponse::decode(&*enrolment).map_err(|e| self.damaged(ENROLMENT, &e))?;
+        let enrolment =
+            wire::EnrolResponse::decode(enrolment.as_slice()).map_err(|e| self.damaged(ENROLMENT, &e))?;
         let tls = TlsSvid::from_pem(&tls).map_err(|e: SvidError| self.damaged(TLS, &e))?;
         let signing = SigningSvid::from_pem(&signing).map_err(|e: SvidError| self.damaged(SIGNING, &e))?;
         assemble(enrolment, tls, signing).map(Some).map_err(|e: EnrolError| self.damaged(ENROLMENT, &e))
@@ -122,7 +158,7 @@ impl State {
                 return Vec::new();
             }
         };
-        let mut rest = &*bytes;
+        let mut rest = bytes.as_slice();
         let mut sections = Vec::new();
         while !rest.is_empty() && sections.len() < MAX_SECTIONS {
             match wire::Section::decode_length_delimited(&mut rest) {
@@ -155,10 +191,10 @@ impl State {
 
     /// The control plane's last word that what is held is the newest; still to be verified.
     pub(super) fn load_freshness(&self) -> Option<wire::Freshness> {
-        wire::Freshness::decode(&*self.read_small(FRESHNESS)?).ok()
+        wire::Freshness::decode(self.read_small(FRESHNESS)?.as_slice()).ok()
     }
 
-    fn read_small(&self, name: &str) -> Option<Vec<u8>> {
+    fn read_small(&self, name: &str) -> Option<Zeroizing<Vec<u8>>> {
         let read = self.read(name, MAX_SMALL_BYTES);
         read.inspect_err(|error| tracing::warn!(%error, "saved state cannot be read")).ok().flatten()
     }
@@ -171,14 +207,16 @@ impl State {
         self.write(CLOCK, &saved.to_bytes())
     }
 
-    fn read(&self, name: &str, max: usize) -> Result<Option<Vec<u8>>, StateError> {
+    fn read(&self, name: &str, max: usize) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         let path = self.directory.join(name);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::Io { path, source }),
         };
-        let mut bytes = Vec::new();
+        // Large enough at once where it may hold a key: a vector that grows leaves copies behind.
+        let length = file.metadata().map_or(0, |file| file.len()).min(max as u64);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + READ_PROBE));
         let read = file.take(max as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|source| StateError::Io { path: path.clone(), source })?;
         if bytes.len() > max {
@@ -188,14 +226,21 @@ impl State {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        // What is under way when the directory is given up brings nothing back.
+        self.refuse_given_up()?;
         let path = self.directory.join(name);
-        let new = self.directory.join(format!("{name}.new"));
+        let new = self.directory.join(unfinished(name));
         replace(&self.directory, &new, &path, bytes).map_err(|source| StateError::Io { path, source })
     }
 
     fn damaged(&self, name: &str, reason: &dyn std::error::Error) -> StateError {
         StateError::Damaged { path: self.directory.join(name), reason: reason.to_string() }
     }
+}
+
+/// The name under which a file is written before it takes its place.
+fn unfinished(name: &str) -> String {
+    format!("{name}.new")
 }
 
 fn replace(directory: &Path, new: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {

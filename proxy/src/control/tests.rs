@@ -38,7 +38,7 @@ impl Running {
     async fn start(settings: Settings) -> Self {
         let control = Control::open(settings).unwrap();
         let link = control.link();
-        let joined = within(control.join()).await;
+        let mut joined = within(control.join()).await;
         let (observed, observations) = mpsc::channel(1);
         let (snapshots, credentials, changes) = (joined.snapshots(), joined.credentials(), joined.changes());
         let hooks = Hooks {
@@ -49,7 +49,7 @@ impl Running {
             app_svids: mpsc::channel(1).1,
             report: Arc::default(),
         };
-        let task = tokio::spawn(joined.run(hooks));
+        let task = tokio::spawn(async move { joined.run(hooks).await });
         Self { snapshots, credentials, changes, link, _observed: observed, task }
     }
 

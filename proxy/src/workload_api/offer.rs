@@ -145,7 +145,7 @@ mod tests {
         Offer {
             id: Some(SpiffeId::parse("spiffe://mesh.example/app/d/api").unwrap()),
             bundle: Arc::new(authority.bundle()),
-            jwt_keys: [authority.jwt().key()].into(),
+            jwt_keys: [authority.jwt().unwrap().key()].into(),
             policy,
             x509,
         }
@@ -185,7 +185,7 @@ mod tests {
         let (now, id) = (clock::now(), SpiffeId::parse("spiffe://mesh.example/app/d/api").unwrap());
         let hour = std::time::Duration::from_secs(3600);
         let chain = authority.issue_app(&request.csr, &id, now, now + hour).unwrap();
-        let svid = Arc::new(AppSvid::new(chain.clone(), request.key.clone_key()).unwrap());
+        let svid = Arc::new(AppSvid::new(chain.clone(), request.key.clone()).unwrap());
         let answer = offer(&authority, policy, X509::Ready(svid)).x509_svids().unwrap().unwrap();
         let [given] = &*answer.svids else { panic!("{answer:?}") };
         assert_eq!(given.spiffe_id, id.as_str());

@@ -14,6 +14,7 @@ use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use zeroize::Zeroizing;
 
 use crate::proto::sync as wire;
 use crate::{DecodeError, MAX_NAME_BYTES, MAX_SECTION_BYTES, MAX_SECTIONS};
@@ -155,8 +156,8 @@ impl SectionKey {
     ///
     /// # Errors
     /// [`KeyError::Crypto`].
-    pub fn to_pkcs8(&self) -> Result<Vec<u8>, KeyError> {
-        Ok(self.pair.to_pkcs8().map_err(|_| KeyError::Crypto)?.as_ref().to_vec())
+    pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        Ok(Zeroizing::new(self.pair.to_pkcs8().map_err(|_| KeyError::Crypto)?.as_ref().to_vec()))
     }
 
     /// The public half.

@@ -35,6 +35,7 @@ pub(crate) enum Topic {
     ProxyRefusals,
     ProxyReport,
     ProxySuperseded,
+    ProxyTampered,
     ProxyVersion,
     RootExpiry,
     SidecarMissing,
@@ -138,6 +139,9 @@ impl Topic {
             }
             Self::ProxySuperseded => {
                 "nothing, if its volume was lost; else `signet revoke --certificate` with its fingerprint"
+            }
+            Self::ProxyTampered => {
+                "look at the device before it gets a new token; `signet revoke --list` shows what was revoked"
             }
             Self::ProxyVersion => {
                 "upgrade control plane and sidecars to neighbouring releases, the control plane first"

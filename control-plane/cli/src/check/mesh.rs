@@ -1,10 +1,10 @@
 //! Control plane, policy, and the mesh as a whole.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use signet_identity::Class;
 use signet_policy::{PolicyModel, rfc3339};
-use signet_sync::proto::admin::{InfoResponse, Proxy};
+use signet_sync::proto::admin::{InfoResponse, Proxy, Revocation};
 use x509_parser::parse_x509_certificate;
 
 use super::finding::{Finding, Topic};
@@ -27,6 +27,8 @@ pub(crate) struct Answers {
     pub(crate) proxies: Vec<Proxy>,
     /// The stored policy; none is stored, or why what is stored cannot be read here.
     pub(crate) model: Option<Result<PolicyModel, String>>,
+    /// What was revoked because its device reported that it was tampered with.
+    pub(crate) tampered: Vec<Revocation>,
 }
 
 impl Answers {
@@ -73,7 +75,28 @@ pub(crate) fn look_at_mesh(
         findings.push(Finding::ok(Topic::ProxyEnrolled, format!("{connected} connected")));
         findings.extend(answers.compiled().and_then(|model| missing(model, proxies)));
     }
+    findings.extend(tampered(answers));
     findings
+}
+
+/// Instances whose device was tampered with, each once: all of its certificates were revoked with one word.
+fn tampered(answers: &Answers) -> Vec<Finding> {
+    let said = |revocation: &Revocation| {
+        (revocation.revoked_at, revocation.tampered.clone(), revocation.reason.clone())
+    };
+    let events: BTreeSet<_> = answers.tampered.iter().map(said).collect();
+    let connected: HashSet<&str> =
+        answers.proxies.iter().filter(|proxy| proxy.connected).map(|proxy| &*proxy.spiffe_id).collect();
+    let finding = |(at, id, reason): &(u64, String, String)| {
+        let message = format!("{id}, {}: {}", rfc3339(*at), reason.escape_debug());
+        // Another instance serves: somebody let it in, or it is a replica.
+        if connected.contains(id.as_str()) {
+            Finding::warning(Topic::ProxyTampered, message)
+        } else {
+            Finding::error(Topic::ProxyTampered, message)
+        }
+    };
+    events.iter().rev().take(NAMED_MAX).map(finding).collect()
 }
 
 /// Looks at every proxy.
@@ -220,6 +243,7 @@ spec: {class: external, device: d1, network: edge}
             },
             proxies: vec![healthy(), Proxy { spiffe_id: gateway, ..healthy() }],
             model: Some(Ok(model)),
+            tampered: Vec::new(),
         }
     }
 
@@ -272,6 +296,23 @@ spec: {class: external, device: d1, network: edge}
         let missing = findings.iter().find(|finding| finding.id == Topic::SidecarMissing).unwrap();
         assert_eq!(missing.severity, Severity::Warning);
         assert_eq!(missing.message, "no sidecar has enrolled for gateway");
+    }
+
+    #[test]
+    fn a_device_that_was_tampered_with_is_told_once_and_is_an_error_until_another_serves() {
+        let revocation = |id: &str| Revocation {
+            reason: "tampered: the tamper file says \"1\"".to_owned(),
+            revoked_at: NOW,
+            tampered: id.to_owned(),
+            ..Revocation::default()
+        };
+        let lost = "spiffe://mesh.example/app/d1/lost";
+        let twice = |id: &str| found(|answers| answers.tampered = vec![revocation(id), revocation(id)]);
+        assert_eq!(twice(lost), [(Topic::ProxyTampered, Severity::Error)]);
+        assert_eq!(
+            twice("spiffe://mesh.example/app/d1/gateway"),
+            [(Topic::ProxyTampered, Severity::Warning)]
+        );
     }
 
     #[test]

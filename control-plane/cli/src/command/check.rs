@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use signet_sync::proto::admin::{GetRequest, InfoRequest, ListProxiesRequest};
+use signet_sync::proto::admin::{GetRequest, InfoRequest, ListProxiesRequest, ListRevocationsRequest};
 
 use super::coverage;
 use crate::check::finding::{Finding, Topic};
@@ -63,9 +63,11 @@ impl Check {
         let items = answered(client.get(GetRequest::default()).await)?.items;
         let model =
             (!items.is_empty()).then(|| coverage::compiled(items).map_err(|failure| failure.to_string()));
+        let mut tampered = answered(client.list_revocations(ListRevocationsRequest {}).await)?.revocations;
+        tampered.retain(|revocation| !revocation.tampered.is_empty());
         // Last, so that the clocks are compared at the end of an answer.
         let info = answered(client.info(InfoRequest {}).await)?;
-        Ok(Answers { info, proxies, model })
+        Ok(Answers { info, proxies, model, tampered })
     }
 
     fn judge(&self, answers: &Answers) -> Report {

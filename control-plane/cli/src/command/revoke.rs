@@ -113,15 +113,17 @@ async fn list(control_plane: &ControlPlane, format: Format) -> Result<Verdict, F
                 "reason": revocation.reason,
                 "revoked_at": revocation.revoked_at,
                 "expires": Some(revocation.expires).filter(|expires| *expires > 0),
+                "tampered": Some(&revocation.tampered).filter(|id| !id.is_empty()),
             })
         });
         print_json(&json!({ "revocations": fields.collect::<Vec<_>>(), "more": more }))?;
         return Ok(Verdict::Yes);
     }
     for revocation in &revocations {
-        let Revocation { reason, revoked_at, .. } = revocation;
+        let Revocation { reason, revoked_at, tampered, .. } = revocation;
+        let of = if tampered.is_empty() { String::new() } else { format!(" of {tampered}") };
         print_line(format_args!(
-            "{} at {revoked_at} s since 1970: {}",
+            "{}{of} at {revoked_at} s since 1970: {}",
             name(revocation),
             reason.escape_debug()
         ))?;

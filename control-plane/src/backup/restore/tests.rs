@@ -35,7 +35,7 @@ async fn mesh(directory: &Path) -> (MemoryStore, Backup) {
     store.commit(writes).await.unwrap();
     let listing = store.list("").await.unwrap();
     let text = authority.text().unwrap();
-    (store, Backup::new("mesh.example".into(), 7, listing.revision, text, listing.entries))
+    (store, Backup::new("mesh.example".into(), 7, listing.revision, text.to_string(), listing.entries))
 }
 
 fn restoring(backup: &Backup) -> Restoring<'_> {
@@ -71,6 +71,7 @@ async fn a_mesh_that_is_there_is_replaced_on_request_only_and_what_it_revoked_st
         reason: "stolen".into(),
         revoked_at: 1,
         expires: None,
+        tampered: None,
     };
     let later = SectionVersion { epoch: 6, counter: 1, payload_sha256: String::new(), made_from: 2 };
     let writes = vec![
@@ -155,7 +156,8 @@ async fn registered_after(subject: Option<Subject>) -> (usize, MemoryStore) {
         .unwrap()
         .unwrap()
         .text();
-    let backup = Backup::new("mesh.example".into(), 7, listing.revision, text.unwrap(), listing.entries);
+    let backup =
+        Backup::new("mesh.example".into(), 7, listing.revision, text.unwrap().to_string(), listing.entries);
     registered(leaf(2, unix_seconds(now) + 60)).await;
     if let Some(subject) = &subject {
         revoke(&store, subject, "stolen", now).await.unwrap();

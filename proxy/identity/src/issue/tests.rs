@@ -1,4 +1,4 @@
-use rcgen::BasicConstraints;
+use rcgen::{BasicConstraints, KeyPair};
 
 use super::*;
 use crate::certificate::spki_sha256;
@@ -30,10 +30,10 @@ fn stored_parts_of_two_authorities_are_refused() {
     let mix = |parts: [(&str, usize); 4]| parts.map(|(text, at)| section(text, at)).concat();
     assert!(Authority::from_pem(&mix([(&one, 0), (&one, 1), (&one, 2), (&one, 3)])).is_ok());
     for parts in [
-        [(&*one, 0), (&*one, 1), (&*two, 2), (&*two, 3)],
-        [(&*one, 0), (&*two, 1), (&*one, 2), (&*one, 3)],
-        [(&*one, 0), (&*one, 1), (&*one, 2), (&*two, 3)],
-        [(&*one, 2), (&*one, 3), (&*one, 0), (&*one, 1)],
+        [(&**one, 0), (&**one, 1), (&**two, 2), (&**two, 3)],
+        [(&**one, 0), (&**two, 1), (&**one, 2), (&**one, 3)],
+        [(&**one, 0), (&**one, 1), (&**one, 2), (&**two, 3)],
+        [(&**one, 2), (&**one, 3), (&**one, 0), (&**one, 1)],
     ] {
         assert_eq!(Authority::from_pem(&mix(parts)).err(), Some(IssueError::Mismatch));
     }
@@ -169,4 +169,55 @@ fn one_root_vouches_for_another_and_for_none_of_another_domain() {
     let foreign = Mesh::named("other.example");
     let refused = old.authority.vouch_for(&foreign.authority, now(), now() + HOUR);
     assert_eq!(refused.err(), Some(IssueError::TrustDomain));
+}
+
+/// A module in memory: what it promises is that nobody gets a key.
+#[derive(Debug, Default)]
+struct Vault(std::sync::Mutex<std::collections::BTreeMap<String, (Vec<u8>, Vec<u8>)>>);
+
+impl KeyModule for Vault {
+    fn generate(&self) -> Result<HeldKey, KeyModuleError> {
+        let pair = KeyPair::generate().unwrap();
+        let mut keys = self.0.lock().unwrap();
+        let key = HeldKey { reference: keys.len().to_string(), point: pair.der_bytes().to_vec() };
+        keys.insert(key.reference.clone(), (pair.serialize_der(), key.point.clone()));
+        Ok(key)
+    }
+
+    fn sign(&self, reference: &str, message: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
+        let keys = self.0.lock().unwrap();
+        let (key, _) = keys.get(reference).ok_or_else(|| KeyModuleError("no such key".into()))?;
+        let key = rustls_pki_types::PrivatePkcs8KeyDer::from(&**key);
+        Ok(rcgen::SigningKey::sign(&KeyPair::try_from(&key).unwrap(), message).unwrap())
+    }
+
+    fn destroy(&self, reference: &str) -> Result<(), KeyModuleError> {
+        self.0.lock().unwrap().remove(reference);
+        Ok(())
+    }
+}
+
+#[test]
+fn keys_in_a_module_certify_and_are_named_and_not_told() {
+    let vault = std::sync::Arc::new(Vault::default());
+    let keys = Keys::Module(vault.clone());
+    let domain = TrustDomain::parse("edge.example").unwrap();
+    let authority = Authority::create_in(&keys, domain, now(), 100 * HOUR).unwrap();
+    assert_eq!(authority.held_keys().collect::<Vec<_>>(), ["0", "1"]);
+    let text = authority.to_pem();
+    assert!(!text.contains("PRIVATE KEY"), "{}", *text);
+    let again = Authority::from_pem_in(&keys, &text).unwrap();
+    assert_eq!((again.to_pem(), again.prove_keys()), (text.clone(), Ok(())));
+    let again = Mesh { authority: again };
+    assert!(verify_tls_chain(&authority.bundle(), &again.tls_svid("gw").chain, now()).is_ok());
+    let next = Mesh { authority: again.authority.with_new_issuer_in(&keys, now(), 50 * HOUR).unwrap() };
+    assert_eq!(next.authority.held_keys().collect::<Vec<_>>(), ["0", "2"]);
+    assert!(verify_tls_chain(&authority.bundle(), &next.tls_svid("gw").chain, now()).is_ok());
+    // Without the module it is the same text and can issue nothing.
+    let named = Authority::from_pem(&text).unwrap();
+    assert_eq!(named.to_pem(), text);
+    let unusable = Err(IssueError::Encoding(rcgen::Error::RemoteKeyError));
+    assert_eq!(named.prove_keys(), unusable);
+    vault.destroy("1").unwrap();
+    assert_eq!(again.authority.prove_keys(), unusable);
 }

@@ -6,17 +6,17 @@ const DATABASE: &str = "https://database.example";
 
 fn signed(mesh: &Mesh, audience: &[&str]) -> String {
     let audience: Vec<String> = audience.iter().map(|&one| one.to_owned()).collect();
-    mesh.authority.jwt().sign(&mesh.id("gw"), &audience, now(), now() + MINUTE).unwrap()
+    mesh.authority.jwt().unwrap().sign(&mesh.id("gw"), &audience, now(), now() + MINUTE).unwrap()
 }
 
 fn verified(mesh: &Mesh, token: &str, audience: &str, at: SystemTime) -> Result<JwtClaims, JwtError> {
-    verify_jwt(&[mesh.authority.jwt().key()], mesh.authority.trust_domain(), token, audience, at)
+    verify_jwt(&[mesh.authority.jwt().unwrap().key()], mesh.authority.trust_domain(), token, audience, at)
 }
 
 /// A token that says whatever stands here, truly signed.
 fn forged(mesh: &Mesh, header: &str, claims: &str) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-    let signature = mesh.authority.jwt().pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    let signature = mesh.authority.jwt().unwrap().pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
@@ -38,12 +38,12 @@ fn a_token_proves_its_identity_to_each_of_its_audiences_until_it_ends() {
 fn the_key_is_the_issuers_alone_and_the_same_after_reading_it_back() {
     let mesh = Mesh::new();
     let again = Authority::from_pem(&mesh.authority.to_pem()).unwrap();
-    assert_eq!(again.jwt().key(), mesh.authority.jwt().key());
+    assert_eq!(again.jwt().unwrap().key(), mesh.authority.jwt().unwrap().key());
     let next = mesh.authority.with_new_issuer(now(), HOUR).unwrap();
-    assert_ne!(next.jwt().key(), mesh.authority.jwt().key());
+    assert_ne!(next.jwt().unwrap().key(), mesh.authority.jwt().unwrap().key());
     // The key of certificates is another one: its point stands in the issuer's certificate.
     let issuer = mesh.authority.issuer_der().to_vec();
-    assert!(!issuer.windows(POINT_BYTES).any(|part| part == mesh.authority.jwt().key().point()));
+    assert!(!issuer.windows(POINT_BYTES).any(|part| part == mesh.authority.jwt().unwrap().key().point()));
 }
 
 /// Computed by another implementation of HKDF and P-256.
@@ -85,7 +85,7 @@ fn a_changed_token_is_refused_at_every_byte() {
 #[test]
 fn what_spiffe_does_not_allow_is_refused_though_truly_signed() {
     let mesh = Mesh::new();
-    let kid = mesh.authority.jwt().key().id();
+    let kid = mesh.authority.jwt().unwrap().key().id();
     let header = format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#);
     let claims = r#"{"aud":["a"],"exp":9999999999,"sub":"spiffe://edge.example/app/d1/gw"}"#;
     assert!(verified(&mesh, &forged(&mesh, &header, claims), "a", now()).is_ok());
@@ -120,9 +120,9 @@ fn what_spiffe_does_not_allow_is_refused_though_truly_signed() {
 fn overlong_tokens_are_neither_made_nor_read() {
     let mesh = Mesh::new();
     let long = vec!["a".repeat(MAX_AUDIENCE_BYTES); 4];
-    let refused = mesh.authority.jwt().sign(&mesh.id("gw"), &long, now(), now() + MINUTE);
+    let refused = mesh.authority.jwt().unwrap().sign(&mesh.id("gw"), &long, now(), now() + MINUTE);
     assert_eq!(refused, Err(JwtError::TooLong));
-    let none = mesh.authority.jwt().sign(&mesh.id("gw"), &[], now(), now() + MINUTE);
+    let none = mesh.authority.jwt().unwrap().sign(&mesh.id("gw"), &[], now(), now() + MINUTE);
     assert_eq!(none, Err(JwtError::Audience));
     assert_eq!(verified(&mesh, &"a".repeat(MAX_JWT_BYTES + 1), "a", now()), Err(JwtError::TooLong));
 }

@@ -101,7 +101,7 @@ fn app_svid_is_good_for_others_and_makes_nobody_a_peer_or_a_signer() {
     assert_eq!(verify_app_chain(&bundle, &chain, now()), Ok(id));
     assert_eq!(verify_tls_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
     assert_eq!(verify_signing_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
-    assert!(crate::AppSvid::new(chain.clone(), request.key.clone_key()).is_ok());
+    assert!(crate::AppSvid::new(chain.clone(), request.key.clone()).is_ok());
     assert!(TlsSvid::new(chain, request.key).is_err());
     // And what the mesh believes is not handed to an application by mistake.
     for (chain, key) in [
@@ -303,7 +303,7 @@ fn authority_may_limit_purposes_and_the_limit_holds() {
 fn workload_cannot_issue() {
     let mesh = Mesh::new();
     let outer = mesh.tls_svid("gw");
-    let key = rcgen::KeyPair::try_from(&outer.key).unwrap();
+    let key = rcgen::KeyPair::try_from(&*outer.key).unwrap();
     // The workload's leaf has no subject; neither has the issuer field of what it forges.
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -425,7 +425,9 @@ fn chain_is_judged_by_the_domain_that_its_leaf_names_and_by_no_other() {
 
 /// The same root with an issuer that may vouch for its trust domain alone.
 fn constrained(mesh: Mesh) -> Mesh {
-    Mesh { authority: mesh.authority.with_constrained_issuer(now(), 100 * HOUR).unwrap() }
+    Mesh {
+        authority: mesh.authority.with_constrained_issuer(&crate::Keys::Memory, now(), 100 * HOUR).unwrap(),
+    }
 }
 
 #[test]

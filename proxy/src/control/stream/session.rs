@@ -70,6 +70,7 @@ impl Session {
     pub(super) async fn open(node: &Node, subscriber: &Subscriber) -> Result<Self, StreamError> {
         let identity = node.identity.load_full();
         let channel = node.origin.plane.as_identity(&identity).await?;
+        node.connected(channel.clone());
         let claims = claims(&identity, subscriber);
         let hello = wire::Hello {
             protocol: PROTOCOL,

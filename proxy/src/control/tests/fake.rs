@@ -218,6 +218,13 @@ impl Identity for Service {
         Ok(Response::new(wire::RenewResponse { tls_chain, signing_chain }))
     }
 
+    async fn report_tampering(
+        &self,
+        _: Request<wire::ReportTamperingRequest>,
+    ) -> Result<Response<wire::ReportTamperingResponse>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+
     async fn appoint(
         &self,
         _: Request<wire::AppointRequest>,

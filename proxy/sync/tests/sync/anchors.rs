@@ -33,7 +33,7 @@ fn anchors(current: &Authority, former: &Authority) -> Anchors {
         open: bundle(&[current, former], vec![[1; 32]]),
         issuer: Some(current.issuer_spki_sha256()),
         renew_within: Duration::from_secs(7),
-        jwt_keys: [current.jwt().key(), former.jwt().key()].into(),
+        jwt_keys: [current.jwt().unwrap().key(), former.jwt().unwrap().key()].into(),
         ..Anchors::new(bundle(&[current], vec![[1; 32], [2; 32]]), [9; 32], BTreeMap::new())
     }
 }
