@@ -220,6 +220,8 @@ impl Arguments {
             clock_is_right: self.clock_is_right,
             clock_drill: self.clock_drill_file.clone(),
             log: shared.log.clone(),
+            tamper: shared.tamper.clone(),
+            authority_key: shared.authority_key.clone(),
         })
     }
 }
@@ -228,6 +230,8 @@ impl Arguments {
 struct Shared {
     drain: Duration,
     log: LogConfig,
+    tamper: signet_tamper::Settings,
+    authority_key: Option<pkcs11::Place>,
 }
 
 impl Shared {

@@ -28,7 +28,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
-use signet_identity::{Keys, PrivateKey, TrustDomain, spki_sha256};
+use signet_identity::{IssueError, Keys, PrivateKey, TrustDomain, spki_sha256};
 use signet_sync::SectionKey;
 use zeroize::Zeroizing;
 
@@ -247,7 +247,14 @@ pub(crate) fn new_issuer(pair: &Pair, now: SystemTime, keys: &Keys) -> Result<Pa
 
 /// The same root with a new issuer that may vouch for its trust domain alone by its own certificate.
 pub(crate) fn constrained(pair: &Pair, now: SystemTime, keys: &Keys) -> Result<Pair, AuthorityError> {
-    Ok(Arc::new(pair.with_constrained_issuer(keys, now - BACKDATE, LIFETIME)?))
+    let next = pair.with_constrained_issuer(keys, now - BACKDATE, LIFETIME)?;
+    if let Keys::Module(module) = keys {
+        // The issuer that it replaces has certified nobody: nothing of it stays behind.
+        for gone in pair.held_keys().filter(|key| !next.held_keys().any(|kept| kept == *key)) {
+            module.destroy(gone).map_err(IssueError::from)?;
+        }
+    }
+    Ok(Arc::new(next))
 }
 
 /// `pairs P retired R vouchers V`, each within its bound.

@@ -231,7 +231,7 @@ fn signature_der(halves: &[u8]) -> Option<Vec<u8>> {
 
 /// A positive INTEGER without leading zeros.
 fn integer(bytes: &[u8]) -> Vec<u8> {
-    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_else(|| bytes.len().saturating_sub(1));
     let digits = bytes.get(first..).unwrap_or_default();
     let sign = if digits.first().is_some_and(|byte| byte & 0x80 != 0) { &[0][..] } else { &[] };
     let length = (sign.len() + digits.len()) as u8;

@@ -55,7 +55,7 @@ impl Stage {
         let id = SpiffeId::parse(&format!("spiffe://spire.example/{path}")).unwrap();
         let hour = Duration::from_secs(3600);
         let chain = by.issue_tls(&request.csr, &id, self.now - hour, self.now + hour).unwrap();
-        (chain, request.key)
+        (chain, request.key.clone_key())
     }
 
     fn judge(&self, evidence: &[u8], binding: &[u8; 32]) -> Result<Attested, &'static str> {

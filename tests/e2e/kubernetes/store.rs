@@ -1,5 +1,7 @@
 //! The control plane's state in Secrets, over an API server that enforces the access that is installed for it.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test, also in its helpers")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;

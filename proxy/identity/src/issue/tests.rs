@@ -173,7 +173,9 @@ fn one_root_vouches_for_another_and_for_none_of_another_domain() {
 
 /// A module in memory: what it promises is that nobody gets a key.
 #[derive(Debug, Default)]
-struct Vault(std::sync::Mutex<std::collections::BTreeMap<String, (Vec<u8>, Vec<u8>)>>);
+struct Vault(std::sync::Mutex<std::collections::BTreeMap<String, KeyAndPoint>>);
+
+type KeyAndPoint = (Vec<u8>, Vec<u8>);
 
 impl KeyModule for Vault {
     fn generate(&self) -> Result<HeldKey, KeyModuleError> {

@@ -479,7 +479,7 @@ fn constrained_path_is_refused_for_all_that_any_path_is() {
     let params = tls_params(good_name());
     let key = rcgen::KeyPair::generate().unwrap();
     let workload = mesh.tls_svid("gw");
-    let own = rcgen::KeyPair::try_from(&workload.key).unwrap();
+    let own = rcgen::KeyPair::try_from(&*workload.key).unwrap();
     let issuing = rcgen::Issuer::from_ca_cert_der(&workload.chain[0], own).unwrap();
     let leaf = params.signed_by(&key, &issuing).unwrap();
     let longer = [CertificateDer::from(leaf), workload.chain[0].clone(), workload.chain[1].clone()];
