@@ -7,13 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use signet_identity::{TrustBundle, TrustDomain};
+use signet_identity::{SpiffeId, TrustBundle, TrustDomain};
 use signet_policy::{Federated, Network, PolicyModel, federate};
-use signet_sync::{Entry, MAX_ENTRIES, Revocations};
+use signet_sync::{Entry, MAX_ENTRIES, MAX_NAME_BYTES, Revocations};
 use tokio::sync::watch;
 
 /// Most revocations taken over from one trust domain: what it revokes must not fill the list of another.
 const REVOCATIONS_MAX: usize = 10_000;
+
+/// Most of all together: 1.6 MB of the 4 MiB that a section may have, so that what the domain revokes itself has its place.
+const REVOCATIONS_MAX_OF_ALL: usize = 20_000;
+
+/// Most bytes of others' entries in one directory, so that its own have their place.
+const PLACES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of an entry's numbers and lengths.
+const ENTRY_BYTES: usize = 64;
 
 /// What a trust domain shows those that it is federated with. Made of its own state alone, so that two that look at each
 /// other do not go round in a circle.
@@ -107,7 +116,7 @@ pub(crate) struct Joined {
 /// Puts into a policy what the domain and the others allow each other. What cannot be taken up is left out whole, and said.
 pub(crate) fn join(model: &mut PolicyModel, own: &Revocations, offers: &[Arc<Offer>]) -> Vec<Joined> {
     let mut joined = Vec::new();
-    let mut room = MAX_ENTRIES.saturating_sub(own.len());
+    let mut room = MAX_ENTRIES.saturating_sub(own.len()).min(REVOCATIONS_MAX_OF_ALL);
     for offer in offers {
         let with = &offer.model.trust_domain;
         let revoked = offer.revocations.len();
@@ -135,21 +144,25 @@ pub(crate) fn bundles(joined: &[Joined]) -> (Vec<TrustBundle>, Vec<TrustBundle>)
 /// What is revoked, with what those that are federated revoked.
 pub(crate) fn revocations(own: &Revocations, joined: &[Joined]) -> Revocations {
     let mut all = own.clone();
-    for Joined { offer, .. } in joined {
-        all.federate(offer.model.trust_domain.clone(), &offer.revocations);
+    for Joined { offer, federated } in joined {
+        let named = |id: &SpiffeId| federated.callers.contains(id) || federated.callees.contains(id);
+        all.federate(offer.model.trust_domain.clone(), &offer.revocations, named);
     }
     all
 }
 
 /// Adds to the directories where those may be called that may be: in networks that both domains know by the same name, at
-/// addresses that this one counts to them, and never in place of an entry of its own.
+/// addresses that this one counts to them, and never in place of an entry of its own, nor at an address that its manifests
+/// have another use for.
 pub(crate) fn add_places(
     directories: &mut BTreeMap<String, Vec<Entry>>,
     model: &PolicyModel,
     joined: &[Joined],
 ) {
+    let used = used(model);
     for (name, entries) in directories {
         let Some(network) = model.network(name) else { continue };
+        let mut room = PLACES_BYTES_MAX;
         let mut taken: BTreeSet<(IpAddr, u16)> =
             entries.iter().map(|entry| (entry.address, entry.port)).collect();
         for Joined { offer, federated } in joined {
@@ -157,10 +170,17 @@ pub(crate) fn add_places(
             let callable = |entry: &&Entry| {
                 entry.identities.iter().all(|id| federated.callees.contains(id))
                     && holds(network, entry.address)
+                    && !used.contains(&entry.address.to_canonical())
             };
             for entry in theirs.filter(callable) {
-                if entries.len() < MAX_ENTRIES && taken.insert((entry.address, entry.port)) {
-                    let workload = format!("{}/{}", offer.model.trust_domain, entry.workload);
+                let workload = format!("{}/{}", offer.model.trust_domain, entry.workload);
+                let bytes = ENTRY_BYTES
+                    + workload.len()
+                    + entry.identities.iter().map(|id| id.as_str().len() + 4).sum::<usize>()
+                    + entry.sealing_keys.len() * 34;
+                let fits = entries.len() < MAX_ENTRIES && bytes <= room && workload.len() <= MAX_NAME_BYTES;
+                if fits && taken.insert((entry.address, entry.port)) {
+                    room -= bytes;
                     entries.push(Entry { workload, names: Vec::new(), ..entry.clone() });
                 }
             }
@@ -175,6 +195,19 @@ pub(crate) fn advertised(joined: &[Joined]) -> impl Iterator<Item = String> {
         let called = offer.model.workloads.iter().filter(|workload| federated.callees.contains(&workload.id));
         called.flat_map(|workload| &workload.advertise).map(|place| place.network.clone())
     })
+}
+
+/// Addresses that a domain's own manifests name: of its workloads, of what stands for them, of intermediaries and of hosts
+/// outside.
+fn used(model: &PolicyModel) -> BTreeSet<IpAddr> {
+    let workloads = model.workloads.iter().flat_map(|workload| {
+        let named = workload.advertise.iter().chain(&workload.virtual_addresses).map(|place| place.address);
+        workload.addresses.iter().copied().chain(named)
+    });
+    let intermediaries = model.intermediaries.iter().flat_map(|intermediary| intermediary.addresses.clone());
+    let hosts = model.egress.iter().filter(|rule| rule.cidr.prefix_len() == rule.cidr.max_prefix_len());
+    let all = workloads.chain(intermediaries).chain(hosts.map(|rule| rule.cidr.addr()));
+    all.map(|address| address.to_canonical()).collect()
 }
 
 fn holds(network: &Network, address: IpAddr) -> bool {

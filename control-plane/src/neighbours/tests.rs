@@ -86,9 +86,27 @@ fn only_who_may_be_called_is_told_and_never_in_place_of_an_own_entry() {
         cart("10.0.0.7"),
         cart("10.0.0.1"),
         cart("10.9.9.9"),
+        // What manifests here have another use for: a workload that has not claimed it yet, a virtual address, a host outside.
+        cart("10.0.0.20"),
+        cart("10.0.0.21"),
+        cart("10.0.0.22"),
         entry("secret", "spiffe://shop.example/app/d/secret", "10.0.0.6"),
     ];
     let mut own = model(PLATFORM);
+    let place = |address: &str| signet_policy::Advertised {
+        network: "lan".to_owned(),
+        address: address.parse().unwrap(),
+        port: 80,
+        target_port: 80,
+    };
+    own.workloads[0].addresses.push("10.0.0.20".parse().unwrap());
+    own.workloads[0].virtual_addresses.push(place("10.0.0.21"));
+    own.egress.push(signet_policy::EgressRule {
+        cidr: "10.0.0.22/32".parse().unwrap(),
+        ports: Vec::new(),
+        protocol: signet_policy::Transport::Tcp,
+        comment: None,
+    });
     let joined = join(&mut own, &Revocations::default(), &[Arc::new(offer(theirs))]);
     assert_eq!(joined.len(), 1);
     let cimi = entry("cimi", "spiffe://platform.example/platform/d/cimi", "10.0.0.7");

@@ -50,9 +50,18 @@ impl Revocations {
         self.entries.insert(subject, revocation);
     }
 
-    /// Takes over what a federated trust domain revoked.
-    pub fn federate(&mut self, trust_domain: TrustDomain, theirs: &Self) {
-        self.federated.insert(trust_domain, theirs.entries.clone());
+    /// Takes over what a federated trust domain revoked: certificates, and the identities that are `named` here. Its operators'
+    /// reasons stay its own.
+    pub fn federate(&mut self, trust_domain: TrustDomain, theirs: &Self, named: impl Fn(&SpiffeId) -> bool) {
+        let concerns = |(subject, _): &(&Subject, &Revocation)| match subject {
+            Subject::Certificate(_) => true,
+            Subject::Identity(id) => named(id),
+        };
+        let without_reason = |(subject, revocation): (&Subject, &Revocation)| {
+            (subject.clone(), Revocation { reason: String::new(), revoked_at: revocation.revoked_at })
+        };
+        let taken = theirs.entries.iter().filter(concerns).map(without_reason).collect();
+        self.federated.insert(trust_domain, taken);
     }
 
     /// The entry that revokes a certificate: its own, or its identity's. What another trust domain revoked counts for its own

@@ -138,11 +138,18 @@ fn what_another_domain_revoked_counts_for_its_own_identities() {
     shop.insert(Subject::Identity(theirs.clone()), revocation());
     let mut sent = Revocations::default();
     sent.insert(Subject::Certificate(Fingerprint([2; 32])), revocation());
-    sent.federate("shop.example".parse().unwrap(), &shop);
+    let named = |id: &SpiffeId| !id.as_str().ends_with("/unnamed");
+    shop.insert(Subject::Identity(id("spiffe://shop.example/app/d/unnamed")), revocation());
+    sent.federate("shop.example".parse().unwrap(), &shop, named);
     let received = Revocations::decode(&wire::Revocations::from(&sent).encode_to_vec()).unwrap();
     assert_eq!(received, sent);
     let is_revoked = |id: &SpiffeId, leaf: u8| received.of(id, Fingerprint([leaf; 32])).is_some();
     assert!(is_revoked(&theirs, 9), "by its own domain");
+    assert!(
+        !is_revoked(&id("spiffe://shop.example/app/d/unnamed"), 9),
+        "who is not named here is not told of"
+    );
+    assert_eq!(received.of(&theirs, Fingerprint([9; 32])).unwrap().reason, "");
     assert!(!is_revoked(&ours, 1) && !is_revoked(&ours, 9), "nobody here, whatever it lists");
     assert!(
         is_revoked(&ours, 2) && is_revoked(&id("spiffe://shop.example/app/d/b"), 2),
