@@ -253,8 +253,8 @@ impl<'a> Certificate<'a> {
 
     /// Whether it may vouch for URIs with this host.
     ///
-    /// NameConstraints ::= SEQUENCE { permittedSubtrees [0], excludedSubtrees [1] }, of which only permitted URIs are taken,
-    /// each GeneralSubtree ::= SEQUENCE { base [6] IA5String }: a host, or with a `.` before it all hosts below.
+    /// NameConstraints ::= SEQUENCE { permittedSubtrees \[0\], excludedSubtrees \[1\] }, of which only permitted URIs are taken,
+    /// each GeneralSubtree ::= SEQUENCE { base \[6\] IA5String }: a host, or with a `.` before it all hosts below.
     pub(crate) fn permits(&self, host: &str) -> Result<bool, Malformed> {
         let Some(constraints) = self.constraints else { return Ok(true) };
         let mut constraints = Reader::open(constraints, der::SEQUENCE)?;

@@ -7,7 +7,7 @@
 //!   [`SigningIdentity`] have no other constructor than verification.
 //! * [`server_config`], [`client_config`] and the two sides of enrolment – `rustls` set up the one way a mesh
 //!   channel may be.
-//! * [`AppSvid`], [`JwtAuthority`], [`bundle_document`] – what the application itself gets, in SPIFFE's forms: good for
+//! * [`AppSvid`], [`JwtAuthority`], [`bundle_document()`] – what the application itself gets, in SPIFFE's forms: good for
 //!   everybody but the mesh.
 //! * [`Authority`] and [`KeyRequest`] – issuing; [`renewal_time`] and [`backoff`] – when to ask again.
 //!
