@@ -11,6 +11,7 @@ mod directory;
 mod durability;
 mod enrolment;
 mod harness;
+mod history;
 mod push;
 mod revocation;
 mod rotation;
