@@ -9,6 +9,7 @@ mod ledger;
 mod work;
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use signet_sync::proto::admin::{GetRequest, InfoResponse, ListTokensRequest};
@@ -36,7 +37,7 @@ async fn no_acknowledged_write_is_lost_repeated_or_undone_by_kills_at_random_mom
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = number("SIGNET_TEST_SEED").unwrap_or(u64::from(since.subsec_nanos()));
     println!("SIGNET_TEST_SEED={seed} SIGNET_TEST_KILLS={kills}");
-    let mut dice = Dice(seed);
+    let mut dice = Dice { seed, thrown: 0 };
     let state = tempfile::tempdir().unwrap();
     let mut server = Server::start(state.path());
     server.apply(&everything()).await;
@@ -80,12 +81,7 @@ async fn no_acknowledged_write_is_lost_repeated_or_undone_by_kills_at_random_mom
 }
 
 /// Holds the history against what is stored, and takes down what turned out to have happened.
-async fn judge(
-    server: &Server,
-    ledger: &mut Ledger,
-    before: &InfoResponse,
-    seen: &Witness,
-) -> InfoResponse {
+async fn judge(server: &Server, ledger: &mut Ledger, before: &InfoResponse, seen: &Witness) -> InfoResponse {
     let info = server.info().await;
     assert_eq!(before.root_fingerprints, info.root_fingerprints, "another authority");
     let newest = ledger.changes.iter().map(|change| change.revision).max().unwrap_or_default();
@@ -184,14 +180,18 @@ impl Witness {
 
 fn not_empty(subscriber: &Subscriber) {
     let policy = subscriber.policy().expect("a policy that is never taken back");
-    assert!(policy.model.workloads.iter().any(|workload| workload.name == "steady"), "a policy without steady");
+    assert!(
+        policy.model.workloads.iter().any(|workload| workload.name == "steady"),
+        "a policy without steady"
+    );
     assert_eq!(policy.model.policies.len(), 1, "a policy without its rules");
 }
 
 /// What is there before the first kill.
 fn everything() -> String {
     let mut yaml = MESH.to_owned();
-    for name in std::iter::once("steady".to_owned()).chain((0..ENROLLING).map(|number| format!("e{number}"))) {
+    for name in std::iter::once("steady".to_owned()).chain((0..ENROLLING).map(|number| format!("e{number}")))
+    {
         let _ = write!(yaml, "---\n{}", workload(&name));
     }
     yaml + "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: AccessPolicy\nmetadata: { name: steady }\n\
@@ -203,14 +203,17 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
-/// Repeatable choices: SplitMix64.
-struct Dice(u64);
+/// Choices by chance that a seed repeats.
+struct Dice {
+    seed: u64,
+    thrown: u64,
+}
 
 impl Dice {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
+        self.thrown += 1;
+        let mut hasher = DefaultHasher::new();
+        (self.seed, self.thrown).hash(&mut hasher);
+        hasher.finish() % end
     }
 }

@@ -10,6 +10,7 @@ mod clocks;
 mod directory;
 mod durability;
 mod enrolment;
+mod full_disk;
 mod harness;
 mod history;
 mod push;

@@ -49,7 +49,10 @@ impl Register {
     /// What is found is the last that was acknowledged, or one that was asked for later; from now on it stays.
     pub(super) fn settle(&mut self, name: &str, found: u64) {
         let (least, most) = (self.acknowledged, self.asked);
-        assert!((least..=most).contains(&found), "{name} is {found}: {least} was acknowledged, {most} asked for");
+        assert!(
+            (least..=most).contains(&found),
+            "{name} is {found}: {least} was acknowledged, {most} asked for"
+        );
         *self = Self { asked: found, acknowledged: found };
     }
 }
@@ -59,7 +62,10 @@ impl Uses {
     pub(super) fn settle(&mut self, id: &str, left: u32) {
         let used = self.all.checked_sub(left).expect("no use comes back");
         let (least, most) = (self.acknowledged, self.asked);
-        assert!((least..=most).contains(&used), "{used} of {id} are used: {least} acknowledged, {most} asked for");
+        assert!(
+            (least..=most).contains(&used),
+            "{used} of {id} are used: {least} acknowledged, {most} asked for"
+        );
         (self.asked, self.acknowledged) = (used, used);
     }
 }
@@ -103,7 +109,8 @@ impl Ledger {
 
 /// A workload's manifest of a version.
 pub(super) fn versioned(name: &str, version: u64) -> String {
-    workload(name).replace(&format!("names: [{name}.example]"), &format!("names: [v{version}.{name}.example]"))
+    workload(name)
+        .replace(&format!("names: [{name}.example]"), &format!("names: [v{version}.{name}.example]"))
 }
 
 /// The version in it.
