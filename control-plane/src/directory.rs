@@ -13,7 +13,7 @@
 //! Names are never claimed: they come from the manifests alone.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use signet_identity::SpiffeId;
@@ -128,8 +128,11 @@ fn is_gateway(network: &Network, address: IpAddr) -> bool {
 
 /// Whether a stored claim still holds under the model, which may have changed since it was accepted.
 pub(crate) fn stands(model: &PolicyModel, claim: &Claim) -> bool {
-    let Some(workload) = model.workload(&claim.id) else { return false };
-    let Some(network) = model.network(&claim.network) else { return false };
+    let (workload, network) = (model.workload(&claim.id), model.network(&claim.network));
+    workload.zip(network).is_some_and(|(workload, network)| stands_for(workload, network, claim))
+}
+
+fn stands_for(workload: &WorkloadModel, network: &Network, claim: &Claim) -> bool {
     network.contains(claim.address)
         && !is_gateway(network, claim.address)
         && (workload.addresses.is_empty() || workload.addresses.contains(&claim.address))
@@ -174,10 +177,15 @@ pub(crate) fn build(
             networks.entry(place.network.clone()).or_default().entry((address, place.port)).or_insert(entry);
         }
     }
-    let (here, away): (Vec<&Claim>, Vec<&Claim>) =
-        claims.iter().filter(|claim| stands(model, claim)).partition(|claim| claim.expires.is_none());
-    for claim in here.into_iter().chain(away) {
-        let Some(workload) = model.workload(&claim.id) else { continue };
+    // Found once for all: the model looks from one to the next, and there are as many claims as proxies.
+    let workloads: HashMap<_, _> = model.workloads.iter().map(|workload| (&workload.id, workload)).collect();
+    let known: HashMap<_, _> = model.networks.iter().map(|network| (&*network.name, network)).collect();
+    let standing = claims.iter().filter_map(|claim| {
+        let (workload, network) = (*workloads.get(&claim.id)?, known.get(&*claim.network)?);
+        stands_for(workload, network, claim).then_some((claim, workload))
+    });
+    let (here, away): (Vec<_>, Vec<_>) = standing.partition(|(claim, _)| claim.expires.is_none());
+    for (claim, workload) in here.into_iter().chain(away) {
         let mut entry = entry(workload, claim.address, claim.port, claim.port, habits, now);
         entry.sealing_keys.clone_from(of(&sealing_keys, workload));
         if let Some(network) = networks.get_mut(&claim.network)

@@ -80,13 +80,14 @@ impl Published {
         now.saturating_duration_since(self.at) <= CURRENT
     }
 
-    /// Whether a proxy of `network` gets a section: everything common, the directory of its own network, and those
-    /// of networks with advertised addresses.
-    pub(crate) fn concerns(&self, name: &SectionName, network: &str) -> bool {
-        match name {
-            SectionName::Directory(of) => of == network || self.advertised.contains(of),
-            _ => true,
-        }
+    /// The sections that a proxy of `network` gets: everything common, the directory of its own network, and those of
+    /// networks with advertised addresses. They are looked up, not sifted: there is one directory for each network, and
+    /// everybody asks in each round.
+    pub(crate) fn concerning<'a>(&'a self, network: &'a str) -> impl Iterator<Item = SectionName> + 'a {
+        let common = [SectionName::Anchors, SectionName::Policy, SectionName::Revocations];
+        let others = self.advertised.iter().map(String::as_str).filter(move |of| *of != network);
+        let directories = std::iter::once(network).chain(others);
+        common.into_iter().chain(directories.map(|of| SectionName::Directory(of.to_owned())))
     }
 }
 

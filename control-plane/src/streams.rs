@@ -1,6 +1,7 @@
 //! The open control streams: who is connected, what it last said, and how to ask it something.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,13 +27,44 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// All open streams.
 pub(crate) struct Streams {
-    open: Mutex<BTreeMap<u64, Arc<Stream>>>,
+    open: Mutex<Open>,
     /// When the last stream of an instance ended, for as long as somebody may ask: see [`Streams::last_seen`].
     ended: Mutex<BTreeMap<(SpiffeId, String), Instant>>,
     /// Before that nobody was seen by this process.
     began: Instant,
     next_stream: AtomicU64,
     next_question: AtomicU64,
+}
+
+/// The streams by number, and the numbers of each instance: who opens one does not look through everybody's.
+#[derive(Default)]
+struct Open {
+    by_number: BTreeMap<u64, Arc<Stream>>,
+    of_instance: HashMap<(SpiffeId, String), BTreeSet<u64>>,
+}
+
+impl Open {
+    /// Adds a stream; the ones of its instance that are too many then, oldest first.
+    fn add(&mut self, number: u64, stream: Arc<Stream>) -> Vec<Arc<Stream>> {
+        let same = self.of_instance.entry((stream.spiffe_id.clone(), stream.instance.clone())).or_default();
+        let surplus = (same.len() + 1).saturating_sub(STREAMS_PER_INSTANCE);
+        let surplus = same.iter().take(surplus).filter_map(|number| self.by_number.get(number).cloned());
+        let surplus = surplus.collect();
+        same.insert(number);
+        self.by_number.insert(number, stream);
+        surplus
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(stream) = self.by_number.remove(&number) else { return };
+        let instance = (stream.spiffe_id.clone(), stream.instance.clone());
+        if let Entry::Occupied(mut same) = self.of_instance.entry(instance) {
+            same.get_mut().remove(&number);
+            if same.get().is_empty() {
+                same.remove();
+            }
+        }
+    }
 }
 
 /// One open stream.
@@ -150,26 +182,20 @@ impl Streams {
             questions,
             report: Mutex::default(),
         });
-        let mut open = self.lock();
-        let same =
-            |other: &&Arc<Stream>| other.instance == stream.instance && other.spiffe_id == stream.spiffe_id;
-        let surplus = (open.values().filter(same).count() + 1).saturating_sub(STREAMS_PER_INSTANCE);
-        for old in open.values().filter(same).take(surplus) {
+        for old in self.lock().add(number, stream.clone()) {
             old.superseded.cancel();
         }
-        open.insert(number, stream.clone());
-        drop(open);
         (Membership { streams: self.clone(), stream }, receiver)
     }
 
     /// How many are open.
     pub(crate) fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().by_number.len()
     }
 
     /// Every open stream, oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Stream>> {
-        self.lock().values().cloned().collect()
+        self.lock().by_number.values().cloned().collect()
     }
 
     /// The streams of the instances that are connected: of several of one, the newest.
@@ -195,7 +221,7 @@ impl Streams {
             return;
         }
         let open = self.lock();
-        for stream in ids.iter().filter_map(|id| open.get(&id.0)) {
+        for stream in ids.iter().filter_map(|id| open.by_number.get(&id.0)) {
             stream.displaced.notify_one();
         }
     }
@@ -227,7 +253,7 @@ impl Streams {
         gathered
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Stream>>> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,6 +286,6 @@ impl Stream {
 impl Drop for Membership {
     fn drop(&mut self) {
         self.streams.note_end(&self.stream, Instant::now());
-        self.streams.lock().remove(&self.stream.id.0);
+        self.streams.lock().remove(self.stream.id.0);
     }
 }

@@ -15,6 +15,7 @@ mod rotation;
 mod shutdown;
 mod state;
 mod tampered;
+mod year;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -24,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "issuer_and_root_rotate_twice_under_load_and_kills_and_no_call_or_stream_breaks",
         authority::issuer_and_root_rotate_twice_under_load_and_kills_and_no_call_or_stream_breaks,
+    ),
+    (
+        "rotations_of_a_year_under_load_and_kills_at_random_moments_fail_no_call",
+        year::rotations_of_a_year_under_load_and_kills_at_random_moments_fail_no_call,
     ),
     (
         "emergency_cuts_what_is_open_under_the_old_root_and_what_was_stolen_is_worth_nothing",

@@ -343,11 +343,9 @@ impl Session {
     /// Queues what is new for this proxy. Whether it may be one that must not be served any more.
     fn offer(&mut self, published: &Published) -> bool {
         let network = &self.membership.stream.network;
-        for (name, section) in &published.sections {
-            if self.held.contains(name) || published.concerns(name, network) {
-                self.held.insert(name.clone());
-                self.publisher.publish(section.clone());
-            }
+        self.held.extend(published.concerning(network).filter(|name| published.sections.contains_key(name)));
+        for section in self.held.iter().filter_map(|name| published.sections.get(name)) {
+            self.publisher.publish(section.clone());
         }
         let refused = self.told.values().any(Result::is_err);
         let model_changed =

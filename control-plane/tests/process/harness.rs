@@ -232,6 +232,10 @@ impl Proxy {
 
     /// New keys, new certificates, by the ones in force.
     pub(crate) async fn renew(&mut self, control: SocketAddr) -> Result<(), Status> {
+        self.renew_over(dial(control, self.tls_config(), None).await).await
+    }
+
+    pub(crate) async fn renew_over(&mut self, channel: Channel) -> Result<(), Status> {
         let tls = KeyRequest::new_tls().unwrap();
         let signing = KeyRequest::new_signing().unwrap();
         let request = wire::RenewRequest {
@@ -240,7 +244,6 @@ impl Proxy {
             tls_csr: tls.csr.clone(),
             signing_csr: signing.csr.clone(),
         };
-        let channel = dial(control, self.tls_config(), None).await;
         let response = IdentityClient::new(channel).renew(request).await?.into_inner();
         self.tls = TlsSvid::new(chain(response.tls_chain), tls.key).unwrap();
         self.signing = SigningSvid::new(chain(response.signing_chain), signing.key).unwrap();
@@ -359,10 +362,14 @@ pub(crate) fn claim(address: &str) -> wire::Claim {
 }
 
 pub(crate) async fn enrol(control: SocketAddr, token: &Token) -> Result<Proxy, Status> {
+    enrol_over(dial(control, pinned(token), None).await, token).await
+}
+
+pub(crate) async fn enrol_over(channel: Channel, token: &Token) -> Result<Proxy, Status> {
     let tls = KeyRequest::new_tls().unwrap();
     let signing = KeyRequest::new_signing().unwrap();
-    let request = enrol_request(token, &tls, &signing);
-    let response = try_enrol(control, token, request).await?;
+    let request = Request::new(enrol_request(token, &tls, &signing));
+    let response = EnrolmentClient::new(channel).enrol(request).await?.into_inner();
     let roots = chain(response.roots.clone());
     let bundle = TrustBundle::new(TrustDomain::parse(TRUST_DOMAIN).unwrap(), roots).unwrap();
     Ok(Proxy {

@@ -162,7 +162,7 @@ pub(super) fn emergency_cuts_what_is_open_under_the_old_root_and_what_was_stolen
 }
 
 /// The fingerprint of the issuer of both certificates that a sidecar keeps.
-fn issuers(sidecar: &Sidecar) -> Result<[String; 2], Failure> {
+pub(super) fn issuers(sidecar: &Sidecar) -> Result<[String; 2], Failure> {
     let state = sidecar.folder().join("state");
     let tls = TlsSvid::from_pem(&fs::read(state.join("tls.pem"))?)?;
     let signing = SigningSvid::from_pem(&fs::read(state.join("signing.pem"))?)?;
