@@ -35,7 +35,7 @@ const ENROLLING: usize = 8;
 async fn no_acknowledged_write_is_lost_repeated_or_undone_by_kills_at_random_moments() {
     let kills = number("SIGNET_TEST_KILLS").unwrap_or(KILLS);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number("SIGNET_TEST_SEED").unwrap_or(u64::from(since.subsec_nanos()));
+    let seed = number("SIGNET_TEST_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()));
     println!("SIGNET_TEST_SEED={seed} SIGNET_TEST_KILLS={kills}");
     let mut dice = Dice { seed, thrown: 0 };
     let state = tempfile::tempdir().unwrap();

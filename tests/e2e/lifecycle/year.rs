@@ -25,7 +25,7 @@ const ROTATION_LIMIT: Duration = Duration::from_secs(120);
 pub(super) fn rotations_of_a_year_under_load_and_kills_at_random_moments_fail_no_call() -> TestResult {
     let rotations = number("SIGNET_TEST_ROTATIONS")?.unwrap_or(ROTATIONS);
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let seed = number("SIGNET_TEST_SEED")?.unwrap_or(u64::from(since.subsec_nanos()));
+    let seed = number("SIGNET_TEST_SEED")?.unwrap_or_else(|| u64::from(since.subsec_nanos()));
     println!("SIGNET_TEST_SEED={seed} SIGNET_TEST_ROTATIONS={rotations}");
     let stage = Stage::new()?;
     let _app = app(&stage.server, &["rest"], &[PORT])?;
