@@ -196,6 +196,8 @@ impl Client {
         loop {
             let token = self.token(1).await?;
             let proxy = self.enrol(&token).await?.expect("a token that nobody else has");
+            // It is taken back with whoever enrolled by it, and not listed any more.
+            self.ledger().tokens.remove(token.id());
             let subject = Some(Subject::Fingerprint(proxy.tls.fingerprint.to_string()));
             let began = Instant::now();
             let request = RevokeRequest { subject, reason: "stolen".to_owned() };
