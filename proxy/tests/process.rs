@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -179,10 +180,18 @@ fn missing_capability_is_named_and_nothing_goes_on() {
     }
 }
 
-/// Three ports that nobody uses; somebody else could take one before it is used, but no test here does.
+/// Three ports that nobody uses, at any address. None is of the range that the kernel chooses from for others (from 32768 on), and none is
+/// given out twice by this process, so that nobody takes one before the program does.
 fn free_ports() -> [String; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port().to_string())
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    [(); 3].map(|()| {
+        loop {
+            let port = 20_000 + GIVEN.fetch_add(1, Ordering::Relaxed) % 12_000;
+            if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+                return port.to_string();
+            }
+        }
+    })
 }
 
 #[test]
@@ -206,12 +215,11 @@ fn proxy_without_identity_lives_is_not_ready_and_ends_when_asked() {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(running.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("control plane cannot be reached") {
-            line.clear();
+        let mut said = String::new();
+        while !said.contains("control plane cannot be reached") {
             assert!(
-                log.read_line(&mut line).unwrap() > 0,
-                "it ended before it was asked to: {:?}",
+                log.read_line(&mut said).unwrap() > 0,
+                "it ended before it was asked to: {:?}: {said}",
                 running.wait()
             );
         }
