@@ -187,6 +187,7 @@ impl ControlPlane {
             store: store.clone(),
             health: Arc::new(health),
             mesh: Mesh {
+                frames: Arc::default(),
                 attestors: Attestors::new(attestors),
                 followed: kubernetes.as_ref().is_some_and(Kubernetes::is_followed),
                 registrar: Registrar::new(store.clone(), authority.clone()),

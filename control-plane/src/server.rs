@@ -14,8 +14,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::UnixTime;
 use signet_identity::{ALPN_CONTROL, VerifyError, attestation_binding, rejoin_server_config, renewal_time};
 use signet_policy::MAX_REJOIN_S;
-use signet_sync::MAX_MESSAGE_BYTES;
-use signet_sync::proto::sync::control_server::ControlServer;
 use signet_sync::proto::sync::enrolment_server::EnrolmentServer;
 use signet_sync::proto::sync::identity_server::IdentityServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -39,6 +37,7 @@ use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
 use crate::services::control::ControlService;
 use crate::services::enrolment::EnrolmentService;
+use crate::services::frames::ControlEndpoint;
 use crate::services::identity::IdentityService;
 
 mod anonymous;
@@ -105,7 +104,7 @@ pub(crate) async fn serve(
     let accepting = accept(listener, tls, mesh.metrics.clone(), ready, sharers);
     let enrolment = EnrolmentServer::new(EnrolmentService(mesh.clone()));
     let identity = IdentityServer::new(IdentityService(mesh.clone()));
-    let control = ControlServer::new(ControlService(mesh));
+    let control = ControlEndpoint::new(ControlService(mesh), PROXY_MESSAGE_BYTES);
     let serving = Server::builder()
         .max_concurrent_streams(HTTP2_STREAMS)
         .http2_max_header_list_size(HEADER_LIST_BYTES)
@@ -114,11 +113,7 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(enrolment.max_decoding_message_size(ENROLMENT_BYTES))
         .add_service(identity.max_decoding_message_size(ENROLMENT_BYTES))
-        .add_service(
-            control
-                .max_decoding_message_size(PROXY_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES),
-        )
+        .add_service(control)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), draining.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {

@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod enrolment;
+pub(crate) mod frames;
 pub(crate) mod identity;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::publish::{ObservedHabits, Published};
 use crate::registrar::{Registrar, RegistrarError};
 use crate::replica::Replicas;
 use crate::server::ConnectionInfo;
+use crate::services::frames::Frames;
 use crate::store::Store;
 use crate::streams::Streams;
 
@@ -38,6 +40,7 @@ pub(crate) struct Mesh {
     pub(crate) draining: CancellationToken,
     /// The manifests are those of a cluster, and nobody else changes them.
     pub(crate) followed: bool,
+    pub(crate) frames: Arc<Frames>,
     pub(crate) habits: Arc<ObservedHabits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) published: watch::Receiver<Arc<Published>>,

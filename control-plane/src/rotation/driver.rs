@@ -339,6 +339,7 @@ mod tests {
             claims: Arc::new(Claims::new(store.clone(), String::new())),
             draining: CancellationToken::new(),
             followed: false,
+            frames: Arc::default(),
             replicas: Arc::new(Replicas::alone(store.clone())),
             authority,
             clock,

@@ -8,18 +8,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use hyper::body::Bytes;
 use signet_policy::{PolicyModel, Protocol, Refusal, SpeaksFirst};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
-use signet_sync::proto::sync::control_server::Control;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::{
     Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate,
     sealing_key,
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::caller::Caller;
 use crate::claims::AnnounceError;
@@ -29,6 +28,7 @@ use crate::plain;
 use crate::publish::Published;
 use crate::records::{self, SealingKey};
 use crate::registrar::Known;
+use crate::services::frames::framed;
 use crate::services::{Mesh, connection, peer, status};
 use crate::streams::{Answer, Membership, Opened, Question};
 use crate::told;
@@ -77,14 +77,12 @@ const VERSION_MAX: usize = 64;
 /// The service.
 pub(crate) struct ControlService(pub(crate) Mesh);
 
-#[tonic::async_trait]
-impl Control for ControlService {
-    type ConnectStream = ReceiverStream<Result<wire::ControlMessage, Status>>;
-
-    async fn connect(
+impl ControlService {
+    /// Opens a stream: what is sent down it, until its status.
+    pub(crate) async fn connect(
         &self,
         request: Request<Streaming<wire::ProxyMessage>>,
-    ) -> Result<Response<Self::ConnectStream>, Status> {
+    ) -> Result<mpsc::Receiver<Result<Bytes, Status>>, Status> {
         let mesh = self.0.clone();
         let peer = peer(&mesh, &request)?;
         let source = connection(&request)?.source;
@@ -95,14 +93,14 @@ impl Control for ControlService {
             .map_err(|error| status(&error))?;
         let (outbound, messages) = mpsc::channel(OUTBOUND_MAX);
         tokio::spawn(serve(mesh, peer, known, source, request.into_inner(), outbound));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(messages)
     }
 }
 
 /// An address and port.
 type Place = (IpAddr, u16);
 
-type Outbound = mpsc::Sender<Result<wire::ControlMessage, Status>>;
+type Outbound = mpsc::Sender<Result<Bytes, Status>>;
 
 /// Serves one stream from `Hello` to its end.
 async fn serve(
@@ -156,7 +154,8 @@ async fn hello(inbound: &mut Streaming<wire::ProxyMessage>) -> Result<wire::Hell
 }
 
 async fn say_goodbye(outbound: &Outbound, message: Result<wire::ControlMessage, Status>) {
-    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, outbound.send(message)).await;
+    let frame = message.and_then(|message| framed(&message));
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, outbound.send(frame)).await;
 }
 
 fn goaway(reason: &str, later_ms: u64) -> wire::ControlMessage {
@@ -175,6 +174,14 @@ fn spread(streams: usize) -> u64 {
 
 fn down(message: Down) -> wire::ControlMessage {
     wire::ControlMessage { message: Some(message) }
+}
+
+/// What waits to be sent.
+enum Outgoing {
+    /// To all who have not got it yet, in the same bytes.
+    Section(Arc<wire::Section>),
+    /// To this proxy.
+    Message(wire::ControlMessage),
 }
 
 /// How a stream ended.
@@ -206,7 +213,7 @@ struct Session {
     publisher: Publisher,
     /// Sections the proxy has or was sent: their later versions follow even when they no longer concern it.
     held: BTreeSet<SectionName>,
-    outbox: VecDeque<wire::ControlMessage>,
+    outbox: VecDeque<Outgoing>,
     asked: VecDeque<Question>,
     claims: Vec<Claim>,
     /// The verdicts the proxy was told.
@@ -275,7 +282,7 @@ impl Session {
             let (claim_at, habit_at) = (self.claim_at, self.habit_at);
             let step = tokio::select! {
                 permit = outbound.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
-                    (Ok(permit), Some(message)) => { permit.send(Ok(message)); Ok(()) }
+                    (Ok(permit), Some(message)) => self.encoded(message).map(|frame| permit.send(Ok(frame))),
                     _ => return End::Closed,
                 },
                 message = inbound.message(), if self.outbox.len() < OUTBOX_MAX => match message {
@@ -326,9 +333,13 @@ impl Session {
         let now_ms = self.mesh.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
         match self.mesh.authority.policy_key().sign_freshness(now_ms, policy, revocations) {
-            Ok(said) => self.outbox.push_back(down(Down::Freshness(said))),
+            Ok(said) => self.tell(Down::Freshness(said)),
             Err(error) => tracing::error!(%error, "what time it is cannot be signed"),
         }
+    }
+
+    fn tell(&mut self, message: Down) {
+        self.outbox.push_back(Outgoing::Message(down(message)));
     }
 
     /// Sections go out one at a time, behind what is already waiting.
@@ -336,7 +347,14 @@ impl Session {
         if self.outbox.is_empty()
             && let Some(section) = self.publisher.poll(Instant::now())
         {
-            self.outbox.push_back(down(Down::Section((*section).clone())));
+            self.outbox.push_back(Outgoing::Section(section));
+        }
+    }
+
+    fn encoded(&self, message: Outgoing) -> Result<Bytes, Status> {
+        match message {
+            Outgoing::Section(section) => self.mesh.frames.of(&section),
+            Outgoing::Message(message) => framed(&message),
         }
     }
 
@@ -459,7 +477,7 @@ impl Session {
         for (place, outcome) in &told {
             if self.told.get(place) != Some(outcome) {
                 count(&self.mesh.metrics.claims, outcome.map_or_else(ClaimRefusal::code, |()| "ok"));
-                self.outbox.push_back(claim_result(*place, *outcome));
+                self.outbox.push_back(Outgoing::Message(claim_result(*place, *outcome)));
             }
         }
         self.told = told;
@@ -541,7 +559,7 @@ impl Session {
 
     fn ask(&mut self, question: Question) {
         let query = wire::ExplainQuery { query_id: question.id, request_id: question.request_id.clone() };
-        self.outbox.push_back(down(Down::ExplainQuery(query)));
+        self.tell(Down::ExplainQuery(query));
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_front();
         }
