@@ -53,14 +53,22 @@ async fn claim(store: &MemoryStore, port: u16) {
     store.commit(vec![records::put(key, Expect::Any, &claim).unwrap()]).await.unwrap();
 }
 
+async fn announce(store: &MemoryStore, number: u16) {
+    let id = signet_identity::SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
+    let key = SealingKey { id, key: [1; 32], leaf: String::new(), expires: 0 };
+    let place = SealingKey::key(&key.id, &format!("instance-{number}"));
+    store.commit(vec![records::put(place, Expect::Any, &key).unwrap()]).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn whatever_proxies_change_everybody_gets_at_most_two_directories_a_second() {
     let (store, mut published) = compiler().await;
     published.mark_unchanged();
     let start = Instant::now();
     let churn = tokio::spawn(async move {
-        for port in 1..=100 {
-            claim(&store, port).await;
+        for number in 1..=100 {
+            claim(&store, number).await;
+            announce(&store, number).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
@@ -127,4 +135,12 @@ async fn what_is_published_is_the_newest_only_while_rounds_succeed() {
     store.commit(vec![damaged]).await.unwrap();
     tokio::time::sleep(3 * TICK).await;
     assert!(!published.borrow().is_current(Instant::now()));
+}
+
+#[test]
+fn the_larger_the_fleet_the_rarer_are_rounds_that_proxies_cause() {
+    assert_eq!(pace_of(0), PACE);
+    assert_eq!(pace_of(1_000), PACE);
+    assert_eq!(pace_of(10_000), Duration::from_millis(2_500));
+    assert_eq!(pace_of(usize::MAX), PACE_MAX);
 }
