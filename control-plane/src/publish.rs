@@ -5,6 +5,7 @@
 //! and the version is durable before anybody sees the section: versions never go back, whenever the process dies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -64,6 +65,8 @@ pub(crate) struct Published {
     pub(crate) effective: Arc<PolicyModel>,
     /// Every section in its newest version.
     pub(crate) sections: BTreeMap<SectionName, Arc<wire::Section>>,
+    /// The keys of all claims there are.
+    claimed: BTreeSet<String>,
     /// Networks in which the operator advertises addresses: everybody may call those.
     advertised: BTreeSet<String>,
     pub(crate) manifests: Arc<Manifests>,
@@ -78,6 +81,11 @@ impl Published {
     /// say that nothing has changed.
     pub(crate) fn is_current(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.at) <= CURRENT
+    }
+
+    /// Whether a place is claimed by somebody, as of the round.
+    pub(crate) fn is_claimed(&self, network: &str, address: IpAddr, port: u16) -> bool {
+        self.claimed.contains(&Claim::key(network, address, port))
     }
 
     /// The sections that a proxy of `network` gets: everything common, the directory of its own network, and those of
@@ -323,7 +331,20 @@ async fn round(
     let advertised = advertised.map(|place| place.network.clone());
     let advertised = advertised.chain(neighbours::advertised(&joined)).collect();
     let revision = listing.revision;
-    Ok(Published { at, revision, model, effective, sections, advertised, manifests, revocations, offers })
+    let claimed = listing.entries.into_iter().map(|entry| entry.key);
+    let claimed = claimed.filter(|key| key.starts_with(records::CLAIMS)).collect();
+    Ok(Published {
+        at,
+        revision,
+        model,
+        effective,
+        sections,
+        claimed,
+        advertised,
+        manifests,
+        revocations,
+        offers,
+    })
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {

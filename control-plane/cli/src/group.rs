@@ -231,12 +231,7 @@ impl Groups {
             .vouch(&group.id, &group.workload, addresses)
             .await
             .map_err(AttestorError::ControlPlane)?;
-        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        if addresses.is_empty() {
-            vouched.remove(&group.id);
-        } else {
-            vouched.insert(group.id.clone(), addresses.clone());
-        }
+        remember(&mut self.vouched.lock().unwrap_or_else(PoisonError::into_inner), &group.id, addresses);
         Ok(())
     }
 
@@ -285,5 +280,32 @@ impl Groups {
 
     async fn present(&self, id: &str, what: &'static str) -> Result<Container, GroupError> {
         self.docker.container(id).await?.ok_or(GroupError::Gone(what))
+    }
+}
+
+/// Notes what was vouched for. An address has one owner: who had it before has to be vouched for anew, should it get it back.
+fn remember(vouched: &mut HashMap<String, BTreeSet<IpAddr>>, group: &str, addresses: &BTreeSet<IpAddr>) {
+    vouched.retain(|other, held| other != group && held.is_disjoint(addresses));
+    if !addresses.is_empty() {
+        vouched.insert(group.to_owned(), addresses.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gets_an_address_back_is_vouched_for_again() {
+        let one = |address: &str| BTreeSet::from([address.parse().unwrap()]);
+        let mut vouched = HashMap::new();
+        remember(&mut vouched, "a", &one("10.0.0.2"));
+        remember(&mut vouched, "b", &one("10.0.0.3"));
+        // The engine has restarted: they come back in another order, and then as they were.
+        remember(&mut vouched, "a", &one("10.0.0.3"));
+        assert_eq!(vouched.get("b"), None, "nothing is vouched for b any more");
+        remember(&mut vouched, "b", &one("10.0.0.2"));
+        remember(&mut vouched, "a", &BTreeSet::new());
+        assert_eq!(vouched, HashMap::from([("b".to_owned(), one("10.0.0.2"))]));
     }
 }

@@ -365,10 +365,14 @@ impl Session {
         for section in self.held.iter().filter_map(|name| published.sections.get(name)) {
             self.publisher.publish(section.clone());
         }
-        let refused = self.told.values().any(Result::is_err);
+        // What refused a claim may be over, and one that was accepted may be gone: an attestor says that an instance has left
+        // an address, and another of the same identity is there already.
+        let unsettled = self.told.iter().any(|(&(address, port), outcome)| {
+            outcome.is_err() || !published.is_claimed(network, address, port)
+        });
         let model_changed =
             self.judged_by.as_ref().is_some_and(|model| !Arc::ptr_eq(model, &published.model));
-        if model_changed || refused {
+        if model_changed || unsettled {
             self.claim_soon();
         }
         self.record_sections();

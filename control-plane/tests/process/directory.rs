@@ -228,6 +228,33 @@ async fn an_address_that_an_attestor_gives_to_another_is_lost_at_once() {
 }
 
 #[tokio::test]
+async fn instances_that_change_addresses_with_each_other_are_both_listed_in_the_end() {
+    let (_state, server) = mesh().await;
+    let watcher = server.proxy("web").await;
+    server.apply(&workload("api")).await;
+    let token = server.token("api", 2).await;
+    let one = crate::harness::enrol(server.control, &token).await.unwrap();
+    let two = crate::harness::enrol(server.control, &token).await.unwrap();
+    let lists = |subscriber: &Subscriber, address: &str| Stream::lists(subscriber, "edge", address, one.id());
+    let mut watching = watcher.connect(server.control, "127.0.0.6").await;
+    server.attest("api", "one", &["127.0.0.5"]).await.unwrap();
+    server.attest("api", "two", &["127.0.0.7"]).await.unwrap();
+    let mut first = one.connect(server.control, "127.0.0.5").await;
+    let mut second = two.connect(server.control, "127.0.0.7").await;
+    assert!(first.verdict().await.accepted && second.verdict().await.accepted);
+    watching.until(|subscriber| lists(subscriber, "127.0.0.5") && lists(subscriber, "127.0.0.7")).await;
+    // Their engine restarts. The second is at the address of the first before the attestor says that the first has left it.
+    drop((first, second));
+    let mut second = two.connect(server.control, "127.0.0.5").await;
+    assert!(second.verdict().await.accepted);
+    server.attest("api", "one", &["127.0.0.8"]).await.unwrap();
+    server.attest("api", "two", &["127.0.0.5"]).await.unwrap();
+    let mut first = one.connect(server.control, "127.0.0.8").await;
+    assert!(first.verdict().await.accepted);
+    watching.until(|subscriber| lists(subscriber, "127.0.0.5") && lists(subscriber, "127.0.0.8")).await;
+}
+
+#[tokio::test]
 async fn what_is_attested_wrongly_is_refused() {
     let (_state, server) = mesh().await;
     server.apply(&workload("api")).await;
