@@ -146,7 +146,7 @@ impl Compiler {
         loop {
             let last = self.published.borrow().clone();
             self.change(&last, &mut tick, pace).await;
-            pace = Instant::now() + pace_of(usize::try_from(self.metrics.streams.get()).unwrap_or_default());
+            let begun = Instant::now();
             let habits = self.habits.snapshot();
             let (store, now) = (&*self.store, self.clock.best());
             match round(store, &self.authority, &habits, &self.neighbours, Some(&last), now).await {
@@ -161,6 +161,8 @@ impl Compiler {
                     tokio::time::sleep(RETRY).await;
                 }
             }
+            let streams = usize::try_from(self.metrics.streams.get()).unwrap_or_default();
+            pace = begun + pace_of(streams, begun.elapsed());
         }
     }
 
@@ -208,12 +210,17 @@ const PACE: Duration = Duration::from_millis(500);
 /// a second, about a third of a processor's time, however many join at once.
 const PACE_PER_STREAM: Duration = Duration::from_micros(250);
 
+/// Nor is a round begun before so many times what the last one took: when all proxies come back at once they need the processor
+/// more than rounds do.
+const PACE_PER_ROUND: u32 = 5;
+
 /// The longest of these times: as fast as ten thousand proxies hear of each other.
 const PACE_MAX: Duration = Duration::from_secs(3);
 
-fn pace_of(streams: usize) -> Duration {
-    let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    PACE_PER_STREAM.saturating_mul(streams).clamp(PACE, PACE_MAX)
+/// The time from the beginning of a round that took `last` to that of the next one.
+fn pace_of(streams: usize, last: Duration) -> Duration {
+    let streams = PACE_PER_STREAM.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX));
+    streams.max(last.saturating_mul(PACE_PER_ROUND)).clamp(PACE, PACE_MAX)
 }
 
 /// How often habits are looked at without any change: their time runs out by itself.

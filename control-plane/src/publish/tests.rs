@@ -138,9 +138,11 @@ async fn what_is_published_is_the_newest_only_while_rounds_succeed() {
 }
 
 #[test]
-fn the_larger_the_fleet_the_rarer_are_rounds_that_proxies_cause() {
-    assert_eq!(pace_of(0), PACE);
-    assert_eq!(pace_of(1_000), PACE);
-    assert_eq!(pace_of(10_000), Duration::from_millis(2_500));
-    assert_eq!(pace_of(usize::MAX), PACE_MAX);
+fn the_larger_the_fleet_and_the_slower_rounds_are_the_rarer_are_those_that_proxies_cause() {
+    let quick = Duration::from_millis(1);
+    assert_eq!(pace_of(0, quick), PACE);
+    assert_eq!(pace_of(1_000, quick), PACE);
+    assert_eq!(pace_of(10_000, quick), Duration::from_millis(2_500));
+    assert_eq!(pace_of(0, Duration::from_millis(300)), Duration::from_millis(1_500));
+    assert_eq!(pace_of(usize::MAX, Duration::MAX), PACE_MAX);
 }

@@ -154,16 +154,18 @@ impl Lane {
         if self.in_flight.is_some() {
             return None;
         }
-        let latest = self.latest.as_ref()?;
-        let version = Version::from(&**latest);
+        let latest = Arc::clone(self.latest.as_ref()?);
+        let version = Version::from(&*latest);
         if self.settled.is_some_and(|settled| version < settled) {
             return None;
         }
-        if self.settled == Some(version) && !self.forked(latest) {
+        if self.settled == Some(version) && !self.forked(&latest) {
+            // Compared once: this is asked again with each message, and a policy may be long.
+            self.held_sha256 = None;
             return None;
         }
         self.in_flight = Some((version, now));
-        Some(Arc::clone(latest))
+        Some(latest)
     }
 
     /// The same version as the proxy says it has, but other bytes: sent all the same, so that the proxy refuses it
