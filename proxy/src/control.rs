@@ -40,7 +40,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{
-    SigningSvid, SpiffeId, TlsSvid, TrustBundle, spki_sha256, verify_signing_chain, verify_tls_chain,
+    SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain, verify_tls_chain,
 };
 use signet_sync::{Edge, Subscriber, Tally};
 use thiserror::Error;
@@ -510,6 +510,11 @@ impl Identity {
     fn is_issued_by(&self, issuer: [u8; 32]) -> bool {
         let chains = [&self.tls.chain, &self.signing.chain];
         chains.iter().all(|chain| chain.get(1).is_some_and(|own| spki_sha256(own) == Ok(issuer)))
+    }
+
+    /// Whether an area certified it.
+    fn is_of_area(&self) -> bool {
+        area_of_chain(&self.tls.chain).is_some()
     }
 
     fn not_after(&self) -> SystemTime {

@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false)
         .skip_debug([
             ".signet.sync.v1.EnrolRequest",
+            ".signet.sync.v1.JoinAreaRequest",
+            ".signet.admin.v1.AddAreaResponse",
             ".signet.admin.v1.CreateTokenResponse",
             ".signet.sync.v1.SignJwtResponse",
         ])

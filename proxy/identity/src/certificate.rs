@@ -11,6 +11,7 @@ use webpki::EndEntityCert;
 
 use crate::der::{self, Malformed, Reader};
 use crate::fingerprint::{Fingerprint, sha256};
+use crate::grant::{AreaGrant, GRANT_OID};
 use crate::id::{IdError, SpiffeId};
 use crate::key::KeyKind;
 
@@ -52,6 +53,12 @@ pub enum CertificateError {
     /// It is for another purpose: a TLS certificate where a signing one must be, or the like.
     #[error("the certificate is for another purpose")]
     Purpose,
+}
+
+impl From<Malformed> for CertificateError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 /// SHA-256 over the SubjectPublicKeyInfo of a certificate: what a join token pins.
@@ -136,6 +143,7 @@ pub(crate) struct Certificate<'a> {
     /// Critical extensions that are not read here.
     has_unknown_critical: bool,
     constraints: Option<&'a [u8]>,
+    grant: Option<&'a [u8]>,
 }
 
 /// A GeneralName that is a URI (RFC 5280 section 4.2.1.6).
@@ -212,6 +220,7 @@ impl<'a> Certificate<'a> {
             path_length,
             has_unknown_critical: extensions.has_unknown_critical,
             constraints: extensions.constraints,
+            grant: extensions.grant,
             key_usage: extensions.key_usage.map(read_key_usage).transpose()?.unwrap_or_default(),
             purposes: extensions.purposes.map(read_purposes).transpose()?.unwrap_or_default(),
             names: extensions.names.map(read_names).transpose()?.unwrap_or_default(),
@@ -249,6 +258,16 @@ impl<'a> Certificate<'a> {
     /// Whether it says for which names it may vouch.
     pub(crate) fn is_constrained(&self) -> bool {
         self.constraints.is_some()
+    }
+
+    /// What the area may certify whose issuer this is; none for any other authority.
+    pub(crate) fn grant(&self) -> Result<Option<AreaGrant>, Malformed> {
+        self.grant.map(AreaGrant::read).transpose()
+    }
+
+    /// Whether it is an area's issuer, whatever that was granted.
+    pub(crate) fn is_area(&self) -> bool {
+        self.grant.is_some()
     }
 
     /// Whether it may vouch for URIs with this host.
@@ -300,6 +319,7 @@ struct Extensions<'a> {
     names: Option<&'a [u8]>,
     purposes: Option<&'a [u8]>,
     constraints: Option<&'a [u8]>,
+    grant: Option<&'a [u8]>,
     has_unknown_critical: bool,
 }
 
@@ -321,6 +341,7 @@ impl<'a> Extensions<'a> {
                 [0x55, 0x1d, 19] => &mut found.basic_constraints,
                 [0x55, 0x1d, 30] => &mut found.constraints,
                 [0x55, 0x1d, 37] => &mut found.purposes,
+                GRANT_OID => &mut found.grant,
                 _ => {
                     // For path building to refuse, whoever does it.
                     found.has_unknown_critical |= is_critical;

@@ -18,11 +18,13 @@ use zeroize::Zeroizing;
 use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{Certificate, CertificateError, SIGNING_EKU};
 use crate::fingerprint::sha256;
+use crate::grant::AreaGrant;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::jwt::{JwtAuthority, JwtError};
 use crate::key::KeyKind;
 use crate::pem;
 use crate::request::{RequestError, RequestedKey};
+use crate::secret::PrivateKey;
 use key::AuthorityKey;
 
 pub use key::{HeldKey, KeyModule, KeyModuleError, Keys};
@@ -48,6 +50,8 @@ pub struct Authority {
     issuer_der: CertificateDer<'static>,
     issuer_not_before: SystemTime,
     issuer_not_after: SystemTime,
+    /// What it may certify, where it is an area's.
+    grant: Option<AreaGrant>,
     /// None where the issuer's key is in a module, which gives nothing to derive from.
     jwt: Option<JwtAuthority>,
 }
@@ -194,6 +198,77 @@ impl Authority {
         let root = Issuer::from_ca_cert_der(&self.root_der, self.root_key.same()?)?;
         // By SubjectPublicKeyInfo: the private half of the next root has no part in it.
         Ok(params.signed_by(&next.root_key, &root)?.into())
+    }
+
+    /// Certifies the issuer of an area over the key of its request, by the root: it may vouch for this trust domain alone, by
+    /// name constraints, and there for what `grant` says. No longer than the root.
+    ///
+    /// # Errors
+    /// The request is bad, or nothing is left of the validity.
+    pub fn delegate(
+        &self,
+        csr: &[u8],
+        grant: &AreaGrant,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateDer<'static>, IssueError> {
+        let key = RequestedKey::verify(csr, KeyKind::P256)?;
+        let not_before = not_before.max(self.root_not_before);
+        let not_after = not_after.min(self.root_not_after);
+        let mut params = authority_params(&self.trust_domain, "area", &key, 0, not_before, not_after)?;
+        params.custom_extensions = vec![name_constraints(&self.trust_domain)?, grant.extension()];
+        let root = Issuer::from_ca_cert_der(&self.root_der, self.root_key.same()?)?;
+        Ok(params.signed_by(&key, &root)?.into())
+    }
+
+    /// Certifies the end of an area's control plane, by the root: no grant permits an area to do that, and no change of issuers
+    /// touches it.
+    ///
+    /// # Errors
+    /// As for [`Authority::delegate`]; [`IssueError::TrustDomain`] for what is no control plane of this trust domain.
+    pub fn certify_control_plane(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateDer<'static>, IssueError> {
+        if !id.is_control_plane() || id.trust_domain() != self.trust_domain.as_str() {
+            return Err(IssueError::TrustDomain);
+        }
+        let key = RequestedKey::verify(csr, KeyKind::P256)?;
+        let not_before = not_before.max(self.root_not_before);
+        let mut params = params(id.as_str(), not_before, not_after.min(self.root_not_after))?;
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let root = Issuer::from_ca_cert_der(&self.root_der, self.root_key.same()?)?;
+        Ok(params.signed_by(&key, &root)?.into())
+    }
+
+    /// An area's side of [`Authority::delegate`]: it certifies with the issuer's key, PKCS#8, and has none of the root.
+    ///
+    /// # Errors
+    /// [`IssueError::Mismatch`] when they do not belong together, or the issuer is no area's.
+    pub fn delegated(
+        root: CertificateDer<'static>,
+        issuer: CertificateDer<'static>,
+        key: &PrivateKey,
+    ) -> Result<Self, IssueError> {
+        let spki = Certificate::parse(&root)?.spki;
+        let point = KeyKind::P256.public_key(spki).ok_or(IssueError::Mismatch)?.to_vec();
+        // Without a module nothing can be signed with it.
+        let root_key = AuthorityKey::Held(HeldKey { reference: "parent".to_owned(), point }, None);
+        let issuer_key = AuthorityKey::from_pkcs8(key.secret_der())?;
+        let delegated = Self::assemble(root, root_key, issuer, issuer_key)?;
+        if delegated.grant.is_some() { Ok(delegated) } else { Err(IssueError::Mismatch) }
+    }
+
+    /// What it may certify, where it is an area's.
+    pub fn grant(&self) -> Option<&AreaGrant> {
+        self.grant.as_ref()
     }
 
     /// Reads what [`Authority::to_pem`] wrote, in its order, and checks that the parts belong together.
@@ -395,6 +470,10 @@ impl Authority {
         if id.trust_domain() != self.trust_domain.as_str() {
             return Err(IssueError::TrustDomain);
         }
+        // Every peer would refuse it.
+        if self.grant.as_ref().is_some_and(|grant| !grant.permits(id)) {
+            return Err(IssueError::Grant);
+        }
         let not_before = not_before.max(self.issuer_not_before);
         let not_after = not_after.min(self.issuer_not_after);
         let mut params = params(id.as_str(), not_before, not_after)?;
@@ -431,6 +510,7 @@ impl Authority {
             issuer_spki_sha256: sha256(issuer.spki),
             issuer_not_before: issuer.not_before.max(root.not_before),
             issuer_not_after: issuer.not_after.min(root.not_after),
+            grant: issuer.grant().map_err(CertificateError::from)?,
             jwt: issuer_key.in_memory().map(JwtAuthority::derive).transpose()?,
             issuer: Issuer::from_ca_cert_der(&issuer_der, issuer_key)?,
             root_key,
@@ -458,6 +538,9 @@ pub enum IssueError {
     /// The module that holds the keys refuses.
     #[error(transparent)]
     Module(#[from] KeyModuleError),
+    /// The area was not granted to certify this identity.
+    #[error("the area was not granted to certify this identity")]
+    Grant,
     /// Stored certificates and keys do not belong together.
     #[error("the authority's stored certificates and keys do not belong together")]
     Mismatch,
@@ -522,7 +605,7 @@ fn element(tag: u8, value: &[u8]) -> Result<Vec<u8>, IssueError> {
 fn authority_params(
     trust_domain: &TrustDomain,
     role: &str,
-    key: &AuthorityKey,
+    key: &impl PublicKeyData,
     path_length: u8,
     not_before: SystemTime,
     not_after: SystemTime,

@@ -32,6 +32,7 @@ mod bundle_document;
 mod certificate;
 mod der;
 mod fingerprint;
+mod grant;
 mod id;
 mod issue;
 mod jwt;
@@ -56,6 +57,7 @@ pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, Tru
 pub use bundle_document::bundle_document;
 pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
 pub use fingerprint::{Fingerprint, FingerprintError};
+pub use grant::{AreaGrant, GrantError, MAX_AREA_BYTES, MAX_GRANT_PATTERNS};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
 pub use issue::{Authority, HeldKey, IssueError, KeyModule, KeyModuleError, Keys};
 pub use jwt::{JwtAuthority, JwtClaims, JwtError, JwtKey, MAX_AUDIENCE_BYTES, MAX_JWT_BYTES, verify_jwt};
@@ -73,6 +75,6 @@ pub use tls::{
     rejoin_server_config, server_config,
 };
 pub use verify::{
-    Dating, MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, expect, peer, verify_app_chain,
-    verify_signing_chain, verify_tls_chain,
+    Dating, MAX_CHAIN, Peer, PeerVerifier, SigningIdentity, VerifyError, area_of_chain, expect, peer,
+    verify_app_chain, verify_signing_chain, verify_tls_chain,
 };

@@ -152,6 +152,13 @@ pub fn verify_app_chain(
     Ok(leaf.id)
 }
 
+/// The area whose issuer certified the leaf of this chain; none for the trust domain's own issuers. It means something only of
+/// a chain that verified.
+pub fn area_of_chain(chain: &[CertificateDer<'_>]) -> Option<String> {
+    let grant = Certificate::parse(chain.get(1)?).ok()?.grant().ok()??;
+    Some(grant.area().to_owned())
+}
+
 /// The other end of a connection made with one of this crate's configurations, after the handshake.
 ///
 /// # Errors
@@ -190,6 +197,14 @@ pub enum VerifyError {
     /// The chain, or one of its certificates, has ended.
     #[error("a certificate of the chain has expired")]
     Expired,
+    /// An area certified what it was not granted.
+    #[error("area {area} was not granted to certify {found}")]
+    Grant {
+        /// The area's name.
+        area: String,
+        /// Whom it certified.
+        found: SpiffeId,
+    },
     /// The handshake is not done yet.
     #[error("the handshake is not complete")]
     Handshake,
@@ -275,16 +290,22 @@ pub(crate) fn verify_path<'a>(
     }
     let algorithms = crypto_provider().signature_verification_algorithms.all;
     if constrained::is_constrained(intermediates) {
-        let issuer = constrained::issuer(bundle, intermediates, now)?;
-        return EndEntityCert::try_from(leaf)
+        let (issuer, grant) = constrained::issuer(bundle, intermediates, now)?;
+        EndEntityCert::try_from(leaf)
             .and_then(|certificate| {
                 let anchors = std::slice::from_ref(&issuer);
                 certificate
                     .verify_for_usage(algorithms, anchors, &[], now, purposes, None, None)
                     .map(|_path| ())
             })
-            .map_err(path_error)
-            .map(|()| &**leaf);
+            .map_err(path_error)?;
+        if let Some(grant) = grant {
+            let id = SpiffeId::parse(Certificate::parse(leaf)?.only_uri()?).map_err(CertificateError::Id)?;
+            if !grant.permits(&id) {
+                return Err(VerifyError::Grant { area: grant.area().to_owned(), found: id });
+            }
+        }
+        return Ok(leaf);
     }
     let refused = bundle.refused_issuers();
     let allowed = |path: &VerifiedPath<'_>| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ClientConnection};
 use signet_identity::{
-    ALPN_CONTROL, Dating, MAX_CHAIN, Peer, VerifyError, attestation_binding, control_client_config,
+    ALPN_CONTROL, Dating, MAX_CHAIN, Peer, SpiffeId, VerifyError, attestation_binding, control_client_config,
     dated_client_config, dial_name, expect, peer,
 };
 use thiserror::Error;
@@ -95,12 +95,26 @@ impl ControlPlane {
 
     /// A connection on which both sides have shown their SVIDs.
     pub(super) async fn as_identity(&self, identity: &Identity) -> Result<Channel, ConnectError> {
+        Ok(self.as_identity_to(identity).await?.0)
+    }
+
+    /// The same, and which control plane of the trust domain that is: the one that gave the identity, or another area's, or the
+    /// origin's, for a device that moved. Only the root certifies them.
+    pub(super) async fn as_identity_to(
+        &self,
+        identity: &Identity,
+    ) -> Result<(Channel, SpiffeId), ConnectError> {
         // No other trust domain has a say about this one's control plane.
         let bundle = identity.bundle.alone();
         let config = control_client_config(&identity.tls, &bundle, &[ALPN_CONTROL], dating())?;
-        let allowed = std::slice::from_ref(&identity.control_plane);
-        let (channel, ()) = self.open(config, |connection| Ok(expect(&peer(connection)?, allowed)?)).await?;
-        Ok(channel)
+        self.open(config, |connection| {
+            let peer = peer(connection)?;
+            if !peer.id().is_control_plane() {
+                expect(&peer, std::slice::from_ref(&identity.control_plane))?;
+            }
+            Ok(peer.id().clone())
+        })
+        .await
     }
 
     /// The first of its addresses that answers, from any one on: proxies spread over replicas, and one that accepts and

@@ -3,10 +3,11 @@
 //!
 //! What it says is signed, and names the newest policy and revocations. It counts only if those are held: a proxy that
 //! refused the newest policy grows stale while it is connected. After a restart the saved word counts as of the moment it
-//! names; set back, it can only be older.
+//! names; set back, it can only be older. Heard through an area, which passes it on, it counts as of that moment too: an area
+//! that says an old one again brings nobody nearer to the origin.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -46,6 +47,8 @@ pub(super) struct Island {
     words: Mutex<Words>,
     /// There is something new to save.
     save: Notify,
+    /// The present stream is, or may be, an area's, which passes on what the origin said.
+    relayed: AtomicBool,
 }
 
 /// What the control plane said.
@@ -86,6 +89,11 @@ impl Island {
         (clock::save(), self.words().held.clone())
     }
 
+    /// Whether what is heard on the stream that was just opened may be passed on.
+    pub(super) fn follows(&self, relayed: bool) {
+        self.relayed.store(relayed, Ordering::Relaxed);
+    }
+
     fn words(&self) -> std::sync::MutexGuard<'_, Words> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,6 +104,12 @@ impl Node {
     pub(super) fn hear(&self, subscriber: &Subscriber, said: wire::Freshness) {
         if let Err(error) = subscriber.is_newest(&said) {
             tracing::warn!(%error, "what the control plane says of the time is not believed");
+            return;
+        }
+        // An old word says nothing of the time that has not passed.
+        let is_again = self.island.relayed.load(Ordering::Relaxed)
+            && self.island.words().heard.as_ref().is_some_and(|(last, _)| last.unix_ms >= said.unix_ms);
+        if is_again {
             return;
         }
         let heard = clock::hear(said.unix_ms);
@@ -121,8 +135,10 @@ impl Node {
         if !subscriber.is_newest(&said).unwrap_or(false) {
             return;
         }
-        // Heard just now, whatever the control plane's clock says.
-        self.island.contact.at(clock::unix_ms());
+        // Heard just now, whatever the control plane's clock says; unless somebody in between may have kept it.
+        let now = clock::unix_ms();
+        let relayed = self.island.relayed.load(Ordering::Relaxed);
+        self.island.contact.at(if relayed { now.min(said.unix_ms) } else { now });
         if believed && words.held.replace(said).is_none() {
             self.island.save.notify_one();
         }

@@ -79,10 +79,11 @@ pub(super) async fn until_ended(node: &Node) {
 }
 
 /// When to renew because another issuer certifies now; none when it is the one of the certificates in force. Each proxy has
-/// a moment of its own: all of the mesh were told at once.
+/// a moment of its own: all of the mesh were told at once. An area's issuer is another one for good.
 fn due_for_another_issuer(node: &Node) -> Option<SystemTime> {
     let (issuer, within) = (*node.certifying.borrow())?;
-    let is_another = !node.identity.load().is_issued_by(issuer);
+    let identity = node.identity.load();
+    let is_another = !identity.is_of_area() && !identity.is_issued_by(issuer);
     is_another.then(|| clock::now() + within.mul_f64(jitter()))
 }
 

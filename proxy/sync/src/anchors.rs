@@ -36,14 +36,14 @@ pub struct Anchors {
 pub struct DirectoryKey {
     /// Ed25519 public key.
     pub key: [u8; 32],
-    /// Networks the area may write; empty means every network of the trust domain.
+    /// Networks the area may write, and nobody else; empty means every network that no area is named for.
     pub networks: Vec<String>,
 }
 
 impl DirectoryKey {
-    /// Whether the area may write the directory of `network`.
-    pub fn may_write(&self, network: &str) -> bool {
-        self.networks.is_empty() || self.networks.iter().any(|n| n == network)
+    /// Whether the network is this area's own.
+    pub fn owns(&self, network: &str) -> bool {
+        self.networks.iter().any(|own| own == network)
     }
 }
 
@@ -67,6 +67,14 @@ impl Anchors {
             directory_keys,
             jwt_keys: Arc::default(),
         }
+    }
+
+    /// The key that signs the directory of `network`, if the area of this name may: one that the network is named for, or, for a
+    /// network that none is named for, one without names.
+    pub fn directory_signer(&self, area: &str, network: &str) -> Option<&[u8; 32]> {
+        let key = self.directory_keys.get(area)?;
+        let is_owned = || self.directory_keys.values().any(|key| key.owns(network));
+        (key.owns(network) || (key.networks.is_empty() && !is_owned())).then_some(&key.key)
     }
 
     /// The lowest protocol number whose readers pass nothing of this over that must not be.

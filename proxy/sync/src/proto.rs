@@ -42,6 +42,18 @@ mod redacted {
         }
     }
 
+    impl fmt::Debug for super::sync::JoinAreaRequest {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("JoinAreaRequest").field("token_id", &self.token_id).finish_non_exhaustive()
+        }
+    }
+
+    impl fmt::Debug for super::admin::AddAreaResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("AddAreaResponse").field("expires", &self.expires).finish_non_exhaustive()
+        }
+    }
+
     impl fmt::Debug for super::sync::SignJwtResponse {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("SignJwtResponse").finish_non_exhaustive()

@@ -128,6 +128,25 @@ impl Subscriber {
             && held(&SectionName::Revocations) >= Some(freshness::revocations(said)))
     }
 
+    /// Whether a directory is one that its area may write, signed by it and well-formed: what a control plane asks before it
+    /// passes on another's. Nothing changes.
+    ///
+    /// # Errors
+    /// [`SectionError`].
+    pub fn check_directory(&self, section: &wire::Section) -> Result<Directory, SectionError> {
+        let name = SectionName::parse(&section.name).ok_or(SectionError::UnknownSection)?;
+        let SectionName::Directory(_) = name else { return Err(SectionError::UnknownSection) };
+        if section.payload.len() > MAX_SECTION_BYTES {
+            return Err(SectionError::TooLarge);
+        }
+        verify_section(&self.signer(&name, &section.key_id)?, section)?;
+        verify_epoch(&self.policy_key, section)?;
+        match self.decode(&name, &section.payload)? {
+            Decoded::Directory(directory) => Ok(directory),
+            _ => Err(SectionError::UnknownSection),
+        }
+    }
+
     /// What is held, for `Hello.have`.
     pub fn have(&self) -> Vec<wire::SectionVersion> {
         self.held
@@ -194,10 +213,7 @@ impl Subscriber {
         };
         let area = area_of(key_id).ok_or_else(not_allowed)?;
         let anchors = self.anchors.as_ref().ok_or_else(not_allowed)?;
-        match anchors.directory_keys.get(area) {
-            Some(key) if key.may_write(network) => Ok(key.key),
-            _ => Err(not_allowed()),
-        }
+        anchors.directory_signer(area, network).copied().ok_or_else(not_allowed)
     }
 
     fn already_held(&self, name: &SectionName, section: &wire::Section) -> Result<bool, SectionError> {

@@ -129,7 +129,7 @@ impl AuthorityKey {
         }
     }
 
-    fn from_pkcs8(der: &[u8]) -> Result<Self, IssueError> {
+    pub(super) fn from_pkcs8(der: &[u8]) -> Result<Self, IssueError> {
         Ok(Self::Memory(KeyPair::try_from(&PrivatePkcs8KeyDer::from(der))?))
     }
 }

@@ -8,9 +8,11 @@ use rcgen::{
 
 use super::*;
 use crate::TlsSvid;
-use crate::id::{IdError, TrustDomain};
-use crate::issue::signing_purpose;
+use crate::grant::AreaGrant;
+use crate::id::{Class, IdError, TrustDomain};
+use crate::issue::{Authority, IssueError, signing_purpose};
 use crate::key::KeyKind;
+use crate::request::KeyRequest;
 use crate::testing::{HOUR, MINUTE, Mesh, now};
 
 fn uri(uri: &str) -> SanType {
@@ -540,4 +542,75 @@ fn issuer_vouches_for_nothing_that_it_is_not_constrained_to() {
     ] {
         assert_eq!(verified(strange), Err(CertificateError::Malformed.into()));
     }
+}
+
+/// An area's authority under the mesh's root.
+fn area(mesh: &Mesh, patterns: &[&str]) -> Mesh {
+    let grant = AreaGrant::new("fog", patterns.iter().map(|&pattern| pattern.to_owned()).collect()).unwrap();
+    let request = KeyRequest::new_tls().unwrap();
+    let issuer = mesh.authority.delegate(&request.csr, &grant, now() - MINUTE, now() + 10 * HOUR).unwrap();
+    let root = mesh.authority.root_der().clone();
+    Mesh { authority: Authority::delegated(root, issuer, &request.key).unwrap() }
+}
+
+#[test]
+fn an_area_certifies_what_it_was_granted_and_its_name_can_be_told() {
+    let mesh = Mesh::new();
+    let area = area(&mesh, &["app/d1/*"]);
+    let bundle = mesh.authority.bundle();
+    let chain = area.tls_svid("gw").chain;
+    assert_eq!(verify_tls_chain(&bundle, &chain, now()).unwrap().id(), &mesh.id("gw"));
+    assert!(verify_signing_chain(&bundle, &area.signing_svid("gw").chain, now()).is_ok());
+    assert_eq!(area_of_chain(&chain).as_deref(), Some("fog"));
+    assert_eq!(area_of_chain(&mesh.tls_svid("gw").chain), None);
+}
+
+#[test]
+fn an_area_that_certifies_anything_else_is_refused_by_name() {
+    let mesh = Mesh::new();
+    let area = area(&mesh, &["app/d1/*", "platform/*/*"]);
+    let bundle = mesh.authority.bundle();
+    let domain = mesh.authority.trust_domain().clone();
+    for id in [
+        SpiffeId::workload(&domain, Class::App, "d2", "gw").unwrap(),
+        SpiffeId::workload(&domain, Class::Agent, "d1", "gw").unwrap(),
+        SpiffeId::control_plane(&domain, "d1").unwrap(),
+        SpiffeId::parse("spiffe://edge.example/app/d1/gw/deeper").unwrap(),
+    ] {
+        let request = KeyRequest::new_tls().unwrap();
+        let refused = area.authority.issue_tls(&request.csr, &id, now() - MINUTE, now() + HOUR);
+        assert_eq!(refused.err(), Some(IssueError::Grant), "our own program does not even try");
+        // A thief's does.
+        let chain = area.forge(KeyKind::P256, &tls_params(vec![uri(id.as_str())])).chain;
+        let refused = verify_tls_chain(&bundle, &chain, now()).err();
+        assert_eq!(refused, Some(VerifyError::Grant { area: "fog".into(), found: id }));
+    }
+}
+
+#[test]
+fn an_areas_issuer_is_refused_like_any_other_and_ends_in_time() {
+    let mesh = Mesh::new();
+    let area = area(&mesh, &["app/*/*"]);
+    let chain = area.tls_svid("gw").chain;
+    let refused = vec![area.authority.issuer_spki_sha256()];
+    let bundle = mesh.authority.bundle().without_issuers(refused).unwrap();
+    assert_eq!(verify_tls_chain(&bundle, &chain, now()).err(), Some(VerifyError::UnknownIssuer));
+    let later = now() + 11 * HOUR;
+    assert_eq!(verify_tls_chain(&mesh.authority.bundle(), &chain, later).err(), Some(VerifyError::Expired));
+    let other = Mesh::new().authority.bundle();
+    assert_eq!(verify_tls_chain(&other, &chain, now()).err(), Some(VerifyError::UnknownIssuer));
+}
+
+#[test]
+fn the_end_of_an_areas_control_plane_is_certified_by_the_root_alone() {
+    let mesh = Mesh::new();
+    let id = SpiffeId::control_plane(mesh.authority.trust_domain(), "fog").unwrap();
+    let request = KeyRequest::new_tls().unwrap();
+    let certify = |id: &SpiffeId| {
+        mesh.authority.certify_control_plane(&request.csr, id, now() - MINUTE, now() + HOUR)
+    };
+    let chain = [certify(&id).unwrap()];
+    let peer = verify_tls_chain(&mesh.authority.bundle(), &chain, now()).unwrap();
+    assert_eq!(peer.id(), &id);
+    assert_eq!(certify(&mesh.id("gw")).err(), Some(IssueError::TrustDomain));
 }

@@ -69,8 +69,9 @@ impl Session {
     /// Connects, says hello, and waits until the control plane has accepted the stream.
     pub(super) async fn open(node: &Node, subscriber: &Subscriber) -> Result<Self, StreamError> {
         let identity = node.identity.load_full();
-        let channel = node.origin.plane.as_identity(&identity).await?;
+        let (channel, plane) = node.origin.plane.as_identity_to(&identity).await?;
         node.connected(channel.clone());
+        node.island.follows(identity.is_of_area() || plane != identity.control_plane);
         let claims = claims(&identity, subscriber);
         let hello = wire::Hello {
             protocol: PROTOCOL,

@@ -3,7 +3,7 @@
 use prost::Message;
 use signet_policy::{PolicyModel, SignatureMode, Verification};
 use signet_sync::proto::sync as wire;
-use signet_sync::{MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionName, Version, area_key_id};
+use signet_sync::{MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionKey, SectionName, Version, area_key_id};
 
 use crate::mesh::{AREA, Mesh, NETWORK, directory, id, key, policy_model, trust_domain, v};
 
@@ -370,4 +370,47 @@ fn what_is_held_is_the_newest_only_by_the_control_planes_signed_word() {
     }
     let other = key(9).sign_freshness(1_000, v(1, 3), v(1, 2)).unwrap();
     assert_eq!(subscriber.is_newest(&other).unwrap_err().code(), "bad-signature");
+}
+
+#[test]
+fn the_directory_of_an_areas_network_is_the_areas_alone_and_goes_when_the_area_does() {
+    let mesh = Mesh::new();
+    let mut subscriber = mesh.subscriber();
+    let origin = SectionKey::generate().unwrap();
+    let name = SectionName::Directory(NETWORK.to_owned());
+    let by_origin = |network: &SectionName, counter| {
+        let SectionName::Directory(of) = network else { unreachable!() };
+        let payload = wire::Directory { network: of.clone(), entries: vec![] }.encode_to_vec();
+        origin.sign(&area_key_id("main"), network, v(1, counter), 1, payload, vec![]).unwrap()
+    };
+    let anchors = |counter: u64, owned: bool| {
+        let mut anchors = wire::Anchors::decode(&*mesh.anchors(v(1, 1)).payload).unwrap();
+        if !owned {
+            anchors.directory_keys.clear();
+        }
+        let key = origin.public_key().to_vec();
+        anchors.directory_keys.push(wire::DirectoryKey { area: "main".into(), key, networks: vec![] });
+        mesh.by_policy_key(&SectionName::Anchors, v(1, counter), anchors.encode_to_vec())
+    };
+    subscriber.apply(anchors(1, false)).unwrap();
+    subscriber.apply(by_origin(&name, 7)).unwrap();
+
+    // The network becomes an area's: what the origin said of it is gone, and a lower number of the area's is newer.
+    subscriber.apply(anchors(2, true)).unwrap();
+    assert_eq!(subscriber.directories().count(), 0);
+    subscriber.apply(mesh.directory(v(1, 3))).unwrap();
+    assert_eq!(subscriber.apply(by_origin(&name, 8)).unwrap_err().code(), "key-not-allowed");
+    let foreign = SectionName::Directory("elsewhere".to_owned());
+    let payload = wire::Directory { network: "elsewhere".into(), entries: vec![] }.encode_to_vec();
+    let stolen = mesh.area_key.sign(&area_key_id(AREA), &foreign, v(1, 1), 1, payload, vec![]).unwrap();
+    assert_eq!(subscriber.check_directory(&stolen).unwrap_err().code(), "key-not-allowed");
+    assert_eq!(subscriber.apply(stolen).unwrap_err().code(), "key-not-allowed");
+    subscriber.apply(by_origin(&foreign, 1)).unwrap();
+    let policy = mesh.policy(v(1, 1));
+    let forged = wire::Section { key_id: area_key_id(AREA), ..policy };
+    assert_eq!(subscriber.apply(forged).unwrap_err().code(), "key-not-allowed");
+
+    subscriber.apply(anchors(3, false)).unwrap();
+    assert_eq!(subscriber.directories().count(), 1, "the origin's own stays");
+    subscriber.apply(by_origin(&name, 1)).unwrap();
 }
