@@ -6,6 +6,7 @@
 mod keyring;
 pub(crate) mod slots;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 use self::keyring::pem;
 pub(crate) use self::keyring::{FILE, Keyring, Pair, constrained, name, new_issuer, new_root};
 use self::slots::{FORMER_JWT_KEYS_MAX, FormerJwtKey, Slots, Why};
+use crate::area::{AreaStartError, Delegated};
+use crate::areas::Areas;
 use crate::rotation::VOUCHERS_MAX;
 use crate::store::Revision;
 
@@ -49,6 +52,10 @@ pub(crate) struct Authority {
     turn: tokio::sync::Mutex<()>,
     /// Whether issuers that are made are name-constrained.
     constrains: bool,
+    /// Where this is an area: what it has from its parent.
+    area: Option<Arc<Delegated>>,
+    /// The areas under this control plane, as of the last look at the store.
+    areas: RwLock<Arc<Areas>>,
 }
 
 impl Authority {
@@ -71,7 +78,64 @@ impl Authority {
             slots: watch::Sender::new((slots.0, Arc::new(slots.1))),
             turn: tokio::sync::Mutex::new(()),
             constrains: false,
+            area: None,
+            areas: RwLock::default(),
         })
+    }
+
+    /// An area's: it certifies by what its parent's root certified, and signs directories by its own key.
+    pub(crate) fn delegated(directory: &Path, area: Arc<Delegated>) -> Result<Self, AreaStartError> {
+        let keyring = Keyring {
+            pairs: vec![Arc::new(area.held().pair()?)],
+            retired: BTreeMap::new(),
+            vouchers: BTreeMap::new(),
+            // Nobody believes this one: an area signs nothing but directories.
+            policy_key: Arc::new(SectionKey::generate()?),
+            directory_key: area.section_key(),
+        };
+        let slots = Slots::first(&keyring)?;
+        let id = area.id().clone();
+        let authority = Self::new(directory, Keys::Memory, keyring, (Revision(0), slots))?;
+        Ok(Self { id, area: Some(area), ..authority })
+    }
+
+    /// Where this is an area: what it has from its parent.
+    pub(crate) fn area(&self) -> Option<&Arc<Delegated>> {
+        self.area.as_ref()
+    }
+
+    /// Takes up a new delegation, over the same key.
+    pub(crate) fn redelegated(&self, pair: signet_identity::Authority) {
+        let keyring = Keyring { pairs: vec![Arc::new(pair)], ..(*self.keyring()).clone() };
+        self.replace(keyring);
+        self.refreshed();
+    }
+
+    /// Has the control plane's end set up anew: what it shows or believes has changed.
+    pub(crate) fn refreshed(&self) {
+        self.slots.send_modify(|_| {});
+    }
+
+    /// The areas under this control plane.
+    pub(crate) fn areas(&self) -> Arc<Areas> {
+        self.areas.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn adopt_areas(&self, areas: Arc<Areas>) {
+        *self.areas.write().unwrap_or_else(PoisonError::into_inner) = areas;
+    }
+
+    /// Under which everything but directories verifies.
+    pub(crate) fn origins_key(&self) -> [u8; 32] {
+        self.area.as_ref().map_or_else(|| self.policy_key().public_key(), |area| area.policy_key())
+    }
+
+    /// Whether this control plane writes the directory of a network.
+    pub(crate) fn writes(&self, network: &str) -> bool {
+        match &self.area {
+            Some(area) => area.owns(network),
+            None => !self.areas().owns(network),
+        }
     }
 
     /// The same, with every issuer that it makes from now on name-constrained.
@@ -216,12 +280,18 @@ impl Authority {
 
     /// What workloads believe: the roots in force, current and next, without the issuers that were retired.
     pub(crate) fn bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        if let Some(area) = &self.area {
+            return Ok(area.relay().anchors.bundle.alone());
+        }
         let slots = self.slots();
         self.of(&slots, slots.roots(), |_| true)
     }
 
     /// What open connections are judged by: the same and what was retired in good order.
     pub(crate) fn open_bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        if let Some(area) = &self.area {
+            return Ok(area.relay().anchors.open.alone());
+        }
         let slots = self.slots();
         let former = slots.retired.iter().filter(|retired| retired.why != Why::Emergency);
         let roots = slots.roots().chain(former.map(|retired| &*retired.root));
@@ -231,6 +301,9 @@ impl Authority {
     /// Whose certificates the control plane itself knows: those of retired roots and issuers, too, for who missed a rotation
     /// comes back with them. Nobody gets by such a certificate what it was not issued by us for: callers are looked up by it.
     fn known_bundle(&self) -> Result<TrustBundle, AuthorityError> {
+        if self.area.is_some() {
+            return self.open_bundle();
+        }
         let slots = self.slots();
         let roots = slots.roots().chain(slots.retired.iter().map(|retired| &*retired.root));
         self.of(&slots, roots, |_| false)
@@ -246,7 +319,9 @@ impl Authority {
         let roots = roots.map(|root| keyring.root(root).cloned().ok_or(AuthorityError::OtherStore));
         let roots = roots.collect::<Result<_, _>>()?;
         let refused = slots.issuers.iter().filter(|issuer| is_refused(issuer.why));
-        let refused = refused.map(|issuer| hash(&issuer.issuer)).collect::<Result<_, _>>()?;
+        let areas = self.areas();
+        let refused = refused.map(|issuer| &*issuer.issuer).chain(areas.refused());
+        let refused = refused.map(hash).collect::<Result<_, _>>()?;
         Ok(TrustBundle::new(self.trust_domain.clone(), roots)?.without_issuers(refused)?)
     }
 
@@ -258,6 +333,9 @@ impl Authority {
 
     /// Under which JWT-SVIDs verify: the key that signs, the one of the other pair, and those whose tokens have not ended.
     pub(crate) fn jwt_keys(&self) -> Result<Arc<[JwtKey]>, AuthorityError> {
+        if let Some(area) = &self.area {
+            return Ok(area.relay().anchors.jwt_keys.clone());
+        }
         let (slots, keyring) = (self.slots(), self.keyring());
         let certifying = slots.certifying();
         let others = slots.pairs().filter(|pair| *pair != certifying);
@@ -302,6 +380,11 @@ impl Authority {
     /// A fresh certificate for the control plane itself, over a fresh key, good at all times from `now` to `latest`; whom it
     /// believes, and what it shows beside.
     pub(crate) fn server(&self, now: SystemTime, latest: SystemTime) -> Result<Server, AuthorityError> {
+        if let Some(area) = &self.area {
+            let held = area.held();
+            let shown = vec![held.root().clone()];
+            return Ok(Server { svid: held.end().clone(), bundle: self.known_bundle()?, shown });
+        }
         let request = KeyRequest::new_tls()?;
         let issuing = self.issuing()?;
         let not_after =

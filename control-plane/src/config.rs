@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use signet_identity::TrustDomain;
+use signet_identity::{AreaGrant, TrustDomain};
 use signet_tamper::TamperArguments;
 use thiserror::Error;
 
@@ -18,6 +18,7 @@ use self::domains::Domain;
 pub(crate) use self::kubernetes::ApiServerArguments;
 use self::kubernetes::KubernetesArguments;
 pub use self::kubernetes::KubernetesConfig;
+use crate::area;
 use crate::location::{StoreArguments, StoreLocation};
 use crate::pkcs11;
 use crate::spiffe::Rules as SpiffeRules;
@@ -89,6 +90,18 @@ struct Arguments {
     #[arg(long, env = "SIGNET_AUTHORITY_KEY", value_name = "pkcs11:…")]
     authority_key: Option<String>,
 
+    /// Runs as the area of this name under a parent: `signet area add` there says what it may do
+    #[arg(long, env = "SIGNET_AREA", value_name = "NAME", requires = "parent")]
+    area: Option<String>,
+
+    /// Control port of the area's parent
+    #[arg(long, env = "SIGNET_PARENT", value_name = "HOST:PORT", requires = "area")]
+    parent: Option<String>,
+
+    /// File with the token of `signet area add`, needed until the area has joined
+    #[arg(long, env = "SIGNET_TOKEN_FILE", value_name = "FILE", requires = "area")]
+    token_file: Option<PathBuf>,
+
     #[command(flatten)]
     store: StoreArguments,
 
@@ -145,6 +158,8 @@ pub struct Config {
     pub name_constraints: bool,
     /// Where the keys of root and issuer are held; in files of the state directory without.
     pub authority_key: Option<pkcs11::Place>,
+    /// The parent under which this is an area, if it is one.
+    pub area: Option<area::Settings>,
     /// Where the state is.
     pub store: StoreLocation,
     /// How long open calls get to end.
@@ -214,6 +229,7 @@ impl Arguments {
             admin_socket,
             bootstrap_dir,
             name_constraints: self.name_constraints,
+            area: shared.area.clone(),
             store: self.store.clone().location(&trust_domain, &self.api_server)?,
             trust_domain,
             drain: shared.drain,
@@ -232,6 +248,7 @@ struct Shared {
     log: LogConfig,
     tamper: signet_tamper::Settings,
     authority_key: Option<pkcs11::Place>,
+    area: Option<area::Settings>,
 }
 
 impl Shared {
@@ -264,10 +281,45 @@ impl Shared {
         Ok(Self {
             tamper,
             authority_key,
+            area: area(arguments)?,
             drain: Duration::from_secs(arguments.drain_seconds),
             log: LogConfig { filter: arguments.log.clone(), json },
         })
     }
+}
+
+/// An area has its keys and manifests from its parent: what makes others is refused by name.
+fn area(arguments: &Arguments) -> Result<Option<area::Settings>, ConfigError> {
+    let (Some(name), Some(parent)) = (&arguments.area, &arguments.parent) else { return Ok(None) };
+    let wrong = |name, reason: String| Err(ConfigError::Setting { name, reason });
+    if let Err(error) = AreaGrant::new(name, vec!["*/*/*".to_owned()]) {
+        return wrong("SIGNET_AREA", error.to_string());
+    }
+    let is_address = parent.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if !is_address {
+        return wrong("SIGNET_PARENT", format!("{} is not HOST:PORT", parent.escape_debug()));
+    }
+    let reason = "an area has that from its parent: leave it out";
+    for (name, is_given) in [
+        ("SIGNET_TRUST_DOMAIN", arguments.trust_domain.len() > 1),
+        ("SIGNET_BOOTSTRAP_DIR", arguments.bootstrap_dir.is_some()),
+        ("SIGNET_NAME_CONSTRAINTS", arguments.name_constraints),
+        ("SIGNET_AUTHORITY_KEY", arguments.authority_key.is_some()),
+        ("SIGNET_KUBERNETES", arguments.kubernetes.is_set()),
+        ("SIGNET_ATTEST_SPIFFE", arguments.attest_spiffe.is_some()),
+        ("SIGNET_STORE", arguments.store.is_shared()),
+    ] {
+        if is_given {
+            return wrong(name, reason.to_owned());
+        }
+    }
+    Ok(Some(area::Settings {
+        name: name.clone(),
+        parent: parent.clone(),
+        token_file: arguments.token_file.clone(),
+    }))
 }
 
 /// Why there is no configuration to start with.
@@ -345,6 +397,12 @@ mod tests {
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
             (&["--attest-spiffe", "/nowhere"], "SIGNET_ATTEST_SPIFFE"),
+            (&["--area", "fog"], "--parent"),
+            (&["--parent", "a:1"], "--area"),
+            (&["--area", "Fog", "--parent", "a:1"], "SIGNET_AREA"),
+            (&["--area", "fog", "--parent", "a"], "SIGNET_PARENT"),
+            (&["--area", "fog", "--parent", "a:1", "--name-constraints"], "SIGNET_NAME_CONSTRAINTS"),
+            (&["--area", "fog", "--parent", "a:1", "--bootstrap-dir", "/boot"], "SIGNET_BOOTSTRAP_DIR"),
             (&["--store", "etcd//a"], "SIGNET_STORE"),
             (&["--store", "kubernetes/A"], "SIGNET_STORE"),
             (&["--store", "kubernetes/a", "--kubernetes-api", "here"], "SIGNET_KUBERNETES_API"),

@@ -11,14 +11,16 @@ use std::time::{Duration, SystemTime};
 
 use signet_identity::{Keys, TrustDomain};
 use signet_policy::PolicyModel;
+use signet_sync::Subscriber;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::area::{self, AreaStartError, Delegated};
 use crate::attest::{Attestor, Attestors};
 use crate::authority::slots::Slots;
-use crate::authority::{Authority, AuthorityError, Keyring};
+use crate::authority::{Authority, AuthorityError, FILE, Keyring};
 use crate::bootstrap::{self, BootstrapError};
 use crate::churn::Churn;
 use crate::claims::Claims;
@@ -37,7 +39,7 @@ use crate::services::Mesh;
 use crate::spiffe::SvidAttestor;
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
-use crate::{admin, app_svid, clock, files, pkcs11, revocation, rotation, token};
+use crate::{admin, app_svid, areas, clock, files, pkcs11, revocation, rotation, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -55,6 +57,8 @@ pub struct ControlPlane {
     health: Arc<Health>,
     kubernetes: Option<Kubernetes>,
     mesh: Mesh,
+    /// What follows the parent, where this is an area.
+    uplink: Option<(Arc<Delegated>, Subscriber)>,
     /// How many trust domains share this process's files.
     sharers: usize,
 }
@@ -67,6 +71,7 @@ struct Opened {
     streams: Arc<Streams>,
     clock: Arc<Clock>,
     neighbours: Neighbours,
+    uplink: Option<(Arc<Delegated>, Subscriber)>,
 }
 
 /// Where it listens, with real port numbers.
@@ -124,7 +129,7 @@ impl ControlPlane {
     }
 
     async fn bind(opened: Opened, sharers: usize) -> Result<Self, StartError> {
-        let Opened { config, store, authority, streams, clock, neighbours } = opened;
+        let Opened { config, store, authority, streams, clock, neighbours, uplink } = opened;
         let now = clock.best();
         let metrics = Arc::new(Metrics::new());
         let habits = Arc::new(ObservedHabits::default());
@@ -206,6 +211,7 @@ impl ControlPlane {
             },
             kubernetes,
             compiler,
+            uplink,
             sharers,
         })
     }
@@ -236,6 +242,13 @@ impl ControlPlane {
                 None => std::future::pending().await,
             }
         };
+        let (uplink, area) = (self.uplink, self.mesh.clone());
+        let uplink = async move {
+            match uplink {
+                Some((delegated, subscriber)) => area::follow(area, delegated, subscriber).await,
+                None => std::future::pending().await,
+            }
+        };
         let clock = self.mesh.clock.clone();
         let rotating = rotation::driver::drive(self.mesh.clone());
         let streams = self.mesh.streams.clone();
@@ -257,6 +270,7 @@ impl ControlPlane {
             () = clock.follow_drill() => Ok(()),
             () = sweep(&*self.store, &clock, &claims, &published) => Ok(()),
             () = kubernetes => Ok(()),
+            () = uplink => Ok(()),
             () = serve_beside_others(&replicas, &clock, &claims, &streams) => Ok(()),
             () = stop => {
                 tracing::info!("draining");
@@ -276,7 +290,7 @@ impl ControlPlane {
 
 impl Opened {
     async fn open(config: Config, neighbours: Neighbours) -> Result<Self, StartError> {
-        let (store, authority) = open_state(&config, clock::machine()).await?;
+        let (store, authority, uplink) = open_state(&config, clock::machine()).await?;
         let streams = Arc::new(Streams::new());
         let (drill, is_right) = (config.clock_drill.clone(), config.clock_is_right);
         let clock = Arc::new(Clock::open(store.clone(), streams.clone(), drill, is_right).await?);
@@ -289,7 +303,7 @@ impl Opened {
         if let Some(directory) = &config.bootstrap_dir {
             bootstrap::adopt(directory, &*store, &authority, clock.best()).await?;
         }
-        Ok(Self { config, store, authority, streams, clock, neighbours })
+        Ok(Self { config, store, authority, streams, clock, neighbours, uplink })
     }
 }
 
@@ -297,11 +311,14 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
 }
 
+/// Store and authority, and what follows the parent of an area.
+type State = (Arc<dyn Store>, Arc<Authority>, Option<(Arc<Delegated>, Subscriber)>);
+
 /// Opens store and authority, which must both be there or both be new.
 async fn open_state(
     config: &Config,
     now: SystemTime,
-) -> Result<(Arc<dyn Store>, Arc<Authority>), StartError> {
+) -> Result<State, StartError> {
     let directory = config.state_dir.clone();
     files::private_directory(&directory)
         .and_then(|()| files::intruders(&directory))
@@ -316,6 +333,18 @@ async fn open_state(
             return Err(StartError::GivenUp { said, marker: directory.join(signet_tamper::MARKER) });
         }
         Err(error) => return Err(StartError::StateDirectory { path: directory, error }),
+    }
+    if let Some(settings) = &config.area {
+        if directory.join(FILE).exists() {
+            return Err(StartError::OwnAuthority { path: directory });
+        }
+        let store = config.store.open(&directory).await?;
+        let (delegated, subscriber) = Delegated::open(&directory, settings, &config.trust_domain, now).await?;
+        let authority = Authority::delegated(&directory, delegated.clone())?;
+        return Ok((store, Arc::new(authority), Some((delegated, subscriber))));
+    }
+    if directory.join(area::FILE).exists() {
+        return Err(StartError::IsArea { path: directory });
     }
     let store = config.store.open(&directory).await?;
     let owner = store.read(records::AUTHORITY).await?;
@@ -356,7 +385,7 @@ async fn open_state(
             "this state was restored from a backup: what was revoked or enrolled after the backup is not in it"
         );
     }
-    Ok((store, Arc::new(authority)))
+    Ok((store, Arc::new(authority), None))
 }
 
 /// The prepared authority where there is one, else a new one.
@@ -401,6 +430,9 @@ async fn sweep_once(store: &dyn Store, clock: &Clock, claims: &Claims, model: &P
     if let Err(error) = revocation::sweep(store, now).await {
         tracing::warn!(%error, "revocations of certificates that ended cannot be removed");
     }
+    if let Err(error) = areas::sweep(store, now).await {
+        tracing::warn!(%error, "areas that were revoked and have ended cannot be removed");
+    }
     if let Err(error) = claims.sweep(model, now).await {
         tracing::warn!(%error, "claims of removed workloads cannot be removed");
     }
@@ -436,6 +468,9 @@ async fn serve_beside_others(replicas: &Replicas, clock: &Clock, claims: &Claims
 /// Why the control plane did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
+    /// The area cannot be set up.
+    #[error(transparent)]
+    Area(#[from] AreaStartError),
     /// The authority is unusable.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -456,6 +491,18 @@ pub enum StartError {
         said: String,
         /// The file that says so.
         marker: PathBuf,
+    },
+    /// The state directory is an area's, and this is to be no area.
+    #[error("{} is the state of an area; start it with --area and --parent, or with another state directory", path.display())]
+    IsArea {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// The state directory has an authority of its own, and this is to be an area.
+    #[error("{} has an authority of its own, which an area has from its parent; take another state directory", path.display())]
+    OwnAuthority {
+        /// The configured path.
+        path: PathBuf,
     },
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]

@@ -24,6 +24,8 @@
 mod admin;
 mod app_svid;
 mod appointments;
+mod area;
+mod areas;
 mod attest;
 mod authority;
 mod backup;

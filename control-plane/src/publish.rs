@@ -25,6 +25,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval};
 
 use crate::appointments;
+use crate::area::Delegated;
+use crate::areas::{self, Areas};
 use crate::authority::{Authority, AuthorityError};
 use crate::clock::Clock;
 use crate::directory::{self, Habits};
@@ -37,7 +39,7 @@ use crate::records::{
 use crate::store::{Changes, Listing, Revision, Store, StoreError};
 
 /// The name of the one area this control plane writes directories for.
-const AREA: &str = "main";
+pub(crate) const AREA: &str = "main";
 
 /// Readers of protocol 1 understand everything but what a policy, or anchors after a rotation, may say.
 const MINIMUM_READER: u32 = 1;
@@ -184,6 +186,7 @@ impl Compiler {
                     }
                 },
                 () = self.habits.changed.notified() => due = true,
+                () = changed(&self.authority) => return,
                 () = self.neighbours.differ_from(&last.offers), if !due => due = true,
                 _ = tick.tick() => {
                     self.habits.forget_expired(self.clock.best());
@@ -195,10 +198,19 @@ impl Compiler {
     }
 }
 
-/// Whether only claims, keys to what is sealed, and appointments changed: the rest is the operator's.
+/// Waits until what an area passes on has changed.
+async fn changed(authority: &Authority) {
+    match authority.area() {
+        Some(area) => area.changed.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether only claims, keys to what is sealed, appointments and directories of areas changed: the rest is the operator's.
 fn is_of_proxies(changes: &Changes) -> bool {
     let written = changes.written.iter().map(|entry| &entry.key);
-    let of_proxies = [records::APPOINTMENTS, records::CLAIMS, records::SEALING_KEYS];
+    let of_proxies =
+        [records::APPOINTMENTS, records::AREA_DIRECTORIES, records::CLAIMS, records::SEALING_KEYS];
     written.chain(&changes.deleted).all(|key| of_proxies.iter().any(|prefix| key.starts_with(prefix)))
 }
 
@@ -254,6 +266,7 @@ impl Desired {
             let found = records::decode(entry)?;
             authority.adopt(found.revision, found.record)?;
         }
+        authority.adopt_areas(Arc::new(Areas::of(&listing)?));
         let (manifests, model) = match last {
             Some(last) if last.manifests.revision() == Manifests::revision_in(&listing) => {
                 (last.manifests.clone(), last.model.clone())
@@ -308,6 +321,9 @@ async fn round(
     now: SystemTime,
 ) -> Result<Published, PublishError> {
     let at = Instant::now();
+    if let Some(area) = authority.area() {
+        return areas_round(store, authority, area, habits, last, now, at).await;
+    }
     let offers = neighbours.offers();
     let desired = Desired::read(store, authority, habits, last, now).await?;
     if !desired.model.federations.is_empty() || last.is_some_and(|last| !last.model.federations.is_empty()) {
@@ -325,6 +341,8 @@ async fn round(
         joined = neighbours::join(Arc::make_mut(&mut effective), &revocations, &offers);
         neighbours::add_places(&mut directories, &effective, &joined);
     }
+    let areas = authority.areas();
+    directories.retain(|network, _| !areas.owns(network));
     let anchors = anchors(authority, &joined)?;
     let believed = neighbours::revocations(&revocations, &joined);
     let payloads = payloads(&anchors, &effective, directories, &believed)?;
@@ -332,11 +350,17 @@ async fn round(
         made_from: listing.revision,
         readers: Readers { policy: minimum_reader(&effective), anchors: anchors.minimum_reader() },
         last,
+        first: first(store).await?,
     };
-    let sections = number_and_sign(store, authority, payloads, of).await?;
+    let mut sections = number_and_sign(store, authority, payloads, of).await?;
+    for (name, section) in areas.directories(&listing)? {
+        let known = last.and_then(|last| last.sections.get(&name)).filter(|known| ***known == section);
+        sections.insert(name, known.cloned().unwrap_or_else(|| Arc::new(section)));
+    }
     let advertised = model.workloads.iter().flat_map(|workload| &workload.advertise);
     let advertised = advertised.map(|place| place.network.clone());
-    let advertised = advertised.chain(neighbours::advertised(&joined)).collect();
+    let advertised = advertised.chain(neighbours::advertised(&joined));
+    let advertised = advertised.chain(areas.networks().cloned()).collect();
     let revision = listing.revision;
     let claimed = listing.entries.into_iter().map(|entry| entry.key);
     let claimed = claimed.filter(|key| key.starts_with(records::CLAIMS)).collect();
@@ -352,6 +376,57 @@ async fn round(
         revocations,
         offers,
     })
+}
+
+/// An area's round: its own directories, made by the policy that it passes on, and everything else as it was signed.
+async fn areas_round(
+    store: &dyn Store,
+    authority: &Authority,
+    area: &Delegated,
+    habits: &Habits,
+    last: Option<&Published>,
+    now: SystemTime,
+    at: Instant,
+) -> Result<Published, PublishError> {
+    let listing = store.list(records::DESIRED).await?;
+    let relay = area.relay();
+    let made = directories(&listing, &relay.model, habits, &relay.revocations, now)?;
+    let mut payloads = BTreeMap::new();
+    for (network, entries) in made.into_iter().filter(|(network, _)| area.owns(network)) {
+        let directory = Directory::new(network.clone(), entries)?;
+        payloads.insert(SectionName::Directory(network), wire::Directory::from(&directory).encode_to_vec());
+    }
+    let of = Round {
+        made_from: listing.revision,
+        readers: Readers { policy: MINIMUM_READER, anchors: MINIMUM_READER },
+        last,
+        // Above whatever the origin said of these networks, and what an area of this name said that lost its store.
+        first: Version { epoch: 1, counter: areas::unix_ms(now) },
+    };
+    let own = number_and_sign(store, authority, payloads, of).await?;
+    let mut sections = relay.sections.clone();
+    sections.retain(|name, _| !matches!(name, SectionName::Directory(network) if area.owns(network)));
+    sections.extend(own);
+    let advertised = relay.model.workloads.iter().flat_map(|workload| &workload.advertise);
+    let advertised = advertised.map(|place| place.network.clone());
+    let of_areas = relay.anchors.directory_keys.values().flat_map(|key| key.networks.iter().cloned());
+    Ok(Published {
+        at,
+        revision: listing.revision,
+        model: relay.model.clone(),
+        effective: relay.model.clone(),
+        sections,
+        advertised: advertised.chain(of_areas).collect(),
+        manifests: last.map_or_else(Arc::default, |last| last.manifests.clone()),
+        revocations: relay.revocations.clone(),
+        offers: Vec::new(),
+    })
+}
+
+/// The first version of a section that was never published.
+async fn first(store: &dyn Store) -> Result<Version, StoreError> {
+    let restored: Option<Found<Restored>> = records::read(store, RESTORED).await?;
+    Ok(restored.map_or(Version::FIRST, |restored| Version { epoch: restored.record.epoch, counter: 1 }))
 }
 
 fn compile(manifests: &Manifests, authority: &Authority) -> Result<Arc<PolicyModel>, PublishError> {
@@ -405,7 +480,7 @@ fn anchors(authority: &Authority, joined: &[Joined]) -> Result<Anchors, PublishE
         ..Anchors::new(
             Arc::new(authority.bundle()?.with_federated(in_force)?),
             authority.policy_key().public_key(),
-            BTreeMap::from([(AREA.to_owned(), directory_key)]),
+            authority.areas().directory_keys().chain([(AREA.to_owned(), directory_key)]).collect(),
         )
     })
 }
@@ -442,6 +517,8 @@ struct Round<'a> {
     made_from: Revision,
     readers: Readers,
     last: Option<&'a Published>,
+    /// Of what was never published.
+    first: Version,
 }
 
 /// Gives each payload its version and signature. Where several control planes serve from one store, whoever records a version
@@ -451,17 +528,16 @@ async fn number_and_sign(
     store: &dyn Store,
     authority: &Authority,
     mut payloads: BTreeMap<SectionName, Vec<u8>>,
-    Round { made_from, readers, last }: Round<'_>,
+    Round { made_from, readers, last, first }: Round<'_>,
 ) -> Result<BTreeMap<SectionName, Arc<wire::Section>>, PublishError> {
-    let restored: Option<Found<Restored>> = records::read(store, RESTORED).await?;
-    let first =
-        restored.map_or(Version::FIRST, |restored| Version { epoch: restored.record.epoch, counter: 1 });
     let mut versions = BTreeMap::new();
     for entry in store.list(VERSIONS).await?.entries {
         let found: Found<SectionVersion> = records::decode(&entry)?;
         if let Some(name) = entry.key.strip_prefix(VERSIONS).and_then(SectionName::parse) {
             // A network that left the mesh: its directory is emptied, for it cannot be taken back.
-            if let SectionName::Directory(network) = &name {
+            if let SectionName::Directory(network) = &name
+                && authority.writes(network)
+            {
                 payloads.entry(name.clone()).or_insert_with(|| {
                     wire::Directory { network: network.clone(), entries: Vec::new() }.encode_to_vec()
                 });
@@ -480,6 +556,8 @@ async fn number_and_sign(
             continue;
         }
         let found = versions.get(&name);
+        let (epoch, proof) = epoch(authority, &name, first.epoch);
+        let first = Version { epoch, ..first };
         let (version, changed) = next_version(found, &payload, first, made_from);
         if let Some(record) = changed {
             if found.is_some_and(|found| found.record.made_from > made_from.0) {
@@ -495,7 +573,7 @@ async fn number_and_sign(
                     SectionName::Policy => readers.policy,
                     _ => MINIMUM_READER,
                 };
-                Arc::new(sign(authority, &name, version, reader, payload)?)
+                Arc::new(sign(authority, &name, version, reader, payload, proof)?)
             }
         };
         sections.insert(name, section);
@@ -531,19 +609,35 @@ fn next_version(
     (version, Some(record))
 }
 
+/// The epoch to begin a section in; of an area's directory with the proof, which is the origin's.
+fn epoch(authority: &Authority, name: &SectionName, own: u64) -> (u64, Option<Vec<u8>>) {
+    match (authority.area(), name) {
+        (Some(area), SectionName::Directory(network)) => {
+            let (epoch, proof) = area.epoch(network);
+            (epoch, Some(proof))
+        }
+        _ => (own, None),
+    }
+}
+
 fn sign(
     authority: &Authority,
     name: &SectionName,
     version: Version,
     reader: u32,
     payload: Vec<u8>,
+    proof: Option<Vec<u8>>,
 ) -> Result<wire::Section, KeyError> {
+    let area = authority.area().map_or(AREA, |area| area.name());
     let (key, key_id) = match name {
-        SectionName::Directory(_) => (authority.directory_key(), area_key_id(AREA)),
+        SectionName::Directory(_) => (authority.directory_key(), area_key_id(area)),
         _ => (authority.policy_key(), POLICY_KEY_ID.to_owned()),
     };
-    let proof =
-        if version.epoch > 1 { authority.policy_key().prove_epoch(name, version.epoch)? } else { Vec::new() };
+    let proof = match proof {
+        Some(proof) => proof,
+        None if version.epoch > 1 => authority.policy_key().prove_epoch(name, version.epoch)?,
+        None => Vec::new(),
+    };
     key.sign(&key_id, name, version, reader, payload, proof)
 }
 

@@ -28,6 +28,12 @@ pub(crate) const SEALING_KEYS: &str = "desired/sealing-key/";
 pub(crate) const APPOINTMENTS: &str = "desired/appointment/";
 /// Prefix of the revocations.
 pub(crate) const REVOCATIONS: &str = "desired/revocation/";
+/// Prefix of the areas under this control plane.
+pub(crate) const AREAS: &str = "desired/area/";
+/// Written with every new area, so that two never get the same network.
+pub(crate) const AREAS_HEAD: &str = "areas";
+/// Prefix of the directories that areas told of: `desired/area-directory/<network>`.
+pub(crate) const AREA_DIRECTORIES: &str = "desired/area-directory/";
 /// Prefix of the join tokens.
 pub(crate) const TOKENS: &str = "token/";
 /// Prefix of the registrations.
@@ -83,6 +89,9 @@ pub(crate) struct Instance {
     pub(crate) network: String,
     /// Its unexpired TLS leaves, oldest first.
     pub(crate) leaves: Vec<Leaf>,
+    /// The area that told of it, or whose certificate it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) area: Option<String>,
 }
 
 /// A certificate an instance may still show.

@@ -177,6 +177,10 @@ impl Registrar {
         }
         declared(model, peer.id())?;
         self.adopt(peer, model, now).await?;
+        self.take_in(peer, model, now).await?;
+        // Judged as of its last moment, for one that has ended.
+        let judged_at = now.min(peer.not_after());
+        let is_believed = peer.area().is_none() || peer.is_believed_by(&self.authority.bundle()?, judged_at);
         let mut issued = None;
         for _ in 0..ATTEMPTS_MAX {
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
@@ -200,6 +204,10 @@ impl Registrar {
                     issued.insert(certify(&issuing, peer.id(), network, requests, model, now)?)
                 }
             };
+            // Not even the handshake refuses the issuer of an area that was revoked.
+            if instance.area.is_some() && !is_believed {
+                return Err(RegistrarError::Revoked);
+            }
             instance.leaves.push(issued.leaf.clone());
             let key = registration_key(peer.id());
             match self
@@ -225,6 +233,7 @@ impl Registrar {
         declared(model, peer.id())?;
         self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
         self.adopt(peer, model, now).await?;
+        self.take_in(peer, model, now).await?;
         let Some(found) = self.registration(peer.id()).await? else { return Err(self.gone(peer).await) };
         let mut registration = found.record;
         let Some(instance) = holder(&mut registration, peer.fingerprint()) else {
@@ -299,12 +308,68 @@ impl Registrar {
                 token: RESTORED.to_owned(),
                 network,
                 leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
+                area: None,
             });
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
             let key = registration_key(peer.id());
             let write = records::put(key, records::unchanged(found.as_ref()), &registration)?;
             match self.store.commit(vec![write]).await {
                 Ok(_) => return Ok(()),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RegistrarError::Busy)
+    }
+
+    /// Takes in a device that came from an area, or at an area from elsewhere: whoever certified it is believed now and may
+    /// certify it, and so may this control plane. It keeps its identity, and gets a place where this control plane says who is
+    /// where. Whom it certified itself it knows.
+    async fn take_in(&self, peer: &Caller, model: &PolicyModel, now: SystemTime) -> Result<(), RegistrarError> {
+        let (from, here) = (peer.area(), self.authority.area());
+        if from.as_deref() == here.map(|area| area.name()) || peer.not_after() <= now {
+            return Ok(());
+        }
+        if here.is_some_and(|area| !area.grant().is_some_and(|grant| grant.permits(peer.id())))
+            || !peer.is_believed_by(&self.authority.bundle()?, now)
+        {
+            return Ok(());
+        }
+        let own = model.workload(peer.id()).map(|workload| workload.network.clone());
+        let network = own.filter(|own| self.authority.writes(own));
+        let network = network.or_else(|| here.and_then(|area| area.networks().into_iter().next()));
+        let Some(network) = network else { return Ok(()) };
+        for _ in 0..ATTEMPTS_MAX {
+            let found = self.registration(peer.id()).await?;
+            let mut registration = found.as_ref().map_or_else(
+                || Registration { id: peer.id().clone(), instances: Vec::new() },
+                |found| found.record.clone(),
+            );
+            if holder(&mut registration, peer.fingerprint()).is_some() {
+                return Ok(());
+            }
+            forget_expired(&mut registration, rejoin_of(model, peer.id()), now);
+            if !makes_room(&mut registration, now) {
+                return Err(RegistrarError::Instances);
+            }
+            let fingerprint = peer.fingerprint().to_string();
+            let not_after = unix_seconds(peer.not_after());
+            registration.instances.push(Instance {
+                first: fingerprint.clone(),
+                token: format!("from {}", from.as_deref().unwrap_or("the origin")),
+                network: network.clone(),
+                leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
+                area: from.clone(),
+            });
+            self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
+            let key = registration_key(peer.id());
+            let write = records::put(key, records::unchanged(found.as_ref()), &registration)?;
+            match self.store.commit(vec![write]).await {
+                Ok(_) => {
+                    tracing::info!(id = %peer.id(), network, from = from.as_deref().unwrap_or("origin"),
+                        "taken in from elsewhere");
+                    return Ok(());
+                }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -398,6 +463,7 @@ fn with_instance(
         token: token_id.to_owned(),
         network: token.network.clone(),
         leaves: vec![issued.leaf.clone()],
+        area: None,
     });
     Some(registration)
 }
@@ -430,6 +496,7 @@ fn with_holder(
         token: attested.holder.clone(),
         network: attested.network.clone(),
         leaves: vec![issued.leaf.clone()],
+        area: None,
     });
     Ok(registration)
 }

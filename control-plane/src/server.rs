@@ -14,6 +14,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::UnixTime;
 use signet_identity::{ALPN_CONTROL, VerifyError, attestation_binding, rejoin_server_config, renewal_time};
 use signet_policy::MAX_REJOIN_S;
+use signet_sync::MAX_MESSAGE_BYTES;
+use signet_sync::proto::sync::areas_server::AreasServer;
 use signet_sync::proto::sync::enrolment_server::EnrolmentServer;
 use signet_sync::proto::sync::identity_server::IdentityServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,6 +37,7 @@ use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, count};
 use crate::services::Mesh;
+use crate::services::areas::AreasService;
 use crate::services::control::ControlService;
 use crate::services::enrolment::EnrolmentService;
 use crate::services::frames::ControlEndpoint;
@@ -103,6 +106,7 @@ pub(crate) async fn serve(
     let draining = mesh.draining.clone();
     let accepting = accept(listener, tls, mesh.metrics.clone(), ready, sharers);
     let enrolment = EnrolmentServer::new(EnrolmentService(mesh.clone()));
+    let areas = AreasServer::new(AreasService(mesh.clone()));
     let identity = IdentityServer::new(IdentityService(mesh.clone()));
     let control = ControlEndpoint::new(ControlService(mesh), PROXY_MESSAGE_BYTES);
     let serving = Server::builder()
@@ -114,6 +118,9 @@ pub(crate) async fn serve(
         .add_service(enrolment.max_decoding_message_size(ENROLMENT_BYTES))
         .add_service(identity.max_decoding_message_size(ENROLMENT_BYTES))
         .add_service(control)
+        .add_service(
+            areas.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), draining.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {
@@ -299,7 +306,8 @@ impl OwnCertificate {
                 tracing::error!(code = fault.code(), "{fault}");
             }
             let (now, wanted) = (self.clock.best(), slots.borrow_and_update().1.clone());
-            if now < self.renew_at && wanted == made_for {
+            // An area's is its parent's affair: whatever there is now is taken up.
+            if now < self.renew_at && wanted == made_for && self.authority.area().is_none() {
                 continue;
             }
             match server_config(&self.authority, &self.clock) {

@@ -1,13 +1,17 @@
 //! The services on the control port, and what they have in common: who is calling, and how a refusal is told.
 
+pub(crate) mod areas;
 pub(crate) mod control;
 pub(crate) mod enrolment;
 pub(crate) mod frames;
 pub(crate) mod identity;
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use signet_policy::PolicyModel;
+use signet_sync::proto::sync as wire;
+use signet_sync::{SectionName, Version};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
@@ -54,6 +58,32 @@ impl Mesh {
     /// The policy in force.
     fn model(&self) -> Arc<PolicyModel> {
         self.published.borrow().model.clone()
+    }
+
+    /// What time it is and what the newest versions are, under the policy key; nothing while the store cannot be read.
+    pub(crate) fn freshness(&self) -> Option<wire::Freshness> {
+        let published = self.published.borrow().clone();
+        if !published.is_current(tokio::time::Instant::now()) {
+            return None;
+        }
+        let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
+        let (policy, revocations) = (version(SectionName::Policy)?, version(SectionName::Revocations)?);
+        let now_ms = self.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
+        let said = self.authority.policy_key().sign_freshness(now_ms, policy, revocations);
+        said.inspect_err(|error| tracing::error!(%error, "what time it is cannot be signed")).ok()
+    }
+
+    /// What only the origin does: refused at an area, which says where it is done.
+    pub(crate) fn refuse_at_an_area(&self, what: &str) -> Result<(), Status> {
+        match self.authority.area() {
+            None => Ok(()),
+            Some(area) => Err(Status::failed_precondition(format!(
+                "area: {what} at the origin, {}; this is its area {}, which passes it on",
+                area.parent(),
+                area.name()
+            ))),
+        }
     }
 }
 

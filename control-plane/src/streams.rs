@@ -30,6 +30,8 @@ pub(crate) struct Streams {
     open: Mutex<Open>,
     /// When the last stream of an instance ended, for as long as somebody may ask: see [`Streams::last_seen`].
     ended: Mutex<BTreeMap<(SpiffeId, String), Instant>>,
+    /// The newest stream of each area that is connected.
+    areas: Mutex<BTreeMap<String, (u64, CancellationToken)>>,
     /// Before that nobody was seen by this process.
     began: Instant,
     next_stream: AtomicU64,
@@ -142,6 +144,7 @@ impl Streams {
         Self {
             open: Mutex::default(),
             ended: Mutex::default(),
+            areas: Mutex::default(),
             began: Instant::now(),
             next_stream: AtomicU64::default(),
             next_question: AtomicU64::default(),
@@ -186,6 +189,22 @@ impl Streams {
             old.superseded.cancel();
         }
         (Membership { streams: self.clone(), stream }, receiver)
+    }
+
+    /// Lists the stream of an area; an older one of it is ended.
+    pub(crate) fn area(self: &Arc<Self>, name: &str) -> AreaStream {
+        let number = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let superseded = CancellationToken::new();
+        let mut areas = self.areas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, older)) = areas.insert(name.to_owned(), (number, superseded.clone())) {
+            older.cancel();
+        }
+        AreaStream { streams: self.clone(), name: name.to_owned(), number, superseded }
+    }
+
+    /// Whether an area's stream is open.
+    pub(crate) fn has_area(&self, name: &str) -> bool {
+        self.areas.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
     }
 
     /// How many are open.
@@ -280,6 +299,24 @@ impl Stream {
 
     fn lock(&self) -> MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes an area's stream off the list when it ends, however it ends.
+pub(crate) struct AreaStream {
+    streams: Arc<Streams>,
+    name: String,
+    number: u64,
+    /// Ends the stream when a newer one of the same area takes its place.
+    pub(crate) superseded: CancellationToken,
+}
+
+impl Drop for AreaStream {
+    fn drop(&mut self) {
+        let mut areas = self.streams.areas.lock().unwrap_or_else(PoisonError::into_inner);
+        if areas.get(&self.name).is_some_and(|(number, _)| *number == self.number) {
+            areas.remove(&self.name);
+        }
     }
 }
 

@@ -64,10 +64,9 @@ pub(crate) fn mint(
     pin: [u8; 32],
     now: SystemTime,
 ) -> Result<(signet_sync::Token, Token), StoreError> {
-    let id = URL_SAFE_NO_PAD.encode(random::<ID_BYTES>()?);
-    let secret = random::<SECRET_BYTES>()?;
+    let (token, _, secret_sha256) = fresh(pin)?;
     let record = Token {
-        secret_sha256: secret_digest(&secret),
+        secret_sha256,
         id: grant.id,
         network: grant.network,
         uses: grant.uses,
@@ -75,9 +74,17 @@ pub(crate) fn mint(
         expires: unix_seconds(now).saturating_add(grant.ttl.as_secs()),
         withdrawn: false,
     };
-    let token = signet_sync::Token::new(id, secret, pin)
-        .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
     Ok((token, record))
+}
+
+/// A new token, its id, and the digest of its secret to keep.
+pub(crate) fn fresh(pin: [u8; 32]) -> Result<(signet_sync::Token, String, String), StoreError> {
+    let id = URL_SAFE_NO_PAD.encode(random::<ID_BYTES>()?);
+    let secret = random::<SECRET_BYTES>()?;
+    let digest = secret_digest(&secret);
+    let token = signet_sync::Token::new(id.clone(), secret, pin)
+        .map_err(|error| StoreError::Io(std::io::Error::other(error)))?;
+    Ok((token, id, digest))
 }
 
 /// Finds the token that `id` and `secret` belong to. It may be used up or expired: see [`usable`].
@@ -161,7 +168,7 @@ pub(crate) async fn sweep(store: &dyn Store, now: SystemTime) -> Result<(), Stor
     Ok(())
 }
 
-fn secret_digest(secret: &[u8]) -> String {
+pub(crate) fn secret_digest(secret: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, secret))
 }
 

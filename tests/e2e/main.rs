@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binaries across network namespaces, each test in a lab of its own, and peers that speak
 //! the mesh's protocols by hand so that they can also speak them wrongly.
 
+mod areas;
 mod attestors;
 mod bypass;
 mod claims;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             streams::TESTS,
             bypass::TESTS,
             identity::TESTS,
+            areas::TESTS,
             attestors::TESTS,
             claims::TESTS,
             policy::TESTS,

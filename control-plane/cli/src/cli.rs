@@ -32,6 +32,8 @@ pub struct Cli {
 enum Command {
     Apply(command::apply::Apply),
     #[command(subcommand)]
+    Area(command::area::Area),
+    #[command(subcommand)]
     Attest(command::attest::Attest),
     Check(command::check::Check),
     Coverage(command::coverage::Coverage),
@@ -100,6 +102,7 @@ fn answer(cli: Cli) -> Result<Verdict, Failure> {
     match cli.command {
         Command::App(app) => wait(app.run()),
         Command::Apply(apply) => wait(apply.run(format)),
+        Command::Area(area) => wait(area.run(format)),
         Command::Attest(attest) => wait(attest.run()),
         Command::CaptureTrial => command::check::try_capture(),
         Command::Check(check) => wait(check.run(format)),

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod apply;
+pub(crate) mod area;
 pub(crate) mod attest;
 pub(crate) mod check;
 pub(crate) mod coverage;

@@ -17,7 +17,9 @@ use tonic::{Request, Response, Status};
 
 use super::{edges, past, rotate};
 use crate::appointments;
+use crate::areas::{self, AreaError, Wanted};
 use crate::authority::AuthorityError;
+use crate::authority::slots::What;
 use crate::clock;
 use crate::history::{History, RecordedChange, Version};
 use crate::manifests::{Action, Change, Item, Manifests, Outcome};
@@ -27,7 +29,7 @@ use crate::records::{
 };
 use crate::revocation::{self, RevocationError, revoke};
 use crate::rotation::driver;
-use crate::services::Mesh;
+use crate::services::{self, Mesh};
 use crate::store::{Revision, Store, StoreError};
 use crate::streams::Stream;
 use crate::token::{self, Grant};
@@ -73,6 +75,7 @@ impl AdminService {
     /// Manifests have one writer: where a cluster's resources are followed, anything else would be undone by the next change
     /// of one.
     fn refuse_followed(&self) -> Result<(), Status> {
+        self.mesh.refuse_at_an_area("manifests are changed")?;
         if !self.mesh.followed {
             return Ok(());
         }
@@ -82,12 +85,38 @@ impl AdminService {
         ))
     }
 
+    /// An area lets in whom it may certify, where it says who is where.
+    fn within_the_area(&self, grant: &Grant) -> Result<(), Status> {
+        let Some(area) = self.mesh.authority.area() else { return Ok(()) };
+        let granted = area.grant().ok_or_else(|| Status::internal("the area has no grant"))?;
+        if !granted.permits(&grant.id) {
+            return Err(Status::failed_precondition(format!(
+                "area: {} may not certify {}; it was granted {}",
+                area.name(),
+                grant.id,
+                granted.identities().join(", ")
+            )));
+        }
+        if !area.owns(&grant.network) {
+            return Err(Status::failed_precondition(format!(
+                "area: network {} is not {}'s, which has {}",
+                grant.network.escape_debug(),
+                area.name(),
+                area.networks().into_iter().collect::<Vec<_>>().join(", ")
+            )));
+        }
+        Ok(())
+    }
+
     async fn manifests(&self) -> Result<Manifests, Status> {
         let known = self.mesh.published.borrow().manifests.clone();
         Manifests::load(&*self.store, &known).await.map_err(store_failed)
     }
 
     async fn model(&self) -> Result<PolicyModel, Status> {
+        if self.mesh.authority.area().is_some() {
+            return Ok((*self.mesh.published.borrow().model).clone());
+        }
         let manifests = self.manifests().await?;
         manifests
             .model(self.trust_domain())
@@ -135,6 +164,7 @@ impl Admin for AdminService {
         request: Request<wire::ApplyRequest>,
     ) -> Result<Response<wire::ApplyResponse>, Status> {
         let request = request.into_inner();
+        self.mesh.refuse_at_an_area("manifests are applied")?;
         if !request.dry_run {
             self.refuse_followed()?;
         }
@@ -168,6 +198,10 @@ impl Admin for AdminService {
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::GetResponse>, Status> {
         let request = request.into_inner();
+        // Whoever asks for everything learns that an area has none.
+        if !request.kind.is_empty() {
+            self.mesh.refuse_at_an_area("manifests are listed")?;
+        }
         let kind = if request.kind.is_empty() { None } else { Some(kind(&request.kind)?) };
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
         let manifests = self.manifests().await?;
@@ -260,6 +294,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let model = self.model().await?;
         let grant = grant(&model, &request)?;
+        self.within_the_area(&grant)?;
         let (id, network) = (grant.id.clone(), grant.network.clone());
         let pin = self.mesh.authority.pin().map_err(authority_failed)?;
         let created =
@@ -327,6 +362,7 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::RevokeRequest>,
     ) -> Result<Response<wire::RevokeResponse>, Status> {
+        self.mesh.refuse_at_an_area("trust is taken back")?;
         let request = request.into_inner();
         let subject = subject(request.subject)?;
         if request.reason.len() > MAX_NACK_BYTES {
@@ -343,6 +379,7 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::LiftRevocationRequest>,
     ) -> Result<Response<wire::LiftRevocationResponse>, Status> {
+        self.mesh.refuse_at_an_area("revocations are lifted")?;
         let id = SpiffeId::parse(&request.into_inner().spiffe_id)
             .map_err(|error| Status::invalid_argument(format!("no SPIFFE ID: {error}")))?;
         let lifted = revocation::lift(&*self.store, &id, self.mesh.clock.best()).await;
@@ -373,6 +410,15 @@ impl Admin for AdminService {
         let request = request.into_inner();
         rotate::same_domain(&self.mesh, &request.trust_domain)?;
         let what = rotate::target(request.target())?;
+        self.mesh.refuse_at_an_area("issuers and roots are rotated")?;
+        let areas = self.mesh.authority.areas();
+        // Their issuers are of the root in force, and nothing waits for those that are cut off.
+        if what == What::Root && !request.emergency && !areas.names().is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "areas: the root is not rotated while there are areas, whose issuers would end with it: {}; revoke them first                  (signet area revoke), rotate, and add them anew",
+                areas.names().join(", ")
+            )));
+        }
         let serving = self.mesh.replicas.serving(self.mesh.clock.best()).await.map_err(store_failed)?;
         if serving.len() > 1 {
             // Each knows of its own proxies only, and has its own file of keys.
@@ -426,6 +472,71 @@ impl Admin for AdminService {
             }
         }
         Ok(Response::new(wire::ListProxiesResponse { proxies }))
+    }
+
+    async fn add_area(
+        &self,
+        request: Request<wire::AddAreaRequest>,
+    ) -> Result<Response<wire::AddAreaResponse>, Status> {
+        self.mesh.refuse_at_an_area("areas are added")?;
+        let wire::AddAreaRequest { name, networks, identities, budget_s } = request.into_inner();
+        let slots = self.mesh.authority.slots();
+        if slots.rotation.as_ref().is_some_and(|rotation| rotation.what == What::Root) {
+            return Err(Status::failed_precondition("the root is being rotated: add areas when that is over"));
+        }
+        let model = self.model().await?;
+        let pin = self.mesh.authority.pin().map_err(authority_failed)?;
+        let wanted = Wanted { name, networks, identities, budget: Duration::from_secs(budget_s) };
+        let name = wanted.name.clone();
+        let added = areas::add(&*self.store, wanted, &model, pin, self.mesh.clock.best()).await;
+        let (token, expires, revision) = added.map_err(|error| services::areas::status(&error))?;
+        self.pushed(revision).await;
+        tracing::info!(area = name, "area added");
+        Ok(Response::new(wire::AddAreaResponse { token: token.reveal(), expires }))
+    }
+
+    async fn list_areas(
+        &self,
+        _: Request<wire::ListAreasRequest>,
+    ) -> Result<Response<wire::ListAreasResponse>, Status> {
+        self.mesh.refuse_at_an_area("areas are listed")?;
+        let all = areas::list(&*self.store).await.map_err(store_failed)?;
+        let registrations =
+            records::list::<Registration>(&*self.store, records::REGISTRATIONS).await.map_err(store_failed)?;
+        let instances: Vec<&str> = registrations
+            .iter()
+            .flat_map(|found| &found.record.instances)
+            .filter_map(|instance| instance.area.as_deref())
+            .collect();
+        let shown = all.into_iter().map(|area| wire::Area {
+            connected: self.mesh.streams.has_area(&area.name),
+            instances: u32::try_from(instances.iter().filter(|of| **of == area.name).count()).unwrap_or(u32::MAX),
+            not_after: area.joined.as_ref().map_or(0, |joined| joined.not_after),
+            revoked_at: area.revoked_at.unwrap_or_default(),
+            name: area.name,
+            networks: area.networks,
+            identities: area.identities,
+            budget_s: area.budget_s,
+        });
+        Ok(Response::new(wire::ListAreasResponse { areas: shown.collect() }))
+    }
+
+    async fn revoke_area(
+        &self,
+        request: Request<wire::RevokeAreaRequest>,
+    ) -> Result<Response<wire::RevokeAreaResponse>, Status> {
+        self.mesh.refuse_at_an_area("areas are revoked")?;
+        let name = request.into_inner().name;
+        let revoked = areas::revoke_area(&*self.store, &name, self.mesh.clock.best()).await;
+        let revision = revoked.map_err(|error| match error {
+            AreaError::Unknown => {
+                Status::not_found(format!("there is no area {}; signet area list shows all", name.escape_debug()))
+            }
+            error => services::areas::status(&error),
+        })?;
+        self.pushed(revision).await;
+        tracing::info!(area = name, "area revoked");
+        Ok(Response::new(wire::RevokeAreaResponse { revision: revision.0 }))
     }
 
     async fn list_edges(

@@ -103,6 +103,7 @@ async fn what_is_revoked_takes_its_appointments_with_it() {
             issuer: None,
             not_after: u64::MAX,
         }],
+        area: None,
     };
     let now = SystemTime::now();
     let by = |first: u8, identity: &str| Appointment {

@@ -19,6 +19,7 @@ fn instance(leaves: Vec<Leaf>) -> Instance {
         token: "t".to_owned(),
         network: "edge".to_owned(),
         leaves,
+        area: None,
     }
 }
 

@@ -228,7 +228,8 @@ pub(crate) async fn look(mesh: &Mesh, slots: &Slots, published: &Published) -> R
     let mut holders = Vec::new();
     for Registration { id, instances } in registrations.into_iter().map(|found| found.record) {
         for instance in instances {
-            if instance.leaves.iter().all(|leaf| leaf.not_after <= now) {
+            // Whom an area certified has another issuer for good, and learns of this through the area.
+            if instance.area.is_some() || instance.leaves.iter().all(|leaf| leaf.not_after <= now) {
                 continue;
             }
             let stream = connected.get(&(id.clone(), instance.first.clone()));

@@ -17,9 +17,10 @@ use signet_sync::{
     Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate,
     sealing_key,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Request, Status, Streaming};
 
+use crate::area::Word;
 use crate::caller::Caller;
 use crate::claims::AnnounceError;
 use crate::directory::{ClaimRefusal, Claimant, Habit};
@@ -53,6 +54,9 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often it is checked that the proxy may still be served and answers what it was sent.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How old a word of the origin may be when an area tells it to a proxy that has just come: clocks are set by it.
+const WORD_KEPT: Duration = Duration::from_secs(1);
 
 /// Of these checks, one in so many asks the store; the others look at what is published, which costs nothing.
 const STORE_CHECKS: u32 = 6;
@@ -230,12 +234,15 @@ struct Session {
     revocations: Option<u64>,
     /// Checks since the stream was opened.
     checks: u32,
+    /// At an area: the origin's words, in the place of our own.
+    words: Option<watch::Receiver<Word>>,
 }
 
 impl Session {
     fn new(mesh: Mesh, peer: Caller, source: IpAddr, membership: Membership, hello: &wire::Hello) -> Self {
         let publisher = Publisher::new(hello);
         let held = publisher.states().map(|state| state.name).collect();
+        let words = mesh.authority.area().map(|area| area.words());
         Self {
             mesh,
             peer,
@@ -254,6 +261,7 @@ impl Session {
             habit_at: None,
             revocations: None,
             checks: 0,
+            words,
         }
     }
 
@@ -268,6 +276,7 @@ impl Session {
         let stream = self.membership.stream.clone();
         let draining = self.mesh.draining.clone();
         let mut check = tokio::time::interval(CHECK_INTERVAL);
+        let mut words = self.words.clone();
         published.mark_changed();
         if let Err(refusal) = self.announce(&hello.sealing_key).await {
             return End::Refused(refusal);
@@ -301,9 +310,13 @@ impl Session {
                 () = sleep_until(habit_at), if habit_at.is_some() => { self.tell_habits(); Ok(()) }
                 () = stream.displaced.notified() => { self.claim_soon(); Ok(()) }
                 _ = check.tick() => {
-                    self.tell_freshness();
+                    // An area's are told when they come.
+                    if self.words.is_none() {
+                        self.tell_freshness();
+                    }
                     self.look().await
                 }
+                () = word(&mut words) => { self.tell_freshness(); Ok(()) }
                 () = stream.superseded.cancelled() => return End::Superseded,
                 () = draining.cancelled() => return End::Draining,
                 () = outbound.closed() => return End::Closed,
@@ -320,21 +333,16 @@ impl Session {
         if self.outbox.len() >= OUTBOX_MAX {
             return;
         }
-        let published = self.mesh.published.borrow().clone();
-        if !published.is_current(tokio::time::Instant::now()) {
-            return;
-        }
-        let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
-        let (Some(policy), Some(revocations)) =
-            (version(SectionName::Policy), version(SectionName::Revocations))
-        else {
-            return;
+        let said = match &mut self.words {
+            None => self.mesh.freshness(),
+            // Passed on as it comes: one that was kept would say what time it was.
+            Some(words) => match &*words.borrow_and_update() {
+                Some((at, said)) if at.elapsed() <= WORD_KEPT => Some(said.clone()),
+                _ => None,
+            },
         };
-        let now_ms = self.mesh.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
-        match self.mesh.authority.policy_key().sign_freshness(now_ms, policy, revocations) {
-            Ok(said) => self.tell(Down::Freshness(said)),
-            Err(error) => tracing::error!(%error, "what time it is cannot be signed"),
+        if let Some(said) = said {
+            self.tell(Down::Freshness(said));
         }
     }
 
@@ -620,6 +628,16 @@ impl Session {
     fn record_sections(&self) {
         self.membership.stream.set_sections(self.publisher.states().collect());
     }
+}
+
+/// Waits for the origin's next word; for ever at the origin.
+async fn word(words: &mut Option<watch::Receiver<Word>>) {
+    if let Some(words) = words
+        && words.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn sleep_until(instant: Option<tokio::time::Instant>) {

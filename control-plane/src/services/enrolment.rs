@@ -71,7 +71,7 @@ impl Enrolment for EnrolmentService {
             tls_chain: der(&issued.tls_chain),
             signing_chain: der(&issued.signing_chain),
             roots: der(roots.roots()),
-            policy_key: mesh.authority.policy_key().public_key().to_vec(),
+            policy_key: mesh.authority.origins_key().to_vec(),
             spiffe_id: issued.id.to_string(),
             network: issued.network,
             control_plane_spiffe_id: mesh.authority.id().to_string(),

@@ -108,6 +108,7 @@ impl Identity for IdentityService {
     ) -> Result<Response<wire::AppointResponse>, Status> {
         let mesh = &self.0;
         let peer = peer(mesh, &request)?;
+        mesh.refuse_at_an_area("roles are given")?;
         let wire::AppointRequest { role, spiffe_id, not_after } = request.into_inner();
         let identity = SpiffeId::parse(&spiffe_id)
             .map_err(|error| Status::invalid_argument(format!("bad-request: spiffe_id: {error}")))?;
@@ -138,6 +139,8 @@ impl Identity for IdentityService {
         request: Request<wire::CertifyAppRequest>,
     ) -> Result<Response<wire::CertifyAppResponse>, Status> {
         let mesh = &self.0;
+        // Outside the mesh nobody knows what an area was granted, and refuses what it certified.
+        mesh.refuse_at_an_area("certificates for applications are made")?;
         let (peer, now) = self.for_its_app(&request).await?;
         let csr = request.into_inner().csr;
         let chain = app_svid::certify(&mesh.authority, &mesh.model(), peer.id(), &csr, now);
@@ -150,6 +153,8 @@ impl Identity for IdentityService {
         request: Request<wire::SignJwtRequest>,
     ) -> Result<Response<wire::SignJwtResponse>, Status> {
         let mesh = &self.0;
+        // Nobody verifies under an area's key.
+        mesh.refuse_at_an_area("tokens for applications are made")?;
         let (peer, now) = self.for_its_app(&request).await?;
         let audience = request.into_inner().audience;
         let token = app_svid::sign_jwt(&mesh.authority, &mesh.model(), peer.id(), &audience, now);

@@ -234,14 +234,19 @@ impl<'a> Certificate<'a> {
 
     /// The URI, if it is the only subject alternative name of any kind.
     pub(crate) fn only_uri(&self) -> Result<&'a str, CertificateError> {
-        let Names { count: 1, uri: Some(uri) } = self.names else {
-            return Err(CertificateError::Names);
-        };
-        let uri = str::from_utf8(uri).map_err(|_| CertificateError::Names)?;
+        let uri = self.own_uri()?;
         // Path building is webpki's: the name it sees in these bytes must be the one seen here.
         let der = CertificateDer::from(self.der);
         let other = EndEntityCert::try_from(&der).map_err(|_| CertificateError::Malformed)?;
         if other.valid_uri_names().eq([uri]) { Ok(uri) } else { Err(CertificateError::Malformed) }
+    }
+
+    /// The same as only this program reads it: of an area's issuer, which no other can.
+    pub(crate) fn own_uri(&self) -> Result<&'a str, CertificateError> {
+        let Names { count: 1, uri: Some(uri) } = self.names else {
+            return Err(CertificateError::Names);
+        };
+        str::from_utf8(uri).map_err(|_| CertificateError::Names)
     }
 
     /// Whether it may certify, with so many authorities below it.

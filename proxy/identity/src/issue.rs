@@ -496,7 +496,7 @@ impl Authority {
             && issuer.spki == issuer_key.subject_public_key_info()
             && root.is_signed_by(root.spki)
             && issuer.is_signed_by(root.spki)
-            && root.only_uri()? == issuer.only_uri()?;
+            && root.only_uri()? == if issuer.is_area() { issuer.own_uri()? } else { issuer.only_uri()? };
         if !belong_together {
             return Err(IssueError::Mismatch);
         }

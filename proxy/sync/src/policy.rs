@@ -81,8 +81,12 @@ impl TryFrom<wire::Policy> for PolicyModel {
                 platform: lifetimes.platform,
             },
             offline: policy.offline.map_or_else(|| Ok(Offline::default()), offline::offline_from)?,
-            // For the control plane alone.
-            rejoin: Rejoin::default(),
+            rejoin: policy.rejoin.map_or_else(Rejoin::default, |rejoin| Rejoin {
+                agent: rejoin.agent,
+                app: rejoin.app,
+                external: rejoin.external,
+                platform: rejoin.platform,
+            }),
             workloads: each(policy.workloads, workload_from)?,
             policies: each(policy.policies, access::policy_from)?,
             header_policies: each(policy.header_policies, header::policy_from)?,
@@ -117,6 +121,12 @@ impl From<&PolicyModel> for wire::Policy {
                 platform: model.lifetimes.platform,
             }),
             offline: (!model.offline.is_empty()).then(|| offline::offline_to(&model.offline)),
+            rejoin: (model.rejoin != Rejoin::default()).then_some(wire::Rejoin {
+                agent: model.rejoin.agent,
+                app: model.rejoin.app,
+                external: model.rejoin.external,
+                platform: model.rejoin.platform,
+            }),
             workloads: model.workloads.iter().map(workload_to).collect(),
             policies: model.policies.iter().map(access::policy_to).collect(),
             header_policies: model.header_policies.iter().map(header::policy_to).collect(),

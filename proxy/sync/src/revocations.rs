@@ -76,6 +76,11 @@ impl Revocations {
         })
     }
 
+    /// Those of the own trust domain, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, &Revocation)> {
+        self.entries.iter()
+    }
+
     /// Number of entries, without those of federated trust domains.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -163,7 +163,7 @@ fn fields(token: &TokenInfo) -> serde_json::Value {
 }
 
 /// A whole number of seconds, minutes, hours or days; at least a second.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a time such as 90s, 10m, 1h or 2d is needed".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds: u64 = match unit {

@@ -32,13 +32,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use signet_identity::Fingerprint;
+use signet_identity::{Fingerprint, SpiffeId};
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::revoke_request::Subject;
 use signet_sync::proto::admin::{
-    AbortRotationRequest, ApplyRequest, CreateTokenRequest, DeleteRequest, Diagnostic, ExplainRequest,
-    ListProxiesRequest, ManifestFile, Proxy, RevokeRequest, RotateRequest, RotationRequest, RotationState,
-    RotationTarget,
+    AbortRotationRequest, AddAreaRequest, ApplyRequest, Area, CreateTokenRequest, DeleteRequest, Diagnostic,
+    ExplainRequest, ListAreasRequest, ListProxiesRequest, ManifestFile, Proxy, RevokeAreaRequest, RevokeRequest,
+    RotateRequest, RotationRequest, RotationState, RotationTarget,
 };
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;
@@ -317,6 +317,56 @@ impl Mesh {
         Ok(meshes)
     }
 
+    /// Adds an area with this grant to the mesh and starts its control plane on another host, whose network the area is to
+    /// have; waits until it is ready. A trust domain, a network, patterns of identities, a budget in seconds.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and [`MeshError::Admin`] when the parent refuses.
+    pub fn start_area(
+        &self,
+        host: &Host,
+        (trust_domain, area): (&str, &str),
+        network: &str,
+        identities: &[&str],
+        budget_s: u64,
+    ) -> Result<Self, MeshError> {
+        let request = AddAreaRequest {
+            name: area.into(),
+            networks: vec![network.into()],
+            identities: identities.iter().map(|&pattern| pattern.into()).collect(),
+            budget_s,
+        };
+        let token = self.ask(async |mut client| answered(client.add_area(request).await))?.token;
+        let folder = Folder::new().map_err(failed("make a folder"))?;
+        let (state, socket) = (folder.path().join("control-plane"), folder.path().join("admin.sock"));
+        let file = folder.path().join("token");
+        write_secret(&file, &token).map_err(failed("write the token"))?;
+        let program = control_plane(program(&[]), &folder, &state, &[trust_domain])
+            .args([OsStr::new("--admin-socket"), socket.as_os_str()])
+            .args(["--area", area, "--parent", &self.address.to_string()])
+            .args([OsStr::new("--token-file"), file.as_os_str()]);
+        let mut mesh = Self::at(program, host.namespace(), host.ipv4(), folder, (state, socket), 0)?;
+        mesh.start_control_plane()?;
+        Ok(mesh)
+    }
+
+    /// The areas under this control plane.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn areas(&self) -> Result<Vec<Area>, MeshError> {
+        Ok(self.ask(async |mut client| answered(client.list_areas(ListAreasRequest {}).await))?.areas)
+    }
+
+    /// Ends an area.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn revoke_area(&self, name: &str) -> Result<u64, MeshError> {
+        let request = RevokeAreaRequest { name: name.into() };
+        Ok(self.ask(async |mut client| answered(client.revoke_area(request).await))?.revision)
+    }
+
     fn at(
         program: Program,
         host: &Namespace,
@@ -428,6 +478,16 @@ impl Mesh {
     /// [`MeshError::Admin`].
     pub fn revoke(&self, certificate: Fingerprint, reason: &str) -> Result<u64, MeshError> {
         let subject = Some(Subject::Fingerprint(certificate.to_string()));
+        let request = RevokeRequest { subject, reason: reason.into() };
+        Ok(self.ask(async |mut client| answered(client.revoke(request).await))?.revision)
+    }
+
+    /// Revokes an identity.
+    ///
+    /// # Errors
+    /// [`MeshError::Admin`].
+    pub fn revoke_identity(&self, id: &SpiffeId, reason: &str) -> Result<u64, MeshError> {
+        let subject = Some(Subject::SpiffeId(id.to_string()));
         let request = RevokeRequest { subject, reason: reason.into() };
         Ok(self.ask(async |mut client| answered(client.revoke(request).await))?.revision)
     }

@@ -86,6 +86,14 @@ impl Program {
         self
     }
 
+    /// With another argument in the place of each that is this one.
+    pub(crate) fn replacing(mut self, argument: &str, other: &str) -> Self {
+        for own in self.arguments.iter_mut().filter(|own| *own == argument) {
+            *own = other.into();
+        }
+        self
+    }
+
     /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().into(), value.as_ref().into()));

@@ -135,7 +135,7 @@ fn leaf(number: u8, not_after: u64) -> Leaf {
 /// The instance that is named by certificate 1, with these it holds.
 fn instance(leaves: Vec<Leaf>) -> Instance {
     let first = Fingerprint([1; 32]).to_string();
-    Instance { first, token: "t".into(), network: "edge".into(), leaves }
+    Instance { first, token: "t".into(), network: "edge".into(), leaves, area: None }
 }
 
 /// What is registered after a restore with `--replace` of a backup of an instance with certificate 1, which held 2 instead when

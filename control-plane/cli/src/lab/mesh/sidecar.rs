@@ -68,6 +68,7 @@ pub struct Sidecar {
     program: Program,
     running: Option<Proc>,
     folder: PathBuf,
+    control_plane: SocketAddr,
 }
 
 impl Sidecar {
@@ -112,8 +113,8 @@ impl Sidecar {
         for (name, value) in setup.environment {
             program = program.env(name, value);
         }
-        let mut sidecar =
-            Self { container: container.clone(), workload: workload.into(), program, running: None, folder };
+        let (container, workload) = (container.clone(), workload.into());
+        let mut sidecar = Self { container, workload, program, running: None, folder, control_plane };
         sidecar.begin()?;
         Ok(sidecar)
     }
@@ -135,6 +136,19 @@ impl Sidecar {
     pub fn restart(&mut self) -> Result<(), MeshError> {
         self.begin()?;
         self.wait_until_ready()
+    }
+
+    /// The same sidecar in another container, with its state and at another control plane: a device that moved.
+    ///
+    /// # Errors
+    /// As [`Self::restart`].
+    pub fn moved(mut self, container: &Container, control_plane: SocketAddr) -> Result<Self, MeshError> {
+        self.running = None;
+        self.container = container.clone();
+        self.program = self.program.replacing(&self.control_plane.to_string(), &control_plane.to_string());
+        self.control_plane = control_plane;
+        self.restart()?;
+        Ok(self)
     }
 
     /// Kills it.
