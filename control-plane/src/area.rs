@@ -159,7 +159,9 @@ pub enum AreaStartError {
     #[error("the certificate of the area's end is unusable")]
     Svid(#[from] SvidError),
     /// There is nothing to join with.
-    #[error("an area that has not joined yet needs a token: --token-file, from signet area add at its parent")]
+    #[error(
+        "an area that has not joined yet needs a token: --token-file, from signet area add at its parent"
+    )]
     Token,
     /// The parent could not be asked.
     #[error("the parent at {parent} cannot be asked: {why}")]
@@ -215,7 +217,8 @@ impl Held {
         end_key: PrivateKey,
         now: SystemTime,
     ) -> Result<Self, AreaStartError> {
-        let networks = said.networks.into_iter().map(|network| (network.name, (network.epoch, network.epoch_proof)));
+        let networks =
+            said.networks.into_iter().map(|network| (network.name, (network.epoch, network.epoch_proof)));
         let held = Self {
             issuer_key,
             issuer_csr,
@@ -365,8 +368,7 @@ impl Delegated {
     }
 
     fn take(&self, held: Held) -> Result<(), AreaStartError> {
-        let settings =
-            Settings { name: self.name.clone(), parent: self.parent.clone(), token_file: None };
+        let settings = Settings { name: self.name.clone(), parent: self.parent.clone(), token_file: None };
         let path = self.directory.join(FILE);
         save(&path, &settings, &self.trust_domain, &held, &self.section_key, self.policy_key)?;
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(held);
@@ -407,7 +409,8 @@ fn save(
 ) -> Result<(), AreaStartError> {
     // `Saved` overwrites them when it is dropped.
     let secret = |bytes: &[u8]| STANDARD.encode(bytes);
-    let end = held.end.chain.first().ok_or(AreaStartError::Delegation("there is no certificate of its end"))?;
+    let end =
+        held.end.chain.first().ok_or(AreaStartError::Delegation("there is no certificate of its end"))?;
     let saved = Saved {
         version: VERSION,
         area: settings.name.clone(),
@@ -503,7 +506,11 @@ fn write_sections(directory: &Path, subscriber: &Subscriber) -> Result<(), AreaS
 }
 
 /// The bundle that the parent is judged by.
-fn parents(trust_domain: &TrustDomain, held: &Held, anchors: Option<&Arc<Anchors>>) -> Result<TrustBundle, BundleError> {
+fn parents(
+    trust_domain: &TrustDomain,
+    held: &Held,
+    anchors: Option<&Arc<Anchors>>,
+) -> Result<TrustBundle, BundleError> {
     match anchors {
         Some(anchors) => Ok(anchors.open.alone()),
         None => TrustBundle::new(trust_domain.clone(), vec![held.root.clone()]),

@@ -179,7 +179,11 @@ impl Areas {
     /// Those in a listing of what is desired.
     pub(crate) fn of(listing: &Listing) -> Result<Self, StoreError> {
         let entries = listing.entries.iter().filter(|entry| entry.key.starts_with(AREAS));
-        Ok(Self { all: entries.map(|entry| Ok(records::decode(entry)?.record)).collect::<Result<_, StoreError>>()? })
+        Ok(Self {
+            all: entries
+                .map(|entry| Ok(records::decode(entry)?.record))
+                .collect::<Result<_, StoreError>>()?,
+        })
     }
 
     /// Those that joined and were not revoked.
@@ -396,7 +400,9 @@ async fn certify(
     }
     joined.issuer = issuer_name;
     joined.not_after = joined.not_after.max(unix_seconds(not_after));
-    joined.ends.push(End { fingerprint: Fingerprint::of(&end).to_string(), not_after: unix_seconds(not_after) });
+    joined
+        .ends
+        .push(End { fingerprint: Fingerprint::of(&end).to_string(), not_after: unix_seconds(not_after) });
     let grace = area.budget_s;
     joined.ends.retain(|end| end.not_after.saturating_add(grace) > unix_seconds(now));
     let surplus = joined.ends.len().saturating_sub(ENDS_MAX);
@@ -468,7 +474,11 @@ pub(crate) async fn take_directory(
 }
 
 /// An area says who is in its networks, and of whom it may certify; what the manifests advertise there is the operator's word.
-fn why_not(area: &Area, directory: &Directory, model: &PolicyModel) -> Result<Option<&'static str>, AreaError> {
+fn why_not(
+    area: &Area,
+    directory: &Directory,
+    model: &PolicyModel,
+) -> Result<Option<&'static str>, AreaError> {
     let grant = AreaGrant::new(&area.name, area.identities.clone())?;
     let network = directory.network();
     for entry in directory.entries() {
@@ -497,8 +507,10 @@ pub(crate) async fn take_instance(
     said: wire::AreaInstance,
     now: SystemTime,
 ) -> Result<Result<(), &'static str>, AreaError> {
-    let (grant, joined) =
-        (AreaGrant::new(&area.name, area.identities.clone())?, area.joined.as_ref().ok_or(AreaError::Unknown)?);
+    let (grant, joined) = (
+        AreaGrant::new(&area.name, area.identities.clone())?,
+        area.joined.as_ref().ok_or(AreaError::Unknown)?,
+    );
     let Ok(id) = SpiffeId::parse(&said.spiffe_id) else { return Ok(Err("no SPIFFE ID")) };
     if !grant.permits(&id) {
         return Ok(Err("the identity is not of the area's grant"));
@@ -538,9 +550,9 @@ pub(crate) async fn take_instance(
         let is_full = registration.instances.len() >= INSTANCES_MAX;
         match registration.instances.iter_mut().find(|instance| is_it(instance)) {
             Some(instance) => {
-                let new = leaves.iter().filter(|leaf| {
-                    !instance.leaves.iter().any(|held| held.fingerprint == leaf.fingerprint)
-                });
+                let new = leaves
+                    .iter()
+                    .filter(|leaf| !instance.leaves.iter().any(|held| held.fingerprint == leaf.fingerprint));
                 let new: Vec<Leaf> = new.cloned().collect();
                 instance.leaves.extend(new);
                 instance.leaves.retain(|leaf| leaf.not_after > unix_seconds(now));
@@ -643,8 +655,11 @@ async fn without_instances(
     for listed in store.list(REGISTRATIONS).await?.entries {
         for _ in 0..ATTEMPTS_MAX {
             let Some(found) = records::read::<Registration>(store, &listed.key).await? else { break };
-            let (gone, kept): (Vec<_>, Vec<_>) =
-                found.record.instances.into_iter().partition(|instance| instance.area.as_deref() == Some(area));
+            let (gone, kept): (Vec<_>, Vec<_>) = found
+                .record
+                .instances
+                .into_iter()
+                .partition(|instance| instance.area.as_deref() == Some(area));
             if gone.is_empty() {
                 break;
             }
@@ -710,3 +725,6 @@ fn decode(directory: &AreaDirectory) -> Option<wire::Section> {
     let bytes = URL_SAFE_NO_PAD.decode(&directory.section).ok()?;
     wire::Section::decode(&*bytes).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -295,9 +295,9 @@ fn area(arguments: &Arguments) -> Result<Option<area::Settings>, ConfigError> {
     if let Err(error) = AreaGrant::new(name, vec!["*/*/*".to_owned()]) {
         return wrong("SIGNET_AREA", error.to_string());
     }
-    let is_address = parent.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
+    let is_address = parent
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
     if !is_address {
         return wrong("SIGNET_PARENT", format!("{} is not HOST:PORT", parent.escape_debug()));
     }

@@ -315,10 +315,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 type State = (Arc<dyn Store>, Arc<Authority>, Option<(Arc<Delegated>, Subscriber)>);
 
 /// Opens store and authority, which must both be there or both be new.
-async fn open_state(
-    config: &Config,
-    now: SystemTime,
-) -> Result<State, StartError> {
+async fn open_state(config: &Config, now: SystemTime) -> Result<State, StartError> {
     let directory = config.state_dir.clone();
     files::private_directory(&directory)
         .and_then(|()| files::intruders(&directory))
@@ -339,7 +336,8 @@ async fn open_state(
             return Err(StartError::OwnAuthority { path: directory });
         }
         let store = config.store.open(&directory).await?;
-        let (delegated, subscriber) = Delegated::open(&directory, settings, &config.trust_domain, now).await?;
+        let (delegated, subscriber) =
+            Delegated::open(&directory, settings, &config.trust_domain, now).await?;
         let authority = Authority::delegated(&directory, delegated.clone())?;
         return Ok((store, Arc::new(authority), Some((delegated, subscriber))));
     }

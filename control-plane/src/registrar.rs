@@ -325,7 +325,12 @@ impl Registrar {
     /// Takes in a device that came from an area, or at an area from elsewhere: whoever certified it is believed now and may
     /// certify it, and so may this control plane. It keeps its identity, and gets a place where this control plane says who is
     /// where. Whom it certified itself it knows.
-    async fn take_in(&self, peer: &Caller, model: &PolicyModel, now: SystemTime) -> Result<(), RegistrarError> {
+    async fn take_in(
+        &self,
+        peer: &Caller,
+        model: &PolicyModel,
+        now: SystemTime,
+    ) -> Result<(), RegistrarError> {
         let (from, here) = (peer.area(), self.authority.area());
         if from.as_deref() == here.map(|area| area.name()) || peer.not_after() <= now {
             return Ok(());

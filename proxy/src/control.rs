@@ -40,7 +40,8 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{
-    SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain, verify_tls_chain,
+    SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain,
+    verify_tls_chain,
 };
 use signet_sync::{Edge, Subscriber, Tally};
 use thiserror::Error;

@@ -57,7 +57,8 @@ struct Plants {
 }
 
 fn id(workload: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/app/host/{workload}")).unwrap_or_else(|_| unreachable!())
+    SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/app/host/{workload}"))
+        .unwrap_or_else(|_| unreachable!())
 }
 
 fn manifests() -> String {
@@ -71,8 +72,11 @@ fn manifests() -> String {
             "---\napiVersion: signet.mf2c-project.eu/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}"
         )
     };
-    let mut all = document("Mesh", "site", &format!("  trustDomain: {TRUST_DOMAIN}\n  {networks}\n  {certificates}\n"));
-    for (name, network) in [("server", "west"), ("client", "east"), ("late", "east"), ("mover", "east"), ("boss", "cloud")] {
+    let mut all =
+        document("Mesh", "site", &format!("  trustDomain: {TRUST_DOMAIN}\n  {networks}\n  {certificates}\n"));
+    for (name, network) in
+        [("server", "west"), ("client", "east"), ("late", "east"), ("mover", "east"), ("boss", "cloud")]
+    {
         let ports = format!("ports: [{{port: {PORT}, protocol: http}}]");
         let spec = format!("  class: app\n  device: host\n  network: {network}\n  {ports}\n");
         all.push_str(&document("Workload", name, &spec));
@@ -90,7 +94,11 @@ impl Plants {
         let lab = Lab::new()?;
         let plan = |number: u8, second: u8, containers_ipv6: &str| -> Result<HostPlan, Failure> {
             let containers_ipv4 = format!("172.{second}.0.0/16").parse()?;
-            Ok(HostPlan { containers_ipv4, containers_ipv6: containers_ipv6.parse()?, ..HostPlan::numbered(number) })
+            Ok(HostPlan {
+                containers_ipv4,
+                containers_ipv6: containers_ipv6.parse()?,
+                ..HostPlan::numbered(number)
+            })
         };
         let cloud = lab.host("cloud", HostPlan::numbered(1))?;
         let east = lab.host("east", plan(2, 19, "fd19::/64")?)?;
@@ -145,17 +153,21 @@ fn area_cut_off_for_longer_than_a_leaf_lives_goes_on_over_cold_restarts_and_rejo
 
     // What an area may not do is refused at its socket, and says where it is done.
     let refused = plants.areas[0].apply("site.yaml", &manifests()).err().map(|error| error.to_string());
-    assert!(refused.as_ref().is_some_and(|error| error.contains("at the origin, 10.0.0.1:15012")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_some_and(|error| error.contains("at the origin, 10.0.0.1:15012")),
+        "{refused:?}"
+    );
     let refused = plants.areas[0].token("boss").err().map(|error| error.to_string());
-    assert!(refused.as_ref().is_some_and(|error| error.contains("network cloud is not east's")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_some_and(|error| error.contains("network cloud is not east's")),
+        "{refused:?}"
+    );
 
     // The uplink of both is cut, for longer than any certificate lives.
     plants.cloud.namespace().cut()?;
     let cut = Instant::now();
     let before = leaf_of(&calling)?;
-    wait_for("the end of what was certified before the cut", || {
-        (cut.elapsed() > LEAF * 2).then_some(())
-    })?;
+    wait_for("the end of what was certified before the cut", || (cut.elapsed() > LEAF * 2).then_some(()))?;
     assert_eq!(status(&client, address)?, 200, "renewed by its area");
     assert_ne!(leaf_of(&calling)?, before);
 
@@ -170,9 +182,14 @@ fn area_cut_off_for_longer_than_a_leaf_lives_goes_on_over_cold_restarts_and_rejo
     until("who enrolled while cut off", &late, address, 200)?;
 
     // Meanwhile the origin changes its mind.
-    plants.parent.apply("closed.yaml", &policy("anybody", "server", &[
-        &format!("{{from: [{{identity: '{}'}}, {{identity: '{}'}}]}}", id("client"), id("boss")),
-    ]))?;
+    plants.parent.apply(
+        "closed.yaml",
+        &policy(
+            "anybody",
+            "server",
+            &[&format!("{{from: [{{identity: '{}'}}, {{identity: '{}'}}]}}", id("client"), id("boss"))],
+        ),
+    )?;
     plants.parent.revoke_identity(&id("client"), "stolen while the area was away")?;
     assert_eq!(status(&client, address)?, 200, "what is in force is what came last");
     assert_eq!(status(&late, address)?, 200);
@@ -188,7 +205,8 @@ fn area_cut_off_for_longer_than_a_leaf_lives_goes_on_over_cold_restarts_and_rejo
         proxies.iter().any(|proxy| proxy.spiffe_id == id("late").as_str()).then_some(())
     });
     assert!(told.is_some(), "the parent does not know who enrolled: {:?}", plants.parent.proxies()?);
-    let all_back = || plants.parent.areas().is_ok_and(|areas| areas.iter().all(|area| area.connected)).then_some(());
+    let all_back =
+        || plants.parent.areas().is_ok_and(|areas| areas.iter().all(|area| area.connected)).then_some(());
     wait_for("both areas", all_back)?;
     Ok(())
 }
@@ -231,7 +249,9 @@ fn stolen_area_certifies_nobody_outside_its_grant_and_ends_when_it_is_revoked() 
     let keys: Value = serde_json::from_str(&fs::read_to_string(plants.areas[0].state().join("area.json"))?)?;
     let before = app.connections().len();
     // A class, and a control plane, that the area was not granted; then a name that it was.
-    for (path, is_granted) in [("agent/host/late", false), ("platform/east/control-plane", false), ("app/host/late", true)] {
+    for (path, is_granted) in
+        [("agent/host/late", false), ("platform/east/control-plane", false), ("app/host/late", true)]
+    {
         let config = forged(&keys, &own, &format!("spiffe://{TRUST_DOMAIN}/{path}"))?;
         let refused = guarded.metrics()?.refusals("peer-unverified");
         let answer = inside(thief.namespace(), move || async move { Ok(attempt(config, address).await) })?;

@@ -482,7 +482,9 @@ impl Admin for AdminService {
         let wire::AddAreaRequest { name, networks, identities, budget_s } = request.into_inner();
         let slots = self.mesh.authority.slots();
         if slots.rotation.as_ref().is_some_and(|rotation| rotation.what == What::Root) {
-            return Err(Status::failed_precondition("the root is being rotated: add areas when that is over"));
+            return Err(Status::failed_precondition(
+                "the root is being rotated: add areas when that is over",
+            ));
         }
         let model = self.model().await?;
         let pin = self.mesh.authority.pin().map_err(authority_failed)?;
@@ -501,8 +503,9 @@ impl Admin for AdminService {
     ) -> Result<Response<wire::ListAreasResponse>, Status> {
         self.mesh.refuse_at_an_area("areas are listed")?;
         let all = areas::list(&*self.store).await.map_err(store_failed)?;
-        let registrations =
-            records::list::<Registration>(&*self.store, records::REGISTRATIONS).await.map_err(store_failed)?;
+        let registrations = records::list::<Registration>(&*self.store, records::REGISTRATIONS)
+            .await
+            .map_err(store_failed)?;
         let instances: Vec<&str> = registrations
             .iter()
             .flat_map(|found| &found.record.instances)
@@ -510,7 +513,8 @@ impl Admin for AdminService {
             .collect();
         let shown = all.into_iter().map(|area| wire::Area {
             connected: self.mesh.streams.has_area(&area.name),
-            instances: u32::try_from(instances.iter().filter(|of| **of == area.name).count()).unwrap_or(u32::MAX),
+            instances: u32::try_from(instances.iter().filter(|of| **of == area.name).count())
+                .unwrap_or(u32::MAX),
             not_after: area.joined.as_ref().map_or(0, |joined| joined.not_after),
             revoked_at: area.revoked_at.unwrap_or_default(),
             name: area.name,
@@ -529,9 +533,10 @@ impl Admin for AdminService {
         let name = request.into_inner().name;
         let revoked = areas::revoke_area(&*self.store, &name, self.mesh.clock.best()).await;
         let revision = revoked.map_err(|error| match error {
-            AreaError::Unknown => {
-                Status::not_found(format!("there is no area {}; signet area list shows all", name.escape_debug()))
-            }
+            AreaError::Unknown => Status::not_found(format!(
+                "there is no area {}; signet area list shows all",
+                name.escape_debug()
+            )),
             error => services::areas::status(&error),
         })?;
         self.pushed(revision).await;

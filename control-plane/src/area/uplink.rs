@@ -168,7 +168,9 @@ pub(super) async fn join(
         let config = pinned_client_config(token.pin(), None, &[ALPN_CONTROL])?;
         let channel = dial(parent, config).await?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, client(channel).join(request)).await;
-        Ok::<_, UplinkError>(answer.map_err(|_| UplinkError::Timeout)?.map_err(UplinkError::refused)?.into_inner())
+        Ok::<_, UplinkError>(
+            answer.map_err(|_| UplinkError::Timeout)?.map_err(UplinkError::refused)?.into_inner(),
+        )
     };
     let said = asking.await.map_err(|error| error.at(parent))?;
     if said.area != settings.name {
@@ -308,11 +310,9 @@ async fn session(
                     Some(Down::Section(section)) => {
                         is_saved &= apply(mesh, area, subscriber, &stream, section).await?;
                     }
-                    Some(Down::Freshness(said)) => {
-                        // Nobody is told what its own key did not sign; the proxies look again.
-                        if subscriber.is_newest(&said).is_ok() {
-                            area.words.send_replace(Some((Instant::now(), said)));
-                        }
+                    // Nobody is told what the origin's key did not sign; the proxies look again.
+                    Some(Down::Freshness(said)) if subscriber.is_newest(&said).is_ok() => {
+                        area.words.send_replace(Some((Instant::now(), said)));
                     }
                     Some(Down::Goaway(_)) => return Err(UplinkError::Ended),
                     _ => {}
@@ -421,7 +421,8 @@ async fn renew(mesh: &Mesh, area: &Delegated, channel: Channel) -> Result<(), Up
 async fn tell_all(stream: &Stream, store: &dyn Store) -> Result<Revision, UplinkError> {
     let listing = store.list(REGISTRATIONS).await?;
     let registrations = listing.entries.iter().map(records::decode::<Registration>);
-    let registrations = registrations.map(|found| Ok(found?.record)).collect::<Result<Vec<_>, StoreError>>()?;
+    let registrations =
+        registrations.map(|found| Ok(found?.record)).collect::<Result<Vec<_>, StoreError>>()?;
     tell(stream, registrations).await?;
     Ok(listing.revision)
 }

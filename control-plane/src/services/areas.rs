@@ -118,14 +118,18 @@ fn agreed(min_protocol: u32, protocol: u32) -> Result<u32, Status> {
 /// A refusal as the area, or an operator, sees it. Faults of the store are not its business.
 pub(crate) fn status(error: &AreaError) -> Status {
     let code = match error {
-        AreaError::Authority(_) | AreaError::Busy | AreaError::Store(_) | AreaError::Revocation(_) => Code::Unavailable,
+        AreaError::Authority(_) | AreaError::Busy | AreaError::Store(_) | AreaError::Revocation(_) => {
+            Code::Unavailable
+        }
         AreaError::Budget | AreaError::Grant(_) | AreaError::NoNetwork(_) | AreaError::Request(_) => {
             Code::InvalidArgument
         }
         AreaError::Full => Code::ResourceExhausted,
         AreaError::Name(_) | AreaError::Network { .. } => Code::AlreadyExists,
         AreaError::Unknown => Code::NotFound,
-        AreaError::Ended | AreaError::OtherKey | AreaError::Revoked | AreaError::Token => Code::PermissionDenied,
+        AreaError::Ended | AreaError::OtherKey | AreaError::Revoked | AreaError::Token => {
+            Code::PermissionDenied
+        }
     };
     match error {
         AreaError::Authority(_) | AreaError::Store(_) | AreaError::Revocation(_) => {
@@ -145,13 +149,11 @@ async fn serve(
     mut inbound: Streaming<wire::AreaMessage>,
     outbound: Outbound,
 ) {
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await {
-        Ok(Ok(Some(wire::AreaMessage { message: Some(Up::Hello(hello)) }))) => hello,
-        _ => {
-            let refusal = Status::invalid_argument("the first message is not a Hello, or came too late");
-            let _ = outbound.try_send(Err(refusal));
-            return;
-        }
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+    let Ok(Ok(Some(wire::AreaMessage { message: Some(Up::Hello(hello)) }))) = first else {
+        let refusal = Status::invalid_argument("the first message is not a Hello, or came too late");
+        let _ = outbound.try_send(Err(refusal));
+        return;
     };
     tracing::info!(area = area.name, "an area is connected");
     let stream = mesh.streams.area(&area.name);
@@ -160,7 +162,11 @@ async fn serve(
     let mut session =
         Session { mesh, caller, area, stream, publisher, held, outbox: VecDeque::new(), checked: None };
     let refusal = session.run(&mut inbound, &outbound).await;
-    tracing::info!(area = session.area.name, end = refusal.as_ref().map_or("closed", Status::message), "an area is gone");
+    tracing::info!(
+        area = session.area.name,
+        end = refusal.as_ref().map_or("closed", Status::message),
+        "an area is gone"
+    );
     if let Some(refusal) = refusal {
         let _ = outbound.try_send(Err(refusal));
     }
@@ -264,8 +270,12 @@ impl Session {
             Some(Up::Ack(ack)) => self.publisher.on_ack(&ack),
             Some(Up::Nack(nack)) => {
                 self.publisher.on_nack(&nack);
-                tracing::warn!(area = self.area.name, section = plain::text(&nack.name, WORDS_MAX),
-                    code = plain::text(&nack.code, WORDS_MAX), "the area refused a section and keeps its last good one");
+                tracing::warn!(
+                    area = self.area.name,
+                    section = plain::text(&nack.name, WORDS_MAX),
+                    code = plain::text(&nack.code, WORDS_MAX),
+                    "the area refused a section and keeps its last good one"
+                );
             }
             Some(Up::Directory(section)) => self.take_directory(&section).await?,
             Some(Up::Instances(said)) => self.take_instances(said).await?,
@@ -298,22 +308,33 @@ impl Session {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = refused {
-            tracing::error!(area = self.area.name, section = plain::text(&section.name, WORDS_MAX), reason,
-                "an area's directory is refused; its last good one stays");
+            tracing::error!(
+                area = self.area.name,
+                section = plain::text(&section.name, WORDS_MAX),
+                reason,
+                "an area's directory is refused; its last good one stays"
+            );
         }
         Ok(())
     }
 
     async fn take_instances(&mut self, said: wire::AreaInstances) -> Result<(), Status> {
         if said.instances.len() > INSTANCES_MAX {
-            return Err(Status::invalid_argument(format!("more than {INSTANCES_MAX} instances in one message")));
+            return Err(Status::invalid_argument(format!(
+                "more than {INSTANCES_MAX} instances in one message"
+            )));
         }
         for instance in said.instances {
             let id = plain::text(&instance.spiffe_id, WORDS_MAX);
             let now = self.mesh.clock.best();
             let taken = areas::take_instance(&*self.mesh.store, &self.area, instance, now).await;
             if let Err(reason) = taken.map_err(|error| status(&error))? {
-                tracing::error!(area = self.area.name, id, reason, "what an area says of an instance is refused");
+                tracing::error!(
+                    area = self.area.name,
+                    id,
+                    reason,
+                    "what an area says of an instance is refused"
+                );
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use signet_policy::{PolicyModel, Protocol, Refusal, SpeaksFirst};
@@ -14,8 +14,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::{
-    Claim, MAX_NACK_BYTES, Publisher, SectionName, Version, decode_claims, decode_edges, negotiate,
-    sealing_key,
+    Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, decode_edges, negotiate, sealing_key,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Status, Streaming};

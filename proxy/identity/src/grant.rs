@@ -47,7 +47,9 @@ pub enum GrantError {
     #[error("a grant has 1 to 16 patterns of identities")]
     Count,
     /// A pattern is not of the form.
-    #[error("a pattern of identities is CLASS/DEVICE/WORKLOAD, each part written out or `*`, such as agent/*/*")]
+    #[error(
+        "a pattern of identities is CLASS/DEVICE/WORKLOAD, each part written out or `*`, such as agent/*/*"
+    )]
     Pattern,
 }
 
@@ -111,9 +113,9 @@ impl AreaGrant {
     pub(crate) fn extension(&self) -> CustomExtension {
         let patterns: Vec<u8> =
             self.identities.iter().flat_map(|pattern| element(UTF8_STRING, pattern.as_bytes())).collect();
-        let content = [element(UTF8_STRING, self.area.as_bytes()), element(der::SEQUENCE, &patterns)].concat();
-        let mut extension =
-            CustomExtension::from_oid_content(GRANT_ARCS, element(der::SEQUENCE, &content));
+        let content =
+            [element(UTF8_STRING, self.area.as_bytes()), element(der::SEQUENCE, &patterns)].concat();
+        let mut extension = CustomExtension::from_oid_content(GRANT_ARCS, element(der::SEQUENCE, &content));
         extension.set_criticality(true);
         extension
     }

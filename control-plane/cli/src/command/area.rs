@@ -13,8 +13,10 @@ use crate::output::{Failure, Format, Verdict, print_json, print_line, text_or_js
 
 /// Adds, lists and revokes areas: control planes under this one, each for networks of its own
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Examples:\n  signet area add plant --network plant --identities 'agent/*/*' --budget 72h\n  \
-                  signet area list\n  signet area revoke plant")]
+#[command(
+    after_help = "Examples:\n  signet area add plant --network plant --identities 'agent/*/*' --budget 72h\n  \
+                  signet area list\n  signet area revoke plant"
+)]
 pub(crate) enum Area {
     Add(Add),
     List(List),
@@ -26,7 +28,9 @@ pub(crate) enum Area {
 /// The area certifies the identities it is granted and says who is in its networks; nothing else that it says is believed. Cut
 /// off, it goes on for its budget. Start it with: signet-control-plane --area NAME --parent HOST:PORT --token-file FILE
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  signet area add plant --network plant --identities 'agent/*/*' --budget 72h > token")]
+#[command(
+    after_help = "Example:\n  signet area add plant --network plant --identities 'agent/*/*' --budget 72h > token"
+)]
 pub(crate) struct Add {
     /// Its name: lower-case letters, digits and hyphens
     name: String,
@@ -107,7 +111,10 @@ impl List {
         for area in &areas {
             let Shown { name, networks, identities, instances, .. } = area;
             let (networks, identities) = (networks.join(","), identities.join(","));
-            print_line(format_args!("{name}  {}  {networks}  {identities}  {instances} instances", state(area)))?;
+            print_line(format_args!(
+                "{name}  {}  {networks}  {identities}  {instances} instances",
+                state(area)
+            ))?;
         }
         Ok(Verdict::Yes)
     }

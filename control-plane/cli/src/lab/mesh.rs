@@ -37,8 +37,8 @@ use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::revoke_request::Subject;
 use signet_sync::proto::admin::{
     AbortRotationRequest, AddAreaRequest, ApplyRequest, Area, CreateTokenRequest, DeleteRequest, Diagnostic,
-    ExplainRequest, ListAreasRequest, ListProxiesRequest, ManifestFile, Proxy, RevokeAreaRequest, RevokeRequest,
-    RotateRequest, RotationRequest, RotationState, RotationTarget,
+    ExplainRequest, ListAreasRequest, ListProxiesRequest, ManifestFile, Proxy, RevokeAreaRequest,
+    RevokeRequest, RotateRequest, RotationRequest, RotationState, RotationTarget,
 };
 use tokio::runtime::{self, Runtime};
 use tonic::transport::Channel;

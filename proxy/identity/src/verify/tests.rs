@@ -606,9 +606,8 @@ fn the_end_of_an_areas_control_plane_is_certified_by_the_root_alone() {
     let mesh = Mesh::new();
     let id = SpiffeId::control_plane(mesh.authority.trust_domain(), "fog").unwrap();
     let request = KeyRequest::new_tls().unwrap();
-    let certify = |id: &SpiffeId| {
-        mesh.authority.certify_control_plane(&request.csr, id, now() - MINUTE, now() + HOUR)
-    };
+    let certify =
+        |id: &SpiffeId| mesh.authority.certify_control_plane(&request.csr, id, now() - MINUTE, now() + HOUR);
     let chain = [certify(&id).unwrap()];
     let peer = verify_tls_chain(&mesh.authority.bundle(), &chain, now()).unwrap();
     assert_eq!(peer.id(), &id);

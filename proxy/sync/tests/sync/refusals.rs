@@ -3,7 +3,9 @@
 use prost::Message;
 use signet_policy::{PolicyModel, SignatureMode, Verification};
 use signet_sync::proto::sync as wire;
-use signet_sync::{MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionKey, SectionName, Version, area_key_id};
+use signet_sync::{
+    MAX_SECTION_BYTES, POLICY_KEY_ID, PROTOCOL, SectionKey, SectionName, Version, area_key_id,
+};
 
 use crate::mesh::{AREA, Mesh, NETWORK, directory, id, key, policy_model, trust_domain, v};
 
