@@ -331,6 +331,11 @@ impl Delegated {
         self.words.subscribe()
     }
 
+    /// What time the origin said it was when it last spoke, since this process started; 0 for never.
+    pub(crate) fn heard_ms(&self) -> u64 {
+        self.words.borrow().as_ref().map_or(0, |(_, said)| said.unix_ms)
+    }
+
     /// Whether the area writes the directory of this network.
     pub(crate) fn owns(&self, network: &str) -> bool {
         self.held().networks.contains_key(network)

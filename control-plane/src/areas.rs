@@ -329,7 +329,7 @@ pub(crate) async fn join(
     section_key: [u8; 32],
     requests: Requests<'_>,
     now: SystemTime,
-) -> Result<wire::Delegation, AreaError> {
+) -> Result<(wire::Delegation, Revision), AreaError> {
     let presented = token::secret_digest(secret);
     let areas = records::list::<Area>(store, AREAS).await?;
     let found = areas.into_iter().find(|found| found.record.token.id == token_id).ok_or(AreaError::Token)?;
@@ -353,7 +353,7 @@ pub(crate) async fn renew(
     end_not_after: SystemTime,
     requests: Requests<'_>,
     now: SystemTime,
-) -> Result<wire::Delegation, AreaError> {
+) -> Result<(wire::Delegation, Revision), AreaError> {
     if end_not_after + Duration::from_secs(area.record.budget_s) <= now {
         return Err(AreaError::Ended);
     }
@@ -384,7 +384,7 @@ async fn certify(
     mut joined: JoinedArea,
     requests: Requests<'_>,
     now: SystemTime,
-) -> Result<wire::Delegation, AreaError> {
+) -> Result<(wire::Delegation, Revision), AreaError> {
     let area = &found.record;
     let grant = AreaGrant::new(&area.name, area.identities.clone())?;
     let root = authority.current()?;
@@ -417,22 +417,22 @@ async fn certify(
     }
     let (name, budget_s) = (area.name.clone(), area.budget_s);
     let record = Area { joined: Some(joined), ..area.clone() };
-    // Nothing that was certified is forgotten: it is durable before anybody has it.
-    match store.commit(vec![records::put(key(&name), Expect::At(found.revision), &record)?]).await {
-        Ok(_) => {}
-        Err(StoreError::Conflict { .. }) => return Err(AreaError::Busy),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(wire::Delegation {
+    let delegation = wire::Delegation {
         protocol: 0,
-        area: name,
+        area: name.clone(),
         networks,
         issuer: issuer.to_vec(),
         end: end.to_vec(),
         root: root.root_der().to_vec(),
         policy_key: authority.policy_key().public_key().to_vec(),
         budget_s,
-    })
+    };
+    // Nothing that was certified is forgotten: it is durable before anybody has it.
+    match store.commit(vec![records::put(key(&name), Expect::At(found.revision), &record)?]).await {
+        Ok(revision) => Ok((delegation, revision)),
+        Err(StoreError::Conflict { .. }) => Err(AreaError::Busy),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The epoch that the directory of a network is in.

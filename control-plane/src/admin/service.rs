@@ -468,7 +468,8 @@ impl Admin for AdminService {
                 let leaf = newest.map_or(instance.first, |leaf| leaf.fingerprint.clone());
                 let not_after = newest.map_or(0, |leaf| leaf.not_after);
                 let proxy = proxy(&registration.record.id, leaf, instance.network, stream.map(Arc::as_ref));
-                proxies.push(wire::Proxy { not_after, ..proxy });
+                let area = instance.area.filter(|_| stream.is_none()).unwrap_or_default();
+                proxies.push(wire::Proxy { not_after, area, ..proxy });
             }
         }
         Ok(Response::new(wire::ListProxiesResponse { proxies }))
@@ -586,6 +587,7 @@ impl Admin for AdminService {
         let published = self.mesh.published.borrow().clone();
         let roots = self.mesh.authority.bundle().map_err(authority_failed)?;
         let issuing = self.mesh.authority.issuing().map_err(authority_failed)?;
+        let area = self.mesh.authority.area();
         let now = self.mesh.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         Ok(Response::new(wire::InfoResponse {
             trust_domain: self.trust_domain().to_string(),
@@ -604,6 +606,9 @@ impl Admin for AdminService {
             unix_ms: u64::try_from(now).unwrap_or(u64::MAX),
             root_certificates: roots.roots().iter().map(|root| root.to_vec()).collect(),
             issuer_not_after: unix_seconds(issuing.not_after()),
+            area: area.map_or_else(String::new, |area| area.name().to_owned()),
+            parent: area.map_or_else(String::new, |area| area.parent().to_owned()),
+            heard_ms: area.map_or(0, |area| area.heard_ms()),
         }))
     }
 }
@@ -820,6 +825,7 @@ fn proxy(id: &SpiffeId, leaf: String, network: String, stream: Option<&Stream>) 
         network,
         version: stream.map_or_else(String::new, |stream| stream.version.clone()),
         not_after: 0,
+        area: String::new(),
     }
 }
 

@@ -75,7 +75,7 @@ impl Parent {
         now: u64,
     ) -> Result<wire::Delegation, AreaError> {
         let token: (&str, &[u8]) = (token.id(), token.secret());
-        join(&self.store, &self.authority, token, [7; 32], keys.requests(), at(now)).await
+        Ok(join(&self.store, &self.authority, token, [7; 32], keys.requests(), at(now)).await?.0)
     }
 
     async fn plant(&self) -> (Keys, wire::Delegation) {

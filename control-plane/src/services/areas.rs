@@ -11,7 +11,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::area_message::Message as Up;
 use signet_sync::proto::sync::areas_server::Areas;
 use signet_sync::proto::sync::control_message::Message as Down;
-use signet_sync::{Publisher, SectionName, Subscriber, negotiate};
+use signet_sync::{Publisher, SectionError, SectionName, Subscriber, negotiate};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -25,6 +25,9 @@ use crate::streams::AreaStream;
 
 /// How long an area may take to say `Hello` on a stream it opened.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an area that joins waits until everybody is told of its key.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the origin's word is said and the area looked up.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -65,10 +68,14 @@ impl Areas for AreasService {
         let requests = Requests { issuer: &request.issuer_csr, end: &request.end_csr };
         let token = (&*request.token_id, &*request.secret);
         let joined = areas::join(&*mesh.store, &mesh.authority, token, section_key, requests, now).await;
-        let delegation = joined.map_err(|error| {
+        let (delegation, revision) = joined.map_err(|error| {
             tracing::warn!(%source, code = error.code(), "an area is not let in");
             status(&error)
         })?;
+        // Its directories are refused until anchors name its key.
+        let mut published = mesh.published.clone();
+        let named = published.wait_for(|published| published.revision >= revision);
+        let _ = tokio::time::timeout(PUBLISH_TIMEOUT, named).await;
         tracing::info!(%source, area = delegation.area, "an area joined");
         Ok(Response::new(wire::Delegation { protocol, ..delegation }))
     }
@@ -88,7 +95,7 @@ impl Areas for AreasService {
             let area = areas::caller(&*mesh.store, caller.id(), caller.fingerprint()).await?;
             areas::renew(&*mesh.store, &mesh.authority, area, caller.not_after(), requests, now).await
         };
-        let delegation = renewed.await.map_err(|error| {
+        let (delegation, _) = renewed.await.map_err(|error| {
             tracing::warn!(id = %caller.id(), code = error.code(), "an area's renewal is refused");
             status(&error)
         })?;
@@ -304,6 +311,10 @@ impl Session {
                 let (store, model) = (&*self.mesh.store, &published.model);
                 let taken = areas::take_directory(store, &self.area, section, &directory, model).await;
                 taken.map_err(|error| status(&error))?.err().map(str::to_owned)
+            }
+            // Its key may not be named yet, or its network not be its own: on its next stream it says it again.
+            Err(error @ SectionError::KeyNotAllowed(_)) => {
+                return Err(Status::failed_precondition(format!("area-directory: {error}")));
             }
             Err(error) => Some(error.to_string()),
         };

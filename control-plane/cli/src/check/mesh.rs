@@ -15,6 +15,9 @@ use super::version::work_together;
 /// Days before the end of a root or an issuer from which its renewal is to be planned, as `linkerd check` has it.
 const AUTHORITY_DAYS: u64 = 60;
 
+/// How long ago an area may have heard from its origin, which speaks every ten seconds.
+const HEARD_MS: u64 = 60_000;
+
 const DAY: u64 = 24 * 3_600;
 
 /// Workloads without a sidecar that are named; more are counted.
@@ -46,10 +49,8 @@ pub(crate) fn look_at_mesh(
 ) -> Vec<Finding> {
     let Answers { info, proxies, .. } = answers;
     let now = info.unix_ms / 1_000;
-    let mut findings = vec![Finding::ok(
-        Topic::ControlPlaneReachable,
-        format!("{}, revision {}", info.trust_domain, info.revision),
-    )];
+    let is_area = !info.area.is_empty();
+    let mut findings = vec![if is_area { area(info) } else { origin(info) }];
     let versions = format!("signet {own_version}, control plane {}", info.version);
     findings.push(if work_together(own_version, &info.version) {
         Finding::ok(Topic::ControlPlaneVersion, versions)
@@ -64,10 +65,13 @@ pub(crate) fn look_at_mesh(
     }
     findings.extend(info.root_certificates.iter().map(|root| root_expiry(root, now)));
     // An older control plane does not tell.
-    if info.issuer_not_after > 0 {
+    if info.issuer_not_after > 0 && !is_area {
         findings.push(authority_expiry(Topic::IssuerExpiry, "issuer", info.issuer_not_after, now));
     }
-    findings.push(policy(answers));
+    // An area passes on what its origin has.
+    if !is_area {
+        findings.push(policy(answers));
+    }
     if proxies.is_empty() {
         findings.push(Finding::error(Topic::ProxyEnrolled, "no proxy has enrolled"));
     } else {
@@ -77,6 +81,28 @@ pub(crate) fn look_at_mesh(
     }
     findings.extend(tampered(answers));
     findings
+}
+
+fn origin(info: &InfoResponse) -> Finding {
+    let message = format!("{}, revision {}", info.trust_domain, info.revision);
+    Finding::ok(Topic::ControlPlaneReachable, message)
+}
+
+/// What an area says of itself. Its issuer's time is what it may go on for, and is renewed by its parent.
+fn area(info: &InfoResponse) -> Finding {
+    let InfoResponse { trust_domain, area, parent, .. } = info;
+    let until = rfc3339(info.issuer_not_after);
+    if info.unix_ms.saturating_sub(info.heard_ms) <= HEARD_MS {
+        let message = format!("{trust_domain}, area {area} of {parent}, until {until}");
+        return Finding::ok(Topic::ControlPlaneReachable, message);
+    }
+    let heard = match info.heard_ms {
+        0 => "not heard since it started".to_owned(),
+        at => format!("last heard {}", rfc3339(at / 1_000)),
+    };
+    let message =
+        format!("{trust_domain}, area {area} is on its own: {parent} {heard}; it goes on until {until}");
+    Finding::warning(Topic::ControlPlaneReachable, message)
 }
 
 /// Instances whose device was tampered with, each once: all of its certificates were revoked with one word.

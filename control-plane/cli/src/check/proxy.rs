@@ -92,6 +92,9 @@ pub(crate) fn look_at(
         }
         checks.push(version(&proxy.version, measure.version));
         checks
+    } else if !proxy.area.is_empty() && proxy.not_after > measure.now_ms / 1_000 {
+        let end = rfc3339(proxy.not_after);
+        vec![Finding::ok(Topic::ProxyConnected, format!("in area {}, certified until {end}", proxy.area))]
     } else {
         vec![gone(proxy, newer, measure.now_ms / 1_000)?]
     };
@@ -290,6 +293,10 @@ pub(crate) mod tests {
             error(Topic::PolicyRefused)
         );
         assert_eq!(found(|proxy, _| proxy.connected = false), error(Topic::ProxyConnected));
+        let in_area = |proxy: &mut Proxy, _: &mut _| {
+            (proxy.connected, proxy.area, proxy.not_after) = (false, "fog".to_owned(), NOW + 60);
+        };
+        assert_eq!(found(in_area), []);
     }
 
     #[test]
