@@ -121,7 +121,9 @@ pub(crate) enum AreaError {
         "the delegation ended longer ago than it was good for: revoke the area and add it again, or add it under another name"
     )]
     Ended,
-    #[error("there are {AREAS_MAX} areas, revoked ones counted until their certificates end")]
+    #[error(
+        "there are {AREAS_MAX} areas, revoked ones counted, or as many areas and retired issuers as a proxy can refuse"
+    )]
     Full,
     #[error(transparent)]
     Grant(#[from] GrantError),
@@ -216,6 +218,11 @@ impl Areas {
         revoked.filter_map(|area| Some(&*area.joined.as_ref()?.issuer))
     }
 
+    /// How many there are, with those that were revoked.
+    pub(crate) fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// Names of those that were not revoked.
     pub(crate) fn names(&self) -> Vec<&str> {
         self.all.iter().filter(|area| area.revoked_at.is_none()).map(|area| &*area.name).collect()
@@ -256,9 +263,9 @@ pub(crate) struct Wanted {
 /// Makes an area and the token that it joins with. Returns the token and when it expires.
 pub(crate) async fn add(
     store: &dyn Store,
+    authority: &Authority,
     wanted: Wanted,
     model: &PolicyModel,
-    pin: [u8; 32],
     now: SystemTime,
 ) -> Result<(signet_sync::Token, u64, Revision), AreaError> {
     let Wanted { name, networks, identities, budget } = wanted;
@@ -279,7 +286,9 @@ pub(crate) async fn add(
         // Written with each, so that two never get the same network.
         let head = store.read(AREAS_HEAD).await?.map_or(Expect::Absent, |head| Expect::At(head.revision));
         let known = list(store).await?;
-        if known.len() >= AREAS_MAX {
+        // Each may have to stand among the refused issuers of every proxy, beside those that were rotated away.
+        let refused = known.len() + authority.slots().issuers.len();
+        if known.len() >= AREAS_MAX || refused >= MAX_REFUSED_ISSUERS {
             return Err(AreaError::Full);
         }
         if known.iter().any(|area| area.name == name) {
@@ -290,7 +299,7 @@ pub(crate) async fn add(
                 return Err(AreaError::Network { network: network.clone(), area: area.name.clone() });
             }
         }
-        let (made, id, secret_sha256) = token::fresh(pin)?;
+        let (made, id, secret_sha256) = token::fresh(authority.pin()?)?;
         let expires = unix_seconds(now).saturating_add(TOKEN_TTL.as_secs());
         let area = Area {
             name: name.clone(),

@@ -488,10 +488,10 @@ impl Admin for AdminService {
             ));
         }
         let model = self.model().await?;
-        let pin = self.mesh.authority.pin().map_err(authority_failed)?;
         let wanted = Wanted { name, networks, identities, budget: Duration::from_secs(budget_s) };
         let name = wanted.name.clone();
-        let added = areas::add(&*self.store, wanted, &model, pin, self.mesh.clock.best()).await;
+        let added =
+            areas::add(&*self.store, &self.mesh.authority, wanted, &model, self.mesh.clock.best()).await;
         let (token, expires, revision) = added.map_err(|error| services::areas::status(&error))?;
         self.pushed(revision).await;
         tracing::info!(area = name, "area added");

@@ -64,8 +64,7 @@ impl Parent {
             identities: vec!["app/plant/*".to_owned()],
             budget: Duration::from_secs(3600),
         };
-        let pin = self.authority.pin().unwrap();
-        Ok(add(&self.store, wanted, &self.model, pin, at(NOW)).await?.0)
+        Ok(add(&self.store, &self.authority, wanted, &self.model, at(NOW)).await?.0)
     }
 
     async fn join(

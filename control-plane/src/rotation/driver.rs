@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use signet_identity::Fingerprint;
+use signet_identity::{Fingerprint, MAX_REFUSED_ISSUERS};
 use signet_sync::{SectionName, Version};
 use thiserror::Error;
 
@@ -70,6 +70,11 @@ pub(crate) async fn rotate(mesh: &Mesh, what: What, at_once: bool) -> Result<Rev
         // Nothing is made by a clock that is not believed.
         let now = mesh.clock.issuing().await?;
         let (expect, slots) = stored(store, authority).await?;
+        // A proxy refuses as many issuers in all, those of areas that may be revoked among them.
+        let refused = slots.issuers.len() + authority.areas().count();
+        if what == What::Issuer && refused >= MAX_REFUSED_ISSUERS {
+            return Err(RotationError::Issuers.into());
+        }
         let under_way = slots.rotation.as_ref().filter(|rotation| rotation.what == what);
         let next = match under_way {
             Some(Rotation { root, issuer, .. }) if at_once => (root.clone(), issuer.clone()),
