@@ -28,7 +28,7 @@ use signet_identity::{
 };
 use signet_policy::PolicyModel;
 use signet_sync::proto::sync as wire;
-use signet_sync::{Anchors, KeyError, Revocations, SectionKey, SectionName, Subscriber};
+use signet_sync::{Anchors, KeyError, Revocations, SAID_NOW_MS, SectionKey, SectionName, Subscriber};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -51,6 +51,12 @@ const SECTIONS: &str = "relayed";
 
 /// As many as a proxy follows, of the largest size.
 const SECTIONS_BYTES_MAX: u64 = (signet_sync::MAX_SECTIONS * signet_sync::MAX_MESSAGE_BYTES) as u64;
+
+/// The origin's last word, as it was signed: who enrols while the area is cut off is told what is the newest it knows of.
+const HEARD: &str = "heard";
+
+/// Six numbers and a signature.
+const HEARD_BYTES_MAX: u64 = 1024;
 
 const VERSION: u32 = 1;
 
@@ -89,8 +95,30 @@ pub(crate) struct Relay {
     pub(crate) revocations: Arc<Revocations>,
 }
 
-/// The origin's last word on what is the newest, and when it came.
-pub(crate) type Word = Option<(Instant, wire::Freshness)>;
+/// The origin's last word on what is the newest.
+#[derive(Clone)]
+pub(crate) struct Heard {
+    said: wire::Freshness,
+    /// When it came, or when this process read it.
+    at: Instant,
+    /// How old it was then, in milliseconds.
+    before_ms: u64,
+}
+
+/// None before the first.
+pub(crate) type Word = Option<Heard>;
+
+impl Heard {
+    fn now(said: wire::Freshness) -> Self {
+        Self { said, at: Instant::now(), before_ms: 0 }
+    }
+
+    /// As it is passed on, with how long it was kept.
+    pub(crate) fn passed_on(&self) -> wire::Freshness {
+        let since = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        wire::Freshness { kept_ms: self.before_ms.saturating_add(since), ..self.said.clone() }
+    }
+}
 
 /// An area's standing.
 pub(crate) struct Delegated {
@@ -292,7 +320,7 @@ impl Delegated {
             held: RwLock::new(Arc::new(held)),
             relay: RwLock::new(Arc::new(relay)),
             changed: Notify::new(),
-            words: watch::Sender::new(None),
+            words: watch::Sender::new(read_heard(directory, &subscriber, now)),
         };
         Ok((Arc::new(delegated), subscriber))
     }
@@ -331,9 +359,9 @@ impl Delegated {
         self.words.subscribe()
     }
 
-    /// What time the origin said it was when it last spoke, since this process started; 0 for never.
+    /// What time the origin said it was when it last spoke; 0 for never.
     pub(crate) fn heard_ms(&self) -> u64 {
-        self.words.borrow().as_ref().map_or(0, |(_, said)| said.unix_ms)
+        self.words.borrow().as_ref().map_or(0, |heard| heard.said.unix_ms)
     }
 
     /// Whether the area writes the directory of this network.
@@ -501,6 +529,23 @@ fn read_sections(directory: &Path) -> Result<Vec<wire::Section>, AreaStartError>
         sections.push(section);
     }
     Ok(sections)
+}
+
+/// What was heard before this process started. It is verified like what comes from the parent, and counts as kept.
+fn read_heard(directory: &Path, subscriber: &Subscriber, now: SystemTime) -> Word {
+    let path = directory.join(HEARD);
+    if std::fs::metadata(&path).ok()?.len() > HEARD_BYTES_MAX {
+        return None;
+    }
+    let said = wire::Freshness::decode(&*std::fs::read(&path).ok()?).ok()?;
+    subscriber.is_newest(&said).ok()?;
+    let age_ms = crate::areas::unix_ms(now).saturating_sub(said.unix_ms);
+    Some(Heard { said, at: Instant::now(), before_ms: age_ms.max(SAID_NOW_MS + 1) })
+}
+
+fn write_heard(directory: &Path, heard: &Heard) -> Result<(), AreaStartError> {
+    let path = directory.join(HEARD);
+    files::replace(&path, &heard.said.encode_to_vec()).map_err(|error| AreaStartError::Io { path, error })
 }
 
 fn write_sections(directory: &Path, subscriber: &Subscriber) -> Result<(), AreaStartError> {

@@ -25,7 +25,7 @@ use crate::records::{
     self, AREA_DIRECTORIES, AREAS, AREAS_HEAD, Found, Instance, Leaf, REGISTRATIONS, RESTORED, Registration,
     Restored, Revocation, SectionVersion, Subject, VERSIONS, registration_key, unix_seconds,
 };
-use crate::revocation::{KEPT_AFTER, RevocationError, revoke};
+use crate::revocation::{KEPT_AFTER, LONGEST_LIFE, RevocationError, revoke};
 use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
 use crate::token;
 
@@ -37,7 +37,7 @@ pub(crate) const AREAS_MAX: usize = MAX_REFUSED_ISSUERS / 2;
 pub(crate) const NETWORKS_MAX: usize = 16;
 
 /// How long an area may be told to go on without its parent: as long as a workload's certificate may last.
-pub(crate) const BUDGET_MAX: Duration = crate::revocation::LONGEST_LIFE;
+pub(crate) const BUDGET_MAX: Duration = LONGEST_LIFE;
 
 /// The least: below that a parent that restarts would end it.
 pub(crate) const BUDGET_MIN: Duration = Duration::from_secs(10);
@@ -514,6 +514,7 @@ pub(crate) async fn take_instance(
     store: &dyn Store,
     area: &Area,
     said: wire::AreaInstance,
+    model: &PolicyModel,
     now: SystemTime,
 ) -> Result<Result<(), &'static str>, AreaError> {
     let (grant, joined) = (
@@ -523,6 +524,10 @@ pub(crate) async fn take_instance(
     let Ok(id) = SpiffeId::parse(&said.spiffe_id) else { return Ok(Err("no SPIFFE ID")) };
     if !grant.permits(&id) {
         return Ok(Err("the identity is not of the area's grant"));
+    }
+    // Patterns have no end; manifests do.
+    if model.workload(&id).is_none() {
+        return Ok(Err("no workload has this identity"));
     }
     if !area.networks.contains(&said.network) {
         return Ok(Err("the network is not the area's"));
@@ -537,6 +542,7 @@ pub(crate) async fn take_instance(
     if !well_formed {
         return Ok(Err("an instance has 1 to 64 certificates, each with its fingerprint"));
     }
+    let longest = unix_seconds(now + LONGEST_LIFE);
     let leaves: Vec<Leaf> = said
         .leaves
         .into_iter()
@@ -544,7 +550,7 @@ pub(crate) async fn take_instance(
             fingerprint: leaf.fingerprint,
             signing: (!leaf.signing.is_empty()).then_some(leaf.signing),
             issuer: Some(joined.issuer.clone()),
-            not_after: leaf.not_after,
+            not_after: leaf.not_after.min(longest),
         })
         .collect();
     for _ in 0..ATTEMPTS_MAX {

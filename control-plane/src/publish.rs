@@ -362,8 +362,7 @@ async fn round(
     let advertised = advertised.chain(neighbours::advertised(&joined));
     let advertised = advertised.chain(areas.networks().cloned()).collect();
     let revision = listing.revision;
-    let claimed = listing.entries.into_iter().map(|entry| entry.key);
-    let claimed = claimed.filter(|key| key.starts_with(records::CLAIMS)).collect();
+    let claimed = claimed(listing);
     Ok(Published {
         at,
         revision,
@@ -416,11 +415,18 @@ async fn areas_round(
         model: relay.model.clone(),
         effective: relay.model.clone(),
         sections,
+        claimed: claimed(listing),
         advertised: advertised.chain(of_areas).collect(),
         manifests: last.map_or_else(Arc::default, |last| last.manifests.clone()),
         revocations: relay.revocations.clone(),
         offers: Vec::new(),
     })
+}
+
+/// The keys of all claims in a listing.
+fn claimed(listing: Listing) -> BTreeSet<String> {
+    let keys = listing.entries.into_iter().map(|entry| entry.key);
+    keys.filter(|key| key.starts_with(records::CLAIMS)).collect()
 }
 
 /// The first version of a section that was never published.

@@ -18,6 +18,7 @@ use signet_cli::lab::{Container, Host, HostPlan, Lab};
 use signet_identity::{
     ALPN_H1, Fingerprint, SpiffeId, TlsSvid, area_of_chain, client_config, crypto_provider,
 };
+use signet_sync::proto::admin::{RotationPhase, RotationTarget};
 use signet_tests::manifest::{TRUST_DOMAIN, policy};
 use signet_tests::plain::get;
 use signet_tests::{Failure, LIMIT, Plain, Recorder, place, wait_for};
@@ -180,6 +181,9 @@ fn area_cut_off_for_longer_than_a_leaf_lives_goes_on_over_cold_restarts_and_rejo
     let newcomer = plants.sidecar(0, &late, "late")?;
     newcomer.wait_until_known(address)?;
     until("who enrolled while cut off", &late, address, 200)?;
+    // What the area kept of the origin's words counts from when it was said.
+    let since = newcomer.metrics()?.value("signet_policy_age_seconds");
+    assert!(since >= LEAF.as_secs_f64(), "the origin spoke {since} s ago");
 
     // Meanwhile the origin changes its mind.
     plants.parent.apply(
@@ -231,7 +235,20 @@ fn device_that_moves_to_another_area_keeps_its_identity() -> TestResult {
     })?;
     let kept = TlsSvid::from_pem(&fs::read(moved.folder().join("state").join("tls.pem"))?)?;
     assert_eq!(kept.id, id("mover"));
-    until("after its renewal", &here, address, 200)
+    until("after its renewal", &here, address, 200)?;
+
+    // Another issuer certifies at the origin: areas have theirs of the root, and go on. The root waits for no area.
+    plants.parent.rotate(RotationTarget::Issuer, false)?;
+    wait_for("the end of the rotation", || {
+        plants.parent.rotation().ok().filter(|state| state.phase() == RotationPhase::Unspecified)
+    })?;
+    let before = leaf_of(&moved)?;
+    wait_for("a renewal after it", || leaf_of(&moved).ok().filter(|leaf| *leaf != before))?;
+    assert_eq!(area_of_chain(&chain_of(&moved)?).as_deref(), Some("west"));
+    assert_eq!(status(&here, address)?, 200);
+    let refused = plants.parent.rotate(RotationTarget::Root, false).err().map(|error| error.to_string());
+    assert!(refused.as_ref().is_some_and(|error| error.contains("while there are areas")), "{refused:?}");
+    Ok(())
 }
 
 fn stolen_area_certifies_nobody_outside_its_grant_and_ends_when_it_is_revoked() -> TestResult {

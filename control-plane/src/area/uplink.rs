@@ -22,15 +22,15 @@ use signet_sync::{
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    ANSWER_TIMEOUT, AreaStartError, Delegated, Held, Settings, is_pinned, new_keys, parents, relay,
-    write_sections,
+    ANSWER_TIMEOUT, AreaStartError, Delegated, Heard, Held, Settings, is_pinned, new_keys, parents, relay,
+    write_heard, write_sections,
 };
 use crate::authority::AuthorityError;
 use crate::files;
@@ -312,7 +312,7 @@ async fn session(
                     }
                     // Nobody is told what the origin's key did not sign; the proxies look again.
                     Some(Down::Freshness(said)) if subscriber.is_newest(&said).is_ok() => {
-                        area.words.send_replace(Some((Instant::now(), said)));
+                        area.words.send_replace(Some(Heard::now(said)));
                     }
                     Some(Down::Goaway(_)) => return Err(UplinkError::Ended),
                     _ => {}
@@ -347,6 +347,10 @@ async fn session(
             _ = ticks.tick() => {
                 if !std::mem::replace(&mut is_saved, true) {
                     write_sections(&area.directory, subscriber)?;
+                }
+                let heard = area.words.borrow().clone();
+                if let Some(heard) = heard.filter(|heard| heard.before_ms == 0) {
+                    write_heard(&area.directory, &heard)?;
                 }
                 if area.is_due(mesh.clock.best()) {
                     return renew(mesh, area, channel).await;

@@ -163,8 +163,9 @@ async fn an_area_tells_of_its_own_instances_alone_and_they_are_revoked_here() {
     let parent = Parent::new();
     parent.plant().await;
     let area = parent.found("plant").await.record;
-    let take = async |said| take_instance(&parent.store, &area, said, at(NOW)).await.unwrap();
+    let take = async |said| take_instance(&parent.store, &area, said, &parent.model, at(NOW)).await.unwrap();
     assert!(take(instance("app/other/api", "plant", &[1])).await.is_err(), "not of its grant");
+    assert!(take(instance("app/plant/other", "plant", &[1])).await.is_err(), "no workload");
     assert!(take(instance("app/plant/api", "yard", &[1])).await.is_err(), "not in its network");
     take(instance("app/plant/api", "plant", &[1])).await.unwrap();
 
@@ -184,7 +185,7 @@ async fn a_revoked_area_loses_issuer_networks_and_instances() {
     let parent = Parent::new();
     let (keys, delegation) = parent.plant().await;
     let area = parent.found("plant").await.record;
-    take_instance(&parent.store, &area, instance("app/plant/api", "plant", &[1]), at(NOW))
+    take_instance(&parent.store, &area, instance("app/plant/api", "plant", &[1]), &parent.model, at(NOW))
         .await
         .unwrap()
         .unwrap();

@@ -335,10 +335,11 @@ impl Session {
                 "more than {INSTANCES_MAX} instances in one message"
             )));
         }
+        let model = self.mesh.model();
         for instance in said.instances {
             let id = plain::text(&instance.spiffe_id, WORDS_MAX);
             let now = self.mesh.clock.best();
-            let taken = areas::take_instance(&*self.mesh.store, &self.area, instance, now).await;
+            let taken = areas::take_instance(&*self.mesh.store, &self.area, instance, &model, now).await;
             if let Err(reason) = taken.map_err(|error| status(&error))? {
                 tracing::error!(
                     area = self.area.name,

@@ -19,7 +19,7 @@ use signet_sync::{
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Status, Streaming};
 
-use crate::area::Word;
+use crate::area::{Heard, Word};
 use crate::caller::Caller;
 use crate::claims::AnnounceError;
 use crate::directory::{ClaimRefusal, Claimant, Habit};
@@ -53,9 +53,6 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often it is checked that the proxy may still be served and answers what it was sent.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How old a word of the origin may be when an area tells it to a proxy that has just come: clocks are set by it.
-const WORD_KEPT: Duration = Duration::from_secs(1);
 
 /// Of these checks, one in so many asks the store; the others look at what is published, which costs nothing.
 const STORE_CHECKS: u32 = 6;
@@ -334,11 +331,7 @@ impl Session {
         }
         let said = match &mut self.words {
             None => self.mesh.freshness(),
-            // Passed on as it comes: one that was kept would say what time it was.
-            Some(words) => match &*words.borrow_and_update() {
-                Some((at, said)) if at.elapsed() <= WORD_KEPT => Some(said.clone()),
-                _ => None,
-            },
+            Some(words) => words.borrow_and_update().as_ref().map(Heard::passed_on),
         };
         if let Some(said) = said {
             self.tell(Down::Freshness(said));

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use signet_sync::Subscriber;
 use signet_sync::proto::sync as wire;
+use signet_sync::{SAID_NOW_MS, Subscriber};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
@@ -111,6 +111,10 @@ impl Node {
             && self.island.words().heard.as_ref().is_some_and(|(last, _)| last.unix_ms >= said.unix_ms);
         if is_again {
             return;
+        }
+        if said.kept_ms > SAID_NOW_MS {
+            self.island.words().heard = Some((said, false));
+            return self.confirm(subscriber);
         }
         let heard = clock::hear(said.unix_ms);
         self.island.words().heard = Some((said, heard == Heard::Believed));

@@ -14,6 +14,9 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use crate::proto::sync as wire;
 use crate::{KeyError, SectionError, SectionKey, Version};
 
+/// What an area passes on within this time was said now, in milliseconds: clocks are set by it.
+pub const SAID_NOW_MS: u64 = 1_000;
+
 const CONTEXT: &[u8] = b"signet-freshness-v1\0";
 
 impl SectionKey {
@@ -34,6 +37,7 @@ impl SectionKey {
             revocations_epoch: revocations.epoch,
             revocations_counter: revocations.counter,
             signature: Vec::new(),
+            kept_ms: 0,
         };
         said.signature = self.sign_bytes(&input(&said))?;
         Ok(said)

@@ -35,6 +35,7 @@ pub use claim::{Claim, decode_claims};
 pub use decode::DecodeError;
 pub use directory::{Directory, Entry, sealing_key};
 pub use edge::{Edge, End, Gap, Tally, decode_edges};
+pub use freshness::SAID_NOW_MS;
 pub use policy::minimum_reader;
 pub use protocol::{MIN_PROTOCOL, PROTOCOL, ProtocolMismatch, ROTATION_PROTOCOL, negotiate};
 pub use publisher::{ACK_TIMEOUT, Publisher, SectionState};
