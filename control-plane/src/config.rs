@@ -99,7 +99,7 @@ struct Arguments {
     parent: Option<String>,
 
     /// File with the token of `signet area add`, needed until the area has joined
-    #[arg(long, env = "SIGNET_TOKEN_FILE", value_name = "FILE", requires = "area")]
+    #[arg(long, env = "SIGNET_AREA_TOKEN_FILE", value_name = "FILE", requires = "area")]
     token_file: Option<PathBuf>,
 
     #[command(flatten)]
