@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 
+use crate::area;
 use crate::authority::{Authority, FILE};
 use crate::config::Config;
 use crate::control_plane::{ControlPlane, RunError};
@@ -101,9 +102,11 @@ impl Watched {
     fn destroy(&self, why: &Tampering) {
         let at = records::unix_seconds(crate::clock::machine());
         for directory in &self.directories {
-            let unfinished = Path::new(FILE).with_extension("new");
-            let files = [Some(FILE), unfinished.to_str()];
-            let surrender = signet_tamper::give_up(directory, files.into_iter().flatten(), why, at);
+            // An area has its keys in a file of its own.
+            let unfinished = [FILE, area::FILE].map(|file| Path::new(file).with_extension("new"));
+            let unfinished = unfinished.iter().filter_map(|file| file.to_str());
+            let files = [FILE, area::FILE].into_iter().chain(unfinished);
+            let surrender = signet_tamper::give_up(directory, files, why, at);
             for (path, error) in &surrender.failed {
                 tracing::error!(file = %path.display(), %error, "a file could not be destroyed");
             }
