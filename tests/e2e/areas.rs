@@ -35,6 +35,10 @@ pub(crate) const TESTS: &[Test] = &[
         device_that_moves_to_another_area_keeps_its_identity,
     ),
     (
+        "area_whose_delegation_ended_stops_and_is_let_back_in_by_its_keys",
+        area_whose_delegation_ended_stops_and_is_let_back_in_by_its_keys,
+    ),
+    (
         "stolen_area_certifies_nobody_outside_its_grant_and_ends_when_it_is_revoked",
         stolen_area_certifies_nobody_outside_its_grant_and_ends_when_it_is_revoked,
     ),
@@ -92,6 +96,10 @@ fn open() -> String {
 
 impl Plants {
     fn new() -> Result<Self, Failure> {
+        Self::with_budget(3600)
+    }
+
+    fn with_budget(seconds: u64) -> Result<Self, Failure> {
         let lab = Lab::new()?;
         let plan = |number: u8, second: u8, containers_ipv6: &str| -> Result<HostPlan, Failure> {
             let containers_ipv4 = format!("172.{second}.0.0/16").parse()?;
@@ -109,7 +117,7 @@ impl Plants {
         let parent = Mesh::start(&cloud, TRUST_DOMAIN)?;
         parent.apply("site.yaml", &manifests())?;
         let area = |host: &Host, name: &str| -> Result<Mesh, Failure> {
-            Ok(parent.start_area(host, (TRUST_DOMAIN, name), name, &["app/host/*"], 3600)?)
+            Ok(parent.start_area(host, (TRUST_DOMAIN, name), name, &["app/host/*"], seconds)?)
         };
         let areas = [area(&east, "east")?, area(&west, "west")?];
         Ok(Self { parent, cloud, areas, hosts: [east, west], _lab: lab })
@@ -246,8 +254,46 @@ fn device_that_moves_to_another_area_keeps_its_identity() -> TestResult {
     wait_for("a renewal after it", || leaf_of(&moved).ok().filter(|leaf| *leaf != before))?;
     assert_eq!(area_of_chain(&chain_of(&moved)?).as_deref(), Some("west"));
     assert_eq!(status(&here, address)?, 200);
+    // A revocation takes the way of any other, through the area.
+    let revoked = Instant::now();
+    plants.parent.revoke_identity(&id("mover"), "lost")?;
+    wait_for("the revocation", || {
+        status(&here, address).map_or(Some(()), |status| (status != 200).then_some(()))
+    })?;
+    let took = revoked.elapsed();
+    assert!(took < Duration::from_secs(5), "revoked at the origin, and refused in the area {took:?} later");
     let refused = plants.parent.rotate(RotationTarget::Root, false).err().map(|error| error.to_string());
     assert!(refused.as_ref().is_some_and(|error| error.contains("while there are areas")), "{refused:?}");
+    Ok(())
+}
+
+fn area_whose_delegation_ended_stops_and_is_let_back_in_by_its_keys() -> TestResult {
+    let budget = 30;
+    let plants = Plants::with_budget(budget)?;
+    let (server, client) = (plants.container(1, "server")?, plants.container(0, "client")?);
+    let _app = Recorder::http(&server, PORT)?;
+    let _served = plants.sidecar(1, &server, "server")?;
+    let calling = plants.sidecar(0, &client, "client")?;
+    let address = place(&server, PORT);
+    calling.wait_until_known(address)?;
+    assert_eq!(status(&client, address)?, 200);
+
+    // No certificate outlives what the area was given.
+    plants.cloud.namespace().cut()?;
+    let ended = wait_until(Duration::from_secs(2 * budget), || {
+        status(&client, address).map_or(Some(()), |status| (status != 200).then_some(()))
+    });
+    assert!(ended.is_some(), "an area that ended still certifies");
+    wait_for("its end at the parent, too", || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        let areas = plants.parent.areas().ok()?;
+        areas.iter().all(|area| area.not_after <= now && !area.connected).then_some(())
+    })?;
+
+    // It has its keys, and it is not longer ago than it was good for.
+    plants.cloud.namespace().heal()?;
+    let back = wait_until(RETURN_LIMIT * 2, || status(&client, address).ok().filter(|status| *status == 200));
+    assert!(back.is_some(), "not let back in: {:?}; {}", plants.parent.areas()?, calling.log_tail());
     Ok(())
 }
 
