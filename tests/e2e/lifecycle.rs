@@ -39,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
         revoked::revoked_instance_loses_what_is_open_and_neither_calls_nor_renews_nor_enrols,
     ),
     (
+        "revoked_sidecars_websocket_and_stream_over_http2_end",
+        revoked::revoked_sidecars_websocket_and_stream_over_http2_end,
+    ),
+    (
         "revoked_sidecars_streams_and_tunnels_end_and_its_calls_are_refused",
         revoked::revoked_sidecars_streams_and_tunnels_end_and_its_calls_are_refused,
     ),

@@ -12,7 +12,7 @@ pub(crate) mod server;
 pub(crate) mod stage;
 mod streams;
 mod transcripts;
-mod websocket;
+pub(crate) mod websocket;
 
 pub(crate) const TESTS: &[Test] = &[
     (

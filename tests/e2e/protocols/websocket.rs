@@ -11,11 +11,12 @@ use super::stage::{CLIENT_MAY_ALL, Stage, connect, manifests};
 
 const PORT: u16 = 7001;
 
-const HANDSHAKE: &str = "Host: server\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+/// What follows the request line of a handshake.
+pub(crate) const HANDSHAKE: &str = "Host: server\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// Answers a handshake for `/chat` and greets in the same breath, then sends back what comes; refuses any other.
-fn chat(mut stream: TcpStream, _: &()) -> io::Result<()> {
+pub(crate) fn chat(mut stream: TcpStream, _: &()) -> io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -47,7 +48,7 @@ fn chat(mut stream: TcpStream, _: &()) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+pub(crate) fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
