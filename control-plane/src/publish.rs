@@ -144,10 +144,10 @@ impl Compiler {
     /// Makes a round whenever something changed; never returns.
     pub(crate) async fn run(self) {
         let mut tick = tokio::time::interval(TICK);
-        let mut pace = Instant::now();
+        let mut pace = Pace::from(Instant::now(), 0, Duration::ZERO);
         loop {
             let last = self.published.borrow().clone();
-            self.change(&last, &mut tick, pace).await;
+            self.change(&last, &mut tick, &pace).await;
             let begun = Instant::now();
             let habits = self.habits.snapshot();
             let (store, now) = (&*self.store, self.clock.best());
@@ -164,20 +164,22 @@ impl Compiler {
                 }
             }
             let streams = usize::try_from(self.metrics.streams.get()).unwrap_or_default();
-            pace = begun + pace_of(streams, begun.elapsed());
+            pace = Pace::from(begun, streams, begun.elapsed());
         }
     }
 
-    /// Waits until a round is due: at once when the operator changed something, not before `pace` when only proxies or
+    /// Waits until a round is due: at once when the operator changed something, not before `pace` says when only proxies or
     /// other trust domains did.
-    async fn change(&self, last: &Published, tick: &mut Interval, pace: Instant) {
-        let (mut seen, mut due) = (last.revision, false);
+    async fn change(&self, last: &Published, tick: &mut Interval, pace: &Pace) {
+        let mut seen = last.revision;
+        let mut due: Option<Instant> = None;
         loop {
+            let at = due.unwrap_or(pace.any);
             tokio::select! {
                 changed = self.store.watch(records::DESIRED, seen) => match changed {
                     Ok(changes) if is_of_proxies(&changes) => {
                         seen = changes.revision;
-                        due = true;
+                        due = Some(at.min(if has_keys(&changes) { pace.keys } else { pace.any }));
                     }
                     Ok(_) | Err(StoreError::Compacted) => return,
                     Err(error) => {
@@ -185,14 +187,14 @@ impl Compiler {
                         return tokio::time::sleep(RETRY).await;
                     }
                 },
-                () = self.habits.changed.notified() => due = true,
+                () = self.habits.changed.notified() => due = Some(at),
                 () = changed(&self.authority) => return,
-                () = self.neighbours.differ_from(&last.offers), if !due => due = true,
+                () = self.neighbours.differ_from(&last.offers), if due.is_none() => due = Some(at),
                 _ = tick.tick() => {
                     self.habits.forget_expired(self.clock.best());
-                    due = true;
+                    due = Some(at);
                 }
-                () = tokio::time::sleep_until(pace), if due => return,
+                () = tokio::time::sleep_until(at), if due.is_some() => return,
             }
         }
     }
@@ -214,9 +216,18 @@ fn is_of_proxies(changes: &Changes) -> bool {
     written.chain(&changes.deleted).all(|key| of_proxies.iter().any(|prefix| key.starts_with(prefix)))
 }
 
+/// Whether a key to what is sealed is among them.
+fn has_keys(changes: &Changes) -> bool {
+    changes.written.iter().any(|entry| entry.key.starts_with(records::SEALING_KEYS))
+}
+
 /// The least time from one round to the next that proxies cause: whatever they do, everybody gets at most two directories
 /// and two policies a second.
 const PACE: Duration = Duration::from_millis(500);
+
+/// The same for keys to what is sealed: until its new key is told, nothing private can be said to an instance that has
+/// started. A proxy has one for each of its certificates.
+const KEY_PACE: Duration = Duration::from_millis(20);
 
 /// What is added to it for each open stream: a round may send something down all of them. So proxies cause at most 4,000 of these
 /// a second, about a third of a processor's time, however many join at once.
@@ -229,10 +240,20 @@ const PACE_PER_ROUND: u32 = 5;
 /// The longest of these times: as fast as ten thousand proxies hear of each other.
 const PACE_MAX: Duration = Duration::from_secs(3);
 
-/// The time from the beginning of a round that took `last` to that of the next one.
-fn pace_of(streams: usize, last: Duration) -> Duration {
-    let streams = PACE_PER_STREAM.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX));
-    streams.max(last.saturating_mul(PACE_PER_ROUND)).clamp(PACE, PACE_MAX)
+/// Before which moments there is no round that only proxies cause.
+#[derive(Debug, PartialEq)]
+struct Pace {
+    any: Instant,
+    keys: Instant,
+}
+
+impl Pace {
+    /// After a round that began then, took `last`, and was for so many streams.
+    fn from(begun: Instant, streams: usize, last: Duration) -> Self {
+        let streams = PACE_PER_STREAM.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX));
+        let rest = streams.max(last.saturating_mul(PACE_PER_ROUND));
+        Self { any: begun + rest.clamp(PACE, PACE_MAX), keys: begun + rest.clamp(KEY_PACE, PACE_MAX) }
+    }
 }
 
 /// How often habits are looked at without any change: their time runs out by itself.

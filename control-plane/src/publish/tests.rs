@@ -17,6 +17,11 @@ spec: { class: app, device: edge, network: edge }
 
 /// A compiler at work on a store that holds a mesh, and what it publishes.
 async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
+    compiler_of(0).await
+}
+
+/// The same with so many streams open.
+async fn compiler_of(streams: i64) -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
     let directory = tempfile::tempdir().unwrap();
     let trust_domain = TrustDomain::parse("mesh.example").unwrap();
     let now = SystemTime::now();
@@ -24,6 +29,7 @@ async fn compiler() -> (Arc<MemoryStore>, watch::Receiver<Arc<Published>>) {
     let store = Arc::new(MemoryStore::new());
     apply(&store, &trust_domain, MESH).await;
     let (metrics, habits) = (Arc::new(Metrics::new()), Arc::new(ObservedHabits::default()));
+    metrics.streams.set(streams);
     let clock = Arc::new(Clock::open(store.clone(), Arc::new(Streams::new()), None, false).await.unwrap());
     let alone = Neighbours::none(trust_domain);
     let compiler = Compiler::start(store.clone(), authority, clock, metrics, habits, alone).await.unwrap();
@@ -55,7 +61,8 @@ async fn claim(store: &MemoryStore, port: u16) {
 
 async fn announce(store: &MemoryStore, number: u16) {
     let id = signet_identity::SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
-    let key = SealingKey { id, key: [1; 32], leaf: String::new(), expires: 0 };
+    let leaf = signet_identity::Fingerprint::of(&number.to_be_bytes()).to_string();
+    let key = SealingKey { id, key: [1; 32], leaf, expires: u64::from(u32::MAX) };
     let place = SealingKey::key(&key.id, &format!("instance-{number}"));
     store.commit(vec![records::put(place, Expect::Any, &key).unwrap()]).await.unwrap();
 }
@@ -68,7 +75,6 @@ async fn whatever_proxies_change_everybody_gets_at_most_two_directories_a_second
     let churn = tokio::spawn(async move {
         for number in 1..=100 {
             claim(&store, number).await;
-            announce(&store, number).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
@@ -139,10 +145,38 @@ async fn what_is_published_is_the_newest_only_while_rounds_succeed() {
 
 #[test]
 fn the_larger_the_fleet_and_the_slower_rounds_are_the_rarer_are_those_that_proxies_cause() {
-    let quick = Duration::from_millis(1);
-    assert_eq!(pace_of(0, quick), PACE);
-    assert_eq!(pace_of(1_000, quick), PACE);
-    assert_eq!(pace_of(10_000, quick), Duration::from_millis(2_500));
-    assert_eq!(pace_of(0, Duration::from_millis(300)), Duration::from_millis(1_500));
-    assert_eq!(pace_of(usize::MAX, Duration::MAX), PACE_MAX);
+    let begun = Instant::now();
+    let after = |streams, last_ms| {
+        let pace = Pace::from(begun, streams, Duration::from_millis(last_ms));
+        (pace.any.duration_since(begun).as_millis(), pace.keys.duration_since(begun).as_millis())
+    };
+    assert_eq!(after(0, 1), (500, 20));
+    assert_eq!(after(1_000, 1), (500, 250));
+    assert_eq!(after(10_000, 1), (2_500, 2_500));
+    assert_eq!(after(0, 300), (1_500, 1_500));
+    assert_eq!(after(usize::MAX, u64::MAX), (3_000, 3_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_to_what_is_sealed_waits_for_no_claim_and_causes_no_round_of_its_own_in_a_large_fleet() {
+    for (streams, most) in [(0, 25), (10_000, 2_525)] {
+        let (store, mut published) = compiler_of(streams).await;
+        // A round has just been made for a proxy.
+        published.mark_unchanged();
+        claim(&store, 1).await;
+        published.changed().await.unwrap();
+        published.mark_unchanged();
+        let start = Instant::now();
+        for number in 1..=100 {
+            announce(&store, number).await;
+        }
+        let name = SectionName::Directory("edge".to_owned());
+        let before = published.borrow().sections[&name].counter;
+        let directory =
+            published.wait_for(|published| published.sections[&name].counter > before).await.unwrap();
+        assert_eq!(directory.sections[&name].counter, before + 1, "one round for all of them");
+        drop(directory);
+        let waited = start.elapsed().as_millis();
+        assert!(waited <= most && (most < 100 || waited > 2_000), "{waited} ms with {streams} streams");
+    }
 }

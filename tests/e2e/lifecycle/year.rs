@@ -71,7 +71,8 @@ pub(super) fn rotations_of_a_year_under_load_and_kills_at_random_moments_fail_no
         report.p99_ms,
     );
     assert_eq!(report.failed, 0, "{:?}", report.failures);
-    assert!(report.ok > 100, "{} calls are no load", report.ok);
+    // Two rotations may be over within a second.
+    assert!(report.ok > 20 * rotations, "{} calls are no load", report.ok);
     Ok(())
 }
 
