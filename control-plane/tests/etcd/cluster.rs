@@ -1,7 +1,7 @@
 //! Real members of etcd, on free ports, in folders of their own.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,17 +16,38 @@ pub(crate) struct Cluster {
     /// Ports for clients and for each other.
     ports: Vec<(u16, u16)>,
     members: Vec<Option<Child>>,
+    /// What it serves clients with, if not in clear; and the port where it says in clear how it is.
+    tls: Option<(Served, u16)>,
+}
+
+/// PEM files of a member that serves clients over TLS and asks them for a certificate.
+pub(crate) struct Served {
+    /// Who certifies clients.
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Cluster {
     pub(crate) fn start(count: usize) -> Self {
+        Self::start_with(count, None)
+    }
+
+    /// One member that speaks TLS with clients.
+    pub(crate) fn start_over_tls(served: Served) -> Self {
+        Self::start_with(1, Some(served))
+    }
+
+    fn start_with(count: usize, served: Option<Served>) -> Self {
         // All listen at once, so that no port is given twice.
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
         let held: Vec<(TcpListener, TcpListener)> = (0..count).map(|_| (free(), free())).collect();
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
         let ports = held.iter().map(|(client, peer)| (port(client), port(peer))).collect();
-        drop(held);
-        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), ports, members: Vec::new() };
+        let health = free();
+        let tls = served.map(|served| (served, port(&health)));
+        drop((held, health));
+        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), ports, members: Vec::new(), tls };
         for number in 0..count {
             let member = cluster.spawn(number);
             cluster.members.push(Some(member));
@@ -40,10 +61,23 @@ impl Cluster {
         let all: Vec<String> =
             self.ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}={}", url(*peer))).collect();
         let log = std::fs::File::create(self.folder.path().join(format!("log-{number}"))).unwrap();
-        Command::new("etcd")
+        let mut command = Command::new("etcd");
+        let mut client = url(client);
+        if let Some((Served { ca, certificate, key }, health)) = &self.tls {
+            client = client.replace("http:", "https:");
+            command.arg("--client-cert-auth").args(["--listen-metrics-urls", &url(*health)]);
+            command
+                .arg("--trusted-ca-file")
+                .arg(ca)
+                .arg("--cert-file")
+                .arg(certificate)
+                .arg("--key-file")
+                .arg(key);
+        }
+        command
             .args(["--name", &format!("m{number}"), "--data-dir"])
             .arg(self.folder.path().join(format!("m{number}")))
-            .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
             .args(["--initial-cluster", &all.join(","), "--logger", "zap", "--log-level", "error"])
             .stdout(Stdio::null())
@@ -61,6 +95,11 @@ impl Cluster {
     pub(crate) fn start_again(&mut self, number: usize) {
         assert!(self.members[number].is_none());
         self.members[number] = Some(self.spawn(number));
+    }
+
+    /// Where a member that speaks TLS says in clear how it is.
+    pub(crate) fn health_port(&self) -> u16 {
+        self.tls.as_ref().expect("it speaks TLS").1
     }
 
     pub(crate) fn address(&self) -> EtcdAddress {

@@ -92,7 +92,7 @@ async fn real_etcd_over_tls_takes_who_its_authority_certified_and_nobody_else() 
     };
     let empty = || tempfile::tempdir().unwrap();
     // A member of another authority is not believed; it learns nothing.
-    refused(with(empty().path(), &cluster, &other.ca, &own), "UnknownIssuer");
+    refused(with(empty().path(), &cluster, &other.ca, &own), "invalid peer certificate");
     // The member does not believe who another authority certified.
     refused(with(empty().path(), &cluster, &authority.ca, &foreign), "cannot be reached");
     let mut in_clear = command(empty().path());

@@ -18,6 +18,7 @@ use crate::contract::conforms;
 mod cluster;
 #[path = "../../src/store/conformance/contract.rs"]
 mod contract;
+mod encrypted;
 #[allow(dead_code, reason = "not all of it is needed here")]
 #[path = "../process/harness.rs"]
 mod harness;
