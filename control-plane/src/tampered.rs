@@ -88,6 +88,8 @@ impl Watched {
             code = why.code(),
             "tampering: {why}; everything is cut and the authority's keys are destroyed"
         );
+        // First of all, for the power may be cut next; and again, for what somebody was writing at that moment.
+        self.destroy(&why);
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);
         self.destroy(&why);
         if held.iter().any(|(keys, _)| keys.strong_count() > 0) {

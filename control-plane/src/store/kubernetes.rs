@@ -174,7 +174,8 @@ impl KubernetesStore {
             let commits = state.log.iter().map(|at| (Kind::Commit, at));
             let needed: BTreeSet<String> =
                 snapshot.chain(commits).flat_map(|(kind, at)| names.parts(kind, at)).collect();
-            everything.leftovers(names, state.sequence(), &needed).collect()
+            let snapshot = state.snapshot.as_ref().map_or(0, |at| at.sequence);
+            everything.leftovers(names, (state.sequence(), snapshot), &needed).collect()
         };
         self.objects().remove(leftovers).await
     }

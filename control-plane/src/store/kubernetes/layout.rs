@@ -147,11 +147,12 @@ impl Names {
         (0..of.parts).map(move |part| format!("{stem}-{part}"))
     }
 
-    /// The sequence that a part was made for; none of the head and of what is not ours.
-    pub(super) fn made_for(&self, name: &str) -> Option<u64> {
+    /// What a part is of, and the sequence that it was made for; none of the head and of what is not ours.
+    pub(super) fn made_for(&self, name: &str) -> Option<(Kind, u64)> {
         let rest = name.strip_prefix(&self.prefix)?;
-        let rest = rest.strip_prefix("-c-").or_else(|| rest.strip_prefix("-s-"))?;
-        rest.get(..DIGITS)?.parse().ok()
+        let commit = rest.strip_prefix("-c-").map(|rest| (Kind::Commit, rest));
+        let (kind, rest) = commit.or_else(|| Some((Kind::Snapshot, rest.strip_prefix("-s-")?)))?;
+        Some((kind, rest.get(..DIGITS)?.parse().ok()?))
     }
 }
 
@@ -197,7 +198,7 @@ mod tests {
             let all: Vec<String> = names.parts(kind, &pointer).collect();
             assert_eq!(all.len(), 2);
             for name in all {
-                assert_eq!(names.made_for(&name), Some(u64::MAX));
+                assert_eq!(names.made_for(&name), Some((kind, u64::MAX)));
                 assert!(
                     name.len() <= 253
                         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))

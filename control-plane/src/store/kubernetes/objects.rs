@@ -189,15 +189,21 @@ impl Everything {
         parts.map(|parts| joined(&parts)).transpose()
     }
 
-    /// Parts of what never came into force, or is no longer needed. What may still be on its way is none of them.
+    /// Parts of what never came into force, or is no longer needed: `commits` and `snapshot` are the sequences of the newest ones in
+    /// force. What may still be on its way is none of them: a commit is made for a later sequence, and a snapshot for one
+    /// that is later than that of the snapshot in force.
     pub(super) fn leftovers<'a>(
         &'a self,
         names: &'a Names,
-        upto: u64,
+        (commits, snapshot): (u64, u64),
         needed: &'a std::collections::BTreeSet<String>,
     ) -> impl Iterator<Item = String> + 'a {
-        let made_for = move |name: &&String| names.made_for(name).is_some_and(|sequence| sequence <= upto);
-        self.parts.keys().filter(made_for).filter(|name| !needed.contains(*name)).cloned()
+        let is_old = move |name: &&String| match names.made_for(name) {
+            Some((Kind::Commit, sequence)) => sequence <= commits,
+            Some((Kind::Snapshot, sequence)) => sequence <= snapshot,
+            None => false,
+        };
+        self.parts.keys().filter(is_old).filter(|name| !needed.contains(*name)).cloned()
     }
 }
 
@@ -234,5 +240,31 @@ fn told(error: ClientError) -> StoreError {
         }
         ClientError::Malformed | ClientError::TooLarge => StoreError::Corrupted(error.to_string()),
         error => StoreError::Unreachable { member: "the API server".to_owned(), reason: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_another_is_writing_is_no_leftover() {
+        let names = Names::new("signet-store-x".to_owned());
+        let part = |kind, sequence, id: &str| {
+            let at = Pointer { sequence, id: id.to_owned(), parts: 1 };
+            names.parts(kind, &at).next().unwrap()
+        };
+        // 300 commits are in force, and a snapshot of the first 256 is being written beside that of none.
+        let (old, current) = (part(Kind::Snapshot, 255, "aa"), part(Kind::Snapshot, 256, "bb"));
+        let (lost, newest) = (part(Kind::Commit, 300, "cc"), part(Kind::Commit, 300, "dd"));
+        let (coming, next) = (part(Kind::Snapshot, 300, "ee"), part(Kind::Commit, 301, "ff"));
+        let all = [&old, &current, &lost, &newest, &coming, &next];
+        let parts = all.into_iter().map(|name| (name.clone(), Vec::new())).collect();
+        let everything = Everything { head: None, parts };
+        let needed = BTreeSet::from([current, newest]);
+        let leftovers: BTreeSet<String> = everything.leftovers(&names, (300, 256), &needed).collect();
+        assert_eq!(leftovers, BTreeSet::from([old, lost]));
     }
 }
