@@ -229,7 +229,8 @@ impl Session {
                     Err(_) => return None,
                 },
                 _ = check.tick() => {
-                    if let Some(said) = self.mesh.freshness() {
+                    // An area that does not read is owed no more than the last of these.
+                    if self.outbox.len() < OUTBOX_MAX && let Some(said) = self.mesh.freshness() {
                         self.outbox.push_back(down(Down::Freshness(said)));
                     }
                     self.look().await

@@ -302,7 +302,7 @@ impl Session {
                     Err(_) => return End::Draining,
                 },
                 Some(question) = questions.recv() => { self.ask(question); Ok(()) }
-                () = sleep_until(claim_at), if claim_at.is_some() => self.claim().await,
+                () = sleep_until(claim_at), if claim_at.is_some() && self.outbox.len() < OUTBOX_MAX => self.claim().await,
                 () = sleep_until(habit_at), if habit_at.is_some() => { self.tell_habits(); Ok(()) }
                 () = stream.displaced.notified() => { self.claim_soon(); Ok(()) }
                 _ = check.tick() => {
@@ -562,6 +562,10 @@ impl Session {
     }
 
     fn ask(&mut self, question: Question) {
+        // Who does not read does not answer: whoever asked is told so by the end of the question.
+        if self.outbox.len() >= OUTBOX_MAX {
+            return;
+        }
         let query = wire::ExplainQuery { query_id: question.id, request_id: question.request_id.clone() };
         self.tell(Down::ExplainQuery(query));
         if self.asked.len() >= ASKED_MAX {
