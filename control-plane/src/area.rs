@@ -444,13 +444,15 @@ fn save(
     let secret = |bytes: &[u8]| STANDARD.encode(bytes);
     let end =
         held.end.chain.first().ok_or(AreaStartError::Delegation("there is no certificate of its end"))?;
+    let end_key =
+        held.end.key.in_memory().ok_or(AreaStartError::Delegation("the key of its end is not here"))?;
     let saved = Saved {
         version: VERSION,
         area: settings.name.clone(),
         trust_domain: trust_domain.to_string(),
         issuer_key: secret(held.issuer_key.secret_der()),
         section_key: secret(&section_key.to_pkcs8()?),
-        end_key: secret(held.end.key.secret_der()),
+        end_key: secret(end_key.secret_der()),
         issuer_csr: STANDARD.encode(&held.issuer_csr),
         issuer: STANDARD.encode(&held.issuer),
         end: STANDARD.encode(end),

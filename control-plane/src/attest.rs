@@ -19,6 +19,14 @@ pub(crate) trait Attestor: Send + Sync {
     /// What proxies call it.
     fn name(&self) -> &'static str;
 
+    /// Something that it wants done before it judges, for whoever asks; [`Shown::evidence`] is what the question is about.
+    ///
+    /// # Errors
+    /// [`AttestError::Unasked`] of those that judge at once.
+    fn challenge(&self, _shown: Shown<'_>) -> Result<Vec<u8>, AttestError> {
+        Err(AttestError::Unasked)
+    }
+
     /// Whom the evidence proves.
     fn attest<'a>(
         &'a self,
@@ -59,6 +67,11 @@ impl Attestors {
         Self(all.into())
     }
 
+    /// A challenge of the attestor of that name.
+    pub(crate) fn challenge(&self, name: &str, shown: Shown<'_>) -> Result<Vec<u8>, AttestError> {
+        self.named(name)?.challenge(shown)
+    }
+
     /// Asks the attestor of that name.
     pub(crate) async fn attest(
         &self,
@@ -67,8 +80,12 @@ impl Attestors {
         model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Attested, AttestError> {
+        self.named(name)?.attest(shown, model, now).await
+    }
+
+    fn named(&self, name: &str) -> Result<&dyn Attestor, AttestError> {
         let named = self.0.iter().find(|attestor| name.len() <= NAME_MAX && attestor.name() == name);
-        named.ok_or(AttestError::UnknownAttestor)?.attest(shown, model, now).await
+        Ok(&**named.ok_or(AttestError::UnknownAttestor)?)
     }
 }
 
@@ -93,6 +110,8 @@ pub(crate) enum AttestError {
     Unbound,
     #[error("whoever checks the evidence cannot be asked; try again")]
     Unavailable,
+    #[error("this attestor has no challenges: show it the evidence")]
+    Unasked,
     #[error("this control plane has no such attestor")]
     UnknownAttestor,
 }
@@ -109,6 +128,7 @@ impl AttestError {
             Self::Refused => "attestation-refused",
             Self::Unbound => "attestation-unbound",
             Self::Unavailable => "attestation-unavailable",
+            Self::Unasked => "attestation-unasked",
             Self::UnknownAttestor => "attestor-unknown",
         }
     }

@@ -22,6 +22,7 @@ use crate::area;
 use crate::location::{StoreArguments, StoreLocation};
 use crate::pkcs11;
 use crate::spiffe::Rules as SpiffeRules;
+use crate::tpm::Rules as TpmRules;
 
 /// The longest path a Unix socket address holds on Linux, without its terminating NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -132,6 +133,10 @@ struct Arguments {
     #[arg(long, env = "SIGNET_ATTEST_SPIFFE", value_name = "FILE")]
     attest_spiffe: Option<PathBuf>,
 
+    /// Which devices, by their TPM, enrol as which Workload
+    #[arg(long, env = "SIGNET_ATTEST_TPM", value_name = "FILE")]
+    attest_tpm: Option<PathBuf>,
+
     #[command(flatten)]
     api_server: ApiServerArguments,
 
@@ -176,6 +181,8 @@ pub struct Config {
     pub kubernetes: Option<KubernetesConfig>,
     /// Which SVIDs of other trust domains enrol as which Workload.
     pub spiffe: Option<SpiffeRules>,
+    /// Which devices, by their TPM, enrol as which Workload.
+    pub tpm: Option<TpmRules>,
 }
 
 /// How and what to log.
@@ -220,8 +227,12 @@ impl Arguments {
             name: "SIGNET_ATTEST_SPIFFE",
             reason: error.to_string(),
         })?;
+        let tpm = self.attest_tpm.as_ref().map(|path| TpmRules::load(path)).transpose();
+        let tpm = tpm
+            .map_err(|error| ConfigError::Setting { name: "SIGNET_ATTEST_TPM", reason: error.to_string() })?;
         Ok(Config {
             spiffe,
+            tpm,
             kubernetes: self.kubernetes.clone().read(trust_domain.as_str(), &self.api_server)?,
             state_dir,
             listen,
@@ -309,6 +320,7 @@ fn area(arguments: &Arguments) -> Result<Option<area::Settings>, ConfigError> {
         ("SIGNET_AUTHORITY_KEY", arguments.authority_key.is_some()),
         ("SIGNET_KUBERNETES", arguments.kubernetes.is_set()),
         ("SIGNET_ATTEST_SPIFFE", arguments.attest_spiffe.is_some()),
+        ("SIGNET_ATTEST_TPM", arguments.attest_tpm.is_some()),
         ("SIGNET_STORE", arguments.store.is_shared()),
     ] {
         if is_given {
@@ -397,6 +409,7 @@ mod tests {
                 "SIGNET_KUBERNETES_CREDENTIALS",
             ),
             (&["--attest-spiffe", "/nowhere"], "SIGNET_ATTEST_SPIFFE"),
+            (&["--attest-tpm", "/nowhere"], "SIGNET_ATTEST_TPM"),
             (&["--area", "fog"], "--parent"),
             (&["--parent", "a:1"], "--area"),
             (&["--area", "Fog", "--parent", "a:1"], "SIGNET_AREA"),

@@ -39,6 +39,7 @@ use crate::services::Mesh;
 use crate::spiffe::SvidAttestor;
 use crate::store::{Expect, Revision, Store, StoreError, Write};
 use crate::streams::Streams;
+use crate::tpm::TpmAttestor;
 use crate::{admin, app_svid, areas, clock, files, pkcs11, revocation, rotation, token};
 
 /// How often expired tokens, and claims of removed workloads, are taken out of the store.
@@ -164,8 +165,10 @@ impl ControlPlane {
             config.kubernetes.map(|config| Kubernetes::new(config, webhook, &authority, &metrics, now));
         let kubernetes = kubernetes.transpose()?;
         let spiffe = config.spiffe.map(|rules| -> Arc<dyn Attestor> { Arc::new(SvidAttestor::new(rules)) });
+        let tpm = config.tpm.map(TpmAttestor::new).transpose().map_err(|_| StartError::Random)?;
+        let tpm = tpm.map(|attestor| -> Arc<dyn Attestor> { Arc::new(attestor) });
         let attestors =
-            kubernetes.as_ref().and_then(Kubernetes::attestor).into_iter().chain(spiffe).collect();
+            kubernetes.as_ref().and_then(Kubernetes::attestor).into_iter().chain(spiffe).chain(tpm).collect();
         let draining = CancellationToken::new();
         let health = Health {
             metrics: metrics.clone(),
@@ -478,6 +481,9 @@ pub enum StartError {
     /// The clock is wrong, and nothing was issued before that could say what time it is at least.
     #[error("{0}")]
     Clock(clock::Fault),
+    /// The machine gives no randomness.
+    #[error("the machine gives no randomness")]
+    Random,
     /// This machine was tampered with: the authority's keys that were here are destroyed.
     #[error(
         "this machine was tampered with ({said}) and the authority's keys on it are destroyed; look at the machine, then \

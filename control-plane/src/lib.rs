@@ -64,6 +64,7 @@ mod tampered;
 mod telemetry;
 mod token;
 mod told;
+mod tpm;
 mod vouched;
 
 use std::ffi::OsString;
@@ -81,6 +82,7 @@ pub use crate::location::{EtcdFiles, StoreLocation};
 pub use crate::pkcs11::{ModuleError, Place, UriError};
 pub use crate::publish::PublishError;
 pub use crate::spiffe::{Rules as SpiffeRules, RulesError as SpiffeRulesError};
+pub use crate::tpm::{Rules as TpmRules, RulesError as TpmRulesError};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE`).
 const EXIT_CONFIG: u8 = 64;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
-use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId};
+use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId, requested_point};
 use signet_policy::PolicyModel;
 use thiserror::Error;
 
@@ -21,6 +21,7 @@ use crate::records::{
 use crate::revocation::LONGEST_LIFE;
 use crate::store::{Store, StoreError};
 use crate::token;
+use crate::tpm;
 
 /// Instances of one identity: the replicas of a large service.
 const INSTANCES_MAX: usize = 1_024;
@@ -192,6 +193,11 @@ impl Registrar {
             };
             if instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count() >= LEAVES_MAX {
                 return Err(RegistrarError::Renewals);
+            }
+            // Whoever took the device over for a while must not take its identity away with a key of his own.
+            let keeps_key = || requested_point(requests.tls).ok() == peer.point();
+            if tpm::holds_key(&instance.token) && !keeps_key() {
+                return Err(RegistrarError::OtherKey);
             }
             let issued = match &issued {
                 Some(issued) => issued,
@@ -574,6 +580,8 @@ pub(crate) enum RegistrarError {
          make a token with more instances or wait until theirs end"
     )]
     Instances,
+    #[error("the key of this certificate is in a TPM: another can only be had by enrolling anew")]
+    OtherKey,
     #[error("the instance holds as many certificates as one may; wait until some of them end")]
     Renewals,
     #[error("the identity or the certificate was revoked")]
@@ -598,6 +606,7 @@ impl RegistrarError {
             Self::Busy => "busy",
             Self::Expired => "certificate-expired",
             Self::Instances => "instances-exhausted",
+            Self::OtherKey => "key-outside-tpm",
             Self::Renewals => "renewals-exhausted",
             Self::Revoked => "revoked",
             Self::Request(_) => "bad-request",

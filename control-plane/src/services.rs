@@ -112,7 +112,7 @@ fn peer_or_ended<T>(request: &Request<T>) -> Result<Caller, Status> {
 fn unattested(error: &AttestError) -> Status {
     let code = match error {
         AttestError::Busy | AttestError::Unavailable => Code::Unavailable,
-        AttestError::Malformed | AttestError::UnknownAttestor => Code::InvalidArgument,
+        AttestError::Malformed | AttestError::Unasked | AttestError::UnknownAttestor => Code::InvalidArgument,
         AttestError::Audience
         | AttestError::Gone
         | AttestError::NoWorkload(_)
@@ -129,9 +129,10 @@ fn status(error: &RegistrarError) -> Status {
         RegistrarError::Expired | RegistrarError::Unknown => Code::Unauthenticated,
         RegistrarError::Instances | RegistrarError::Renewals => Code::ResourceExhausted,
         RegistrarError::Request(_) => Code::InvalidArgument,
-        RegistrarError::Revoked | RegistrarError::Token(_) | RegistrarError::Undeclared => {
-            Code::PermissionDenied
-        }
+        RegistrarError::OtherKey
+        | RegistrarError::Revoked
+        | RegistrarError::Token(_)
+        | RegistrarError::Undeclared => Code::PermissionDenied,
     };
     match error {
         RegistrarError::Authority(error) => {

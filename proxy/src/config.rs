@@ -58,8 +58,8 @@ pub struct Arguments {
     /// Which attestor checks it.
     #[arg(long, env = "SIGNET_ATTESTOR", default_value = "kubernetes", value_name = "NAME")]
     pub attestor: String,
-    /// The mesh's roots in PEM form, with --attestation-file and --spiffe-endpoint-socket: the evidence is sent to nobody but a control plane under
-    /// one of them.
+    /// The mesh's roots in PEM form, with --attestation-file, --spiffe-endpoint-socket and --tpm: the evidence is sent to
+    /// nobody but a control plane under one of them.
     #[arg(long, env = "SIGNET_ROOTS_FILE", value_name = "FILE")]
     pub roots_file: Option<PathBuf>,
     /// Unix socket of `signet attest unix`, which gives a join token to a process that it knows; asked for each enrolment.
@@ -75,6 +75,11 @@ pub struct Arguments {
         conflicts_with_all = ["token", "token_file", "attestation_file", "token_socket"], requires = "roots_file"
     )]
     pub spiffe_endpoint_socket: Option<UnixSocket>,
+    /// TPM 2.0 that makes the key of the certificate for channels and keeps it: a device, or unix: and the path of a socket
+    /// that speaks as one. With --roots-file and none of the above, the TPM stands for a token too, where the control plane has
+    /// rules for it.
+    #[arg(long, env = "SIGNET_TPM", value_name = "DEVICE")]
+    pub tpm: Option<signet_tpm::Place>,
     /// Directory for keys and the last good policy, so that a restart needs no control plane.
     #[arg(long, env = "SIGNET_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -143,6 +148,8 @@ pub struct Config {
     pub control_plane: HostPort,
     /// Where the join token is, if one was given.
     pub token: Option<TokenSource>,
+    /// The TPM that makes and keeps the key of channels, if one does.
+    pub tpm: Option<signet_tpm::Place>,
     /// Where keys and the last good policy are kept.
     pub state_dir: Option<PathBuf>,
     /// File that says how far to move the machine's clock, for drills.
@@ -283,6 +290,11 @@ pub enum TokenSource {
     },
     /// The token itself.
     Text(String),
+    /// No token: the TPM of this device proves which device it is.
+    Tpm {
+        /// The file with the mesh's roots, PEM.
+        roots: PathBuf,
+    },
 }
 
 /// The path of a Unix socket, `unix:` or `unix://` before it or not.
@@ -314,6 +326,7 @@ impl std::fmt::Debug for TokenSource {
             Self::Socket(path) => f.debug_tuple("Socket").field(path).finish(),
             Self::Svid { socket, .. } => f.debug_tuple("Svid").field(socket).finish(),
             Self::Text(_) => f.write_str("Text(redacted)"),
+            Self::Tpm { .. } => f.write_str("Tpm"),
         }
     }
 }
@@ -345,8 +358,8 @@ pub enum ConfigError {
     Host(#[from] HostError),
     /// Neither a token nor a place where an earlier enrolment is kept.
     #[error(
-        "no identity can be had: give --token-file (or --token), --token-socket, --attestation-file or --spiffe-endpoint-socket with \
-         --roots-file, or --state-dir of an earlier enrolment"
+        "no identity can be had: give --token-file (or --token), --token-socket, --attestation-file, --spiffe-endpoint-socket or --tpm \
+         with --roots-file, or --state-dir of an earlier enrolment"
     )]
     NoIdentity,
     /// Two of the proxy's own ports are the same.
@@ -390,13 +403,16 @@ impl TryFrom<Arguments> for Config {
         let attested = |(evidence, roots)| TokenSource::Attested { attestor: raw.attestor, evidence, roots };
         let token = token.or_else(|| raw.attestation_file.zip(raw.roots_file.clone()).map(attested));
         let svid = |(UnixSocket(socket), roots)| TokenSource::Svid { socket, roots };
-        let token = token.or_else(|| raw.spiffe_endpoint_socket.zip(raw.roots_file).map(svid));
+        let token = token.or_else(|| raw.spiffe_endpoint_socket.zip(raw.roots_file.clone()).map(svid));
+        let tpm = |(_, roots)| TokenSource::Tpm { roots };
+        let token = token.or_else(|| raw.tpm.as_ref().zip(raw.roots_file).map(tpm));
         if token.is_none() && raw.state_dir.is_none() {
             return Err(ConfigError::NoIdentity);
         }
         Ok(Self {
             control_plane: raw.control_plane,
             token,
+            tpm: raw.tpm,
             state_dir: raw.state_dir,
             clock_drill: raw.clock_drill_file,
             outbound_port: raw.outbound_port,

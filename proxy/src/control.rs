@@ -40,10 +40,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{
-    SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain,
+    Keys, SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain,
     verify_tls_chain,
 };
 use signet_sync::{Edge, Subscriber, Tally};
+use signet_tpm::{Tpm, TpmError};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
@@ -67,6 +68,8 @@ pub struct Settings {
     pub control_plane: HostPort,
     /// The join token or what stands for it, needed until there is an identity.
     pub token: Option<TokenSource>,
+    /// Where the keys of channels are made and kept; in memory without.
+    pub tpm: Option<Tpm>,
     /// Where identity and last good sections are kept; without it a restart enrols anew.
     pub state_dir: Option<PathBuf>,
     /// How connections are opened.
@@ -170,6 +173,9 @@ pub enum ControlError {
     /// The token, or what an attestor is to check, cannot be read.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// The TPM cannot be used.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
 }
 
 /// The control client before it has an identity.
@@ -177,6 +183,8 @@ pub struct Control {
     plane: ControlPlane,
     token: Option<TokenSource>,
     state: Option<State>,
+    tpm: Option<Tpm>,
+    keys: Keys,
     saved: Option<Identity>,
     link: watch::Sender<Link>,
 }
@@ -187,8 +195,9 @@ impl Control {
     /// # Errors
     /// [`ControlError`], when nothing could ever come of it.
     pub fn open(settings: Settings) -> Result<Self, ControlError> {
-        let Settings { control_plane, token, state_dir, dial } = settings;
-        let state = state_dir.map(State::open).transpose()?;
+        let Settings { control_plane, token, tpm, state_dir, dial } = settings;
+        let keys = tpm.clone().map_or(Keys::Memory, |tpm| Keys::Module(Arc::new(tpm)));
+        let state = state_dir.map(|directory| State::open(directory, keys.clone())).transpose()?;
         // Before anything is judged by a time of day.
         if let Some(saved) = state.as_ref().and_then(State::load_clock) {
             clock::restore(&saved);
@@ -209,7 +218,7 @@ impl Control {
             proof::check(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
         }
         let plane = ControlPlane::new(control_plane, dial);
-        Ok(Self { plane, token, state, saved, link: watch::Sender::default() })
+        Ok(Self { plane, token, tpm, keys, state, saved, link: watch::Sender::default() })
     }
 
     /// Where the proxy stands with its control plane.
@@ -219,7 +228,7 @@ impl Control {
 
     /// Waits until there is an identity that holds: the saved one, or one enrolled for. Retries for ever.
     pub async fn join(self) -> Joined {
-        let Self { plane, token, state, saved, link } = self;
+        let Self { plane, token, tpm, keys, state, saved, link } = self;
         let subscriber = saved.as_ref().map(|identity| restore(identity, state.as_ref()));
         // Roots may have changed since the identity was saved; the saved anchors know.
         let saved = match (saved, subscriber.as_ref().and_then(Subscriber::bundle)) {
@@ -227,7 +236,7 @@ impl Control {
             (saved, _) => saved,
         };
         let island = subscriber.as_ref().and_then(|subscriber| Island::restore(state.as_ref()?, subscriber));
-        let origin = Origin { plane, token, state, link };
+        let origin = Origin { plane, token, tpm, keys, state, link };
         let identity = origin.obtain(saved.as_ref()).await;
         Joined::new(origin, identity, subscriber, island.unwrap_or_default())
     }
@@ -249,6 +258,8 @@ fn restore(identity: &Identity, state: Option<&State>) -> Subscriber {
 struct Origin {
     plane: ControlPlane,
     token: Option<TokenSource>,
+    tpm: Option<Tpm>,
+    keys: Keys,
     state: Option<State>,
     link: watch::Sender<Link>,
 }
@@ -296,7 +307,7 @@ impl Origin {
     async fn enrol(&self) -> Result<Identity, JoinError> {
         let source = self.token.as_ref().ok_or(ControlError::NoIdentity)?;
         let proof = proof::read(source).await.map_err(ControlError::Proof)?;
-        let identity = enrol::enrol(&self.plane, proof).await?;
+        let identity = enrol::enrol(self, proof).await?;
         tracing::info!(id = %identity.tls.id, network = %identity.network, "enrolled");
         if let Some(state) = &self.state
             && let Err(error) = state.save_identity(&identity)

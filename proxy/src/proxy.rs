@@ -34,6 +34,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::traffic::rate::RateLimits;
 use crate::worker::{Shared, Worker};
 use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets, workload_api};
+use signet_tpm::Tpm;
 
 /// Observations about our own ports that wait for the control thread.
 const OBSERVED_MAX: usize = 64;
@@ -118,6 +119,7 @@ pub fn run(config: Config) -> Result<ExitCode, RunError> {
     let control = Control::open(Settings {
         control_plane: config.control_plane.clone(),
         token: config.token.clone(),
+        tpm: config.tpm.clone().map(Tpm::new).transpose().map_err(ControlError::Tpm)?,
         state_dir: config.state_dir.clone(),
         dial: Dial::new(move |address| sockets::dial(address, exempt)),
     })?;

@@ -16,6 +16,7 @@ mod python;
 mod signatures;
 mod slow_path;
 mod spiffe;
+mod tpm;
 mod tricks;
 
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ const TESTS: &[Test] = &[
         "sidecar_enrols_by_an_svid_of_another_implementation",
         spiffe::sidecar_enrols_by_an_svid_of_another_implementation,
     ),
+    ("device_is_who_it_is_by_its_tpm_alone", tpm::device_is_who_it_is_by_its_tpm_alone),
     ("bad_tls_clients_never_reach_the_application", openssl::bad_tls_clients_never_reach_the_application),
     (
         "iptables_over_nf_tables_captures_for_a_whole_mesh",

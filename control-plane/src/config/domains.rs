@@ -68,6 +68,10 @@ fn refuse_for_several(arguments: &Arguments) -> Result<(), ConfigError> {
         let reason = "its rules are of one trust domain: start a control plane for it alone";
         return Err(wrong("SIGNET_ATTEST_SPIFFE", reason.to_owned()));
     }
+    if arguments.attest_tpm.is_some() {
+        let reason = "its rules are of one trust domain: start a control plane for it alone";
+        return Err(wrong("SIGNET_ATTEST_TPM", reason.to_owned()));
+    }
     if arguments.store.is_shared() {
         let reason =
             "several trust domains are kept in the state directory: use redb, or one process for each";

@@ -14,7 +14,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
-use signet_identity::{HeldKey, KeyModule, KeyModuleError};
+use signet_identity::{HeldKey, KeyModule, KeyModuleError, ecdsa_signature};
 use zeroize::Zeroizing;
 
 use super::{ModuleError, Place};
@@ -218,24 +218,10 @@ fn point(session: &Session, key: ObjectHandle) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// ECDSA-Sig-Value (RFC 3279 section 2.2.3) of the two halves, one after the other.
+/// The two halves, one after the other, as a certificate has them.
 fn signature_der(halves: &[u8]) -> Option<Vec<u8>> {
-    if halves.len() != 2 * SCALAR {
-        return None;
-    }
-    let (r, s) = halves.split_at(SCALAR);
-    let content = [integer(r), integer(s)].concat();
-    // At most 70 bytes: one byte of length.
-    Some([&[0x30, u8::try_from(content.len()).ok()?], &*content].concat())
-}
-
-/// A positive INTEGER without leading zeros.
-fn integer(bytes: &[u8]) -> Vec<u8> {
-    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_else(|| bytes.len().saturating_sub(1));
-    let digits = bytes.get(first..).unwrap_or_default();
-    let sign = if digits.first().is_some_and(|byte| byte & 0x80 != 0) { &[0][..] } else { &[] };
-    let length = (sign.len() + digits.len()) as u8;
-    [&[0x02, length], sign, digits].concat()
+    let (r, s) = halves.split_at_checked(SCALAR).filter(|(_, s)| s.len() == SCALAR)?;
+    ecdsa_signature(r, s)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -254,17 +240,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signatures_are_written_as_certificates_have_them() {
-        let halves = |r: u8, s: u8| {
-            let mut halves = [0; 2 * SCALAR];
-            (halves[SCALAR - 1], halves[SCALAR]) = (r, s);
-            halves
-        };
-        let short = signature_der(&halves(1, 0)).unwrap();
-        assert_eq!(short, [0x30, 6, 2, 1, 1, 2, 1, 0]);
-        let long = signature_der(&[0xff; 2 * SCALAR]).unwrap();
-        assert_eq!((long.len(), &long[..5]), (72, &[0x30, 70, 2, 33, 0][..]));
-        assert_eq!(signature_der(&[0; 63]), None);
+    fn a_signature_has_both_halves() {
+        assert_eq!(signature_der(&[1; 2 * SCALAR]).unwrap().len(), 2 + 2 * (2 + SCALAR));
+        for length in [0, SCALAR, 2 * SCALAR - 1, 2 * SCALAR + 1] {
+            assert_eq!(signature_der(&vec![1; length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -95,3 +95,40 @@ async fn nobody_is_taken_up_longer_after_a_restore_than_a_certificate_lives() {
     let refused = stage.known(&stage.caller(&issuing, NOW + 100 * DAY), NOW + 90 * DAY + 1).await;
     assert_eq!(refused, "unknown-instance");
 }
+
+#[tokio::test]
+async fn whose_key_is_in_a_tpm_renews_with_no_other() {
+    let stage = Stage::new().await;
+    let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
+    let known = stage.authority.server(at(NOW), at(NOW)).unwrap().bundle;
+    let signing = KeyRequest::new_signing().unwrap();
+    for (holder, with_another) in [("tpm/ab", "key-outside-tpm"), ("spiffe/ab", "renewed")] {
+        let held = KeyRequest::new_tls().unwrap();
+        fn requests<'a>(tls: &'a [u8], signing: &'a KeyRequest) -> Requests<'a> {
+            Requests { tls, signing: &signing.csr }
+        }
+        let attested = Attested { id: id.clone(), network: "edge".into(), holder: holder.into() };
+        let admitted = stage
+            .registrar
+            .admit(&attested, requests(&held.csr, &signing), &stage.model, at(NOW))
+            .await
+            .unwrap();
+        let chain = &admitted.tls_chain;
+        let caller = Caller::new(verify_tls_chain(&known, chain, at(NOW)).unwrap(), chain);
+        let renew = async |tls: &[u8]| match stage
+            .registrar
+            .renew(&caller, requests(tls, &signing), &stage.model, at(NOW))
+            .await
+        {
+            Ok(_) => "renewed",
+            Err(error) => error.code(),
+        };
+        assert_eq!(renew(&held.csr).await, "renewed", "{holder}");
+        assert_eq!(renew(&KeyRequest::new_tls().unwrap().csr).await, with_another, "{holder}");
+    }
+    // Whoever proves the TPM again may bring another key of it.
+    let attested = Attested { id, network: "edge".into(), holder: "tpm/ab".into() };
+    let another = KeyRequest::new_tls().unwrap();
+    let requests = Requests { tls: &another.csr, signing: &signing.csr };
+    stage.registrar.admit(&attested, requests, &stage.model, at(NOW)).await.unwrap();
+}

@@ -77,4 +77,27 @@ impl Enrolment for EnrolmentService {
             control_plane_spiffe_id: mesh.authority.id().to_string(),
         }))
     }
+
+    async fn challenge(
+        &self,
+        request: Request<wire::ChallengeRequest>,
+    ) -> Result<Response<wire::ChallengeResponse>, Status> {
+        let connection = connection(&request)?;
+        connection.asked.note();
+        let (source, binding) = (connection.source, connection.binding);
+        let request = request.into_inner();
+        let shown = Shown {
+            evidence: &request.about,
+            binding: &binding,
+            requests: [&request.tls_csr, &request.signing_csr],
+        };
+        match self.0.attestors.challenge(&request.attestor, shown) {
+            Ok(challenge) => Ok(Response::new(wire::ChallengeResponse { challenge })),
+            Err(error) => {
+                count(&self.0.metrics.enrolments, error.code());
+                tracing::warn!(%source, code = error.code(), %error, "no challenge is given");
+                Err(unattested(&error))
+            }
+        }
+    }
 }

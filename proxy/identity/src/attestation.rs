@@ -129,7 +129,7 @@ mod tests {
         let spire = Mesh::named("spire.example");
         let svid = spire.tls_svid("node");
         let bundle = spire.authority.bundle();
-        let (scheme, signature) = attest(&svid.key, enrolling()).unwrap();
+        let (scheme, signature) = attest(svid.key.in_memory().unwrap(), enrolling()).unwrap();
         let verify = |scheme, signature: &[u8], enrolling| {
             verify_attestation(&bundle, &svid.chain, (scheme, signature), enrolling, now())
         };
@@ -151,7 +151,7 @@ mod tests {
             verify(SignatureScheme::ED25519.into(), &signature, enrolling()),
             Err(VerifyError::Possession)
         );
-        let (scheme, stolen) = attest(&spire.tls_svid("node").key, enrolling()).unwrap();
+        let (scheme, stolen) = attest(spire.tls_svid("node").key.in_memory().unwrap(), enrolling()).unwrap();
         assert_eq!(verify(scheme, &stolen, enrolling()), Err(VerifyError::Possession));
         assert_eq!(verify(scheme, &[], enrolling()), Err(VerifyError::Possession));
     }
@@ -160,7 +160,7 @@ mod tests {
     fn evidence_of_another_authority_time_or_kind_is_refused() {
         let (spire, other) = (Mesh::named("spire.example"), Mesh::named("spire.example"));
         let svid = spire.tls_svid("node");
-        let (scheme, signature) = attest(&svid.key, enrolling()).unwrap();
+        let (scheme, signature) = attest(svid.key.in_memory().unwrap(), enrolling()).unwrap();
         let verify = |bundle: &TrustBundle, chain: &[CertificateDer<'_>], at| {
             verify_attestation(bundle, chain, (scheme, &signature), enrolling(), at)
         };

@@ -61,6 +61,14 @@ impl From<Malformed> for CertificateError {
     }
 }
 
+/// The key of a channel's certificate, an uncompressed point on P-256; `None` for another kind.
+///
+/// # Errors
+/// Not a certificate.
+pub fn channel_point(der: &CertificateDer<'_>) -> Result<Option<Vec<u8>>, CertificateError> {
+    Ok(KeyKind::P256.public_key(Certificate::parse(der)?.spki).map(<[u8]>::to_vec))
+}
+
 /// SHA-256 over the SubjectPublicKeyInfo of a certificate: what a join token pins.
 ///
 /// # Errors

@@ -27,6 +27,7 @@ use crate::request::{RequestError, RequestedKey};
 use crate::secret::PrivateKey;
 use key::AuthorityKey;
 
+pub(crate) use key::REFERENCE_BYTES_MAX;
 pub use key::{HeldKey, KeyModule, KeyModuleError, Keys};
 
 /// How far an authority's own certificates are set back, so that a device whose clock is a day slow can verify

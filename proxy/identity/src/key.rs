@@ -52,6 +52,12 @@ impl KeyKind {
         self.verifies(spki, &ECDSA_SHA256_ALGORITHM, message, signature)
     }
 
+    /// The SubjectPublicKeyInfo of an uncompressed point on P-256.
+    pub(crate) fn p256_spki(point: &[u8]) -> Vec<u8> {
+        // The prefix has the point's first byte.
+        [&P256_PREFIX[..P256_POINT_AT], point].concat()
+    }
+
     pub(crate) fn issuing_algorithm(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::Ed25519 => &rcgen::PKCS_ED25519,
@@ -59,6 +65,26 @@ impl KeyKind {
         }
     }
 }
+
+/// ECDSA-Sig-Value (RFC 3279 section 2.2.3) of the two halves of a signature on P-256, as a module gives them: big-endian,
+/// with or without zeros in front. `None` for what is longer than a half can be, or nothing.
+pub fn ecdsa_signature(r: &[u8], s: &[u8]) -> Option<Vec<u8>> {
+    let content = [integer(r)?, integer(s)?].concat();
+    // At most 70 bytes: one byte of length.
+    Some([&[0x30, u8::try_from(content.len()).ok()?], &*content].concat())
+}
+
+/// A positive INTEGER without leading zeros.
+fn integer(bytes: &[u8]) -> Option<Vec<u8>> {
+    let last = bytes.len().checked_sub(1)?;
+    let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(last);
+    let digits = bytes.get(first..).filter(|digits| digits.len() <= P256_SCALAR_BYTES)?;
+    let sign = if digits.first().is_some_and(|byte| byte & 0x80 != 0) { &[0][..] } else { &[] };
+    let length = u8::try_from(sign.len() + digits.len()).ok()?;
+    Some([&[0x02, length], sign, digits].concat())
+}
+
+const P256_SCALAR_BYTES: usize = 32;
 
 /// Up to and including the first byte, 0x04, of an uncompressed point on P-256.
 const P256_PREFIX: [u8; 27] = [
@@ -112,6 +138,23 @@ mod tests {
         let mut base_point = [0x66; 32];
         base_point[0] = 0x58;
         assert_eq!(KeyKind::Ed25519.public_key(&spki(base_point)), Some(&base_point[..]));
+    }
+
+    #[test]
+    fn signatures_are_written_as_certificates_have_them() {
+        let half = |last: u8| [&[0; 31][..], &[last]].concat();
+        assert_eq!(ecdsa_signature(&half(1), &half(0)).unwrap(), [0x30, 6, 2, 1, 1, 2, 1, 0]);
+        assert_eq!(ecdsa_signature(&[1], &[0]).unwrap(), [0x30, 6, 2, 1, 1, 2, 1, 0]);
+        let long = ecdsa_signature(&[0xff; 32], &[0xff; 32]).unwrap();
+        assert_eq!((long.len(), &long[..5]), (72, &[0x30, 70, 2, 33, 0][..]));
+        assert_eq!(ecdsa_signature(&[0xff; 33], &[1]), None);
+        assert_eq!(ecdsa_signature(&[1], &[]), None);
+    }
+
+    #[test]
+    fn a_point_and_its_spki_are_one() {
+        let spki = KeyKind::p256_spki(&[&[0x04][..], &[9; 64]].concat());
+        assert_eq!(KeyKind::P256.public_key(&spki).map(<[u8]>::len), Some(65));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod attestation;
 mod bundle;
 mod bundle_document;
 mod certificate;
+mod channel_key;
 mod der;
 mod fingerprint;
 mod grant;
@@ -55,17 +56,19 @@ pub use attestation::{
 };
 pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
 pub use bundle_document::bundle_document;
-pub use certificate::{CertificateError, SIGNING_EKU, spki_sha256};
+pub use certificate::{CertificateError, SIGNING_EKU, channel_point, spki_sha256};
+pub use channel_key::{ChannelKey, ChannelKeyRequest};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use grant::{AreaGrant, GrantError, MAX_AREA_BYTES, MAX_GRANT_PATTERNS};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
 pub use issue::{Authority, HeldKey, IssueError, KeyModule, KeyModuleError, Keys};
 pub use jwt::{JwtAuthority, JwtClaims, JwtError, JwtKey, MAX_AUDIENCE_BYTES, MAX_JWT_BYTES, verify_jwt};
+pub use key::ecdsa_signature;
 pub use outside::{
     AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config, outside_server_config,
 };
 pub use pin::{dated_client_config, pinned_client_config, root_by_pin};
-pub use request::{KeyRequest, RequestError};
+pub use request::{KeyRequest, RequestError, requested_point};
 pub use rotate::{backoff, renewal_time};
 pub use secret::PrivateKey;
 pub use svid::{AppSvid, SigningSvid, SvidError, TlsSvid};

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
+use crate::channel_key::ChannelKey;
 use crate::secret::PrivateKey;
 use crate::tls::{TlsError, crypto_provider};
 
@@ -73,7 +74,7 @@ pub fn outside_server_config(
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
-        .with_cert_resolver(key.certified(chain)?);
+        .with_cert_resolver(ChannelKey::from(key.clone()).certified(chain)?);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -10,6 +10,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use thiserror::Error;
 
 use crate::der::{self, Malformed, Reader};
+use crate::issue::KeyModuleError;
 use crate::key::KeyKind;
 use crate::secret::PrivateKey;
 
@@ -58,6 +59,9 @@ pub enum RequestError {
     /// The cryptographic library cannot make a key.
     #[error("cannot make a key and a request for it: {0}")]
     Generate(#[source] rcgen::Error),
+    /// The module that is to hold the key cannot make one.
+    #[error("cannot make a key: {0}")]
+    Module(#[from] KeyModuleError),
     /// The key is of the wrong kind for its purpose, or weak.
     #[error("the requested key is of the wrong kind, or weak")]
     Key,
@@ -90,6 +94,15 @@ impl RequestedKey {
         }
         Ok(Self { kind, key: key.to_vec() })
     }
+}
+
+/// The key that a request for a TLS SVID is for, an uncompressed point on P-256, once its holder has proven to have the private
+/// half.
+///
+/// # Errors
+/// [`RequestError`], as when it is to be certified.
+pub fn requested_point(csr: &[u8]) -> Result<Vec<u8>, RequestError> {
+    Ok(RequestedKey::verify(csr, KeyKind::P256)?.key)
 }
 
 impl rcgen::PublicKeyData for RequestedKey {

@@ -5,14 +5,11 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::KeyPair;
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::pem;
@@ -39,22 +36,6 @@ impl PrivateKey {
         let decoded = STANDARD.decode_slice(encoded.get(..length)?, &mut *der).ok()?;
         // Of the right size at once: a vector that grows leaves copies behind.
         Some(Self::from(PrivatePkcs8KeyDer::from(der.get(..decoded)?.to_vec())))
-    }
-
-    /// What `rustls` shows and signs with.
-    ///
-    /// # Errors
-    /// A key that cannot be used, or that is not the leaf's.
-    pub(crate) fn certified(
-        &self,
-        chain: Vec<CertificateDer<'static>>,
-    ) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
-        let certified = CertifiedKey::new(chain, any_supported_type(&self.0)?);
-        match certified.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(Arc::new(SingleCertAndKey::from(certified)))
     }
 }
 

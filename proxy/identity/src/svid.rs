@@ -10,8 +10,10 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::certificate::{Certificate, CertificateError, Leaf};
+use crate::channel_key::ChannelKey;
 use crate::fingerprint::Fingerprint;
 use crate::id::SpiffeId;
+use crate::issue::Keys;
 use crate::pem;
 use crate::secret::PrivateKey;
 use crate::verify::MAX_CHAIN;
@@ -24,8 +26,8 @@ pub struct TlsSvid {
     pub id: SpiffeId,
     /// Leaf first, then its issuers, without the root.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's private key, PKCS#8.
-    pub key: PrivateKey,
+    /// The leaf's private key, or who holds it.
+    pub key: ChannelKey,
     /// When the leaf begins to be valid; set back by the issuer for the sake of slow clocks.
     pub not_before: SystemTime,
     /// When the leaf ends.
@@ -87,9 +89,13 @@ impl TlsSvid {
     ///
     /// # Errors
     /// The leaf is not a TLS SVID's, the key is not the leaf's, or the chain is empty or too long.
-    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
-        let Leaf { id, fingerprint, not_before, not_after } = Leaf::tls(leaf_of(&chain)?)?;
-        let key = matching_key(&chain, key)?;
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: impl Into<ChannelKey>) -> Result<Self, SvidError> {
+        let der = leaf_of(&chain)?;
+        let Leaf { id, fingerprint, not_before, not_after } = Leaf::tls(der)?;
+        let key = key.into();
+        if !key.is_of(Certificate::parse(der)?.spki) {
+            return Err(SvidError::Key);
+        }
         Ok(Self { id, chain, key, not_before, not_after, fingerprint })
     }
 
@@ -98,13 +104,23 @@ impl TlsSvid {
     /// # Errors
     /// The text holds no such sections, or as for [`TlsSvid::new`].
     pub fn from_pem(pem: &[u8]) -> Result<Self, SvidError> {
-        let (chain, key) = read_pem(pem)?;
+        Self::from_pem_in(pem, &Keys::Memory)
+    }
+
+    /// The same, where the key may be held by a module: then the text has its name, and the module is asked for a signature.
+    ///
+    /// # Errors
+    /// As for [`TlsSvid::from_pem`].
+    pub fn from_pem_in(pem: &[u8], keys: &Keys) -> Result<Self, SvidError> {
+        let chain = read_chain(pem)?;
+        let spki = Certificate::parse(chain.first().ok_or(SvidError::Pem)?)?.spki;
+        let key = ChannelKey::read(pem, spki, keys).ok_or(SvidError::Pem)?;
         Self::new(chain, key)
     }
 
     /// Chain and key as one text, so that one rename replaces both. It holds the private key: keep it 0600.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        write_pem(&self.chain, &self.key)
+        write_pem(&self.chain, self.key.section())
     }
 }
 
@@ -124,13 +140,12 @@ impl SigningSvid {
     /// # Errors
     /// The text holds no such sections, or as for [`SigningSvid::new`].
     pub fn from_pem(pem: &[u8]) -> Result<Self, SvidError> {
-        let (chain, key) = read_pem(pem)?;
-        Self::new(chain, key)
+        Self::new(read_chain(pem)?, PrivateKey::from_pem(pem).ok_or(SvidError::Pem)?)
     }
 
     /// Chain and key as one text, so that one rename replaces both. It holds the private key: keep it 0600.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        write_pem(&self.chain, &self.key)
+        write_pem(&self.chain, (pem::PRIVATE_KEY, self.key.secret_der()))
     }
 
     /// What message signatures name this key by: `<spiffe-id>#<fingerprint>`.
@@ -152,7 +167,9 @@ pub enum SvidError {
     #[error("the leaf is not that of such an SVID: {0}")]
     Leaf(#[from] CertificateError),
     /// The text holds no certificate or private key in PEM.
-    #[error("the PEM holds no certificate chain with a private key")]
+    #[error(
+        "the PEM holds no certificate chain with a private key of the kind in use, in the file or in a TPM"
+    )]
     Pem,
 }
 
@@ -176,10 +193,8 @@ fn matching_key(chain: &[CertificateDer<'static>], key: PrivateKey) -> Result<Pr
     }
 }
 
-fn read_pem(pem: &[u8]) -> Result<(Vec<CertificateDer<'static>>, PrivateKey), SvidError> {
-    let chain = CertificateDer::pem_slice_iter(certificates(pem));
-    let chain = chain.collect::<Result<_, _>>().map_err(|_| SvidError::Pem)?;
-    Ok((chain, PrivateKey::from_pem(pem).ok_or(SvidError::Pem)?))
+fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SvidError> {
+    CertificateDer::pem_slice_iter(certificates(pem)).collect::<Result<_, _>>().map_err(|_| SvidError::Pem)
 }
 
 /// What stands before the private key: the reader of certificates would make copies of it.
@@ -189,9 +204,9 @@ fn certificates(pem: &[u8]) -> &[u8] {
     pem.get(..key.unwrap_or(pem.len())).unwrap_or_default()
 }
 
-fn write_pem(chain: &[CertificateDer<'_>], key: &PrivateKey) -> Zeroizing<String> {
+fn write_pem(chain: &[CertificateDer<'_>], key: (&'static str, &[u8])) -> Zeroizing<String> {
     let chain = chain.iter().map(|certificate| (pem::CERTIFICATE, &**certificate));
-    pem::secret(&chain.chain([(pem::PRIVATE_KEY, key.secret_der())]).collect::<Vec<_>>())
+    pem::secret(&chain.chain([key]).collect::<Vec<_>>())
 }
 
 impl Clone for TlsSvid {
@@ -260,7 +275,7 @@ mod tests {
         let (tls, signing) = (mesh.tls_svid("gw"), mesh.signing_svid("gw"));
         let purpose = Some(SvidError::Leaf(CertificateError::Purpose));
         assert_eq!(TlsSvid::new(signing.chain, signing.key).err(), purpose);
-        assert_eq!(SigningSvid::new(tls.chain, tls.key).err(), purpose);
+        assert_eq!(SigningSvid::new(tls.chain, tls.key.in_memory().unwrap().clone()).err(), purpose);
     }
 
     #[test]

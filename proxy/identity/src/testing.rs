@@ -84,7 +84,7 @@ impl Forged {
     /// As a rogue would hold it: without the checks of `TlsSvid::new`.
     pub(crate) fn into_tls_svid(self) -> TlsSvid {
         let honest = Mesh::new().tls_svid("gw");
-        TlsSvid { chain: self.chain, key: self.key, ..honest }
+        TlsSvid { chain: self.chain, key: self.key.into(), ..honest }
     }
 }
 

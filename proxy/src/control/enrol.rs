@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
-    AttestationError, BundleError, Enrolling, IdError, KeyRequest, RequestError, SigningSvid, SpiffeId,
-    SvidError, TlsSvid, TrustBundle, TrustDomain, verify_tls_chain,
+    AttestationError, BundleError, ChannelKeyRequest, Enrolling, IdError, KeyRequest, RequestError,
+    SigningSvid, SpiffeId, SvidError, TlsSvid, TrustBundle, TrustDomain, verify_tls_chain,
 };
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
@@ -15,9 +15,10 @@ use thiserror::Error;
 use tonic::transport::Channel;
 
 use crate::clock::{self, Told};
-use crate::control::Identity;
 use crate::control::connect::{ConnectError, ControlPlane, Server};
 use crate::control::proof::Proof;
+use crate::control::proof::tpm::{self, TpmProofError};
+use crate::control::{Identity, Origin};
 
 /// How long the control plane may take to answer a call: it writes to its disk first.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -47,16 +48,24 @@ pub(super) enum EnrolError {
     RootMissing,
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
+    #[error("the thread that was to make a key has ended")]
+    Thread,
     #[error("no answer within 15 s")]
     Timeout,
+    #[error(transparent)]
+    Tpm(#[from] TpmProofError),
     #[error("the certificates issued do not hold under the roots now, {0}")]
     Unverifiable(Told),
 }
 
 /// Enrols with fresh keys. What proves who this is, is sent only after the handshake has proven the control plane under a
 /// pin.
-pub(super) async fn enrol(plane: &ControlPlane, proof: Proof) -> Result<Identity, EnrolError> {
-    let (tls, signing) = (KeyRequest::new_tls()?, KeyRequest::new_signing()?);
+pub(super) async fn enrol(origin: &Origin, proof: Proof) -> Result<Identity, EnrolError> {
+    let plane = &origin.plane;
+    let keys = origin.keys.clone();
+    // A TPM takes its time.
+    let tls = tokio::task::spawn_blocking(move || ChannelKeyRequest::new(&keys)).await;
+    let (tls, signing) = (tls.map_err(|_| EnrolError::Thread)??, KeyRequest::new_signing()?);
     let mut request = wire::EnrolRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,
@@ -80,6 +89,14 @@ pub(super) async fn enrol(plane: &ControlPlane, proof: Proof) -> Result<Identity
         Proof::Token(token) => {
             (request.token_id, request.secret) = (token.id().to_owned(), token.secret().to_vec());
             plane.by_pin(token.pin()).await?
+        }
+        Proof::Tpm { pins } => {
+            let tpm = origin.tpm.as_ref().ok_or(TpmProofError::Outside)?;
+            let (channel, server) = under_any(plane, &pins).await?;
+            let mut client = EnrolmentClient::new(channel.clone());
+            request.attestation = tpm::evidence(tpm, &tls.key, &mut client, &request).await?;
+            tpm::ATTESTOR.clone_into(&mut request.attestor);
+            (channel, server)
         }
     };
     let mut client = EnrolmentClient::new(channel);
@@ -105,7 +122,7 @@ async fn under_any(plane: &ControlPlane, pins: &[[u8; 32]]) -> Result<(Channel, 
 /// Believes an answer only as far as it agrees with the handshake and with itself.
 fn accept(
     mut answer: wire::EnrolResponse,
-    tls: KeyRequest,
+    tls: ChannelKeyRequest,
     signing: KeyRequest,
     server: &Server,
 ) -> Result<Identity, EnrolError> {

@@ -2,6 +2,7 @@
 
 mod host;
 mod spiffe;
+pub(super) mod tpm;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub(super) enum Proof {
     Svid { svid: Svid, pins: Vec<[u8; 32]> },
     /// A join token.
     Token(Token),
+    /// The TPM of this device. The control plane is one under any of these pins.
+    Tpm { pins: Vec<[u8; 32]> },
 }
 
 /// Why there is nothing to show.
@@ -72,7 +75,7 @@ pub enum ProofError {
 pub(super) fn check(source: &TokenSource) -> Result<(), ProofError> {
     match source {
         TokenSource::Socket(_) => Ok(()),
-        TokenSource::Svid { roots, .. } => pins(roots).map(drop),
+        TokenSource::Svid { roots, .. } | TokenSource::Tpm { roots } => pins(roots).map(drop),
         held => read_held(held).map(drop),
     }
 }
@@ -85,6 +88,7 @@ pub(super) async fn read(source: &TokenSource) -> Result<Proof, ProofError> {
             let pins = pins(roots)?;
             Ok(Proof::Svid { svid: spiffe::svid(socket).await?, pins })
         }
+        TokenSource::Tpm { roots } => Ok(Proof::Tpm { pins: pins(roots)? }),
         held => read_held(held),
     }
 }
@@ -107,7 +111,9 @@ fn read_held(source: &TokenSource) -> Result<Proof, ProofError> {
             Ok(Proof::Token(Token::parse(&text)?))
         }
         TokenSource::Text(text) => Ok(Proof::Token(Token::parse(text)?)),
-        TokenSource::Socket(path) | TokenSource::Svid { socket: path, .. } => {
+        TokenSource::Socket(path)
+        | TokenSource::Svid { socket: path, .. }
+        | TokenSource::Tpm { roots: path } => {
             let source = io::Error::from(io::ErrorKind::Unsupported);
             Err(ProofError::File { path: path.clone(), source })
         }

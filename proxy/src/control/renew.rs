@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use signet_identity::{KeyRequest, RequestError, SigningSvid, SvidError, TlsSvid, backoff, renewal_time};
+use signet_identity::{
+    ChannelKeyRequest, KeyRequest, RequestError, SigningSvid, SvidError, TlsSvid, backoff, renewal_time,
+};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::identity_client::IdentityClient;
 use signet_sync::{MIN_PROTOCOL, PROTOCOL};
@@ -34,6 +36,8 @@ pub(super) enum RenewError {
     Request(#[from] RequestError),
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
+    #[error("the thread that was to make a key has ended")]
+    Thread,
     #[error("no answer within 15 s")]
     Timeout,
     #[error("the certificates issued do not hold under the roots now, {0}")]
@@ -112,10 +116,13 @@ pub(super) async fn rejoin(origin: &Origin, ended: &Identity) -> Result<Identity
     Ok(renewed)
 }
 
-/// Asks for certificates over fresh keys, by those of `current`.
+/// Asks for certificates over fresh keys, as far as they are in memory, by those of `current`.
 async fn ask(plane: &ControlPlane, current: &Identity) -> Result<(TlsSvid, SigningSvid), RenewError> {
     let channel = plane.as_identity(current).await?;
-    let (tls, signing) = (KeyRequest::new_tls()?, KeyRequest::new_signing()?);
+    let held = current.tls.key.clone();
+    // A TPM takes its time.
+    let tls = tokio::task::spawn_blocking(move || ChannelKeyRequest::after(&held)).await;
+    let (tls, signing) = (tls.map_err(|_| RenewError::Thread)??, KeyRequest::new_signing()?);
     let request = wire::RenewRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,

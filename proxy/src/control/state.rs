@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
-use signet_identity::{SigningSvid, SvidError, TlsSvid};
+use signet_identity::{Keys, SigningSvid, SvidError, TlsSvid};
 use signet_sync::proto::sync as wire;
 use signet_sync::{MAX_SECTION_BYTES, MAX_SECTIONS};
 use signet_tamper::{MARKER, Tampering};
@@ -81,17 +81,19 @@ pub enum StateError {
 #[derive(Clone, Debug)]
 pub(super) struct State {
     directory: PathBuf,
+    /// Where the key of channels is, if not in the directory.
+    keys: Keys,
 }
 
 impl State {
     /// Makes the directory, mode 0700, if there is none.
-    pub(super) fn open(directory: PathBuf) -> Result<Self, StateError> {
+    pub(super) fn open(directory: PathBuf, keys: Keys) -> Result<Self, StateError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&directory)
             .map_err(|source| StateError::Io { path: directory.clone(), source })?;
-        let state = Self { directory };
+        let state = Self { directory, keys };
         state.refuse_given_up()?;
         Ok(state)
     }
@@ -123,7 +125,7 @@ impl State {
         };
         let enrolment =
             wire::EnrolResponse::decode(enrolment.as_slice()).map_err(|e| self.damaged(ENROLMENT, &e))?;
-        let tls = TlsSvid::from_pem(&tls).map_err(|e: SvidError| self.damaged(TLS, &e))?;
+        let tls = TlsSvid::from_pem_in(&tls, &self.keys).map_err(|e: SvidError| self.damaged(TLS, &e))?;
         let signing = SigningSvid::from_pem(&signing).map_err(|e: SvidError| self.damaged(SIGNING, &e))?;
         assemble(enrolment, tls, signing).map(Some).map_err(|e: EnrolError| self.damaged(ENROLMENT, &e))
     }

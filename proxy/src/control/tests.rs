@@ -70,6 +70,7 @@ fn settings(server: &Server, token: Option<Token>, state: Option<&Path>) -> Sett
     Settings {
         control_plane: server.address.into(),
         token: token.map(|token| TokenSource::Text(token.reveal())),
+        tpm: None,
         state_dir: state.map(Path::to_owned),
         dial: Dial::new(TcpStream::connect),
     }
@@ -326,6 +327,7 @@ fn nothing_to_start_from_is_a_configuration_error() {
     let settings = |token: Option<&str>| Settings {
         control_plane: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
         token: token.map(|text| TokenSource::Text(text.to_owned())),
+        tpm: None,
         state_dir: Some(state.path().to_owned()),
         dial: Dial::new(TcpStream::connect),
     };

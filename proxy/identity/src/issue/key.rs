@@ -15,9 +15,9 @@ use crate::pem;
 use crate::secret::PrivateKey;
 
 /// The longest name that a module's key is kept by.
-const REFERENCE_BYTES_MAX: usize = 256;
+pub(crate) const REFERENCE_BYTES_MAX: usize = 256;
 
-/// Holds keys that nobody is given, such as a hardware security module. All of them are P-256.
+/// Holds keys that nobody is given, such as a hardware security module or a TPM. All of them are P-256.
 pub trait KeyModule: fmt::Debug + Send + Sync {
     /// Makes a key that cannot be exported.
     ///
@@ -52,7 +52,7 @@ pub struct HeldKey {
 #[error("{0}")]
 pub struct KeyModuleError(pub String);
 
-/// Where an authority's new keys are made, and its old ones found.
+/// Where new keys are made, and old ones found: an authority's, or those of channels.
 #[derive(Clone, Debug, Default)]
 pub enum Keys {
     /// In this process's memory.

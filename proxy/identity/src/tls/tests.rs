@@ -181,7 +181,7 @@ fn stolen_chain_without_its_key_is_refused() {
     let (victim, thief) = (mesh.tls_svid("gw"), mesh.tls_svid("store"));
     let provider = crypto_provider();
     // Put together by hand, for `rustls` and `TlsSvid::new` would both refuse to.
-    let key = provider.key_provider.load_private_key(thief.key.clone_key()).unwrap();
+    let key = provider.key_provider.load_private_key(thief.key.in_memory().unwrap().clone_key()).unwrap();
     let stolen = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(victim.chain, key));
     let mut rogue = client(&mesh);
     rogue.client_auth_cert_resolver = Arc::new(stolen);

@@ -108,10 +108,10 @@ fn app_svid_is_good_for_others_and_makes_nobody_a_peer_or_a_signer() {
     // And what the mesh believes is not handed to an application by mistake.
     for (chain, key) in [
         (mesh.tls_svid("gw").chain, mesh.tls_svid("gw").key),
-        (mesh.signing_svid("gw").chain, mesh.signing_svid("gw").key),
+        (mesh.signing_svid("gw").chain, mesh.signing_svid("gw").key.into()),
     ] {
         assert_eq!(verify_app_chain(&bundle, &chain, now()), Err(CertificateError::Purpose.into()));
-        assert!(crate::AppSvid::new(chain, key).is_err());
+        assert!(crate::AppSvid::new(chain, key.in_memory().unwrap().clone()).is_err());
     }
 }
 
@@ -305,7 +305,7 @@ fn authority_may_limit_purposes_and_the_limit_holds() {
 fn workload_cannot_issue() {
     let mesh = Mesh::new();
     let outer = mesh.tls_svid("gw");
-    let key = rcgen::KeyPair::try_from(&*outer.key).unwrap();
+    let key = rcgen::KeyPair::try_from(&**outer.key.in_memory().unwrap()).unwrap();
     // The workload's leaf has no subject; neither has the issuer field of what it forges.
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -481,7 +481,7 @@ fn constrained_path_is_refused_for_all_that_any_path_is() {
     let params = tls_params(good_name());
     let key = rcgen::KeyPair::generate().unwrap();
     let workload = mesh.tls_svid("gw");
-    let own = rcgen::KeyPair::try_from(&*workload.key).unwrap();
+    let own = rcgen::KeyPair::try_from(&**workload.key.in_memory().unwrap()).unwrap();
     let issuing = rcgen::Issuer::from_ca_cert_der(&workload.chain[0], own).unwrap();
     let leaf = params.signed_by(&key, &issuing).unwrap();
     let longer = [CertificateDer::from(leaf), workload.chain[0].clone(), workload.chain[1].clone()];

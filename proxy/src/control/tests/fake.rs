@@ -177,6 +177,13 @@ struct Service {
 
 #[tonic::async_trait]
 impl Enrolment for Service {
+    async fn challenge(
+        &self,
+        _: Request<wire::ChallengeRequest>,
+    ) -> Result<Response<wire::ChallengeResponse>, Status> {
+        Err(Status::unimplemented("it has no attestor"))
+    }
+
     async fn enrol(
         &self,
         request: Request<wire::EnrolRequest>,

@@ -140,6 +140,7 @@ impl Identity {
             let control = Control::open(Settings {
                 control_plane: control_plane.into(),
                 token,
+                tpm: None,
                 state_dir: None,
                 dial,
             })?;

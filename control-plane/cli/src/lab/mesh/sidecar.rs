@@ -58,6 +58,13 @@ pub enum Evidence {
     },
     /// The token in this file, which others may have too.
     Token(PathBuf),
+    /// The TPM of its device.
+    Tpm {
+        /// Where it is, as the flag has it.
+        place: String,
+        /// The file with the mesh's roots.
+        roots: PathBuf,
+    },
 }
 
 /// A sidecar; dropping it kills it. The capture rules stay, so that nothing leaves the container in clear.
@@ -106,6 +113,9 @@ impl Sidecar {
             Some(Evidence::Svid { socket, roots }) => program
                 .args([OsStr::new("--spiffe-endpoint-socket"), socket.as_os_str()])
                 .args([OsStr::new("--roots-file"), roots.as_os_str()]),
+            Some(Evidence::Tpm { place, roots }) => {
+                program.args(["--tpm", place]).args([OsStr::new("--roots-file"), roots.as_os_str()])
+            }
         };
         if !setup.forgetful {
             program = program.args([OsStr::new("--state-dir"), folder.join("state").as_os_str()]);

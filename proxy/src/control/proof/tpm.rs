@@ -1,0 +1,68 @@
+//! The TPM of this device as evidence: it opens what the control plane hid for it and the key that is to be certified.
+
+use prost::Message;
+use signet_identity::ChannelKey;
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
+use signet_tpm::{Challenge, Tpm, TpmError};
+use thiserror::Error;
+use tonic::transport::Channel;
+
+use crate::control::enrol::CALL_TIMEOUT;
+
+/// What the control plane calls its attestor.
+pub(in crate::control) const ATTESTOR: &str = "tpm";
+
+/// Why the TPM proved nothing.
+#[derive(Debug, Error)]
+pub(in crate::control) enum TpmProofError {
+    #[error("the control plane's challenge cannot be read")]
+    Challenge,
+    #[error("the control plane gives no challenge: {}", .0.message())]
+    Refused(Box<tonic::Status>),
+    #[error("the thread that asked the TPM has ended")]
+    Thread,
+    #[error("no challenge within 15 s")]
+    Timeout,
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
+    #[error("the key that is to be certified is not in the TPM")]
+    Outside,
+}
+
+/// Asks for a challenge on the connection that the enrolment follows on, and has the TPM answer it.
+pub(in crate::control) async fn evidence(
+    tpm: &Tpm,
+    key: &ChannelKey,
+    client: &mut EnrolmentClient<Channel>,
+    request: &wire::EnrolRequest,
+) -> Result<Vec<u8>, TpmProofError> {
+    let ChannelKey::Held(key, _) = key else { return Err(TpmProofError::Outside) };
+    let asked = tpm.clone();
+    let endorsement = blocking(move || asked.endorsement_key()).await?;
+    let digest: String = endorsement.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+    // What the operator's rules name.
+    tracing::info!(endorsement_key = %digest, "enrolling by the TPM");
+    let question = wire::ChallengeRequest {
+        attestor: ATTESTOR.to_owned(),
+        about: endorsement.point().to_vec(),
+        tls_csr: request.tls_csr.clone(),
+        signing_csr: request.signing_csr.clone(),
+    };
+    let answer = tokio::time::timeout(CALL_TIMEOUT, client.challenge(question)).await;
+    let answer = answer.map_err(|_| TpmProofError::Timeout)?;
+    let answer = answer.map_err(|status| TpmProofError::Refused(Box::new(status)))?.into_inner();
+    let wire::TpmChallenge { credential, secret } =
+        wire::TpmChallenge::decode(answer.challenge.as_slice()).map_err(|_| TpmProofError::Challenge)?;
+    let (asked, reference) = (tpm.clone(), key.reference.clone());
+    let opened = blocking(move || asked.activate(&reference, &Challenge { credential, secret })).await?;
+    let evidence = wire::TpmEvidence { endorsement_key: endorsement.point().to_vec(), answer: opened };
+    Ok(evidence.encode_to_vec())
+}
+
+/// A chip takes its time: nobody else of this thread waits for it.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, TpmError> + Send + 'static,
+) -> Result<T, TpmProofError> {
+    Ok(tokio::task::spawn_blocking(ask).await.map_err(|_| TpmProofError::Thread)??)
+}

@@ -1,0 +1,265 @@
+//! A device's TPM for many who ask: one thread talks to it, and nobody waits for ever.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use signet_identity::{HeldKey, KeyModule, KeyModuleError, ecdsa_signature};
+use thiserror::Error;
+
+use crate::credential::Challenge;
+use crate::device::{Device, Fault, Nonce};
+use crate::object::{COORDINATE, EndorsementKey};
+
+/// Who waits for the TPM: more handshakes at a time than a chip does in a second or two.
+const WAITING_MAX: usize = 16;
+/// How long one waits: a slow chip makes a key in a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Job = Box<dyn FnOnce(&mut Device) + Send>;
+
+/// Where a TPM is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The kernel's device: `/dev/tpmrm0`, which lets others use the TPM too.
+    Device(PathBuf),
+    /// A Unix socket that speaks as the device does, such as swtpm's.
+    Socket(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (place, path): (fn(PathBuf) -> Self, _) = match text.strip_prefix("unix:") {
+            Some(path) => (Self::Socket, path),
+            None => (Self::Device, text),
+        };
+        if path.starts_with('/') {
+            Ok(place(path.into()))
+        } else {
+            Err("give the absolute path of a device, such as /dev/tpmrm0, or unix:PATH of a socket")
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(path) => write!(f, "{}", path.display()),
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why the TPM did not do what it was asked for.
+#[derive(Debug, Error)]
+pub enum TpmError {
+    /// Too many wait for it.
+    #[error("the TPM at {0} has too much to do")]
+    Busy(Place),
+    /// It cannot, or is not there.
+    #[error("the TPM at {place}: {why}")]
+    Failed {
+        /// Where it is.
+        place: Place,
+        /// Why, in words without secrets.
+        why: String,
+    },
+    /// The name of the key is none that it gave.
+    #[error("the name of the key is none that a TPM's key has")]
+    Reference,
+    /// It hangs.
+    #[error("the TPM at {0} does not answer")]
+    Silent(Place),
+    /// There is no thread for it.
+    #[error("no thread can be started for the TPM: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A TPM. Cheap to clone; the thread that talks to it ends with the last.
+#[derive(Clone)]
+pub struct Tpm {
+    place: Place,
+    jobs: SyncSender<Job>,
+    /// Somebody waited in vain, and what he asked for is not done yet.
+    hangs: Arc<AtomicBool>,
+}
+
+impl Tpm {
+    /// Starts the thread. The TPM is looked at when it is first asked.
+    ///
+    /// # Errors
+    /// [`TpmError::Thread`].
+    pub fn new(place: Place) -> Result<Self, TpmError> {
+        let (jobs, queue) = sync_channel(WAITING_MAX);
+        let hangs = Arc::new(AtomicBool::new(false));
+        let (device, signal) = (Device::new(place.clone()), Arc::clone(&hangs));
+        let thread = std::thread::Builder::new().name("tpm".to_owned());
+        thread.spawn(move || serve(device, &queue, &signal)).map_err(TpmError::Thread)?;
+        Ok(Self { place, jobs, hangs })
+    }
+
+    /// Which TPM it is. Blocks.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    pub fn endorsement_key(&self) -> Result<EndorsementKey, TpmError> {
+        self.ask(Device::endorsement_key)
+    }
+
+    /// What a challenge for a key of this TPM hides: proof that it is this TPM's. Blocks.
+    ///
+    /// # Errors
+    /// [`TpmError`], also when the challenge is for another TPM or key.
+    pub fn activate(&self, reference: &str, challenge: &Challenge) -> Result<Vec<u8>, TpmError> {
+        let (nonce, challenge) = (nonce(reference)?, challenge.clone());
+        self.ask(move |device| device.activate(&nonce, &challenge.credential, &challenge.secret))
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Device) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, TpmError> {
+        if self.hangs.load(Ordering::Relaxed) {
+            return Err(TpmError::Silent(self.place.clone()));
+        }
+        let (answer, answered) = sync_channel(1);
+        let job = Box::new(move |device: &mut Device| {
+            // Whoever asked may have given up.
+            let _ = answer.send(act(device));
+        });
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => TpmError::Busy(self.place.clone()),
+            TrySendError::Disconnected(_) => TpmError::Silent(self.place.clone()),
+        })?;
+        let Ok(done) = answered.recv_timeout(ANSWER_TIMEOUT) else {
+            self.hangs.store(true, Ordering::Relaxed);
+            return Err(TpmError::Silent(self.place.clone()));
+        };
+        done.map_err(|fault| TpmError::Failed { place: self.place.clone(), why: fault.to_string() })
+    }
+}
+
+impl fmt::Debug for Tpm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tpm").field(&self.place).finish()
+    }
+}
+
+impl KeyModule for Tpm {
+    fn generate(&self) -> Result<HeldKey, KeyModuleError> {
+        let (nonce, point) = self.ask(Device::generate)?;
+        Ok(HeldKey { reference: hex(&nonce), point: point.to_vec() })
+    }
+
+    fn sign(&self, reference: &str, message: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
+        let (nonce, hash) = (nonce(reference)?, digest(&SHA256, message));
+        let signed = self.ask(move |device| device.sign(&nonce, hash.as_ref()));
+        let [r, s] = signed.inspect_err(|error| tracing::error!(%error, "nothing is signed"))?;
+        ecdsa_signature(&r, &s)
+            .ok_or_else(|| KeyModuleError("the TPM's signature is none of P-256".to_owned()))
+    }
+
+    /// The TPM forgets it. Whoever still has the reference can have it made again.
+    fn destroy(&self, reference: &str) -> Result<(), KeyModuleError> {
+        let nonce = nonce(reference)?;
+        Ok(self.ask(move |device| device.unload(Some(&nonce)))?)
+    }
+}
+
+impl From<TpmError> for KeyModuleError {
+    fn from(error: TpmError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn serve(mut device: Device, jobs: &Receiver<Job>, hangs: &AtomicBool) {
+    while let Ok(job) = jobs.recv() {
+        job(&mut device);
+        hangs.store(false, Ordering::Relaxed);
+    }
+    if let Err(error) = device.unload(None) {
+        tracing::debug!(%error, "a key stays loaded in the TPM until it is reset");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn nonce(reference: &str) -> Result<Nonce, TpmError> {
+    if reference.len() != 2 * COORDINATE
+        || !reference.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return Err(TpmError::Reference);
+    }
+    let digits = (0..reference.len()).step_by(2).map(|at| reference.get(at..at + 2));
+    let bytes: Option<Vec<u8>> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(TpmError::Reference)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_device_or_a_socket() {
+        for text in ["/dev/tpmrm0", "unix:/run/swtpm.sock"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for bad in ["", "tpmrm0", "unix:", "unix:relative", "tcp:127.0.0.1:2321"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_keys_are_read_as_they_are_written() {
+        let name = hex(&[0xab; COORDINATE]);
+        assert_eq!(nonce(&name).unwrap(), [0xab; COORDINATE]);
+        for bad in ["", "ab", &"zz".repeat(COORDINATE), &"AB".repeat(COORDINATE), &"+1".repeat(COORDINATE)] {
+            assert!(nonce(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tpm_that_is_not_there_or_talks_nonsense_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tpm.sock");
+        let tpm = Tpm::new(Place::Socket(path.clone())).unwrap();
+        let error = tpm.endorsement_key().unwrap_err().to_string();
+        assert!(error.contains("tpm.sock") && error.contains("No such file"), "{error}");
+
+        let listener = UnixListener::bind(&path).unwrap();
+        let nonsense = [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            // Shorter than a header; longer than any response; a success with nothing in it.
+            &[0x80, 0x01, 0, 0, 0, 4, 0, 0],
+            &[0x80, 0x01, 0xff, 0, 0, 0, 0, 0, 0, 0],
+            &[0x80, 0x02, 0, 0, 0, 10, 0, 0, 0, 0],
+        ];
+        let server = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            for answer in nonsense {
+                // A broken connection is opened once more.
+                let tries = if answer.ends_with(&[10, 0, 0, 0, 0]) { 1 } else { 2 };
+                for _ in 0..tries {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let _ = stream.read(&mut [0; 4096]).unwrap();
+                    stream.write_all(answer).unwrap();
+                }
+            }
+        });
+        for answer in nonsense {
+            assert!(tpm.endorsement_key().is_err(), "{answer:?}");
+        }
+        server.join().unwrap();
+    }
+}
