@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Family<Outcome, Counter>,
     pub(crate) enrolments: Family<Outcome, Counter>,
     pub(crate) refused_sections: Counter,
+    pub(crate) foreign_sections: Counter,
     pub(crate) appointments: Family<Outcome, Counter>,
     pub(crate) app_svids: Family<Outcome, Counter>,
     pub(crate) renewals: Family<Outcome, Counter>,
@@ -52,6 +53,7 @@ impl Metrics {
             connections: Family::default(),
             enrolments: Family::default(),
             refused_sections: Counter::default(),
+            foreign_sections: Counter::default(),
             appointments: Family::default(),
             app_svids: Family::default(),
             renewals: Family::default(),
@@ -81,6 +83,11 @@ impl Metrics {
         );
         registry.register("enrolments", "Enrolments, by outcome", self.enrolments.clone());
         registry.register("refused_sections", "Sections that proxies refused", self.refused_sections.clone());
+        registry.register(
+            "foreign_sections",
+            "Sections that proxies hold in versions which this control plane has not made",
+            self.foreign_sections.clone(),
+        );
         registry.register(
             "appointments",
             "Roles that workloads gave each other, by outcome",

@@ -230,6 +230,8 @@ struct Session {
     revocations: Option<u64>,
     /// Checks since the stream was opened.
     checks: u32,
+    /// Whether versions that were not made here were looked for.
+    foreign_told: bool,
     /// At an area: the origin's words, in the place of our own.
     words: Option<watch::Receiver<Word>>,
 }
@@ -257,6 +259,7 @@ impl Session {
             habit_at: None,
             revocations: None,
             checks: 0,
+            foreign_told: false,
             words,
         }
     }
@@ -598,6 +601,7 @@ impl Session {
     /// not ended is one of its instance's.
     async fn look(&mut self) -> Result<(), Status> {
         self.checks = self.checks.wrapping_add(1);
+        self.tell_foreign();
         let published = self.mesh.published.borrow().clone();
         let believed = self.peer.not_after() > self.mesh.clock.best()
             && published.model.workload(self.peer.id()).is_some()
@@ -606,6 +610,21 @@ impl Session {
             return Ok(());
         }
         self.check().await
+    }
+
+    /// Says once what nobody else would: the proxy verified a version that was not made here, so somebody else signs with the
+    /// same keys, or has set this state back. Only now: a replica is behind the others for a moment.
+    fn tell_foreign(&mut self) {
+        // The first look is at once.
+        if self.checks < 2 || std::mem::replace(&mut self.foreign_told, true) {
+            return;
+        }
+        for (name, held, latest) in self.publisher.ahead() {
+            self.mesh.metrics.foreign_sections.inc();
+            tracing::error!(id = %self.peer.id(), section = %name, %held, %latest, code = "foreign-version",
+                "a proxy holds a newer version than was ever made here: another control plane runs with the same keys, or this \
+                 one's state was set back. Stop one of them; set a state back with `signet restore` alone, which begins an epoch");
+        }
     }
 
     /// Ends the stream of a proxy that was revoked, whose certificates ended, or that does not answer.

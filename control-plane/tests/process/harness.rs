@@ -88,7 +88,12 @@ impl Server {
         Self::spawn(command(state))
     }
 
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::try_spawn(command).unwrap_or_else(|reason| panic!("it did not start: {reason}"))
+    }
+
+    /// What it says about it, if it does not start.
+    pub(crate) fn try_spawn(mut command: Command) -> Result<Self, String> {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -96,15 +101,16 @@ impl Server {
         if words.next() != Some("listening") {
             let mut reason = String::new();
             child.stderr.take().unwrap().read_to_string(&mut reason).unwrap();
-            panic!("it did not start: {reason}");
+            child.wait().unwrap();
+            return Err(reason);
         }
         let mut value = |name: &str| words.next().unwrap().strip_prefix(name).unwrap().to_owned();
-        Self {
+        Ok(Self {
             control: value("control=").parse().unwrap(),
             health: value("admin=").parse().unwrap(),
             socket: value("socket=").into(),
             child,
-        }
+        })
     }
 
     /// SIGKILL, and waits until the process is gone.

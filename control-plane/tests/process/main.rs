@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod backup;
 mod clocks;
+mod copied;
 mod directory;
 mod durability;
 mod enrolment;

@@ -128,6 +128,14 @@ impl Publisher {
         })
     }
 
+    /// What the proxy holds in a newer version than was offered: the section, that version, and the newest offered.
+    pub fn ahead(&self) -> impl Iterator<Item = (&SectionName, Version, Version)> {
+        self.lanes.iter().filter_map(|(name, lane)| {
+            let (held, latest) = (lane.acked?, Version::from(lane.latest.as_deref()?));
+            (held > latest).then_some((name, held, latest))
+        })
+    }
+
     fn answered(&mut self, name: &SectionName, version: Version) -> Option<&mut Lane> {
         let lane = self.lanes.get_mut(name)?;
         if lane.in_flight.map(|(sent, _)| sent) != Some(version) {
