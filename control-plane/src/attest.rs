@@ -56,6 +56,8 @@ pub(crate) struct Attested {
     pub(crate) network: String,
     /// What there is one of, such as `kubernetes/POD-UID`: it has one instance, however often it enrols.
     pub(crate) holder: String,
+    /// The device that the requested channel key lies in, if that was proven too.
+    pub(crate) device: Option<[u8; 32]>,
 }
 
 /// All attestors of this control plane. Cheap to clone.

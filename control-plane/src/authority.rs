@@ -228,6 +228,23 @@ impl Authority {
         Ok(())
     }
 
+    /// Destroys all keys that a module holds, and says of how many it could not. Those in memory are not touched.
+    pub(crate) fn destroy_held(&self) -> (usize, usize) {
+        let Keys::Module(module) = &self.keys else { return (0, 0) };
+        let keyring = self.keyring();
+        let outcomes: Vec<bool> = keyring
+            .held()
+            .map(|held| {
+                let outcome = module.destroy(held);
+                outcome
+                    .inspect_err(|error| tracing::error!(key = held, %error, "a key is still in its module"))
+                    .is_ok()
+            })
+            .collect();
+        let destroyed = outcomes.iter().filter(|done| **done).count();
+        (destroyed, outcomes.len() - destroyed)
+    }
+
     fn replace(&self, keyring: Keyring) {
         *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
     }
@@ -440,15 +457,16 @@ impl Issuing {
         name(self.pair.issuer_spki_sha256())
     }
 
-    /// A certificate for TLS: the chain, leaf first.
+    /// A certificate for TLS, with the device that its key lies in: the chain, leaf first.
     pub(crate) fn tls(
         &self,
         csr: &[u8],
         id: &SpiffeId,
         not_before: SystemTime,
         not_after: SystemTime,
+        device: Option<&[u8; 32]>,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
-        Ok(self.with_words(self.pair.issue_tls(csr, id, not_before, not_after)?))
+        Ok(self.with_words(self.pair.issue_tls_in(csr, id, not_before, not_after, device)?))
     }
 
     /// A certificate for messages: the chain, leaf first.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
-use signet_identity::{Peer, TrustBundle, area_of_chain, channel_point, verify_tls_chain};
+use signet_identity::{Peer, TrustBundle, area_of_chain, channel_point, device_of, verify_tls_chain};
 
 /// A verified peer. The handshake believes retired roots and issuers too, for renewal; the chain is kept to ask again where
 /// that is not enough.
@@ -24,6 +24,11 @@ impl Caller {
     /// The key of its certificate, an uncompressed point; `None` for one that is none of the mesh's.
     pub(crate) fn point(&self) -> Option<Vec<u8>> {
         channel_point(self.chain.first()?).ok().flatten()
+    }
+
+    /// The device that its key lies in, by whoever certified it.
+    pub(crate) fn device(&self) -> Option<[u8; 32]> {
+        device_of(self.chain.first()?).ok().flatten()
     }
 
     /// The area that certified it; none for the trust domain's own issuers.

@@ -22,6 +22,8 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests go by the machine's clock"))]
 
 mod admin;
+#[cfg(any(test, feature = "pkcs11"))]
+mod apart;
 mod app_svid;
 mod appointments;
 mod area;

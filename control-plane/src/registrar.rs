@@ -98,7 +98,7 @@ impl Registrar {
                 None => issued.insert(self.issue(
                     &found.record.id,
                     &found.record.network,
-                    requests,
+                    (requests, None),
                     model,
                     now,
                 )?),
@@ -149,7 +149,10 @@ impl Registrar {
             }
             let issued = match &issued {
                 Some(issued) => issued,
-                None => issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?),
+                None => {
+                    let requests = (requests, attested.device.as_ref());
+                    issued.insert(self.issue(&attested.id, &attested.network, requests, model, now)?)
+                }
             };
             let rejoin = rejoin_of(model, &attested.id);
             let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
@@ -176,6 +179,11 @@ impl Registrar {
         if peer.not_after() + rejoin <= now {
             return Err(RegistrarError::Expired);
         }
+        // Whoever took the device over for a while must not take its certificate for channels away with a key of his own.
+        let device = peer.device();
+        if device.is_some() && requested_point(requests.tls).ok() != peer.point() {
+            return Err(RegistrarError::OtherKey);
+        }
         declared(model, peer.id())?;
         self.adopt(peer, model, now).await?;
         self.take_in(peer, model, now).await?;
@@ -194,11 +202,6 @@ impl Registrar {
             if instance.leaves.iter().filter(|leaf| is_in_force(leaf, now)).count() >= LEAVES_MAX {
                 return Err(RegistrarError::Renewals);
             }
-            // Whoever took the device over for a while must not take its identity away with a key of his own.
-            let keeps_key = || requested_point(requests.tls).ok() == peer.point();
-            if tpm::holds_key(&instance.token) && !keeps_key() {
-                return Err(RegistrarError::OtherKey);
-            }
             let issued = match &issued {
                 Some(issued) => issued,
                 None => {
@@ -207,7 +210,14 @@ impl Registrar {
                     let issuing =
                         self.authority.issuing_for(shown.and_then(|leaf| leaf.issuer.as_deref()))?;
                     let network = &instance.network;
-                    issued.insert(certify(&issuing, peer.id(), network, requests, model, now)?)
+                    issued.insert(certify(
+                        &issuing,
+                        peer.id(),
+                        network,
+                        (requests, device.as_ref()),
+                        model,
+                        now,
+                    )?)
                 }
             };
             // Not even the handshake refuses the issuer of an area that was revoked.
@@ -309,13 +319,18 @@ impl Registrar {
             let fingerprint = peer.fingerprint().to_string();
             tracing::warn!(id = %peer.id(), fingerprint, "taken up: enrolled or renewed after the backup that was restored");
             let not_after = unix_seconds(peer.not_after());
-            registration.instances.push(Instance {
-                first: fingerprint.clone(),
-                token: RESTORED.to_owned(),
-                network,
-                leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
-                area: None,
-            });
+            let leaf = Leaf { fingerprint: fingerprint.clone(), signing: None, issuer: None, not_after };
+            let token = peer.device().map_or_else(|| RESTORED.to_owned(), |device| tpm::holder(&device));
+            match of_device(&mut registration, peer) {
+                Some(known) => known.leaves.push(leaf),
+                None => registration.instances.push(Instance {
+                    first: fingerprint,
+                    token,
+                    network,
+                    leaves: vec![leaf],
+                    area: None,
+                }),
+            }
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
             let key = registration_key(peer.id());
             let write = records::put(key, records::unchanged(found.as_ref()), &registration)?;
@@ -365,9 +380,10 @@ impl Registrar {
             }
             let fingerprint = peer.fingerprint().to_string();
             let not_after = unix_seconds(peer.not_after());
+            let elsewhere = || format!("from {}", from.as_deref().unwrap_or("the origin"));
             registration.instances.push(Instance {
                 first: fingerprint.clone(),
-                token: format!("from {}", from.as_deref().unwrap_or("the origin")),
+                token: peer.device().map_or_else(elsewhere, |device| tpm::holder(&device)),
                 network: network.clone(),
                 leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
                 area: from.clone(),
@@ -414,7 +430,7 @@ impl Registrar {
         &self,
         id: &SpiffeId,
         network: &str,
-        requests: Requests<'_>,
+        requests: (Requests<'_>, Option<&[u8; 32]>),
         model: &PolicyModel,
         now: SystemTime,
     ) -> Result<Issued, RegistrarError> {
@@ -426,13 +442,14 @@ fn certify(
     issuing: &Issuing,
     id: &SpiffeId,
     network: &str,
-    requests: Requests<'_>,
+    // And the device that the key for channels lies in.
+    (requests, device): (Requests<'_>, Option<&[u8; 32]>),
     model: &PolicyModel,
     now: SystemTime,
 ) -> Result<Issued, RegistrarError> {
     let class = id.parts().map_or(Class::External, |parts| parts.class);
     let not_after = now + model.lifetimes.of(class);
-    let tls_chain = issuing.tls(requests.tls, id, now - BACKDATE, not_after)?;
+    let tls_chain = issuing.tls(requests.tls, id, now - BACKDATE, not_after, device)?;
     let signing_chain = issuing.signing(requests.signing, id, now - BACKDATE, not_after)?;
     let first = |chain: &[CertificateDer<'_>]| chain.first().map(|leaf| Fingerprint::of(leaf).to_string());
     let fingerprint = first(&tls_chain).unwrap_or_default();
@@ -510,6 +527,12 @@ fn with_holder(
         area: None,
     });
     Ok(registration)
+}
+
+/// The instance of the device that the caller's key lies in.
+fn of_device<'a>(registration: &'a mut Registration, peer: &Caller) -> Option<&'a mut Instance> {
+    let holder = tpm::holder(&peer.device()?);
+    registration.instances.iter_mut().find(|instance| instance.token == holder)
 }
 
 fn holder(registration: &mut Registration, leaf: Fingerprint) -> Option<&mut Instance> {

@@ -42,6 +42,7 @@ impl SvidAttestor {
             network: declared.network.clone(),
             // Replicas share an identity there, and each has a key of its own.
             holder: format!("spiffe/{}", Fingerprint(svid.key_sha256)),
+            device: None,
         })
     }
 

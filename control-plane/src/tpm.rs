@@ -1,7 +1,7 @@
 //! A device's TPM as evidence: whoever has the TPM that the rules name enrols without a token, with a channel key that lies in
 //! it.
 //!
-//! The TPM opens one challenge for one connection. Nothing is remembered between challenge and answer: what is hidden is
+//! The TPM opens one challenge for one connection, and the device says so for the connection that it sees. Nothing is remembered between challenge and answer: what is hidden is
 //! computed again from what both are about.
 
 mod rules;
@@ -15,12 +15,12 @@ use signet_identity::requested_point;
 use signet_policy::PolicyModel;
 use signet_sync::MAX_ATTESTATION_BYTES;
 use signet_sync::proto::sync as wire;
-use signet_tpm::{EndorsementKey, SECRET_BYTES, challenge};
+use signet_tpm::{EndorsementKey, SECRET_BYTES, answer, challenge};
 
 pub use self::rules::{Rules, RulesError};
 use crate::attest::{AttestError, Attested, Attestor, Shown};
 
-/// What holders begin with that a TPM proved: their channel key is in it and stays the same.
+/// What holders begin with that a TPM proved.
 const HOLDER: &str = "tpm/";
 
 /// Separates this use of the key from any other.
@@ -53,6 +53,15 @@ impl TpmAttestor {
         mac.sign()
     }
 
+    fn workload_of(&self, endorsement: &EndorsementKey) -> Result<&str, AttestError> {
+        self.rules.workload_of(&endorsement.sha256()).ok_or_else(|| {
+            let device = hex(&endorsement.sha256());
+            AttestError::NoWorkload(format!(
+                "the TPM with endorsement key {device}: the rules of the attestor `tpm` do not name it"
+            ))
+        })
+    }
+
     fn judge(&self, shown: Shown<'_>, model: &PolicyModel) -> Result<Attested, AttestError> {
         if shown.evidence.len() > MAX_ATTESTATION_BYTES {
             return Err(AttestError::Malformed);
@@ -61,16 +70,12 @@ impl TpmAttestor {
         let endorsement =
             EndorsementKey::new(&evidence.endorsement_key).map_err(|_| AttestError::Malformed)?;
         // Compared in the same time wherever they differ.
-        let secret = self.secret(shown, &endorsement);
-        if aws_lc_rs::constant_time::verify_slices_are_equal(secret.as_ref(), &evidence.answer).is_err() {
+        let expected = answer(self.secret(shown, &endorsement).as_ref(), shown.binding, shown.requests);
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&expected, &evidence.answer).is_err() {
             return Err(AttestError::Refused);
         }
+        let workload = self.workload_of(&endorsement)?;
         let device = hex(&endorsement.sha256());
-        let workload = self.rules.workload_of(&endorsement.sha256()).ok_or_else(|| {
-            AttestError::NoWorkload(format!(
-                "the TPM with endorsement key {device}: the rules of the attestor `tpm` do not name it"
-            ))
-        })?;
         let declared = model.workload_named(workload).ok_or_else(|| {
             AttestError::NoWorkload(format!(
                 "the TPM with endorsement key {device}: its rule names {workload}, which is not declared"
@@ -80,7 +85,8 @@ impl TpmAttestor {
         Ok(Attested {
             id: declared.id.clone(),
             network: declared.network.clone(),
-            holder: format!("{HOLDER}{device}"),
+            holder: holder(&endorsement.sha256()),
+            device: Some(endorsement.sha256()),
         })
     }
 }
@@ -90,9 +96,11 @@ impl Attestor for TpmAttestor {
         "tpm"
     }
 
-    /// Anybody gets one: it says nothing but to the TPM that it is for.
+    /// Whoever names a TPM of the rules gets one: it says nothing but to that TPM.
     fn challenge(&self, shown: Shown<'_>) -> Result<Vec<u8>, AttestError> {
         let endorsement = EndorsementKey::new(shown.evidence).map_err(|_| AttestError::Malformed)?;
+        // Before anything that takes time.
+        self.workload_of(&endorsement)?;
         let [tls, _] = shown.requests;
         let point = requested_point(tls).map_err(|_| AttestError::Malformed)?;
         let secret = self.secret(shown, &endorsement);
@@ -111,9 +119,9 @@ impl Attestor for TpmAttestor {
     }
 }
 
-/// Whether a holder's channel key is in a TPM: it is certified again, and no other in its place.
-pub(crate) fn holds_key(holder: &str) -> bool {
-    holder.starts_with(HOLDER)
+/// What a device is called as a holder.
+pub(crate) fn holder(device: &[u8; 32]) -> String {
+    format!("{HOLDER}{}", hex(device))
 }
 
 fn hex(bytes: &[u8]) -> String {

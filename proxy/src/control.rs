@@ -17,6 +17,7 @@
 mod app_svid;
 mod appoint;
 mod connect;
+mod custody;
 mod enrol;
 mod expiry;
 mod interfaces;
@@ -203,6 +204,8 @@ impl Control {
             clock::restore(&saved);
         }
         let saved = match state.as_ref().map(State::load_identity) {
+            // A device that starts before its TPM still has its identity.
+            Some(Err(error @ StateError::KeyUnavailable { .. })) => return Err(error.into()),
             Some(Err(error)) if token.is_some() => {
                 tracing::warn!(%error, "the saved identity cannot be used; enrolling anew");
                 None

@@ -32,6 +32,7 @@ pub mod detect;
 pub mod edges;
 pub mod guard;
 pub mod habit;
+mod handshakes;
 mod head;
 mod headers;
 mod hold;

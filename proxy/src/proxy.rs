@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::control::{self, Control, ControlError, Dial, Hooks, Joined, Settings};
 use crate::guard::Capture;
 use crate::habit::Observation;
+use crate::handshakes::Handshakes;
 use crate::ring::Direction;
 use crate::tampered::{self, Running};
 use crate::telemetry::metrics::Metrics;
@@ -178,7 +179,9 @@ async fn serve(
     let (appoint, appointments) = mpsc::channel(appoint::WAITING_MAX);
     let (questions, app_svids) = mpsc::channel(workload_api::WAITING_MAX);
     let Bound { workers: listeners, local, workload_api } = listeners;
+    let handshakes = if config.tpm.is_some() { Handshakes::apart()? } else { Handshakes::default() };
     let shared = Arc::new(Shared {
+        handshakes,
         snapshots: joined.snapshots(),
         credentials: joined.credentials(),
         changes: joined.changes(),

@@ -45,6 +45,7 @@ pub(crate) async fn dial(
     })?;
     let connector = TlsConnector::from(credentials.client_config(alpn).clone());
     let handshake = connector.connect(dial_name(), Prefixed::new(tcp));
+    let handshake = worker.shared.handshakes.make(handshake.into_future());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => TlsStream::from(stream),
         Ok(Err(error)) => return Err(handshake_refusal(address, &error)),
@@ -62,6 +63,7 @@ pub(crate) async fn dial(
 pub(crate) async fn accept(worker: &Worker, stream: Prefixed) -> Result<(MeshStream, Rc<Channel>), Refusal> {
     let credentials = worker.shared.credentials().ok_or(Refusal::NotReady)?;
     let handshake = TlsAcceptor::from(credentials.server_config().clone()).accept(stream);
+    let handshake = worker.shared.handshakes.make(handshake.into_future());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => TlsStream::from(stream),
         Ok(Err(error)) => {

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::edges::Edges;
 use crate::guard::Canary;
 use crate::habit::Habits;
+use crate::handshakes::Handshakes;
 use crate::http_server::Version;
 use crate::limits::{Connections, Limits, Strangers};
 use crate::outbound::egress::OutsideKey;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub changes: watch::Receiver<u64>,
     /// What was observed about who speaks first on our own ports, for the control plane.
     pub observed: tokio::sync::mpsc::Sender<crate::habit::Observation>,
+    /// Where handshakes are made.
+    pub handshakes: Handshakes,
     /// Counters.
     pub metrics: Metrics,
     /// One ring per worker.

@@ -56,7 +56,7 @@ impl Stage {
         let request = KeyRequest::new_tls().unwrap();
         let id = SpiffeId::workload(self.authority.trust_domain(), Class::App, "d1", "api").unwrap();
         let issuing = self.authority.issuing().unwrap();
-        let chain = issuing.tls(&request.csr, &id, now(), now() + Duration::from_secs(3600)).unwrap();
+        let chain = issuing.tls(&request.csr, &id, now(), now() + Duration::from_secs(3600), None).unwrap();
         TlsSvid::new(chain, request.key).unwrap()
     }
 

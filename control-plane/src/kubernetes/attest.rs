@@ -84,6 +84,7 @@ impl Reviewer {
             id: workload.id.clone(),
             network: workload.network.clone(),
             holder: format!("kubernetes/{}", bound.uid),
+            device: None,
         })
     }
 }

@@ -1,10 +1,10 @@
 //! A token of a PKCS#11 module: makes keys, signs with them, destroys them.
 //!
-//! One session, used by one at a time; one that broke is opened anew once for each thing that is asked. Every key is looked
+//! One session, on a thread of its own; one that broke is opened anew once for each thing that is asked. Every key is looked
 //! for by its id when it is used: handles do not outlive sessions everywhere.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -14,11 +14,11 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
-use signet_identity::{HeldKey, KeyModule, KeyModuleError, ecdsa_signature};
+use signet_identity::{Apart, HeldKey, KeyModule, KeyModuleError, ecdsa_signature};
 use zeroize::Zeroizing;
 
 use super::{ModuleError, Place};
-use crate::files;
+use crate::{apart, files};
 
 /// The named curve P-256, as DER (RFC 5480): `1.2.840.10045.3.1.7`.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -33,13 +33,25 @@ const LABEL: &[u8] = b"signet authority";
 /// The longest PIN that is read.
 const PIN_BYTES_MAX: u64 = 256;
 
-/// A token that is logged in to.
+/// Certificates and rotations that wait for the token at a time.
+const WAITING_MAX: usize = 64;
+/// How long one waits: a module on the network that fails over takes a few seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A token that is logged in to. PKCS#11 knows no deadlines, so it is asked on a thread of its own.
 pub(super) struct Module {
+    slot: Slot,
+    token: Apart<Token>,
+}
+
+struct Token {
     context: Pkcs11,
     slot: Slot,
     /// Kept, for a session that breaks is opened again without a person.
     pin: AuthPin,
-    session: Mutex<Option<Session>>,
+    session: Option<Session>,
+    /// It refused the PIN: a few more and it locks itself.
+    refuses_pin: bool,
 }
 
 impl fmt::Debug for Module {
@@ -73,25 +85,45 @@ impl Module {
         let pin = files::read(&place.pin, PIN_BYTES_MAX).map(Zeroizing::new);
         let pin = pin.map_err(|source| ModuleError::Pin { path: place.pin.clone(), source })?;
         let pin = AuthPin::new(pin.trim_end_matches(['\r', '\n']).into());
-        let module = Self { context, slot, pin, session: Mutex::new(None) };
-        let session = module.log_in().map_err(refused("the token does not let us in"))?;
-        *module.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-        Ok(module)
+        let mut token = Token { context, slot, pin, session: None, refuses_pin: false };
+        token.session = Some(token.log_in().map_err(refused("the token does not let us in"))?);
+        let token = Apart::new("pkcs11", token, WAITING_MAX, PATIENCE);
+        let token = token.map_err(|error| ModuleError::Refused {
+            what: "no thread can be started",
+            why: error.to_string(),
+        })?;
+        Ok(Self { slot, token })
     }
 
-    fn log_in(&self) -> Result<Session, Error> {
+    fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Token) -> Result<T, KeyModuleError> + Send + 'static,
+    ) -> Result<T, KeyModuleError> {
+        apart::ask(&self.token, act).unwrap_or_else(|why| Err(KeyModuleError(format!("the token: {why}"))))
+    }
+}
+
+impl Token {
+    fn log_in(&mut self) -> Result<Session, Error> {
         let session = self.context.open_rw_session(self.slot)?;
         match session.login(UserType::User, Some(&self.pin)) {
             // Of another session of this process: it counts for all.
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(session),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.refuses_pin |=
+                    matches!(&error, Error::Pkcs11(RvError::PinIncorrect | RvError::PinLocked, _));
+                Err(error)
+            }
         }
     }
 
     /// Does something in the session, and once more in a new one if that fails.
-    fn with<T>(&self, what: &str, act: impl Fn(&Session) -> Result<T, Fault>) -> Result<T, KeyModuleError> {
-        let mut place = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = place.as_ref() {
+    fn with<T>(
+        &mut self,
+        what: &str,
+        act: impl Fn(&Session) -> Result<T, Fault>,
+    ) -> Result<T, KeyModuleError> {
+        if let Some(session) = self.session.as_ref() {
             match act(session) {
                 Err(Fault::Module(error)) => {
                     tracing::warn!(error = told(&error), "the token's session is opened anew");
@@ -99,17 +131,19 @@ impl Module {
                 outcome => return outcome.map_err(|fault| fault.of(what)),
             }
         }
+        if self.refuses_pin {
+            let reason = "the token refused the PIN and would lock itself; set the PIN right and start again";
+            return Err(Fault::Ours(reason).of(what));
+        }
         // The old one goes first: some tokens have room for one.
-        *place = None;
+        self.session = None;
         let session = self.log_in().map_err(|error| Fault::Module(error).of(what))?;
         let outcome = act(&session);
-        *place = Some(session);
+        self.session = Some(session);
         outcome.map_err(|fault| fault.of(what))
     }
-}
 
-impl KeyModule for Module {
-    fn generate(&self) -> Result<HeldKey, KeyModuleError> {
+    fn generate(&mut self) -> Result<HeldKey, KeyModuleError> {
         let mut id = [0; ID];
         aws_lc_rs::rand::fill(&mut id).map_err(|_| KeyModuleError("there is no randomness".to_owned()))?;
         self.with("make a key", |session| {
@@ -137,18 +171,16 @@ impl KeyModule for Module {
         .map(|point| HeldKey { reference: hex(&id), point })
     }
 
-    fn sign(&self, reference: &str, message: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
-        let hash = digest(&SHA256, message);
-        let signed = self.with("sign", |session| {
+    fn sign(&mut self, reference: &str, hash: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
+        self.with("sign", |session| {
             let key = find(session, reference, ObjectClass::PRIVATE_KEY)?;
             let key = key.ok_or(Fault::Ours("the token does not have this key of the authority"))?;
-            let signature = session.sign(&Mechanism::Ecdsa, key, hash.as_ref())?;
+            let signature = session.sign(&Mechanism::Ecdsa, key, hash)?;
             signature_der(&signature).ok_or(Fault::Ours("the token's signature is none of P-256"))
-        });
-        signed.inspect_err(|error| tracing::error!(key = reference, %error, "nothing is signed"))
+        })
     }
 
-    fn destroy(&self, reference: &str) -> Result<(), KeyModuleError> {
+    fn destroy(&mut self, reference: &str) -> Result<(), KeyModuleError> {
         self.with("destroy a key", |session| {
             for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
                 if let Some(object) = find(session, reference, class)? {
@@ -157,6 +189,23 @@ impl KeyModule for Module {
             }
             Ok(())
         })
+    }
+}
+
+impl KeyModule for Module {
+    fn generate(&self) -> Result<HeldKey, KeyModuleError> {
+        self.ask(Token::generate)
+    }
+
+    fn sign(&self, reference: &str, message: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
+        let (name, hash) = (reference.to_owned(), digest(&SHA256, message));
+        let signed = self.ask(move |token| token.sign(&name, hash.as_ref()));
+        signed.inspect_err(|error| tracing::error!(key = reference, %error, "nothing is signed"))
+    }
+
+    fn destroy(&self, reference: &str) -> Result<(), KeyModuleError> {
+        let name = reference.to_owned();
+        self.ask(move |token| token.destroy(&name))
     }
 }
 

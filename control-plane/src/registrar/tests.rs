@@ -1,4 +1,4 @@
-use signet_identity::{KeyRequest, TrustDomain, verify_tls_chain};
+use signet_identity::{KeyRequest, TrustDomain, device_of, verify_tls_chain};
 use signet_policy::{compile, parse_manifests};
 
 use super::*;
@@ -51,7 +51,7 @@ impl Stage {
         let request = KeyRequest::new_tls().unwrap();
         let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
         let begins = at(NOW - 60) - BACKDATE;
-        let chain = issuing.tls(&request.csr, &id, begins, at(not_after)).unwrap();
+        let chain = issuing.tls(&request.csr, &id, begins, at(not_after), None).unwrap();
         let known = self.authority.server(at(NOW), at(NOW)).unwrap().bundle;
         Caller::new(verify_tls_chain(&known, &chain, at(NOW)).unwrap(), &chain)
     }
@@ -102,12 +102,14 @@ async fn whose_key_is_in_a_tpm_renews_with_no_other() {
     let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
     let known = stage.authority.server(at(NOW), at(NOW)).unwrap().bundle;
     let signing = KeyRequest::new_signing().unwrap();
-    for (holder, with_another) in [("tpm/ab", "key-outside-tpm"), ("spiffe/ab", "renewed")] {
+    for (holder, device, with_another) in
+        [("tpm/ab", Some([7; 32]), "key-outside-tpm"), ("spiffe/ab", None, "renewed")]
+    {
         let held = KeyRequest::new_tls().unwrap();
         fn requests<'a>(tls: &'a [u8], signing: &'a KeyRequest) -> Requests<'a> {
             Requests { tls, signing: &signing.csr }
         }
-        let attested = Attested { id: id.clone(), network: "edge".into(), holder: holder.into() };
+        let attested = Attested { id: id.clone(), network: "edge".into(), holder: holder.into(), device };
         let admitted = stage
             .registrar
             .admit(&attested, requests(&held.csr, &signing), &stage.model, at(NOW))
@@ -127,8 +129,38 @@ async fn whose_key_is_in_a_tpm_renews_with_no_other() {
         assert_eq!(renew(&KeyRequest::new_tls().unwrap().csr).await, with_another, "{holder}");
     }
     // Whoever proves the TPM again may bring another key of it.
-    let attested = Attested { id, network: "edge".into(), holder: "tpm/ab".into() };
+    let attested = Attested { id, network: "edge".into(), holder: "tpm/ab".into(), device: Some([7; 32]) };
     let another = KeyRequest::new_tls().unwrap();
     let requests = Requests { tls: &another.csr, signing: &signing.csr };
     stage.registrar.admit(&attested, requests, &stage.model, at(NOW)).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_restore_whose_key_is_in_a_tpm_stays_the_instance_of_that_tpm() {
+    let stage = Stage::new().await;
+    let id = SpiffeId::parse("spiffe://mesh.example/app/edge/api").unwrap();
+    let (held, signing) = (KeyRequest::new_tls().unwrap(), KeyRequest::new_signing().unwrap());
+    let (begins, ends) = (at(NOW - 60) - BACKDATE, at(NOW + DAY));
+    let issuing = stage.authority.issuing().unwrap();
+    let chain = issuing.tls(&held.csr, &id, begins, ends, Some(&[7; 32])).unwrap();
+    let known = stage.authority.server(at(NOW), at(NOW)).unwrap().bundle;
+    let caller = Caller::new(verify_tls_chain(&known, &chain, at(NOW)).unwrap(), &chain);
+    assert_eq!(stage.known(&caller, NOW).await, "known");
+    let other = KeyRequest::new_tls().unwrap();
+    let renew = async |tls: &KeyRequest| {
+        let requests = Requests { tls: &tls.csr, signing: &signing.csr };
+        stage.registrar.renew(&caller, requests, &stage.model, at(NOW)).await
+    };
+    assert_eq!(renew(&other).await.unwrap_err().code(), "key-outside-tpm");
+    let renewed = renew(&held).await.unwrap();
+    assert_eq!(device_of(&renewed.tls_chain[0]), Ok(Some([7; 32])));
+
+    // It proves its TPM again: the same instance, which a revocation by certificate knows by its TPM.
+    let holder = tpm::holder(&[7; 32]);
+    let attested =
+        Attested { id: id.clone(), network: "edge".into(), holder: holder.clone(), device: Some([7; 32]) };
+    let requests = Requests { tls: &other.csr, signing: &signing.csr };
+    stage.registrar.admit(&attested, requests, &stage.model, at(NOW)).await.unwrap();
+    let registration = stage.registrar.registration(&id).await.unwrap().unwrap().record;
+    assert!(registration.instances.iter().map(|instance| instance.token.as_str()).eq([holder.as_str()]));
 }

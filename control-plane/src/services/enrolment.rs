@@ -1,4 +1,4 @@
-//! Enrolment: a token, or evidence for an attestor, in; certificates out. The only call that needs no certificate.
+//! Enrolment: a token, or evidence for an attestor, in; certificates out. The only calls that need no certificate.
 
 use signet_sync::negotiate;
 use signet_sync::proto::sync as wire;

@@ -174,3 +174,22 @@ async fn keys_of_a_file_move_into_the_token_by_rotation() {
     }
     assert_eq!(hsm.objects().len(), 4);
 }
+
+/// Neither the keys in the token nor what opens it are left.
+#[tokio::test]
+async fn tampering_destroys_the_keys_in_the_token_and_its_pin() {
+    let (hsm, state) = (Hsm::new(), tempfile::tempdir().unwrap());
+    let sensor = state.path().join("sensor");
+    let mut command = hsm.command(state.path(), "mesh");
+    command.arg("--tamper-file").arg(&sensor);
+    let server = Server::spawn(command);
+    assert_eq!(hsm.objects().len(), 4);
+    std::fs::write(&sensor, "lid").unwrap();
+    let began = Instant::now();
+    while !hsm.objects().is_empty() {
+        assert!(began.elapsed() < PATIENCE, "keys are left: {:?}", hsm.objects());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(!hsm.folder.path().join("pin").exists() && !state.path().join("authority.pem").exists());
+    assert_eq!(server.terminate().code(), Some(1));
+}

@@ -10,6 +10,7 @@ use thiserror::Error;
 use webpki::EndEntityCert;
 
 use crate::der::{self, Malformed, Reader};
+use crate::device::DEVICE_OID;
 use crate::fingerprint::{Fingerprint, sha256};
 use crate::grant::{AreaGrant, GRANT_OID};
 use crate::id::{IdError, SpiffeId};
@@ -152,6 +153,8 @@ pub(crate) struct Certificate<'a> {
     has_unknown_critical: bool,
     constraints: Option<&'a [u8]>,
     grant: Option<&'a [u8]>,
+    /// Where its key lies, see [`crate::device_of`].
+    pub(crate) device: Option<&'a [u8]>,
 }
 
 /// A GeneralName that is a URI (RFC 5280 section 4.2.1.6).
@@ -229,6 +232,7 @@ impl<'a> Certificate<'a> {
             has_unknown_critical: extensions.has_unknown_critical,
             constraints: extensions.constraints,
             grant: extensions.grant,
+            device: extensions.device,
             key_usage: extensions.key_usage.map(read_key_usage).transpose()?.unwrap_or_default(),
             purposes: extensions.purposes.map(read_purposes).transpose()?.unwrap_or_default(),
             names: extensions.names.map(read_names).transpose()?.unwrap_or_default(),
@@ -333,6 +337,7 @@ struct Extensions<'a> {
     purposes: Option<&'a [u8]>,
     constraints: Option<&'a [u8]>,
     grant: Option<&'a [u8]>,
+    device: Option<&'a [u8]>,
     has_unknown_critical: bool,
 }
 
@@ -355,6 +360,7 @@ impl<'a> Extensions<'a> {
                 [0x55, 0x1d, 30] => &mut found.constraints,
                 [0x55, 0x1d, 37] => &mut found.purposes,
                 GRANT_OID => &mut found.grant,
+                DEVICE_OID => &mut found.device,
                 _ => {
                     // For path building to refuse, whoever does it.
                     found.has_unknown_critical |= is_critical;

@@ -10,7 +10,7 @@ use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
-use crate::issue::{HeldKey, KeyModule, Keys, REFERENCE_BYTES_MAX};
+use crate::issue::{HeldKey, KeyModule, KeyModuleError, Keys, REFERENCE_BYTES_MAX};
 use crate::key::KeyKind;
 use crate::pem;
 use crate::request::{KeyRequest, RequestError};
@@ -53,14 +53,17 @@ impl ChannelKey {
     }
 
     /// Whether it is the private half of this key and can be used.
-    pub(crate) fn is_of(&self, spki: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// The module cannot be asked.
+    pub(crate) fn is_of(&self, spki: &[u8]) -> Result<bool, KeyModuleError> {
         match self {
-            Self::Memory(key) => any_supported_type(key)
-                .is_ok_and(|key| key.public_key().is_some_and(|public| public.as_ref() == spki)),
+            Self::Memory(key) => Ok(any_supported_type(key)
+                .is_ok_and(|key| key.public_key().is_some_and(|public| public.as_ref() == spki))),
             // Its own word for it is not enough: another module makes another key of the same name.
             Self::Held(key, module) => {
-                let signature = module.sign(&key.reference, PROBE);
-                signature.is_ok_and(|signature| KeyKind::P256.signed(spki, PROBE, &signature))
+                let signature = module.sign(&key.reference, PROBE)?;
+                Ok(KeyKind::P256.signed(spki, PROBE, &signature))
             }
         }
     }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{Certificate, CertificateError, SIGNING_EKU};
+use crate::device;
 use crate::fingerprint::sha256;
 use crate::grant::AreaGrant;
 use crate::id::{SpiffeId, TrustDomain};
@@ -384,11 +385,28 @@ impl Authority {
         not_before: SystemTime,
         not_after: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
+        self.issue_tls_in(csr, id, not_before, not_after, None)
+    }
+
+    /// The same for a key that lies in a device: the certificate names it by the SHA-256 of its endorsement key, see
+    /// [`device_of`](crate::device_of). That it does is for the caller to know.
+    ///
+    /// # Errors
+    /// As for [`Authority::issue_tls`].
+    pub fn issue_tls_in(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+        device: Option<&[u8; 32]>,
+    ) -> Result<Vec<CertificateDer<'static>>, IssueError> {
         let key = RequestedKey::verify(csr, KeyKind::P256)?;
         let mut params = self.leaf_params(id, not_before, not_after)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.custom_extensions = device.map(device::extension).into_iter().collect();
         self.chain(&params, &key)
     }
 

@@ -26,12 +26,14 @@
 //! No I/O, no clock (`now` is an argument; within a handshake it is `rustls`' own time provider), no panic on
 //! any input. Keys appear in no `Debug` or error text. One crypto provider, passed explicitly: aws-lc-rs.
 
+mod apart;
 mod attestation;
 mod bundle;
 mod bundle_document;
 mod certificate;
 mod channel_key;
 mod der;
+mod device;
 mod fingerprint;
 mod grant;
 mod id;
@@ -51,6 +53,7 @@ mod verify;
 #[cfg(test)]
 mod testing;
 
+pub use apart::{Apart, Unanswered};
 pub use attestation::{
     AttestationError, AttestedSvid, Enrolling, attest, attestation_binding, verify_attestation,
 };
@@ -58,6 +61,7 @@ pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, Tru
 pub use bundle_document::bundle_document;
 pub use certificate::{CertificateError, SIGNING_EKU, channel_point, spki_sha256};
 pub use channel_key::{ChannelKey, ChannelKeyRequest};
+pub use device::device_of;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use grant::{AreaGrant, GrantError, MAX_AREA_BYTES, MAX_GRANT_PATTERNS};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};

@@ -93,7 +93,7 @@ impl TlsSvid {
         let der = leaf_of(&chain)?;
         let Leaf { id, fingerprint, not_before, not_after } = Leaf::tls(der)?;
         let key = key.into();
-        if !key.is_of(Certificate::parse(der)?.spki) {
+        if !key.is_of(Certificate::parse(der)?.spki).map_err(|_| SvidError::KeyUnavailable)? {
             return Err(SvidError::Key);
         }
         Ok(Self { id, chain, key, not_before, not_after, fingerprint })
@@ -163,6 +163,9 @@ pub enum SvidError {
     /// The private key is unusable, or is not the leaf's.
     #[error("the private key is unusable or does not belong to the certificate")]
     Key,
+    /// The module that holds the private key, which says why by itself, cannot be asked.
+    #[error("the private key is in a module that cannot be used now")]
+    KeyUnavailable,
     /// The first certificate is not what it must be.
     #[error("the leaf is not that of such an SVID: {0}")]
     Leaf(#[from] CertificateError),

@@ -18,7 +18,7 @@ use crate::clock::{self, Told};
 use crate::control::connect::{ConnectError, ControlPlane, Server};
 use crate::control::proof::Proof;
 use crate::control::proof::tpm::{self, TpmProofError};
-use crate::control::{Identity, Origin};
+use crate::control::{Identity, Origin, custody};
 
 /// How long the control plane may take to answer a call: it writes to its disk first.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -48,8 +48,6 @@ pub(super) enum EnrolError {
     RootMissing,
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
-    #[error("the thread that was to make a key has ended")]
-    Thread,
     #[error("no answer within 15 s")]
     Timeout,
     #[error(transparent)]
@@ -62,10 +60,7 @@ pub(super) enum EnrolError {
 /// pin.
 pub(super) async fn enrol(origin: &Origin, proof: Proof) -> Result<Identity, EnrolError> {
     let plane = &origin.plane;
-    let keys = origin.keys.clone();
-    // A TPM takes its time.
-    let tls = tokio::task::spawn_blocking(move || ChannelKeyRequest::new(&keys)).await;
-    let (tls, signing) = (tls.map_err(|_| EnrolError::Thread)??, KeyRequest::new_signing()?);
+    let (tls, signing) = (custody::request(&origin.keys).await?, KeyRequest::new_signing()?);
     let mut request = wire::EnrolRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,
@@ -91,10 +86,10 @@ pub(super) async fn enrol(origin: &Origin, proof: Proof) -> Result<Identity, Enr
             plane.by_pin(token.pin()).await?
         }
         Proof::Tpm { pins } => {
-            let tpm = origin.tpm.as_ref().ok_or(TpmProofError::Outside)?;
+            let device = tpm::Device::of(origin.tpm.as_ref(), &tls.key).await?;
             let (channel, server) = under_any(plane, &pins).await?;
             let mut client = EnrolmentClient::new(channel.clone());
-            request.attestation = tpm::evidence(tpm, &tls.key, &mut client, &request).await?;
+            request.attestation = device.evidence(&mut client, &request, &server.binding).await?;
             tpm::ATTESTOR.clone_into(&mut request.attestor);
             (channel, server)
         }
@@ -104,7 +99,7 @@ pub(super) async fn enrol(origin: &Origin, proof: Proof) -> Result<Identity, Enr
         .await
         .map_err(|_| EnrolError::Timeout)?
         .map_err(|status| EnrolError::Refused(Box::new(status)))?;
-    accept(answer.into_inner(), tls, signing, &server)
+    accept(answer.into_inner(), tls, signing, &server).await
 }
 
 /// A control plane under one of several pins. It is dialled for each: the next is no answer to one that cannot be reached.
@@ -120,13 +115,13 @@ async fn under_any(plane: &ControlPlane, pins: &[[u8; 32]]) -> Result<(Channel, 
 }
 
 /// Believes an answer only as far as it agrees with the handshake and with itself.
-fn accept(
+async fn accept(
     mut answer: wire::EnrolResponse,
     tls: ChannelKeyRequest,
     signing: KeyRequest,
     server: &Server,
 ) -> Result<Identity, EnrolError> {
-    let tls = TlsSvid::new(certificates(std::mem::take(&mut answer.tls_chain)), tls.key)?;
+    let tls = custody::svid(certificates(std::mem::take(&mut answer.tls_chain)), tls.key).await?;
     let signing = SigningSvid::new(certificates(std::mem::take(&mut answer.signing_chain)), signing.key)?;
     let is_pinned_root_named = answer.roots.iter().any(|root| *root == server.root.as_ref());
     if answer.control_plane_spiffe_id != server.peer.id().as_str() {

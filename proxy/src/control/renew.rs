@@ -1,11 +1,9 @@
-//! Renewal at half-life over fresh keys. Whatever fails, the certificates in force stay in force to their end.
+//! Renewal at half-life, over fresh keys where they are in memory. Whatever fails, the certificates in force stay in force to their end.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use signet_identity::{
-    ChannelKeyRequest, KeyRequest, RequestError, SigningSvid, SvidError, TlsSvid, backoff, renewal_time,
-};
+use signet_identity::{KeyRequest, RequestError, SigningSvid, SvidError, TlsSvid, backoff, renewal_time};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::identity_client::IdentityClient;
 use signet_sync::{MIN_PROTOCOL, PROTOCOL};
@@ -14,7 +12,7 @@ use thiserror::Error;
 use crate::clock::{self, Told};
 use crate::control::connect::{ConnectError, ControlPlane};
 use crate::control::enrol::{CALL_TIMEOUT, certificates};
-use crate::control::{Identity, Node, Origin, jitter};
+use crate::control::{Identity, Node, Origin, custody, jitter};
 
 /// The longest sleep until a time of day: a clock that is set, or a machine that slept, is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
@@ -36,8 +34,6 @@ pub(super) enum RenewError {
     Request(#[from] RequestError),
     #[error("the certificates issued cannot be used: {0}")]
     Svid(#[from] SvidError),
-    #[error("the thread that was to make a key has ended")]
-    Thread,
     #[error("no answer within 15 s")]
     Timeout,
     #[error("the certificates issued do not hold under the roots now, {0}")]
@@ -119,10 +115,7 @@ pub(super) async fn rejoin(origin: &Origin, ended: &Identity) -> Result<Identity
 /// Asks for certificates over fresh keys, as far as they are in memory, by those of `current`.
 async fn ask(plane: &ControlPlane, current: &Identity) -> Result<(TlsSvid, SigningSvid), RenewError> {
     let channel = plane.as_identity(current).await?;
-    let held = current.tls.key.clone();
-    // A TPM takes its time.
-    let tls = tokio::task::spawn_blocking(move || ChannelKeyRequest::after(&held)).await;
-    let (tls, signing) = (tls.map_err(|_| RenewError::Thread)??, KeyRequest::new_signing()?);
+    let (tls, signing) = (custody::request_after(&current.tls.key).await?, KeyRequest::new_signing()?);
     let request = wire::RenewRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,
@@ -135,7 +128,7 @@ async fn ask(plane: &ControlPlane, current: &Identity) -> Result<(TlsSvid, Signi
         .map_err(|_| RenewError::Timeout)?
         .map_err(|status| RenewError::Refused(Box::new(status)))?
         .into_inner();
-    let tls = TlsSvid::new(certificates(answer.tls_chain), tls.key)?;
+    let tls = custody::svid(certificates(answer.tls_chain), tls.key).await?;
     let signing = SigningSvid::new(certificates(answer.signing_chain), signing.key)?;
     Ok((tls, signing))
 }

@@ -63,10 +63,16 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key is in a TPM that cannot be used.
+    #[error("the key of {} is in a TPM that cannot be used now; start again when it can", path.display())]
+    KeyUnavailable {
+        /// The file with the certificate.
+        path: PathBuf,
+    },
     /// The device was tampered with: the keys that were here are destroyed.
     #[error(
         "this device was tampered with ({said}) and its keys are destroyed; look at the device, then remove {} and start \
-         with a new token",
+         with a new token, or by its TPM if it is still to be believed",
         marker.display()
     )]
     GivenUp {
@@ -125,7 +131,10 @@ impl State {
         };
         let enrolment =
             wire::EnrolResponse::decode(enrolment.as_slice()).map_err(|e| self.damaged(ENROLMENT, &e))?;
-        let tls = TlsSvid::from_pem_in(&tls, &self.keys).map_err(|e: SvidError| self.damaged(TLS, &e))?;
+        let tls = TlsSvid::from_pem_in(&tls, &self.keys).map_err(|e| match e {
+            SvidError::KeyUnavailable => StateError::KeyUnavailable { path: self.directory.join(TLS) },
+            e => self.damaged(TLS, &e),
+        })?;
         let signing = SigningSvid::from_pem(&signing).map_err(|e: SvidError| self.damaged(SIGNING, &e))?;
         assemble(enrolment, tls, signing).map(Some).map_err(|e: EnrolError| self.damaged(ENROLMENT, &e))
     }

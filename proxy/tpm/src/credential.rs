@@ -11,6 +11,9 @@ use thiserror::Error;
 use crate::object::{EndorsementKey, channel_name, coordinates};
 use crate::wire::sized;
 
+/// What every answer is over first.
+const ANSWER: &[u8] = b"signet answer of a tpm, version 1\0";
+
 /// Bytes of the secret in a challenge.
 pub const SECRET_BYTES: usize = 32;
 
@@ -63,6 +66,19 @@ pub fn challenge(
         credential: [sized(mac.as_ref()), encrypted].concat(),
         secret: [sized(ephemeral_x), sized(ephemeral_y)].concat(),
     })
+}
+
+/// What a device answers: the secret that its TPM opened, for the connection it sees and the requests it made. Whoever passes a
+/// challenge on that was made for a connection of his own gets an answer that is good nowhere.
+pub fn answer(opened: &[u8], binding: &[u8; 32], requests: [&[u8]; 2]) -> [u8; 32] {
+    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, opened));
+    mac.update(ANSWER);
+    mac.update(binding);
+    for request in requests {
+        mac.update(&(request.len() as u64).to_be_bytes());
+        mac.update(request);
+    }
+    mac.sign().as_ref().try_into().unwrap_or_default()
 }
 
 /// KDFe (part 1, section 11.4.10.3) with SHA-256, for 256 bits: one round.

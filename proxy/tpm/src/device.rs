@@ -233,7 +233,10 @@ impl Device {
 
     fn flush(&mut self, handle: u32) -> Result<(), Fault> {
         let response = self.transmit(&Command::new(FLUSH_CONTEXT, &[]).u32(handle))?;
-        wire::body(&response)?;
+        // One that was reset knows it no more, and nothing else could be done about it either.
+        if let Err(refusal) = wire::body(&response) {
+            tracing::debug!(%refusal, "the TPM does not flush a key");
+        }
         Ok(())
     }
 
@@ -265,6 +268,12 @@ impl Device {
             })?;
             match wire::body(&response) {
                 Err(Refusal::Code(code)) if code.is_for_now() && asked < ASKED_AGAIN => asked += 1,
+                Err(Refusal::Malformed) => {
+                    // Who knows what follows.
+                    self.stream = None;
+                    self.loaded = None;
+                    return Ok(response);
+                }
                 _ => return Ok(response),
             }
             pause();
@@ -295,6 +304,14 @@ impl Device {
         }
         response.truncate(received);
         Ok(response)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Err(error) = self.unload(None) {
+            tracing::debug!(%error, "a key stays loaded in the TPM until it is reset");
+        }
     }
 }
 

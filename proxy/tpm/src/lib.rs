@@ -19,6 +19,6 @@ mod object;
 mod tpm;
 mod wire;
 
-pub use credential::{Challenge, ChallengeError, SECRET_BYTES, challenge};
+pub use credential::{Challenge, ChallengeError, SECRET_BYTES, answer, challenge};
 pub use object::{EndorsementKey, EndorsementKeyError};
 pub use tpm::{Place, Tpm, TpmError};

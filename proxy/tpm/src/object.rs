@@ -52,7 +52,7 @@ const SPKI: [u8; 26] = [
 ];
 
 /// The public half of a TPM's endorsement key on P-256: it is made from a seed that the TPM was built with, so it names the
-/// TPM for as long as nobody clears that hierarchy.
+/// TPM until somebody has that seed changed (TPM2_ChangeEPS). TPM2_Clear leaves it, and ends the keys of channels.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndorsementKey([u8; POINT]);
 

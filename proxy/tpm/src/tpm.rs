@@ -1,15 +1,14 @@
-//! A device's TPM for many who ask: one thread talks to it, and nobody waits for ever.
+//! A device's TPM for many who ask.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use signet_identity::{HeldKey, KeyModule, KeyModuleError, ecdsa_signature};
+use signet_identity::{Apart, HeldKey, KeyModule, KeyModuleError, Unanswered, ecdsa_signature};
 use thiserror::Error;
 
 use crate::credential::Challenge;
@@ -20,8 +19,6 @@ use crate::object::{COORDINATE, EndorsementKey};
 const WAITING_MAX: usize = 16;
 /// How long one waits: a slow chip makes a key in a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Job = Box<dyn FnOnce(&mut Device) + Send>;
 
 /// Where a TPM is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +83,9 @@ pub enum TpmError {
 #[derive(Clone)]
 pub struct Tpm {
     place: Place,
-    jobs: SyncSender<Job>,
-    /// Somebody waited in vain, and what he asked for is not done yet.
-    hangs: Arc<AtomicBool>,
+    device: Arc<Apart<Device>>,
+    /// That it does not sign was said: strangers can have it asked as often as they like.
+    failure_told: Arc<AtomicBool>,
 }
 
 impl Tpm {
@@ -97,12 +94,8 @@ impl Tpm {
     /// # Errors
     /// [`TpmError::Thread`].
     pub fn new(place: Place) -> Result<Self, TpmError> {
-        let (jobs, queue) = sync_channel(WAITING_MAX);
-        let hangs = Arc::new(AtomicBool::new(false));
-        let (device, signal) = (Device::new(place.clone()), Arc::clone(&hangs));
-        let thread = std::thread::Builder::new().name("tpm".to_owned());
-        thread.spawn(move || serve(device, &queue, &signal)).map_err(TpmError::Thread)?;
-        Ok(Self { place, jobs, hangs })
+        let device = Apart::new("tpm", Device::new(place.clone()), WAITING_MAX, ANSWER_TIMEOUT);
+        Ok(Self { place, device: Arc::new(device.map_err(TpmError::Thread)?), failure_told: Arc::default() })
     }
 
     /// Which TPM it is. Blocks.
@@ -126,23 +119,11 @@ impl Tpm {
         &self,
         act: impl FnOnce(&mut Device) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, TpmError> {
-        if self.hangs.load(Ordering::Relaxed) {
-            return Err(TpmError::Silent(self.place.clone()));
-        }
-        let (answer, answered) = sync_channel(1);
-        let job = Box::new(move |device: &mut Device| {
-            // Whoever asked may have given up.
-            let _ = answer.send(act(device));
-        });
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => TpmError::Busy(self.place.clone()),
-            TrySendError::Disconnected(_) => TpmError::Silent(self.place.clone()),
+        let answer = self.device.ask(act).map_err(|why| match why {
+            Unanswered::Busy => TpmError::Busy(self.place.clone()),
+            Unanswered::Silent => TpmError::Silent(self.place.clone()),
         })?;
-        let Ok(done) = answered.recv_timeout(ANSWER_TIMEOUT) else {
-            self.hangs.store(true, Ordering::Relaxed);
-            return Err(TpmError::Silent(self.place.clone()));
-        };
-        done.map_err(|fault| TpmError::Failed { place: self.place.clone(), why: fault.to_string() })
+        answer.map_err(|fault| TpmError::Failed { place: self.place.clone(), why: fault.to_string() })
     }
 }
 
@@ -161,7 +142,12 @@ impl KeyModule for Tpm {
     fn sign(&self, reference: &str, message: &[u8]) -> Result<Vec<u8>, KeyModuleError> {
         let (nonce, hash) = (nonce(reference)?, digest(&SHA256, message));
         let signed = self.ask(move |device| device.sign(&nonce, hash.as_ref()));
-        let [r, s] = signed.inspect_err(|error| tracing::error!(%error, "nothing is signed"))?;
+        let is_told = self.failure_told.swap(signed.is_err(), Ordering::Relaxed);
+        let [r, s] = signed.inspect_err(|error| {
+            if !is_told {
+                tracing::error!(%error, "nothing is signed; said again when it has signed and fails once more");
+            }
+        })?;
         ecdsa_signature(&r, &s)
             .ok_or_else(|| KeyModuleError("the TPM's signature is none of P-256".to_owned()))
     }
@@ -176,16 +162,6 @@ impl KeyModule for Tpm {
 impl From<TpmError> for KeyModuleError {
     fn from(error: TpmError) -> Self {
         Self(error.to_string())
-    }
-}
-
-fn serve(mut device: Device, jobs: &Receiver<Job>, hangs: &AtomicBool) {
-    while let Ok(job) = jobs.recv() {
-        job(&mut device);
-        hangs.store(false, Ordering::Relaxed);
-    }
-    if let Err(error) = device.unload(None) {
-        tracing::debug!(%error, "a key stays loaded in the TPM until it is reset");
     }
 }
 

@@ -41,7 +41,7 @@ pub trait KeyModule: fmt::Debug + Send + Sync {
 /// A key as its module names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldKey {
-    /// By which the module finds it again: printable ASCII, at most 256 bytes, no secret.
+    /// By which the module finds it again: printable ASCII, at most 256 bytes. Not the key, and of no use without the module.
     pub reference: String,
     /// The public key: an uncompressed point, 65 bytes.
     pub point: Vec<u8>,

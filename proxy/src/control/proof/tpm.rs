@@ -4,7 +4,7 @@ use prost::Message;
 use signet_identity::ChannelKey;
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
-use signet_tpm::{Challenge, Tpm, TpmError};
+use signet_tpm::{Challenge, EndorsementKey, Tpm, TpmError, answer};
 use thiserror::Error;
 use tonic::transport::Channel;
 
@@ -30,34 +30,49 @@ pub(in crate::control) enum TpmProofError {
     Outside,
 }
 
-/// Asks for a challenge on the connection that the enrolment follows on, and has the TPM answer it.
-pub(in crate::control) async fn evidence(
-    tpm: &Tpm,
-    key: &ChannelKey,
-    client: &mut EnrolmentClient<Channel>,
-    request: &wire::EnrolRequest,
-) -> Result<Vec<u8>, TpmProofError> {
-    let ChannelKey::Held(key, _) = key else { return Err(TpmProofError::Outside) };
-    let asked = tpm.clone();
-    let endorsement = blocking(move || asked.endorsement_key()).await?;
-    let digest: String = endorsement.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
-    // What the operator's rules name.
-    tracing::info!(endorsement_key = %digest, "enrolling by the TPM");
-    let question = wire::ChallengeRequest {
-        attestor: ATTESTOR.to_owned(),
-        about: endorsement.point().to_vec(),
-        tls_csr: request.tls_csr.clone(),
-        signing_csr: request.signing_csr.clone(),
-    };
-    let answer = tokio::time::timeout(CALL_TIMEOUT, client.challenge(question)).await;
-    let answer = answer.map_err(|_| TpmProofError::Timeout)?;
-    let answer = answer.map_err(|status| TpmProofError::Refused(Box::new(status)))?.into_inner();
-    let wire::TpmChallenge { credential, secret } =
-        wire::TpmChallenge::decode(answer.challenge.as_slice()).map_err(|_| TpmProofError::Challenge)?;
-    let (asked, reference) = (tpm.clone(), key.reference.clone());
-    let opened = blocking(move || asked.activate(&reference, &Challenge { credential, secret })).await?;
-    let evidence = wire::TpmEvidence { endorsement_key: endorsement.point().to_vec(), answer: opened };
-    Ok(evidence.encode_to_vec())
+/// The TPM of this device and the key in it that is to be certified. It is looked at before there is a connection, on which the
+/// control plane does not wait for ever.
+pub(in crate::control) struct Device {
+    tpm: Tpm,
+    reference: String,
+    endorsement: EndorsementKey,
+}
+
+impl Device {
+    pub(in crate::control) async fn of(tpm: Option<&Tpm>, key: &ChannelKey) -> Result<Self, TpmProofError> {
+        let (Some(tpm), ChannelKey::Held(key, _)) = (tpm, key) else { return Err(TpmProofError::Outside) };
+        let asked = tpm.clone();
+        let endorsement = blocking(move || asked.endorsement_key()).await?;
+        let digest: String = endorsement.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        // What the operator's rules name.
+        tracing::info!(endorsement_key = %digest, "enrolling by the TPM");
+        Ok(Self { tpm: tpm.clone(), reference: key.reference.clone(), endorsement })
+    }
+
+    /// Asks for a challenge on the connection that the enrolment follows on, and has the TPM open it.
+    pub(in crate::control) async fn evidence(
+        self,
+        client: &mut EnrolmentClient<Channel>,
+        request: &wire::EnrolRequest,
+        binding: &[u8; 32],
+    ) -> Result<Vec<u8>, TpmProofError> {
+        let Self { tpm, reference, endorsement } = self;
+        let question = wire::ChallengeRequest {
+            attestor: ATTESTOR.to_owned(),
+            about: endorsement.point().to_vec(),
+            tls_csr: request.tls_csr.clone(),
+            signing_csr: request.signing_csr.clone(),
+        };
+        let given = tokio::time::timeout(CALL_TIMEOUT, client.challenge(question)).await;
+        let given = given.map_err(|_| TpmProofError::Timeout)?;
+        let given = given.map_err(|status| TpmProofError::Refused(Box::new(status)))?.into_inner();
+        let wire::TpmChallenge { credential, secret } =
+            wire::TpmChallenge::decode(given.challenge.as_slice()).map_err(|_| TpmProofError::Challenge)?;
+        let opened = blocking(move || tpm.activate(&reference, &Challenge { credential, secret })).await?;
+        let answer = answer(&opened, binding, [&request.tls_csr, &request.signing_csr]).to_vec();
+        let evidence = wire::TpmEvidence { endorsement_key: endorsement.point().to_vec(), answer };
+        Ok(evidence.encode_to_vec())
+    }
 }
 
 /// A chip takes its time: nobody else of this thread waits for it.
