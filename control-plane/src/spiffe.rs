@@ -10,7 +10,9 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 use prost::Message;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{AttestedSvid, Enrolling, Fingerprint, MAX_CHAIN, verify_attestation};
+use signet_identity::{
+    AttestedSvid, Enrolling, Fingerprint, MAX_CHAIN, claimed_trust_domain, verify_attestation,
+};
 use signet_policy::PolicyModel;
 use signet_sync::MAX_ATTESTATION_BYTES;
 use signet_sync::proto::sync as wire;
@@ -58,21 +60,18 @@ impl SvidAttestor {
         let chain: Vec<CertificateDer<'_>> =
             evidence.chain.iter().map(|der| CertificateDer::from(&**der)).collect();
         let enrolling = Enrolling { binding: shown.binding, requests: shown.requests };
-        let mut refused = None;
-        for domain in self.rules.trust_domains() {
-            let bundle = self.rules.bundle(domain).map_err(|error| {
-                tracing::error!(%error, "SVIDs of another trust domain cannot be judged");
-                AttestError::Unavailable
-            })?;
-            match verify_attestation(&bundle, &chain, (scheme, &evidence.signature), enrolling, now) {
-                Ok(svid) => return Ok(svid),
-                Err(error) => refused = Some(error),
-            }
-        }
-        if let Some(error) = refused {
+        // One file is read, that of the domain which the leaf names; whether it is of that domain is verified after.
+        let claimed = claimed_trust_domain(&chain).map_err(|_| AttestError::Refused)?;
+        let domain = self.rules.trust_domains().find(|domain| domain.as_str() == claimed);
+        let bundle = self.rules.bundle(domain.ok_or(AttestError::Refused)?).map_err(|error| {
+            tracing::error!(%error, "SVIDs of another trust domain cannot be judged");
+            AttestError::Unavailable
+        })?;
+        let verified = verify_attestation(&bundle, &chain, (scheme, &evidence.signature), enrolling, now);
+        verified.map_err(|error| {
             tracing::warn!(%error, "an SVID of another trust domain is not believed");
-        }
-        Err(AttestError::Refused)
+            AttestError::Refused
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::capture::{Exempt, MARK, Way};
 use crate::host::{HostConfig, HostError};
 use crate::local::config::{LocalArguments, LocalConfig};
 use crate::probes::{Probes, ProbesError};
+use crate::unix_socket;
 use crate::workload_api::config::{WorkloadApiArguments, WorkloadApiConfig};
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` in sysexits.h).
@@ -362,6 +363,16 @@ pub enum ConfigError {
          with --roots-file, or --state-dir of an earlier enrolment"
     )]
     NoIdentity,
+    /// A number that many users have.
+    #[error(
+        "{flag} {uid} names every user whom this user namespace does not map; run the application as a user that it maps"
+    )]
+    NobodysUid {
+        /// Where it was given.
+        flag: &'static str,
+        /// The number.
+        uid: u32,
+    },
     /// Two of the proxy's own ports are the same.
     #[error("port {0} is used twice; outbound, inbound and admin ports must differ")]
     PortTwice(u16),
@@ -395,6 +406,15 @@ impl TryFrom<Arguments> for Config {
         }
         if raw.exempt == "uid" && Uid::current().is_root() {
             return Err(ConfigError::ExemptRoot);
+        }
+        if let Some(uid) = unix_socket::nobodys_uid() {
+            let named = [
+                ("--local-uid", &raw.local.local_uid),
+                ("--workload-api-uid", &raw.workload_api.workload_api_uid),
+            ];
+            if let Some((flag, _)) = named.into_iter().find(|(_, uids)| uids.contains(&uid)) {
+                return Err(ConfigError::NobodysUid { flag, uid });
+            }
         }
         // At most one of them is there.
         let token = raw.token.map(TokenSource::Text);

@@ -68,6 +68,7 @@ mod target;
 pub mod telemetry;
 mod tls;
 mod traffic;
+mod unix_socket;
 mod verify;
 pub mod worker;
 pub mod workload_api;

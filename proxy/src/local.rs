@@ -15,18 +15,16 @@ mod messages;
 mod refused;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::{Gid, chown};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::unix_socket::{self, Access};
 use crate::worker::Shared;
 use config::LocalConfig;
 use messages::Messages;
@@ -50,7 +48,7 @@ impl Listeners {
     pub(crate) fn bind(config: &LocalConfig) -> Result<Self, (String, io::Error)> {
         let unix = match &config.socket {
             Some(path) => {
-                let bound = bind_unix(path, config.gid);
+                let bound = unix_socket::bind(path, Access::Group(config.gid));
                 Some(bound.map_err(|error| (path.display().to_string(), error))?)
             }
             None => None,
@@ -65,16 +63,6 @@ impl Listeners {
         };
         Ok(Self { unix, aclib })
     }
-}
-
-/// The socket, for its owner and group; a stale one is replaced.
-pub(crate) fn bind_unix(path: &Path, gid: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
-    let listener = crate::admin::bind_unix(path)?;
-    if let Some(gid) = gid {
-        chown(path, None, Some(Gid::from_raw(gid)))?;
-    }
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
-    Ok(listener)
 }
 
 /// Serves on a thread of its own until the process ends, or `cut` says that nothing is served any more.

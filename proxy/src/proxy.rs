@@ -33,6 +33,7 @@ use crate::ring::Direction;
 use crate::tampered::{self, Running};
 use crate::telemetry::metrics::Metrics;
 use crate::traffic::rate::RateLimits;
+use crate::unix_socket::{self, Access};
 use crate::worker::{Shared, Worker};
 use crate::{appoint, clock, guard, inbound, listen, local, outbound, sockets, workload_api};
 use signet_tpm::Tpm;
@@ -293,7 +294,7 @@ fn serve_admin(config: &Config, admin: &Admin) -> Result<(), RunError> {
     listener.set_nonblocking(true)?;
     tokio::spawn(admin::serve_tcp(TcpListener::from_std(listener)?, admin.clone()));
     if let Some(path) = &config.admin_socket {
-        let listener = admin::bind_unix(path).map_err(bind_error(path.display()))?;
+        let listener = unix_socket::bind(path, Access::Owner).map_err(bind_error(path.display()))?;
         tokio::spawn(admin::serve_unix(UnixListener::from_std(listener)?, admin.clone()));
     }
     Ok(())

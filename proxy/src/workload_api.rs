@@ -42,6 +42,7 @@ use self::config::WorkloadApiConfig;
 use self::offer::Offer;
 use self::proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use self::service::Service;
+use crate::unix_socket::{self, Access};
 use crate::worker::Shared;
 
 /// The metadata that every request carries, so that nobody can be made to send one by accident.
@@ -78,7 +79,7 @@ impl Listener {
     /// Binds what the settings ask for. The error names the place.
     pub(crate) fn bind(config: Option<&WorkloadApiConfig>) -> Result<Option<Self>, (String, io::Error)> {
         let Some(config) = config else { return Ok(None) };
-        let bound = crate::local::bind_unix(&config.socket, config.gid);
+        let bound = unix_socket::bind(&config.socket, Access::Group(config.gid));
         let socket = bound.map_err(|error| (config.socket.display().to_string(), error))?;
         Ok(Some(Self { socket, config: config.clone() }))
     }

@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Gives tokens to those that the rules know.
 pub(crate) struct HostAttestor {
     attestor: Attestor,
-    rules: Rules,
+    rules: Arc<Rules>,
 }
 
 /// Why somebody got no token.
@@ -50,7 +50,7 @@ enum Denied {
 
 impl HostAttestor {
     pub(crate) fn new(attestor: Attestor, rules: Rules) -> Self {
-        Self { attestor, rules }
+        Self { attestor, rules: Arc::new(rules) }
     }
 
     /// Serves for ever. What it gave or refused is told to `tell`, a line each.
@@ -73,9 +73,13 @@ impl HostAttestor {
 
     async fn answer(&self, stream: UnixStream, tell: fn(String)) {
         let Ok(stream) = stream.into_std() else { return };
-        let wanted = self.rules.wanted();
+        let rules = Arc::clone(&self.rules);
         // Reading a program takes its time.
-        let looked = tokio::task::spawn_blocking(move || (Process::of(&stream, wanted), stream)).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            let looked = Process::of(&stream, rules.wants_path(), |process| rules.wants_digest(process));
+            (looked, stream)
+        })
+        .await;
         let Ok((looked, stream)) = looked else { return };
         let Ok(mut stream) = UnixStream::from_std(stream) else { return };
         let line = match self.judge(looked).await {

@@ -11,7 +11,7 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::area_message::Message as Up;
 use signet_sync::proto::sync::areas_server::Areas;
 use signet_sync::proto::sync::control_message::Message as Down;
-use signet_sync::{Publisher, SectionError, SectionName, Subscriber, negotiate};
+use signet_sync::{ACK_TIMEOUT, Publisher, SectionError, SectionName, Subscriber, negotiate};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -166,8 +166,17 @@ async fn serve(
     let stream = mesh.streams.area(&area.name);
     let publisher = Publisher::new(&hello);
     let held = publisher.states().map(|state| state.name).collect();
-    let mut session =
-        Session { mesh, caller, area, stream, publisher, held, outbox: VecDeque::new(), checked: None };
+    let mut session = Session {
+        mesh,
+        caller,
+        area,
+        stream,
+        publisher,
+        held,
+        outbox: VecDeque::new(),
+        moved: Instant::now(),
+        checked: None,
+    };
     let refusal = session.run(&mut inbound, &outbound).await;
     tracing::info!(
         area = session.area.name,
@@ -187,6 +196,8 @@ struct Session {
     stream: AreaStream,
     publisher: Publisher,
     held: BTreeSet<SectionName>,
+    /// When the outbox last was empty or got shorter.
+    moved: Instant,
     outbox: VecDeque<wire::ControlMessage>,
     /// Checks what the area signed, by the anchors it was made from.
     checked: Option<(Arc<wire::Section>, Subscriber)>,
@@ -205,6 +216,9 @@ impl Session {
         let superseded = self.stream.superseded.clone();
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         loop {
+            if self.outbox.is_empty() {
+                self.moved = Instant::now();
+            }
             if self.outbox.is_empty()
                 && let Some(section) = self.publisher.poll(Instant::now())
             {
@@ -212,7 +226,11 @@ impl Session {
             }
             let step = tokio::select! {
                 permit = outbound.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
-                    (Ok(permit), Some(message)) => { permit.send(Ok(message)); Ok(()) }
+                    (Ok(permit), Some(message)) => {
+                        self.moved = Instant::now();
+                        permit.send(Ok(message));
+                        Ok(())
+                    }
                     _ => return None,
                 },
                 message = inbound.message(), if self.outbox.len() < OUTBOX_MAX => match message {
@@ -262,7 +280,9 @@ impl Session {
     }
 
     async fn look(&mut self) -> Result<(), Status> {
-        if self.publisher.overdue(Instant::now()) {
+        let now = Instant::now();
+        // It may answer pings and give no room for anything else.
+        if self.publisher.overdue(now) || now.saturating_duration_since(self.moved) >= ACK_TIMEOUT {
             return Err(Status::deadline_exceeded("a section was not answered in time"));
         }
         if self.caller.not_after() <= self.mesh.clock.best() {

@@ -14,7 +14,8 @@ use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::{
-    Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, decode_edges, negotiate, sealing_key,
+    ACK_TIMEOUT, Claim, MAX_NACK_BYTES, Publisher, SectionName, decode_claims, decode_edges, negotiate,
+    sealing_key,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::{Request, Status, Streaming};
@@ -213,6 +214,8 @@ struct Session {
     publisher: Publisher,
     /// Sections the proxy has or was sent: their later versions follow even when they no longer concern it.
     held: BTreeSet<SectionName>,
+    /// When the outbox last was empty or got shorter.
+    moved: Instant,
     outbox: VecDeque<Outgoing>,
     asked: VecDeque<Question>,
     claims: Vec<Claim>,
@@ -249,6 +252,7 @@ impl Session {
             publisher,
             held,
             outbox: VecDeque::new(),
+            moved: Instant::now(),
             asked: VecDeque::new(),
             claims: Vec::new(),
             told: BTreeMap::new(),
@@ -286,11 +290,17 @@ impl Session {
         // Before any section: as soon as the proxy has them all it knows that they are the newest.
         self.tell_freshness();
         loop {
+            if self.outbox.is_empty() {
+                self.moved = Instant::now();
+            }
             self.fill_outbox();
             let (claim_at, habit_at) = (self.claim_at, self.habit_at);
             let step = tokio::select! {
                 permit = outbound.reserve(), if !self.outbox.is_empty() => match (permit, self.outbox.pop_front()) {
-                    (Ok(permit), Some(message)) => self.encoded(message).map(|frame| permit.send(Ok(frame))),
+                    (Ok(permit), Some(message)) => {
+                        self.moved = Instant::now();
+                        self.encoded(message).map(|frame| permit.send(Ok(frame)))
+                    }
                     _ => return End::Closed,
                 },
                 message = inbound.message(), if self.outbox.len() < OUTBOX_MAX => match message {
@@ -606,7 +616,7 @@ impl Session {
         let believed = self.peer.not_after() > self.mesh.clock.best()
             && published.model.workload(self.peer.id()).is_some()
             && published.revocations.of(self.peer.id(), self.peer.fingerprint()).is_none();
-        if believed && !self.checks.is_multiple_of(STORE_CHECKS) && !self.publisher.overdue(Instant::now()) {
+        if believed && !self.checks.is_multiple_of(STORE_CHECKS) && !self.is_overdue() {
             return Ok(());
         }
         self.check().await
@@ -627,9 +637,15 @@ impl Session {
         }
     }
 
+    /// Whether the proxy leaves something unanswered, or unread: it may answer pings and give no room for anything else.
+    fn is_overdue(&self) -> bool {
+        let now = Instant::now();
+        self.publisher.overdue(now) || now.saturating_duration_since(self.moved) >= ACK_TIMEOUT
+    }
+
     /// Ends the stream of a proxy that was revoked, whose certificates ended, or that does not answer.
     async fn check(&self) -> Result<(), Status> {
-        if self.publisher.overdue(Instant::now()) {
+        if self.is_overdue() {
             return Err(Status::deadline_exceeded("a section was not answered in time"));
         }
         let instance = &self.membership.stream.instance;

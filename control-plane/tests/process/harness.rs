@@ -423,6 +423,16 @@ pub(crate) async fn try_dial(
     tls: ClientConfig,
     source: Option<IpAddr>,
 ) -> Result<Channel, tonic::transport::Error> {
+    dial_by(Endpoint::from_static("http://signet.invalid"), control, tls, source).await
+}
+
+/// With settings of HTTP/2.
+pub(crate) async fn dial_by(
+    endpoint: Endpoint,
+    control: SocketAddr,
+    tls: ClientConfig,
+    source: Option<IpAddr>,
+) -> Result<Channel, tonic::transport::Error> {
     let connector = TlsConnector::from(Arc::new(tls));
     let connect = tower::service_fn(move |_| {
         let connector = connector.clone();
@@ -431,7 +441,7 @@ pub(crate) async fn try_dial(
             Ok::<_, std::io::Error>(TokioIo::new(connector.connect(dial_name(), tcp).await?))
         }
     });
-    Endpoint::from_static("http://signet.invalid").connect_with_connector(connect).await
+    endpoint.connect_with_connector(connect).await
 }
 
 async fn tcp(control: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {

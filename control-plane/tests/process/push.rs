@@ -6,13 +6,17 @@ use serde_json::json;
 use signet_policy::PolicyModel;
 use signet_sync::proto::admin::explain_request::Question;
 use signet_sync::proto::admin::{ApplyRequest, ExplainRequest, ListEdgesRequest, ManifestFile};
+use signet_sync::proto::sync as wire;
+use signet_sync::proto::sync::control_client::ControlClient;
 use signet_sync::proto::sync::control_message::Message as Down;
 use signet_sync::proto::sync::proxy_message::Message as Up;
 use signet_sync::proto::sync::{Edge, ExplainAnswer, Nack, Status, edge};
-use signet_sync::{SectionName, Subscriber};
+use signet_sync::{ACK_TIMEOUT, SectionName, Subscriber};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::transport::Endpoint;
 
-use crate::harness::{Stream, counter, enrol, mesh, workload};
+use crate::harness::{Stream, counter, dial_by, enrol, hello, mesh, workload};
 
 fn model(subscriber: &Subscriber) -> Option<&PolicyModel> {
     subscriber.policy().map(|policy| &*policy.model)
@@ -288,4 +292,32 @@ async fn only_the_newest_streams_of_an_instance_are_kept() {
     assert_eq!(server.proxies().await.len(), 1);
     server.apply(&workload("web")).await;
     streams[4].until(|subscriber| model(subscriber).unwrap().workload_named("web").is_some()).await;
+}
+
+/// Anchors, revocations, policy, and the directory of its network.
+const SECTIONS: usize = 4;
+
+/// It answers pings, as HTTP/2 does by itself, so its connection is as alive as any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_gives_no_room_for_what_it_is_sent_loses_its_stream() {
+    let (_state, server) = mesh().await;
+    let proxy = server.proxy("api").await;
+    // It has everything that it is sent, so nothing is sent that it would owe an answer to.
+    let mut stream = proxy.try_connect(server.control).await.unwrap();
+    stream.until(|subscriber| subscriber.have().len() == SECTIONS).await;
+    let have = stream.subscriber.have();
+    let endpoint = Endpoint::from_static("http://signet.invalid").initial_stream_window_size(1);
+    let channel = dial_by(endpoint, server.control, proxy.tls_config(), None).await.unwrap();
+    let (up, messages) = tokio::sync::mpsc::channel(1);
+    up.send(wire::ProxyMessage { message: Some(Up::Hello(wire::Hello { have, ..hello() })) }).await.unwrap();
+    let mut client = ControlClient::new(channel);
+    let _unread = client.connect(ReceiverStream::new(messages)).await.unwrap().into_inner();
+    let is_connected = async || server.proxies().await.iter().any(|proxy| proxy.connected);
+    assert!(is_connected().await);
+    let ends = async {
+        while is_connected().await {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(3 * ACK_TIMEOUT, ends).await.expect("the stream to be ended");
 }

@@ -77,6 +77,15 @@ pub fn attest(key: &PrivateKeyDer<'_>, enrolling: Enrolling<'_>) -> Result<(u16,
     Ok((signer.scheme().into(), signature))
 }
 
+/// The trust domain that the leaf of evidence says it is of; by nobody's word yet.
+///
+/// # Errors
+/// The leaf is no SVID.
+pub fn claimed_trust_domain(chain: &[CertificateDer<'_>]) -> Result<String, VerifyError> {
+    let leaf = chain.first().ok_or(VerifyError::ChainLength)?;
+    Ok(Leaf::foreign(leaf)?.id.trust_domain().to_owned())
+}
+
 /// Verifies evidence: the chain leads to a root of the other trust domain, its leaf is an SVID's, and its key signed for this
 /// enrolment.
 ///

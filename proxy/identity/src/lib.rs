@@ -55,7 +55,8 @@ mod testing;
 
 pub use apart::{Apart, Unanswered};
 pub use attestation::{
-    AttestationError, AttestedSvid, Enrolling, attest, attestation_binding, verify_attestation,
+    AttestationError, AttestedSvid, Enrolling, attest, attestation_binding, claimed_trust_domain,
+    verify_attestation,
 };
 pub use bundle::{BundleError, MAX_FEDERATED, MAX_REFUSED_ISSUERS, MAX_ROOTS, TrustBundle};
 pub use bundle_document::bundle_document;

@@ -12,9 +12,10 @@
 //! Invariants:
 //! - What cannot be watched is never taken for untouched: a sensor that goes away is tampering, one that cannot be
 //!   started is a setting that cannot be used.
-//! - A lack of descriptors or memory is not tampering: a peer can bring it about.
+//! - A lack of descriptors or memory is not tampering: a peer can bring it about. Descriptors are kept so that it hides none.
 //! - A directory that was given up says so until a person removes what says it.
 
+mod reserve;
 mod settings;
 mod surrender;
 mod watch;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use crate::reserve;
 use crate::watch::Tampering;
 
 /// The file that says that a directory was given up.
@@ -53,6 +54,7 @@ pub fn give_up<'a>(
     why: &Tampering,
     at: u64,
 ) -> Surrender {
+    reserve::lend();
     let mut surrender = Surrender::default();
     let marker = directory.join(MARKER);
     if let Err(error) = mark(directory, &marker, &format!("{why}, at {at} s since 1970\n")) {

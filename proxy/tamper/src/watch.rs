@@ -16,6 +16,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::reserve;
 use crate::settings::Settings;
 
 /// How often the file is read. What it says counts when it is read twice in a row, so tampering is noticed within two of
@@ -110,6 +111,7 @@ impl Watch {
     /// # Errors
     /// [`WatchError`].
     pub fn start(settings: &Settings) -> Result<Self, WatchError> {
+        reserve::hold();
         let (waiting, events) = mpsc::channel(WORDS);
         let stopping = Arc::new(AtomicBool::new(false));
         if let Some(path) = &settings.file {

@@ -38,14 +38,6 @@ pub(super) struct Process {
     pub(super) sha256: Option<[u8; 32]>,
 }
 
-/// What is looked at beside user, group and unit. The kernel shows a program to root alone where its process hides itself, as
-/// sidecars do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Wanted {
-    pub(super) path: bool,
-    pub(super) sha256: bool,
-}
-
 /// Why nothing certain is known.
 #[derive(Debug, Error)]
 pub(super) enum LookError {
@@ -62,8 +54,13 @@ pub(super) enum LookError {
 }
 
 impl Process {
-    /// Who is at the other end.
-    pub(super) fn of(stream: &UnixStream, wanted: Wanted) -> Result<Self, LookError> {
+    /// Who is at the other end: with its path if that is asked for, and with the digest of its program if that is, for one that is
+    /// otherwise as it is. The kernel shows a program to root alone where its process hides itself, as sidecars do.
+    pub(super) fn of(
+        stream: &UnixStream,
+        wants_path: bool,
+        wants_digest: impl Fn(&Self) -> bool,
+    ) -> Result<Self, LookError> {
         let peer = getsockopt(stream, PeerCredentials).map_err(|_| LookError::Gone)?;
         let pid = peer.pid();
         if pid <= 0 {
@@ -72,12 +69,16 @@ impl Process {
         let watch = Watch::begin(stream, pid)?;
         let unreadable = |what| move |error| LookError::Unreadable { what, pid, error };
         let path = || std::fs::read_link(format!("/proc/{pid}/exe")).map_err(unreadable("the program"));
-        let path = if wanted.path { Some(path()?) } else { None };
+        let path = if wants_path { Some(path()?) } else { None };
         let cgroups = kernel_text(pid, "cgroup").map_err(unreadable("the unit"))?;
-        let sha256 = if wanted.sha256 { Some(digest(pid)?) } else { None };
-        watch.still_lives()?;
         let (uid, gid) = (peer.uid(), peer.gid());
-        Ok(Self { pid, uid, gid, unit: system_unit(&cgroups), path, sha256 })
+        let mut found = Self { pid, uid, gid, unit: system_unit(&cgroups), path, sha256: None };
+        // Last: it is work that anybody could cause.
+        if wants_digest(&found) {
+            found.sha256 = Some(digest(pid)?);
+        }
+        watch.still_lives()?;
+        Ok(found)
     }
 }
 
@@ -176,14 +177,14 @@ mod tests {
     #[test]
     fn a_process_is_known_by_user_program_and_digest() {
         let (near, _far) = UnixStream::pair().unwrap();
-        let found = Process::of(&near, Wanted { path: true, sha256: true }).unwrap();
+        let found = Process::of(&near, true, |_| true).unwrap();
         assert_eq!(found.pid, i32::try_from(std::process::id()).unwrap());
         assert_eq!(found.uid, nix::unistd::geteuid().as_raw());
         let program = std::env::current_exe().unwrap();
         assert_eq!(found.path.as_ref(), Some(&program));
         let digest = aws_lc_rs::digest::digest(&SHA256, &std::fs::read(program).unwrap());
         assert_eq!(found.sha256.unwrap(), digest.as_ref());
-        let less = Process::of(&near, Wanted { path: false, sha256: false }).unwrap();
+        let less = Process::of(&near, false, |_| false).unwrap();
         assert_eq!((less.path, less.sha256), (None, None));
     }
 
@@ -204,7 +205,7 @@ mod tests {
             .output();
         assert!(child.unwrap().status.success());
         let (stream, _) = listener.accept().unwrap();
-        assert!(Process::of(&stream, Wanted { path: false, sha256: false }).is_err());
+        assert!(Process::of(&stream, false, |_| false).is_err());
     }
 
     #[test]

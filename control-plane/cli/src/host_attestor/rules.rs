@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::process::{Process, Wanted};
+use super::process::Process;
 
 /// Rules of one file: as many as a host has sidecars.
 const RULES_MAX: usize = 1_000;
@@ -81,10 +81,14 @@ impl Rules {
         Ok(rules)
     }
 
-    /// What any rule asks for.
-    pub(super) fn wanted(&self) -> Wanted {
-        let any = |asks: fn(&Rule) -> bool| self.workloads.iter().any(asks);
-        Wanted { path: any(|rule| rule.path.is_some()), sha256: any(|rule| rule.sha256.is_some()) }
+    /// Whether any rule asks for a path.
+    pub(super) fn wants_path(&self) -> bool {
+        self.workloads.iter().any(|rule| rule.path.is_some())
+    }
+
+    /// Whether a rule asks for a digest that this process, whose program was not read, fits in everything else.
+    pub(super) fn wants_digest(&self, process: &Process) -> bool {
+        self.workloads.iter().any(|rule| rule.sha256.is_some() && rule.fits_but_digest(process))
     }
 
     /// The one workload that a process may be.
@@ -108,11 +112,15 @@ impl Rules {
 impl Rule {
     fn fits(&self, process: &Process) -> bool {
         let digest = || process.sha256.map(|digest| hexadecimal(&digest));
+        self.fits_but_digest(process)
+            && self.sha256.as_ref().is_none_or(|listed| digest().as_ref() == Some(listed))
+    }
+
+    fn fits_but_digest(&self, process: &Process) -> bool {
         self.unit.as_ref().is_none_or(|unit| process.unit.as_ref() == Some(unit))
             && self.uid.is_none_or(|uid| process.uid == uid)
             && self.gid.is_none_or(|gid| process.gid == gid)
             && self.path.as_ref().is_none_or(|path| process.path.as_ref() == Some(path))
-            && self.sha256.as_ref().is_none_or(|listed| digest().as_ref() == Some(listed))
     }
 }
 
@@ -161,9 +169,14 @@ mod tests {
             let refused = rules(&whole).workload_of(&other).unwrap_err().to_string();
             assert!(refused.starts_with("process-not-listed: "), "{refused}");
         }
-        assert_eq!(rules(&whole).wanted(), Wanted { path: true, sha256: true });
-        let less = rules("workloads: [{name: web, uid: 1337}]").wanted();
-        assert_eq!(less, Wanted { path: false, sha256: false });
+        let unread = Process { sha256: None, ..process() };
+        assert!(rules(&whole).wants_path() && rules(&whole).wants_digest(&unread));
+        // Nobody else has his program read.
+        for other in [Process { uid: 0, ..unread }, Process { unit: None, sha256: None, ..process() }] {
+            assert!(!rules(&whole).wants_digest(&other));
+        }
+        let less = rules("workloads: [{name: web, uid: 1337}]");
+        assert!(!less.wants_path() && !less.wants_digest(&process()));
     }
 
     #[test]

@@ -235,6 +235,10 @@ fn random() -> Result<String, StoreError> {
 /// What an error means to whoever uses the store.
 fn told(error: ClientError) -> StoreError {
     match error {
+        // Throttled, which passes.
+        ClientError::Status { status: StatusCode::TOO_MANY_REQUESTS, .. } => {
+            StoreError::Unreachable { member: "the API server".to_owned(), reason: error.to_string() }
+        }
         ClientError::Status { status, .. } if !status.is_server_error() => {
             StoreError::Refused(error.to_string())
         }

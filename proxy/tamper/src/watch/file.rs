@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use tokio::sync::mpsc::Sender;
 
 use super::{INTERVAL, Tampering, WatchError, clipped};
+use crate::reserve;
 
 /// Bytes that are read: a sensor says one digit, a script a sentence.
 const BYTES_MAX: u64 = 256;
@@ -52,8 +53,21 @@ fn pause() {
     std::thread::sleep(INTERVAL);
 }
 
-/// Never waits: a FIFO has nothing to say, which is not `0`.
+/// A look for which there is always a descriptor: one is kept for it.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match look(path) {
+        Err(error) if is_out_of_descriptors(&error) => {
+            reserve::lend();
+            let again = look(path);
+            reserve::hold();
+            again
+        }
+        looked => looked,
+    }
+}
+
+/// Never waits: a FIFO has nothing to say, which is not `0`.
+fn look(path: &Path) -> io::Result<Vec<u8>> {
     let file: File = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let mut bytes = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut bytes)?;
@@ -92,6 +106,10 @@ impl Seen {
         let doubted = self.doubted;
         self.judge(read).filter(|_| doubted)
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// What a busy machine says, whatever the file does: the next look will tell.
