@@ -306,6 +306,7 @@ async fn a_proxy_that_gives_no_room_for_what_it_is_sent_loses_its_stream() {
     let mut stream = proxy.try_connect(server.control).await.unwrap();
     stream.until(|subscriber| subscriber.have().len() == SECTIONS).await;
     let have = stream.subscriber.have();
+    drop(stream);
     let endpoint = Endpoint::from_static("http://signet.invalid").initial_stream_window_size(1);
     let channel = dial_by(endpoint, server.control, proxy.tls_config(), None).await.unwrap();
     let (up, messages) = tokio::sync::mpsc::channel(1);
