@@ -9,6 +9,7 @@
 //! - It passes sections on as they were signed: it has no key that anybody believes for anything but its networks' directories.
 //! - Cut off, it goes on from what it holds, over restarts, until its issuer ends.
 
+pub(crate) mod chains;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};

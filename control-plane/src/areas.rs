@@ -11,21 +11,23 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use signet_identity::{
-    AreaGrant, Fingerprint, GrantError, IssueError, MAX_REFUSED_ISSUERS, SpiffeId, spki_sha256,
+    AreaGrant, Fingerprint, GrantError, IssueError, MAX_REFUSED_ISSUERS, SpiffeId, TrustBundle,
+    area_of_chain, spki_sha256, verify_signing_chain, verify_tls_chain,
 };
-use signet_policy::PolicyModel;
+use signet_policy::{Network, PolicyModel, WorkloadModel};
 use signet_sync::proto::sync as wire;
 use signet_sync::{Directory, DirectoryKey, SectionName, Version};
 use thiserror::Error;
 
-use crate::authority::{Authority, AuthorityError, BACKDATE, name};
+use crate::authority::{Authority, AuthorityError, BACKDATE, DEVICE, name};
 use crate::records::{
-    self, AREA_DIRECTORIES, AREAS, AREAS_HEAD, Found, Instance, Leaf, REGISTRATIONS, RESTORED, Registration,
-    Restored, Revocation, SectionVersion, Subject, VERSIONS, registration_key, unix_seconds,
+    self, AREA_DIRECTORIES, AREAS, AREAS_HEAD, Found, Instance, Leaf, REGISTRATIONS, RESTORED, REVOCATIONS,
+    Registration, Restored, Revocation, SectionVersion, Subject, VERSIONS, registration_key, unix_seconds,
 };
-use crate::revocation::{KEPT_AFTER, LONGEST_LIFE, RevocationError, revoke};
+use crate::revocation::{KEPT_AFTER, LONGEST_LIFE, RevocationError, revoke_as_told};
 use crate::store::{Expect, Listing, Revision, Store, StoreError, Write};
 use crate::token;
 
@@ -51,6 +53,10 @@ const ENDS_MAX: usize = 16;
 /// Leaves and instances as in the registrar.
 const LEAVES_MAX: usize = 64;
 const INSTANCES_MAX: usize = 1_024;
+
+/// Entries of the list of revocations by the word of one area: what was renewed there while it was cut off, by holders who were
+/// revoked meanwhile.
+const TOLD_MAX: usize = 4_096;
 
 /// How often a write is tried again when others write the same records.
 const ATTEMPTS_MAX: usize = 64;
@@ -131,7 +137,7 @@ pub(crate) enum AreaError {
     Name(String),
     #[error("network {network} is area {area}'s")]
     Network { network: String, area: String },
-    #[error("an area has 1 to {NETWORKS_MAX} networks of the Mesh; {0} is none")]
+    #[error("an area has 1 to {NETWORKS_MAX} networks of the Mesh that have cidrs; {0} is none")]
     NoNetwork(String),
     #[error("the request asks for another key than the area has had from the beginning")]
     OtherKey,
@@ -274,12 +280,13 @@ pub(crate) async fn add(
         return Err(AreaError::Budget);
     }
     let networks: BTreeSet<String> = networks.into_iter().collect();
-    let unknown = networks.iter().find(|network| model.network(network).is_none());
+    let is_bounded = |network: &Network| !network.cidrs.is_empty();
+    let unknown = networks.iter().find(|network| !model.network(network).is_some_and(is_bounded));
     if networks.is_empty() || networks.len() > NETWORKS_MAX || unknown.is_some() {
         return Err(AreaError::NoNetwork(unknown.cloned().unwrap_or_default()));
     }
-    // `main` signs for the networks that are nobody's.
-    if name == crate::publish::AREA {
+    // `main` signs for the networks that are nobody's, and the origin's own end has the other's name.
+    if [crate::publish::AREA, DEVICE].contains(&&*name) {
         return Err(AreaError::Name(name));
     }
     for _ in 0..ATTEMPTS_MAX {
@@ -492,29 +499,40 @@ fn why_not(
     let network = directory.network();
     for entry in directory.entries() {
         let advertised = model.advertised(network, entry.address, entry.port);
-        if advertised.is_some_and(|(owner, _)| entry.identities == [owner.id.clone()]) {
-            continue;
-        }
-        if !model.network(network).is_some_and(|network| network.contains(entry.address)) {
+        let is_advertised = advertised.is_some_and(|(owner, _)| entry.identities == [owner.id.clone()]);
+        // Without ranges every address would be its network's.
+        let contains = |network: &Network| !network.cidrs.is_empty() && network.contains(entry.address);
+        if !is_advertised && !model.network(network).is_some_and(contains) {
             return Ok(Some("an address is not in the network"));
         }
-        if !entry.identities.iter().all(|id| grant.permits(id)) {
+        let is_granted = entry.identities.iter().all(|id| grant.permits(id));
+        if !is_advertised && !is_granted {
             return Ok(Some("an identity is not of the area's grant"));
         }
-        let named = |id| model.workload(id).is_some_and(|workload| workload.names == entry.names);
-        if !entry.names.is_empty() && !entry.identities.iter().all(named) {
+        // What senders find a recipient by is the manifests' word, and what they seal for it with is of the grant.
+        let all = |fits: &dyn Fn(&WorkloadModel) -> bool| {
+            entry.identities.iter().all(|id| model.workload(id).is_some_and(fits))
+        };
+        if !entry.names.is_empty() && !all(&|workload| workload.names == entry.names) {
             return Ok(Some("names are not those of the workload"));
+        }
+        if !entry.workload.is_empty() && !all(&|workload| workload.name == entry.workload) {
+            return Ok(Some("the workload is not that of the identity"));
+        }
+        if !entry.sealing_keys.is_empty() && !is_granted {
+            return Ok(Some("a key to what is sealed is for an identity that is not of the area's grant"));
         }
     }
     Ok(None)
 }
 
-/// Takes up what an area says of an instance that it certified, so that it can be listed and revoked here.
+/// Takes up what an area says of an instance that it certified, so that it can be listed and revoked here. Of certificates it is
+/// believed what they say themselves.
 pub(crate) async fn take_instance(
     store: &dyn Store,
     area: &Area,
     said: wire::AreaInstance,
-    model: &PolicyModel,
+    (model, bundle): (&PolicyModel, &TrustBundle),
     now: SystemTime,
 ) -> Result<Result<(), &'static str>, AreaError> {
     let (grant, joined) = (
@@ -532,38 +550,40 @@ pub(crate) async fn take_instance(
     if !area.networks.contains(&said.network) {
         return Ok(Err("the network is not the area's"));
     }
-    let is_fingerprint = |text: &str| text.parse::<Fingerprint>().is_ok();
-    let well_formed = said.leaves.len() <= LEAVES_MAX
-        && !said.leaves.is_empty()
-        && is_fingerprint(&said.first)
-        && said.leaves.iter().all(|leaf| {
-            is_fingerprint(&leaf.fingerprint) && (leaf.signing.is_empty() || is_fingerprint(&leaf.signing))
-        });
-    if !well_formed {
-        return Ok(Err("an instance has 1 to 64 certificates, each with its fingerprint"));
+    if said.leaves.is_empty() || said.leaves.len() > LEAVES_MAX || said.first.parse::<Fingerprint>().is_err()
+    {
+        return Ok(Err("an instance has 1 to 64 certificates, and a first one"));
     }
-    let longest = unix_seconds(now + LONGEST_LIFE);
-    let leaves: Vec<Leaf> = said
-        .leaves
-        .into_iter()
-        .map(|leaf| Leaf {
-            fingerprint: leaf.fingerprint,
-            signing: (!leaf.signing.is_empty()).then_some(leaf.signing),
-            issuer: Some(joined.issuer.clone()),
-            not_after: leaf.not_after.min(longest),
-        })
-        .collect();
+    let mut proven = Vec::new();
+    for leaf in &said.leaves {
+        match prove(leaf, &id, bundle, now) {
+            Ok(leaf) => proven.extend(leaf),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
+    // All of them have ended, or are refused by now.
+    if proven.is_empty() {
+        return Ok(Ok(()));
+    }
+    let leaves: Vec<Leaf> = proven.iter().map(|(leaf, _)| leaf.clone()).collect();
     for _ in 0..ATTEMPTS_MAX {
         let found = records::read::<Registration>(store, &registration_key(&id)).await?;
         let mut registration = found.as_ref().map_or_else(
             || Registration { id: id.clone(), instances: Vec::new() },
             |found| found.record.clone(),
         );
-        let is_it = |instance: &Instance| {
+        let shares = |instance: &Instance| {
             instance.leaves.iter().any(|held| leaves.iter().any(|leaf| leaf.fingerprint == held.fingerprint))
         };
+        // Whoever it was elsewhere, that area's end is its end.
+        let by_others = proven.iter().filter_map(|(_, by)| by.clone());
+        let known = registration.instances.iter().filter(|instance| shares(instance));
+        let came = known.flat_map(|instance| instance.area.iter().chain(&instance.came).cloned());
+        let mut came: BTreeSet<String> = by_others.chain(came).filter(|by| *by != area.name).collect();
         let is_full = registration.instances.len() >= INSTANCES_MAX;
-        match registration.instances.iter_mut().find(|instance| is_it(instance)) {
+        // Only with what the area told of itself: what is known otherwise is not the area's to change.
+        let own = |instance: &&mut Instance| instance.area.as_deref() == Some(&area.name) && shares(instance);
+        match registration.instances.iter_mut().find(own) {
             Some(instance) => {
                 let new = leaves
                     .iter()
@@ -571,22 +591,31 @@ pub(crate) async fn take_instance(
                 let new: Vec<Leaf> = new.cloned().collect();
                 instance.leaves.extend(new);
                 instance.leaves.retain(|leaf| leaf.not_after > unix_seconds(now));
-                let surplus = instance.leaves.len().saturating_sub(LEAVES_MAX);
-                instance.leaves.drain(..surplus);
-                if instance.area.is_some() {
-                    instance.network.clone_from(&said.network);
+                // The area's own go first: they end with its issuer, if it comes to that.
+                let is_own = |leaf: &Leaf| leaf.issuer.as_deref() == Some(joined.issuer.as_str());
+                while instance.leaves.len() > LEAVES_MAX {
+                    let at = instance.leaves.iter().position(is_own).unwrap_or_default();
+                    instance.leaves.remove(at);
                 }
+                came.extend(std::mem::take(&mut instance.came));
+                instance.came = came.into_iter().take(AREAS_MAX).collect();
+                instance.network.clone_from(&said.network);
             }
             None if is_full => {
                 return Ok(Err("the identity has as many instances as one may"));
             }
-            None => registration.instances.push(Instance {
-                first: said.first.clone(),
-                token: format!("area {}", area.name),
-                network: said.network.clone(),
-                leaves: leaves.clone(),
-                area: Some(area.name.clone()),
-            }),
+            None => {
+                let first = leaves.first().map(|leaf| leaf.fingerprint.clone()).unwrap_or_default();
+                let is_one = leaves.iter().any(|leaf| leaf.fingerprint == said.first);
+                registration.instances.push(Instance {
+                    first: if is_one { said.first.clone() } else { first },
+                    token: format!("area {}", area.name),
+                    network: said.network.clone(),
+                    leaves: leaves.clone(),
+                    area: Some(area.name.clone()),
+                    came: came.into_iter().take(AREAS_MAX).collect(),
+                });
+            }
         }
         registration.instances.retain(|instance| !instance.leaves.is_empty());
         if found.as_ref().is_some_and(|found| found.record == registration) {
@@ -594,10 +623,7 @@ pub(crate) async fn take_instance(
         }
         let write = records::put(registration_key(&id), records::unchanged(found.as_ref()), &registration)?;
         match store.commit(vec![write]).await {
-            Ok(_) => {
-                revoke_what_was(store, &leaves, now).await?;
-                return Ok(Ok(()));
-            }
+            Ok(_) => return revoke_what_was(store, &area.name, &leaves, now).await,
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -605,17 +631,67 @@ pub(crate) async fn take_instance(
     Err(AreaError::Busy)
 }
 
+/// What a certificate that an area tells of says by itself: the leaf, and the area that certified it if one did. Nothing for one
+/// that has ended, or whose issuer is refused.
+fn prove(
+    said: &wire::AreaLeaf,
+    id: &SpiffeId,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<Option<(Leaf, Option<String>)>, &'static str> {
+    const LINKS: usize = 2;
+    let chain =
+        |said: &[Vec<u8>]| said.iter().map(|der| CertificateDer::from(der.clone())).collect::<Vec<_>>();
+    let (tls, signing) = (chain(&said.tls_chain), chain(&said.signing_chain));
+    let [_, issuer] = tls.as_slice() else { return Err("a certificate is told of with its issuer") };
+    if !matches!(signing.len(), 0 | LINKS) {
+        return Err("a certificate is told of with its issuer");
+    }
+    let Ok(peer) = verify_tls_chain(bundle, &tls, now) else { return Ok(None) };
+    if peer.id() != id {
+        return Err("a certificate is another identity's");
+    }
+    let signing = match signing.as_slice() {
+        [_, by] => match verify_signing_chain(bundle, &signing, now) {
+            Ok(signs) if signs.id() == id && spki_sha256(by) == spki_sha256(issuer) => {
+                Some(signs.fingerprint())
+            }
+            _ => return Err("a certificate for messages is not what was issued beside the other"),
+        },
+        _ => None,
+    };
+    let leaf = Leaf {
+        fingerprint: peer.fingerprint().to_string(),
+        signing: signing.map(|fingerprint| fingerprint.to_string()),
+        issuer: spki_sha256(issuer).ok().map(name),
+        not_after: unix_seconds(peer.not_after()),
+    };
+    Ok(Some((leaf, area_of_chain(&tls))))
+}
+
 /// An instance that was revoked here while its area was cut off may have been renewed there: what it got goes too.
-async fn revoke_what_was(store: &dyn Store, leaves: &[Leaf], now: SystemTime) -> Result<(), AreaError> {
+async fn revoke_what_was(
+    store: &dyn Store,
+    area: &str,
+    leaves: &[Leaf],
+    now: SystemTime,
+) -> Result<Result<(), &'static str>, AreaError> {
     for leaf in leaves {
         let Ok(fingerprint) = leaf.fingerprint.parse() else { continue };
         let subject = Subject::Certificate(fingerprint);
         if let Some(found) = records::read::<Revocation>(store, &subject.key()).await? {
-            revoke(store, &subject, &found.record.reason, now).await?;
-            return Ok(());
+            let listed = records::list::<Revocation>(store, REVOCATIONS).await?;
+            let told = listed.iter().filter(|found| found.record.told_by.as_deref() == Some(area)).count();
+            if told >= TOLD_MAX {
+                return Ok(Err(
+                    "more is on the list of revocations by its word than an area may put there: revoke the area",
+                ));
+            }
+            revoke_as_told(store, &subject, &found.record.reason, area, now).await?;
+            return Ok(Ok(()));
         }
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// Ends an area: its issuer is refused by everybody, its networks are this control plane's again, whatever it told of is gone, and
@@ -627,10 +703,17 @@ pub(crate) async fn revoke_area(
 ) -> Result<Revision, AreaError> {
     for _ in 0..ATTEMPTS_MAX {
         let found = records::read::<Area>(store, &key(area)).await?.ok_or(AreaError::Unknown)?;
+        let issuer = found.record.joined.as_ref().map(|joined| joined.issuer.clone()).unwrap_or_default();
         if found.record.revoked_at.is_some() {
+            // What a process that died left, or came from it meanwhile.
+            without_instances(store, area, &issuer, now).await?;
             return Err(AreaError::Revoked);
         }
         let mut writes = Vec::new();
+        for end in found.record.joined.iter().flat_map(|joined| &joined.ends) {
+            let Ok(fingerprint) = end.fingerprint.parse() else { continue };
+            writes.push(listed(Subject::Certificate(fingerprint), area, end.not_after, now)?);
+        }
         let revoked = Area { revoked_at: Some(unix_seconds(now)), ..found.record.clone() };
         writes.push(records::put(key(area), Expect::At(found.revision), &revoked)?);
         for network in &found.record.networks {
@@ -648,7 +731,6 @@ pub(crate) async fn revoke_area(
         }
         match store.commit(writes).await {
             Ok(revision) => {
-                let issuer = found.record.joined.map(|joined| joined.issuer).unwrap_or_default();
                 return Ok(without_instances(store, area, &issuer, now).await?.unwrap_or(revision));
             }
             Err(StoreError::Conflict { .. }) => {}
@@ -667,14 +749,14 @@ async fn without_instances(
     now: SystemTime,
 ) -> Result<Option<Revision>, AreaError> {
     let mut last = None;
-    for listed in store.list(REGISTRATIONS).await?.entries {
+    for entry in store.list(REGISTRATIONS).await?.entries {
         for _ in 0..ATTEMPTS_MAX {
-            let Some(found) = records::read::<Registration>(store, &listed.key).await? else { break };
+            let Some(found) = records::read::<Registration>(store, &entry.key).await? else { break };
             let (gone, kept): (Vec<_>, Vec<_>) = found
                 .record
                 .instances
                 .into_iter()
-                .partition(|instance| instance.area.as_deref() == Some(area));
+                .partition(|instance| instance.area.iter().chain(&instance.came).any(|of| of == area));
             if gone.is_empty() {
                 break;
             }
@@ -685,19 +767,11 @@ async fn without_instances(
                 }
                 for fingerprint in std::iter::once(&leaf.fingerprint).chain(&leaf.signing) {
                     let Ok(fingerprint) = fingerprint.parse() else { continue };
-                    let subject = Subject::Certificate(fingerprint);
-                    let revocation = Revocation {
-                        subject: subject.clone(),
-                        reason: format!("area {area} was revoked"),
-                        revoked_at: unix_seconds(now),
-                        expires: Some(leaf.not_after.saturating_add(KEPT_AFTER.as_secs())),
-                        tampered: None,
-                    };
-                    writes.push(records::put(subject.key(), Expect::Any, &revocation)?);
+                    writes.push(listed(Subject::Certificate(fingerprint), area, leaf.not_after, now)?);
                 }
             }
             let registration = Registration { id: found.record.id, instances: kept };
-            writes.push(records::put(listed.key.clone(), Expect::At(found.revision), &registration)?);
+            writes.push(records::put(entry.key.clone(), Expect::At(found.revision), &registration)?);
             match store.commit(writes).await {
                 Ok(revision) => {
                     last = Some(revision);
@@ -709,6 +783,19 @@ async fn without_instances(
         }
     }
     Ok(last)
+}
+
+/// The write that puts a certificate on the list because its area is revoked.
+fn listed(subject: Subject, area: &str, not_after: u64, now: SystemTime) -> Result<Write, StoreError> {
+    let revocation = Revocation {
+        subject,
+        reason: format!("area {area} was revoked"),
+        revoked_at: unix_seconds(now),
+        expires: Some(not_after.saturating_add(KEPT_AFTER.as_secs())),
+        tampered: None,
+        told_by: None,
+    };
+    records::put(revocation.subject.key(), Expect::Any, &revocation)
 }
 
 /// Forgets areas that were revoked and whose certificates have ended.

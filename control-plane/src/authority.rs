@@ -35,7 +35,7 @@ const SERVER_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
 /// The device name in the control plane's own SPIFFE ID.
-const DEVICE: &str = "control-plane";
+pub(crate) const DEVICE: &str = "control-plane";
 
 /// The keys of a trust domain and the parts they play. `Debug` shows none of them.
 pub(crate) struct Authority {

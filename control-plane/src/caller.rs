@@ -21,6 +21,11 @@ impl Caller {
         Self { peer, chain: chain.iter().map(|der| der.clone().into_owned()).collect() }
     }
 
+    /// As shown, leaf first.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
     /// The key of its certificate, an uncompressed point; `None` for one that is none of the mesh's.
     pub(crate) fn point(&self) -> Option<Vec<u8>> {
         channel_point(self.chain.first()?).ok().flatten()

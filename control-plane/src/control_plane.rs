@@ -431,6 +431,9 @@ async fn sweep_once(store: &dyn Store, clock: &Clock, claims: &Claims, model: &P
     if let Err(error) = revocation::sweep(store, now).await {
         tracing::warn!(%error, "revocations of certificates that ended cannot be removed");
     }
+    if let Err(error) = area::chains::sweep(store, now).await {
+        tracing::warn!(%error, "what was told of ended certificates is not forgotten yet");
+    }
     if let Err(error) = areas::sweep(store, now).await {
         tracing::warn!(%error, "areas that were revoked and have ended cannot be removed");
     }

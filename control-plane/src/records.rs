@@ -92,6 +92,9 @@ pub(crate) struct Instance {
     /// The area that told of it, or whose certificate it came with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) area: Option<String>,
+    /// Other areas that certified it before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) came: Vec<String>,
 }
 
 /// A certificate an instance may still show.
@@ -139,6 +142,9 @@ pub(crate) struct Revocation {
     /// Whose it was, where that instance reported that its device was tampered with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tampered: Option<SpiffeId>,
+    /// The area by whose word it is on the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told_by: Option<String>,
 }
 
 /// What is revoked.

@@ -11,6 +11,7 @@ use signet_identity::{Class, Fingerprint, IssueError, Peer, SpiffeId, requested_
 use signet_policy::PolicyModel;
 use thiserror::Error;
 
+use crate::area::chains;
 use crate::attest::Attested;
 use crate::authority::{Authority, AuthorityError, BACKDATE, Issuing};
 use crate::caller::Caller;
@@ -19,7 +20,7 @@ use crate::records::{
     registration_key, unix_seconds,
 };
 use crate::revocation::LONGEST_LIFE;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Write};
 use crate::token;
 use crate::tpm;
 
@@ -113,7 +114,7 @@ impl Registrar {
                 token::usable(&found.record, now).map_err(RegistrarError::Token)?;
                 return Err(RegistrarError::Instances);
             };
-            let writes = vec![
+            let mut writes = vec![
                 records::put(records::token_key(token_id), records::unchanged(Some(&found)), &used)?,
                 records::put(
                     registration_key(&used.id),
@@ -121,6 +122,7 @@ impl Registrar {
                     &enrolled,
                 )?,
             ];
+            writes.extend(self.chains(issued)?);
             match self.store.commit(writes).await {
                 Ok(_) => return Ok(issued.clone()),
                 Err(StoreError::Conflict { .. }) => {}
@@ -157,8 +159,9 @@ impl Registrar {
             let rejoin = rejoin_of(model, &attested.id);
             let admitted = with_holder(registration.as_ref(), attested, issued, rejoin, now)?;
             let key = registration_key(&attested.id);
-            let write = records::put(key, records::unchanged(registration.as_ref()), &admitted)?;
-            match self.store.commit(vec![write]).await {
+            let mut writes = vec![records::put(key, records::unchanged(registration.as_ref()), &admitted)?];
+            writes.extend(self.chains(issued)?);
+            match self.store.commit(writes).await {
                 Ok(_) => return Ok(issued.clone()),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -226,11 +229,9 @@ impl Registrar {
             }
             instance.leaves.push(issued.leaf.clone());
             let key = registration_key(peer.id());
-            match self
-                .store
-                .commit(vec![records::put(key, records::unchanged(Some(&found)), &renewed)?])
-                .await
-            {
+            let mut writes = vec![records::put(key, records::unchanged(Some(&found)), &renewed)?];
+            writes.extend(self.chains(issued)?);
+            match self.store.commit(writes).await {
                 Ok(_) => return Ok(issued.clone()),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -329,6 +330,7 @@ impl Registrar {
                     network,
                     leaves: vec![leaf],
                     area: None,
+                    came: Vec::new(),
                 }),
             }
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
@@ -380,18 +382,26 @@ impl Registrar {
             }
             let fingerprint = peer.fingerprint().to_string();
             let not_after = unix_seconds(peer.not_after());
-            let elsewhere = || format!("from {}", from.as_deref().unwrap_or("the origin"));
+            // An area's word about a device is not enough to name somebody's device by.
+            let token = match peer.device().filter(|_| from.is_none()) {
+                Some(device) => tpm::holder(&device),
+                None => format!("from {}", from.as_deref().unwrap_or("the origin")),
+            };
             registration.instances.push(Instance {
                 first: fingerprint.clone(),
-                token: peer.device().map_or_else(elsewhere, |device| tpm::holder(&device)),
+                token,
                 network: network.clone(),
                 leaves: vec![Leaf { fingerprint, signing: None, issuer: None, not_after }],
                 area: from.clone(),
+                came: Vec::new(),
             });
             self.refuse_revoked(peer.id(), Some(peer.fingerprint())).await?;
             let key = registration_key(peer.id());
-            let write = records::put(key, records::unchanged(found.as_ref()), &registration)?;
-            match self.store.commit(vec![write]).await {
+            let mut writes = vec![records::put(key, records::unchanged(found.as_ref()), &registration)?];
+            if here.is_some() {
+                writes.push(chains::kept(&peer.fingerprint().to_string(), peer.chain(), &[], not_after)?);
+            }
+            match self.store.commit(writes).await {
                 Ok(_) => {
                     tracing::info!(id = %peer.id(), network, from = from.as_deref().unwrap_or("origin"),
                         "taken in from elsewhere");
@@ -424,6 +434,13 @@ impl Registrar {
             None => None,
         };
         if identity.is_some() || certificate.is_some() { Err(RegistrarError::Revoked) } else { Ok(()) }
+    }
+
+    /// At an area: the write that keeps what was issued, so that it can be told of by itself.
+    fn chains(&self, issued: &Issued) -> Result<Option<Write>, StoreError> {
+        let Issued { tls_chain, signing_chain, leaf, .. } = issued;
+        let keep = || chains::kept(&leaf.fingerprint, tls_chain, signing_chain, leaf.not_after);
+        self.authority.area().map(|_| keep()).transpose()
     }
 
     fn issue(
@@ -492,6 +509,7 @@ fn with_instance(
         network: token.network.clone(),
         leaves: vec![issued.leaf.clone()],
         area: None,
+        came: Vec::new(),
     });
     Some(registration)
 }
@@ -525,6 +543,7 @@ fn with_holder(
         network: attested.network.clone(),
         leaves: vec![issued.leaf.clone()],
         area: None,
+        came: Vec::new(),
     });
     Ok(registration)
 }

@@ -9,12 +9,12 @@
 //! The list is bounded: an entry about a certificate goes [`KEPT_AFTER`] the certificate has ended, an identity's stays until
 //! it is lifted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use signet_identity::{Fingerprint, SpiffeId};
 use signet_policy::MAX_REJOIN_S;
-use signet_sync::MAX_ENTRIES;
+use signet_sync::{MAX_ENTRIES, MAX_SECTION_BYTES};
 use thiserror::Error;
 
 use crate::appointments;
@@ -31,6 +31,12 @@ pub(crate) const KEPT_AFTER: Duration = Duration::from_secs(MAX_REJOIN_S);
 /// The longest life that policy gives a certificate. So long one stays on the list whose end is not known, for it was never
 /// recorded.
 pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Of the reason, what stands beside the other certificates of an instance: there may be a hundred, and all proxies hold them.
+const REASON_OF_OTHERS: usize = 64;
+
+/// An entry of the list without its reason, as proxies are sent it. Identities, of which there are few, may take more.
+const ENTRY_BYTES: usize = 48;
 
 /// How often a revocation is tried again when instances renew at the same time: each try is over in milliseconds, and
 /// every one that fails means that another renewal succeeded.
@@ -52,7 +58,25 @@ pub(crate) async fn revoke(
     reason: &str,
     now: SystemTime,
 ) -> Result<Revision, RevocationError> {
-    take_back(store, subject, reason, None, now).await
+    take_back(store, subject, reason, Why::default(), now).await
+}
+
+/// The same by an area's word: that an instance which was revoked holds more.
+pub(crate) async fn revoke_as_told(
+    store: &dyn Store,
+    subject: &Subject,
+    reason: &str,
+    area: &str,
+    now: SystemTime,
+) -> Result<Revision, RevocationError> {
+    take_back(store, subject, reason, Why { told_by: Some(area), tampered: None }, now).await
+}
+
+/// What else is known of a revocation.
+#[derive(Clone, Copy, Default)]
+struct Why<'a> {
+    tampered: Option<&'a SpiffeId>,
+    told_by: Option<&'a str>,
 }
 
 /// The same for the instance of `id` that holds this certificate and reports that its device was tampered with.
@@ -63,14 +87,15 @@ pub(crate) async fn revoke_tampered(
     reason: &str,
     now: SystemTime,
 ) -> Result<Revision, RevocationError> {
-    take_back(store, &Subject::Certificate(leaf), reason, Some(id), now).await
+    take_back(store, &Subject::Certificate(leaf), reason, Why { tampered: Some(id), told_by: None }, now)
+        .await
 }
 
 async fn take_back(
     store: &dyn Store,
     subject: &Subject,
     reason: &str,
-    tampered: Option<&SpiffeId>,
+    why: Why<'_>,
     now: SystemTime,
 ) -> Result<Revision, RevocationError> {
     for _ in 0..ATTEMPTS_MAX {
@@ -88,13 +113,14 @@ async fn take_back(
                 writes.extend(without_tokens(store, |_, token| token.id == *id).await?);
             }
             Subject::Certificate(leaf) => {
-                if let Some((id, instance, write)) = without_instance(store, *leaf).await? {
+                let (instances, unregistered) = without_holders(store, *leaf).await?;
+                writes.extend(unregistered);
+                for (id, instance) in instances {
                     writes.extend(appointments::without(store, &id, Some(&instance.first)).await?);
                     for (held, end) in certificates(&instance, now) {
                         subjects.insert(held.key(), (held, Some(end)));
                     }
                     writes.extend(without_tokens(store, |token, _| token == instance.token).await?);
-                    writes.push(write);
                     // Whom an attestor knows would come back by itself.
                     if instance.token.contains('/') {
                         let key = format!("{REVOKED_HOLDERS}{}", instance.token);
@@ -104,17 +130,29 @@ async fn take_back(
                 }
             }
         }
-        let listing = store.list(REVOCATIONS).await?;
-        let mut keys: BTreeSet<String> = listing.entries.into_iter().map(|entry| entry.key).collect();
-        for (key, (subject, end)) in subjects {
-            let (reason, revoked_at) = (reason.to_owned(), unix_seconds(now));
-            let expires = end.map(|end| end.saturating_add(KEPT_AFTER.as_secs()));
-            let tampered = tampered.cloned();
-            let revocation = Revocation { subject, reason, revoked_at, expires, tampered };
+        let listed = records::list::<Revocation>(store, REVOCATIONS).await?;
+        let of = |revocation: &Revocation| (revocation.subject.key(), revocation.reason.len());
+        let mut sizes: BTreeMap<String, usize> = listed.iter().map(|found| of(&found.record)).collect();
+        for (key, (listed, end)) in subjects {
+            // The reason is told of what was asked for; the rest goes with it.
+            let shown: String = if listed == *subject {
+                reason.to_owned()
+            } else {
+                reason.chars().take(REASON_OF_OTHERS).collect()
+            };
+            let revocation = Revocation {
+                subject: listed,
+                reason: shown,
+                revoked_at: unix_seconds(now),
+                expires: end.map(|end| end.saturating_add(KEPT_AFTER.as_secs())),
+                tampered: why.tampered.cloned(),
+                told_by: why.told_by.map(str::to_owned),
+            };
             writes.push(records::put(key.clone(), Expect::Any, &revocation)?);
-            keys.insert(key);
+            sizes.insert(key, revocation.reason.len());
         }
-        if keys.len() > MAX_ENTRIES {
+        let bytes: usize = sizes.values().map(|reason| ENTRY_BYTES + reason).sum();
+        if sizes.len() > MAX_ENTRIES || bytes > MAX_SECTION_BYTES {
             return Err(RevocationError::Full);
         }
         match store.commit(writes).await {
@@ -142,7 +180,9 @@ pub(crate) async fn lift(
         for (subject, end) in instances.iter().flat_map(|instance| certificates(instance, now)) {
             let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
             let (key, reason) = (subject.key(), reason.clone());
-            let revocation = Revocation { subject, reason, revoked_at: *revoked_at, expires, tampered: None };
+            let revoked_at = *revoked_at;
+            let revocation =
+                Revocation { subject, reason, revoked_at, expires, tampered: None, told_by: None };
             writes.push(records::put(key, Expect::Any, &revocation)?);
         }
         if store.list(REVOCATIONS).await?.entries.len() + writes.len() > MAX_ENTRIES + 1 {
@@ -218,24 +258,29 @@ async fn without_sealing_keys(store: &dyn Store, id: &SpiffeId) -> Result<Vec<Wr
     Ok(writes)
 }
 
-/// The instance that holds a certificate, of which identity, and the write that takes it off its registration.
-async fn without_instance(
+/// All instances that hold a certificate, of which identity, and the writes that take them off their registrations. There may be
+/// several: one that moved is known where it enrolled and by the word of an area.
+async fn without_holders(
     store: &dyn Store,
     leaf: Fingerprint,
-) -> Result<Option<(SpiffeId, Instance, Write)>, StoreError> {
+) -> Result<(Vec<(SpiffeId, Instance)>, Vec<Write>), StoreError> {
     let leaf = leaf.to_string();
-    for Found { mut record, revision } in records::list::<Registration>(store, REGISTRATIONS).await? {
-        let held = record.instances.iter().position(|instance| {
+    let (mut gone, mut writes) = (Vec::new(), Vec::new());
+    for Found { record, revision } in records::list::<Registration>(store, REGISTRATIONS).await? {
+        let holds = |instance: &Instance| {
             let mut leaves = instance.leaves.iter();
             leaves.any(|held| held.fingerprint == leaf || held.signing.as_ref() == Some(&leaf))
-        });
-        if let Some(at) = held {
-            let instance = record.instances.remove(at);
-            let write = records::put(registration_key(&record.id), Expect::At(revision), &record)?;
-            return Ok(Some((record.id, instance, write)));
+        };
+        if !record.instances.iter().any(holds) {
+            continue;
         }
+        let Registration { id, instances } = record;
+        let (holders, kept): (Vec<_>, Vec<_>) = instances.into_iter().partition(holds);
+        gone.extend(holders.into_iter().map(|instance| (id.clone(), instance)));
+        let key = registration_key(&id);
+        writes.push(records::put(key, Expect::At(revision), &Registration { id, instances: kept })?);
     }
-    Ok(None)
+    Ok((gone, writes))
 }
 
 /// All certificates of an instance that have not ended, for TLS and for signing, each with its end in Unix seconds; and its

@@ -67,10 +67,14 @@ impl Mesh {
             return None;
         }
         let version = |name| published.sections.get(&name).map(|section| Version::from(&**section));
-        let (policy, revocations) = (version(SectionName::Policy)?, version(SectionName::Revocations)?);
+        let newest = [
+            version(SectionName::Anchors)?,
+            version(SectionName::Policy)?,
+            version(SectionName::Revocations)?,
+        ];
         let now_ms = self.clock.best().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
-        let said = self.authority.policy_key().sign_freshness(now_ms, policy, revocations);
+        let said = self.authority.policy_key().sign_freshness(now_ms, newest);
         said.inspect_err(|error| tracing::error!(%error, "what time it is cannot be signed")).ok()
     }
 

@@ -87,6 +87,11 @@ fn established(
             tracing::warn!(%error, "authenticated connection has no usable identity");
             Refusal::PeerUnverified
         })?;
+    // It has nothing to say here: whoever speaks as one has stolen its keys.
+    if channel.peer.id().is_control_plane() {
+        tracing::warn!(peer = %channel.peer.id(), "a control plane's identity is nobody between sidecars");
+        return Err(Refusal::PeerUnverified);
+    }
     channel.check_trust(&worker.shared.snapshot())?;
     worker.shared.metrics.handshakes.inc(direction);
     Ok(Rc::new(channel))

@@ -636,7 +636,7 @@ fn revocation_failed(error: RevocationError) -> Status {
 
 fn revoked(revocation: Revocation) -> wire::Revocation {
     use wire::revocation::Subject as Listed;
-    let Revocation { subject, reason, revoked_at, expires, tampered } = revocation;
+    let Revocation { subject, reason, revoked_at, expires, tampered, told_by: _ } = revocation;
     let subject = Some(match subject {
         Subject::Certificate(leaf) => Listed::Fingerprint(leaf.to_string()),
         Subject::Identity(id) => Listed::SpiffeId(id.to_string()),

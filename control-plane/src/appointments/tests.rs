@@ -104,6 +104,7 @@ async fn what_is_revoked_takes_its_appointments_with_it() {
             not_after: u64::MAX,
         }],
         area: None,
+        came: Vec::new(),
     };
     let now = SystemTime::now();
     let by = |first: u8, identity: &str| Appointment {

@@ -32,6 +32,7 @@ use super::{
     ANSWER_TIMEOUT, AreaStartError, Delegated, Heard, Held, Settings, is_pinned, new_keys, parents, relay,
     write_heard, write_sections,
 };
+use crate::area::chains;
 use crate::authority::AuthorityError;
 use crate::files;
 use crate::records::{self, REGISTRATIONS, REVOCATIONS, Registration, Revocation, Subject};
@@ -57,8 +58,11 @@ const OUTBOUND_MAX: usize = 16;
 /// How long one waits.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Instances told of in one message, each with at most 64 certificates: far below what a message may have.
+/// Instances told of in one message.
 const INSTANCES_PER_MESSAGE: usize = 64;
+
+/// Their certificates, of three to four kilobytes with their issuers, before those of the last: below what a message may have.
+const LEAVES_PER_MESSAGE: usize = 128;
 
 /// Revocations written together.
 const REVOCATIONS_PER_COMMIT: usize = 512;
@@ -337,7 +341,7 @@ async fn session(
                     Ok(changes) => {
                         let written = changes.written.iter().map(records::decode::<Registration>);
                         let written = written.map(|found| Ok(found?.record)).collect::<Result<Vec<_>, StoreError>>()?;
-                        tell(&stream, written).await?;
+                        tell(&stream, &*mesh.store, written).await?;
                         seen = changes.revision;
                     }
                     Err(StoreError::Compacted) => seen = tell_all(&stream, &*mesh.store).await?,
@@ -427,31 +431,38 @@ async fn tell_all(stream: &Stream, store: &dyn Store) -> Result<Revision, Uplink
     let registrations = listing.entries.iter().map(records::decode::<Registration>);
     let registrations =
         registrations.map(|found| Ok(found?.record)).collect::<Result<Vec<_>, StoreError>>()?;
-    tell(stream, registrations).await?;
+    tell(stream, store, registrations).await?;
     Ok(listing.revision)
 }
 
-async fn tell(stream: &Stream, registrations: Vec<Registration>) -> Result<(), UplinkError> {
-    let instances = registrations.into_iter().flat_map(|registration| {
-        let id = registration.id;
-        registration.instances.into_iter().map(move |instance| wire::AreaInstance {
-            spiffe_id: id.to_string(),
-            first: instance.first,
-            network: instance.network,
-            leaves: instance
-                .leaves
-                .into_iter()
-                .map(|leaf| wire::AreaLeaf {
-                    fingerprint: leaf.fingerprint,
-                    signing: leaf.signing.unwrap_or_default(),
-                    not_after: leaf.not_after,
-                })
-                .collect(),
-        })
-    });
-    let instances: Vec<_> = instances.collect();
-    for part in instances.chunks(INSTANCES_PER_MESSAGE) {
-        stream.send(Up::Instances(wire::AreaInstances { instances: part.to_vec() })).await?;
+async fn tell(
+    stream: &Stream,
+    store: &dyn Store,
+    registrations: Vec<Registration>,
+) -> Result<(), UplinkError> {
+    let (mut instances, mut certificates) = (Vec::new(), 0);
+    for Registration { id, instances: registered } in registrations {
+        for instance in registered {
+            let mut leaves = Vec::new();
+            for leaf in instance.leaves {
+                // Those that have ended are nobody's concern.
+                leaves.extend(chains::told(store, &leaf.fingerprint).await?);
+            }
+            if leaves.is_empty() {
+                continue;
+            }
+            certificates += leaves.len();
+            let (first, network) = (instance.first, instance.network);
+            instances.push(wire::AreaInstance { spiffe_id: id.to_string(), first, network, leaves });
+            if certificates >= LEAVES_PER_MESSAGE || instances.len() >= INSTANCES_PER_MESSAGE {
+                let instances = std::mem::take(&mut instances);
+                stream.send(Up::Instances(wire::AreaInstances { instances })).await?;
+                certificates = 0;
+            }
+        }
+    }
+    if !instances.is_empty() {
+        stream.send(Up::Instances(wire::AreaInstances { instances })).await?;
     }
     Ok(())
 }
@@ -488,6 +499,7 @@ async fn mirror(store: &dyn Store, subscriber: &Subscriber, now: SystemTime) -> 
                     revoked_at: revocation.revoked_at,
                     expires: Some(expires),
                     tampered: None,
+                    told_by: None,
                 };
                 writes.push(records::put(subject.key(), Expect::Any, &record)?);
             }

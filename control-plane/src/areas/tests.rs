@@ -3,6 +3,7 @@ use signet_policy::{compile, parse_manifests};
 use signet_sync::Entry;
 
 use super::*;
+use crate::revocation::revoke;
 use crate::store::MemoryStore;
 
 const NOW: u64 = 1_795_419_480;
@@ -93,23 +94,45 @@ fn code<T>(outcome: Result<T, AreaError>) -> &'static str {
     outcome.err().map_or("ok", |error| error.code())
 }
 
-fn leaf(number: u8) -> String {
-    Fingerprint([number; 32]).to_string()
+/// What the area certifies with.
+fn pair(keys: &Keys, delegation: &wire::Delegation) -> signet_identity::Authority {
+    signet_identity::Authority::delegated(
+        delegation.root.clone().into(),
+        delegation.issuer.clone().into(),
+        &keys.issuer.key,
+    )
+    .unwrap()
 }
 
-fn instance(id: &str, network: &str, leaves: &[u8]) -> wire::AreaInstance {
-    let leaf_of = |number: &u8| wire::AreaLeaf {
-        fingerprint: leaf(*number),
-        signing: leaf(100 + *number),
-        not_after: NOW + 600,
-    };
-    wire::AreaInstance {
-        spiffe_id: format!("spiffe://mesh.example/{id}"),
-        first: leaf(leaves[0]),
-        network: network.to_owned(),
-        leaves: leaves.iter().map(leaf_of).collect(),
+/// Both certificates of a holder, by whom, until when.
+fn leaf_until(by: &signet_identity::Authority, id: &str, end: u64) -> wire::AreaLeaf {
+    let (tls, signing) = (KeyRequest::new_tls().unwrap(), KeyRequest::new_signing().unwrap());
+    let id = SpiffeId::parse(&format!("spiffe://mesh.example/{id}")).unwrap();
+    let bytes = |chain: Vec<CertificateDer<'static>>| chain.iter().map(|der| der.to_vec()).collect();
+    wire::AreaLeaf {
+        tls_chain: bytes(by.issue_tls(&tls.csr, &id, at(NOW - 60), at(end)).unwrap()),
+        signing_chain: bytes(by.issue_signing(&signing.csr, &id, at(NOW - 60), at(end)).unwrap()),
     }
 }
+
+fn leaf(by: &signet_identity::Authority, id: &str) -> wire::AreaLeaf {
+    leaf_until(by, id, NOW + 600)
+}
+
+fn of(leaf: &wire::AreaLeaf) -> [Fingerprint; 2] {
+    [&leaf.tls_chain, &leaf.signing_chain].map(|chain| Fingerprint::of(&chain[0]))
+}
+
+fn instance(id: &str, network: &str, leaves: &[&wire::AreaLeaf]) -> wire::AreaInstance {
+    wire::AreaInstance {
+        spiffe_id: format!("spiffe://mesh.example/{id}"),
+        first: of(leaves[0])[0].to_string(),
+        network: network.to_owned(),
+        leaves: leaves.iter().map(|&leaf| leaf.clone()).collect(),
+    }
+}
+
+const API: &str = "app/plant/api";
 
 #[tokio::test]
 async fn names_and_networks_of_areas_are_theirs_alone() {
@@ -118,7 +141,10 @@ async fn names_and_networks_of_areas_are_theirs_alone() {
     assert_eq!(code(parent.add("plant", "yard").await), "area-exists");
     assert_eq!(code(parent.add("other", "plant").await), "area-network");
     assert_eq!(code(parent.add("other", "nowhere").await), "area-network");
-    assert_eq!(code(parent.add("main", "yard").await), "area-exists");
+    assert_eq!(code(parent.add("other", "edge").await), "area-network", "it has no cidrs");
+    for taken in ["main", "control-plane"] {
+        assert_eq!(code(parent.add(taken, "yard").await), "area-exists");
+    }
     assert_eq!(code(parent.add("Other", "yard").await), "area-grant");
     parent.add("other", "yard").await.unwrap();
 }
@@ -158,26 +184,165 @@ async fn a_delegation_is_renewed_over_its_own_key_for_as_long_again_as_it_was_go
     assert_eq!(code(caller(&parent.store, &id, Fingerprint([1; 32])).await), "area-unknown");
 }
 
+impl Parent {
+    async fn take(&self, area: &Area, said: wire::AreaInstance) -> Result<(), &'static str> {
+        let bundle = self.authority.bundle().unwrap();
+        take_instance(&self.store, area, said, (&self.model, &bundle), at(NOW)).await.unwrap()
+    }
+
+    async fn is_revoked(&self, fingerprint: Fingerprint) -> bool {
+        self.store.read(&Subject::Certificate(fingerprint).key()).await.unwrap().is_some()
+    }
+
+    async fn revoke(&self, fingerprint: Fingerprint) {
+        revoke(&self.store, &Subject::Certificate(fingerprint), "stolen", at(NOW)).await.unwrap();
+    }
+
+    async fn registered(&self) -> Vec<Instance> {
+        let id = SpiffeId::parse(&format!("spiffe://mesh.example/{API}")).unwrap();
+        let found: Option<Found<Registration>> =
+            records::read(&self.store, &registration_key(&id)).await.unwrap();
+        found.map(|found| found.record.instances).unwrap_or_default()
+    }
+}
+
 #[tokio::test]
 async fn an_area_tells_of_its_own_instances_alone_and_they_are_revoked_here() {
     let parent = Parent::new();
-    parent.plant().await;
+    let (keys, delegation) = parent.plant().await;
+    let pair = pair(&keys, &delegation);
     let area = parent.found("plant").await.record;
-    let take = async |said| take_instance(&parent.store, &area, said, &parent.model, at(NOW)).await.unwrap();
-    assert!(take(instance("app/other/api", "plant", &[1])).await.is_err(), "not of its grant");
-    assert!(take(instance("app/plant/other", "plant", &[1])).await.is_err(), "no workload");
-    assert!(take(instance("app/plant/api", "yard", &[1])).await.is_err(), "not in its network");
-    take(instance("app/plant/api", "plant", &[1])).await.unwrap();
+    let first = leaf(&pair, API);
+    assert!(
+        parent.take(&area, instance("app/other/api", "plant", &[&first])).await.is_err(),
+        "not of its grant"
+    );
+    assert!(
+        parent.take(&area, instance("app/plant/other", "plant", &[&first])).await.is_err(),
+        "no workload"
+    );
+    assert!(parent.take(&area, instance(API, "yard", &[&first])).await.is_err(), "not in its network");
+    parent.take(&area, instance(API, "plant", &[&first])).await.unwrap();
 
-    let revoked = async |number: u8| {
-        let key = Subject::Certificate(Fingerprint([number; 32])).key();
-        parent.store.read(&key).await.unwrap().is_some()
-    };
-    revoke(&parent.store, &Subject::Certificate(Fingerprint([1; 32])), "stolen", at(NOW)).await.unwrap();
-    assert!(revoked(1).await && revoked(101).await);
+    let [tls, signing] = of(&first);
+    parent.revoke(tls).await;
+    assert!(parent.is_revoked(tls).await && parent.is_revoked(signing).await);
     // Renewed there before that was heard.
-    take(instance("app/plant/api", "plant", &[1, 2])).await.unwrap();
-    assert!(revoked(2).await && revoked(102).await);
+    let second = leaf(&pair, API);
+    parent.take(&area, instance(API, "plant", &[&first, &second])).await.unwrap();
+    let [tls, signing] = of(&second);
+    assert!(parent.is_revoked(tls).await && parent.is_revoked(signing).await);
+}
+
+#[tokio::test]
+async fn of_certificates_an_area_is_believed_what_they_say_themselves() {
+    let parent = Parent::new();
+    let (keys, delegation) = parent.plant().await;
+    let pair = pair(&keys, &delegation);
+    let origin = parent.authority.current().unwrap();
+    let area = parent.found("plant").await.record;
+    let stolen = leaf(&pair, API);
+    parent.take(&area, instance(API, "plant", &[&stolen])).await.unwrap();
+    parent.revoke(of(&stolen)[0]).await;
+
+    // Somebody else's certificate beside one that is revoked would be revoked with it.
+    let victim = leaf(&origin, "app/bank/vault");
+    let foreign = instance(API, "plant", &[&stolen, &victim]);
+    assert!(parent.take(&area, foreign).await.unwrap_err().contains("another identity"));
+    let mixed = wire::AreaLeaf { signing_chain: victim.signing_chain.clone(), ..leaf(&pair, API) };
+    assert!(parent.take(&area, instance(API, "plant", &[&stolen, &mixed])).await.is_err());
+    // Of an issuer that nobody believes, or altered: nothing is known of it.
+    let elsewhere = Parent::new();
+    let unknown = leaf(&elsewhere.authority.current().unwrap(), API);
+    let mut altered = leaf(&pair, API);
+    *altered.tls_chain[0].last_mut().unwrap() ^= 1;
+    for nothing in [&unknown, &altered] {
+        parent.take(&area, instance(API, "plant", &[nothing])).await.unwrap();
+    }
+    for bad in [
+        wire::AreaLeaf::default(),
+        wire::AreaLeaf { tls_chain: stolen.tls_chain[..1].to_vec(), ..stolen.clone() },
+        wire::AreaLeaf { signing_chain: stolen.signing_chain[..1].to_vec(), ..stolen.clone() },
+    ] {
+        let said = wire::AreaInstance { leaves: vec![bad], ..instance(API, "plant", &[&stolen]) };
+        assert!(parent.take(&area, said).await.is_err());
+    }
+    assert!(parent.registered().await.is_empty());
+    assert!(!parent.is_revoked(of(&victim)[0]).await && !parent.is_revoked(of(&victim)[1]).await);
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_instance_otherwise_is_not_an_areas_to_change() {
+    let parent = Parent::new();
+    let (keys, delegation) = parent.plant().await;
+    let pair = pair(&keys, &delegation);
+    let origin = parent.authority.current().unwrap();
+    let area = parent.found("plant").await.record;
+    // It enrolled at the origin, moved, and was renewed there.
+    let (enrolled, renewed) = (leaf(&origin, API), leaf(&pair, API));
+    let id = SpiffeId::parse(&format!("spiffe://mesh.example/{API}")).unwrap();
+    let known = Instance {
+        first: of(&enrolled)[0].to_string(),
+        token: "token".to_owned(),
+        network: "edge".to_owned(),
+        leaves: vec![Leaf {
+            fingerprint: of(&enrolled)[0].to_string(),
+            signing: Some(of(&enrolled)[1].to_string()),
+            issuer: None,
+            not_after: NOW + 600,
+        }],
+        area: None,
+        came: Vec::new(),
+    };
+    let registration = Registration { id: id.clone(), instances: vec![known.clone()] };
+    let write = records::put(registration_key(&id), Expect::Any, &registration).unwrap();
+    parent.store.commit(vec![write]).await.unwrap();
+    let many: Vec<wire::AreaLeaf> = (1..LEAVES_MAX).map(|_| leaf(&pair, API)).collect();
+    let all: Vec<&wire::AreaLeaf> = std::iter::once(&enrolled).chain(&many).collect();
+    parent.take(&area, instance(API, "plant", &all)).await.unwrap();
+    parent.take(&area, instance(API, "plant", &[&enrolled, &renewed])).await.unwrap();
+    let registered = parent.registered().await;
+    assert_eq!(registered[0], known);
+    assert!(registered.len() == 2 && registered[1].leaves.len() == LEAVES_MAX);
+    assert!(
+        registered[1].leaves.iter().any(|leaf| leaf.fingerprint == known.first),
+        "the area's own go first"
+    );
+    // Both are its holder's.
+    parent.revoke(of(&enrolled)[0]).await;
+    assert!(parent.is_revoked(of(&enrolled)[1]).await && parent.is_revoked(of(&renewed)[1]).await);
+    assert!(parent.registered().await.is_empty());
+}
+
+#[tokio::test]
+async fn whom_a_revoked_area_certified_ends_wherever_it_went() {
+    let parent = Parent::new();
+    let (keys, delegation) = parent.plant().await;
+    let pair_of_plant = pair(&keys, &delegation);
+    let token = parent.add("yard", "yard").await.unwrap();
+    let keys_of_yard = Keys::new();
+    let delegation_of_yard = parent.join(&token, &keys_of_yard, NOW).await.unwrap();
+    let pair_of_yard = pair(&keys_of_yard, &delegation_of_yard);
+    let yard = parent.found("yard").await.record;
+    // Never told of by the plant.
+    let (there, here) = (leaf_until(&pair_of_plant, API, NOW + 60), leaf(&pair_of_yard, API));
+    parent.take(&yard, instance(API, "yard", &[&there, &here])).await.unwrap();
+    // That it came from there is remembered when what it came with has ended.
+    let later = leaf(&pair_of_yard, API);
+    parent.take(&yard, instance(API, "yard", &[&here, &later])).await.unwrap();
+    assert_eq!(parent.registered().await[0].came, ["plant"]);
+    revoke_area(&parent.store, "plant", at(NOW)).await.unwrap();
+    assert!(parent.registered().await.is_empty());
+    for leaf in [&here, &later] {
+        assert!(parent.is_revoked(of(leaf)[0]).await && parent.is_revoked(of(leaf)[1]).await);
+    }
+    // The end of its control plane is an identity too.
+    assert!(parent.is_revoked(Fingerprint::of(&delegation.end)).await);
+    assert!(!parent.is_revoked(Fingerprint::of(&delegation_of_yard.end)).await);
+    // What comes to light after it is swept by asking again.
+    parent.take(&yard, instance(API, "yard", &[&there, &leaf(&pair_of_yard, API)])).await.unwrap();
+    assert_eq!(code(revoke_area(&parent.store, "plant", at(NOW)).await), "area-revoked");
+    assert!(parent.registered().await.is_empty());
 }
 
 #[tokio::test]
@@ -185,10 +350,8 @@ async fn a_revoked_area_loses_issuer_networks_and_instances() {
     let parent = Parent::new();
     let (keys, delegation) = parent.plant().await;
     let area = parent.found("plant").await.record;
-    take_instance(&parent.store, &area, instance("app/plant/api", "plant", &[1]), &parent.model, at(NOW))
-        .await
-        .unwrap()
-        .unwrap();
+    let pair = pair(&keys, &delegation);
+    parent.take(&area, instance(API, "plant", &[&leaf(&pair, API)])).await.unwrap();
     revoke_area(&parent.store, "plant", at(NOW)).await.unwrap();
     let listing = parent.store.list(records::DESIRED).await.unwrap();
     let areas = Areas::of(&listing).unwrap();
@@ -196,12 +359,6 @@ async fn a_revoked_area_loses_issuer_networks_and_instances() {
     let issuer = name(spki_sha256(&delegation.issuer).unwrap());
     assert_eq!(areas.refused().collect::<Vec<_>>(), [&issuer]);
     parent.authority.adopt_areas(std::sync::Arc::new(areas));
-    let pair = signet_identity::Authority::delegated(
-        delegation.root.into(),
-        delegation.issuer.clone().into(),
-        &keys.issuer.key,
-    )
-    .unwrap();
     let request = KeyRequest::new_tls().unwrap();
     let id = SpiffeId::parse("spiffe://mesh.example/app/plant/api").unwrap();
     let chain = pair.issue_tls(&request.csr, &id, at(NOW - 60), at(NOW + 60)).unwrap();
@@ -235,7 +392,7 @@ async fn a_directory_says_who_of_the_grant_is_where_in_the_network() {
         protocol: signet_policy::Protocol::Auto,
         speaks_first: None,
         habit_expires: None,
-        sealing_keys: Vec::new(),
+        sealing_keys: vec![[7; 32]],
     };
     let refused = |entry| {
         let directory = Directory::new("plant".to_owned(), vec![entry]).unwrap();
@@ -245,4 +402,7 @@ async fn a_directory_says_who_of_the_grant_is_where_in_the_network() {
     assert!(refused(entry("10.8.0.1", "app/plant/api", &[])).is_some_and(|why| why.contains("address")));
     assert!(refused(entry("10.7.0.1", "app/other/api", &[])).is_some_and(|why| why.contains("grant")));
     assert!(refused(entry("10.7.0.1", "app/plant/api", &["bank"])).is_some_and(|why| why.contains("names")));
+    // By that name senders would find a recipient.
+    let bank = Entry { workload: "bank".to_owned(), ..entry("10.7.0.1", "app/plant/api", &[]) };
+    assert!(refused(bank).is_some_and(|why| why.contains("workload")));
 }

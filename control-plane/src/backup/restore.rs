@@ -162,8 +162,17 @@ fn drop_revoked(
                         let expires = Some(end.saturating_add(KEPT_AFTER.as_secs()));
                         let key = subject.key();
                         let (reason, revoked_at) = (reason.clone(), *revoked_at);
-                        listed
-                            .insert(key, Revocation { subject, reason, revoked_at, expires, tampered: None });
+                        listed.insert(
+                            key,
+                            Revocation {
+                                subject,
+                                reason,
+                                revoked_at,
+                                expires,
+                                tampered: None,
+                                told_by: None,
+                            },
+                        );
                     }
                 }
                 if is_restored && (is_named || of_identity.is_some()) {

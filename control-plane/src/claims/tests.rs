@@ -252,8 +252,14 @@ impl Fixture {
             })
             .collect();
         let (token, network) = ("t".to_owned(), "edge".to_owned());
-        let instance =
-            records::Instance { first: leaves[0].fingerprint.clone(), token, network, leaves, area: None };
+        let instance = records::Instance {
+            first: leaves[0].fingerprint.clone(),
+            token,
+            network,
+            leaves,
+            area: None,
+            came: Vec::new(),
+        };
         let registration = Registration { id: id("api"), instances: vec![instance] };
         let key = records::registration_key(&id("api"));
         self.store.commit(vec![records::put(key, Expect::Any, &registration).unwrap()]).await.unwrap();

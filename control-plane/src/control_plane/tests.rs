@@ -29,6 +29,7 @@ async fn left_after(ahead: u64) -> usize {
         revoked_at: expires - DAY,
         expires: Some(expires),
         tampered: None,
+        told_by: None,
     };
     let writes = vec![
         records::put(records::token_key("t"), Expect::Absent, &token).unwrap(),
@@ -59,6 +60,7 @@ async fn what_is_over_by_a_clock_that_is_believed_is_removed() {
         revoked_at: 1,
         expires: Some(2),
         tampered: None,
+        told_by: None,
     };
     let write = records::put(revocation.subject.key(), Expect::Absent, &revocation).unwrap();
     store.commit(vec![write]).await.unwrap();

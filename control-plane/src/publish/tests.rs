@@ -112,6 +112,7 @@ async fn an_operators_change_is_published_at_once_whatever_proxies_do() {
             revoked_at: 0,
             expires: None,
             tampered: None,
+            told_by: None,
         },
     );
     let revision = store.commit(vec![write.unwrap()]).await.unwrap();

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use std::time::Duration;
 
 use super::*;
@@ -20,6 +22,7 @@ fn instance(leaves: Vec<Leaf>) -> Instance {
         network: "edge".to_owned(),
         leaves,
         area: None,
+        came: Vec::new(),
     }
 }
 

@@ -91,7 +91,12 @@ impl Areas for AreasService {
         let protocol = agreed(request.min_protocol, request.protocol)?;
         let now = mesh.clock.issuing().await.map_err(|error| Status::from(&error))?;
         let requests = Requests { issuer: &request.issuer_csr, end: &request.end_csr };
+        let bundle = mesh.authority.bundle().map_err(|error| status(&error.into()))?;
         let renewed = async {
+            // The handshake believes retired roots. One that was replaced in an emergency vouches for no area: they are made anew.
+            if !caller.is_believed_by(&bundle, now.min(caller.not_after())) {
+                return Err(AreaError::Ended);
+            }
             let area = areas::caller(&*mesh.store, caller.id(), caller.fingerprint()).await?;
             areas::renew(&*mesh.store, &mesh.authority, area, caller.not_after(), requests, now).await
         };
@@ -357,10 +362,15 @@ impl Session {
             )));
         }
         let model = self.mesh.model();
+        let bundle = self.mesh.authority.bundle().map_err(|error| {
+            tracing::error!(%error, "the roots in force cannot be read");
+            Status::unavailable("authority-unavailable: try again")
+        })?;
         for instance in said.instances {
             let id = plain::text(&instance.spiffe_id, WORDS_MAX);
             let now = self.mesh.clock.best();
-            let taken = areas::take_instance(&*self.mesh.store, &self.area, instance, &model, now).await;
+            let known = (&*model, &bundle);
+            let taken = areas::take_instance(&*self.mesh.store, &self.area, instance, known, now).await;
             if let Err(reason) = taken.map_err(|error| status(&error))? {
                 tracing::error!(
                     area = self.area.name,

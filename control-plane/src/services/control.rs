@@ -629,7 +629,9 @@ impl Session {
         if self.checks < 2 || std::mem::replace(&mut self.foreign_told, true) {
             return;
         }
-        for (name, held, latest) in self.publisher.ahead() {
+        // Directories may be an area's, which says them to its own first.
+        let ahead = self.publisher.ahead().filter(|(name, ..)| !matches!(name, SectionName::Directory(_)));
+        for (name, held, latest) in ahead {
             self.mesh.metrics.foreign_sections.inc();
             tracing::error!(id = %self.peer.id(), section = %name, %held, %latest, code = "foreign-version",
                 "a proxy holds a newer version than was ever made here: another control plane runs with the same keys, or this \

@@ -230,7 +230,9 @@ pub enum VerifyError {
     #[error("the certificate chain is invalid: {0}")]
     Path(webpki::Error),
     /// No certificate shown is the root that the join token pins.
-    #[error("the server has not shown the root that the join token pins")]
+    #[error(
+        "the server has not shown the root that the join token pins, or that was given with other evidence"
+    )]
     Pin,
     /// Nothing shows that the certificate's key is held by who shows it.
     #[error("the evidence is not signed by the certificate's key for this enrolment")]

@@ -7,7 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 use signet_identity::{Keys, SigningSvid, SvidError, TlsSvid};
@@ -72,7 +72,7 @@ pub enum StateError {
     /// The device was tampered with: the keys that were here are destroyed.
     #[error(
         "this device was tampered with ({said}) and its keys are destroyed; look at the device, then remove {} and start \
-         with a new token, or by its TPM if it is still to be believed",
+         with a new token",
         marker.display()
     )]
     GivenUp {
@@ -89,6 +89,8 @@ pub(super) struct State {
     directory: PathBuf,
     /// Where the key of channels is, if not in the directory.
     keys: Keys,
+    /// Held while a file is written: its unfinished form has one name.
+    turn: Arc<Mutex<()>>,
 }
 
 impl State {
@@ -99,7 +101,7 @@ impl State {
             .mode(0o700)
             .create(&directory)
             .map_err(|source| StateError::Io { path: directory.clone(), source })?;
-        let state = Self { directory, keys };
+        let state = Self { directory, keys, turn: Arc::default() };
         state.refuse_given_up()?;
         Ok(state)
     }
@@ -237,6 +239,7 @@ impl State {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // What is under way when the directory is given up brings nothing back.
         self.refuse_given_up()?;
         let path = self.directory.join(name);
@@ -266,4 +269,23 @@ fn replace(directory: &Path, new: &Path, path: &Path, bytes: &[u8]) -> io::Resul
     std::fs::rename(new, path)?;
     // The rename itself is durable only with the directory.
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_write_the_same_file_at_once_all_succeed() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path().join("state"), Keys::Memory).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4_u8 {
+                let state = state.clone();
+                scope.spawn(move || (0..50).for_each(|_| state.write(CLOCK, &[writer; 64]).unwrap()));
+            }
+        });
+        let last = state.read(CLOCK, MAX_SMALL_BYTES).unwrap().unwrap();
+        assert!(last.len() == 64 && last.iter().all(|byte| *byte == last[0]));
+    }
 }

@@ -1,10 +1,10 @@
-//! What the control plane says now and then on each stream: what time it is, and which policy and which list of revocations
-//! are the newest. Signed, so that a proxy can keep it and show itself, after a restart, when it last heard.
+//! What the control plane says now and then on each stream: what time it is, and which anchors, policy and list of
+//! revocations are the newest. Signed, so that a proxy can keep it and show itself, after a restart, when it last heard.
 //!
 //! The signature is Ed25519 by the policy key over
 //!
 //! ```text
-//! "signet-freshness-v1\0" ‖ u64 unix_ms ‖ u64 epoch, u64 counter of policy ‖ u64 epoch, u64 counter of revocations
+//! "signet-freshness-v2\0" ‖ u64 unix_ms ‖ u64 epoch, u64 counter of anchors ‖ the same of policy ‖ the same of revocations
 //! ```
 //!
 //! with integers in network byte order.
@@ -17,7 +17,7 @@ use crate::{KeyError, SectionError, SectionKey, Version};
 /// What an area passes on within this time was said now, in milliseconds: clocks are set by it.
 pub const SAID_NOW_MS: u64 = 1_000;
 
-const CONTEXT: &[u8] = b"signet-freshness-v1\0";
+const CONTEXT: &[u8] = b"signet-freshness-v2\0";
 
 impl SectionKey {
     /// Says what time it is and which versions are the newest. The key is the policy key.
@@ -27,11 +27,12 @@ impl SectionKey {
     pub fn sign_freshness(
         &self,
         unix_ms: u64,
-        policy: Version,
-        revocations: Version,
+        [anchors, policy, revocations]: [Version; 3],
     ) -> Result<wire::Freshness, KeyError> {
         let mut said = wire::Freshness {
             unix_ms,
+            anchors_epoch: anchors.epoch,
+            anchors_counter: anchors.counter,
             policy_epoch: policy.epoch,
             policy_counter: policy.counter,
             revocations_epoch: revocations.epoch,
@@ -50,6 +51,10 @@ pub(crate) fn verify(policy_key: &[u8; 32], said: &wire::Freshness) -> Result<()
         .map_err(|_| SectionError::BadSignature)
 }
 
+pub(crate) fn anchors(said: &wire::Freshness) -> Version {
+    Version { epoch: said.anchors_epoch, counter: said.anchors_counter }
+}
+
 pub(crate) fn policy(said: &wire::Freshness) -> Version {
     Version { epoch: said.policy_epoch, counter: said.policy_counter }
 }
@@ -62,6 +67,8 @@ fn input(said: &wire::Freshness) -> Vec<u8> {
     let mut input = CONTEXT.to_vec();
     for number in [
         said.unix_ms,
+        said.anchors_epoch,
+        said.anchors_counter,
         said.policy_epoch,
         said.policy_counter,
         said.revocations_epoch,

@@ -6,7 +6,9 @@
 /// 3 added protection and normal forms by route, intermediaries, traffic and egress policies, virtual addresses.
 /// 4 added bounds on how long a proxy goes on without its control plane, issuers that are refused although a root vouches for
 /// them, and control planes that show several roots.
-pub const PROTOCOL: u32 = 4;
+/// 5 added the anchors to the word on what is newest; a proxy of 4 believes none, and takes itself for alone where policy bounds
+/// that.
+pub const PROTOCOL: u32 = 5;
 
 /// The lowest protocol number with which a proxy can follow a rotation of issuers or roots.
 pub const ROTATION_PROTOCOL: u32 = 4;

@@ -116,7 +116,7 @@ impl Subscriber {
         Ok(Some(name))
     }
 
-    /// Whether the control plane, by its own signed word, has no newer policy and no newer list of revocations than those
+    /// Whether the control plane, by its own signed word, has no newer anchors, policy and list of revocations than those
     /// held: then what is held was the newest at that moment.
     ///
     /// # Errors
@@ -124,7 +124,8 @@ impl Subscriber {
     pub fn is_newest(&self, said: &wire::Freshness) -> Result<bool, SectionError> {
         freshness::verify(&self.policy_key, said)?;
         let held = |name| self.held.get(name).map(|section| Version::from(&**section));
-        Ok(held(&SectionName::Policy) >= Some(freshness::policy(said))
+        Ok(held(&SectionName::Anchors) >= Some(freshness::anchors(said))
+            && held(&SectionName::Policy) >= Some(freshness::policy(said))
             && held(&SectionName::Revocations) >= Some(freshness::revocations(said)))
     }
 

@@ -242,8 +242,9 @@ impl Device {
 
     /// Once more from the start when the connection broke or the TPM was reset meanwhile: nothing here changes a TPM for good.
     fn again<T>(&mut self, act: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let was_open = self.stream.is_some();
         match act(self) {
-            Err(Fault::Io(error)) if self.stream.is_none() => {
+            Err(Fault::Io(error)) if was_open && self.stream.is_none() => {
                 tracing::warn!(%error, tpm = %self.place, "the connection to the TPM is opened anew");
             }
             Err(Fault::Refused(Refusal::Code(Code(code))))

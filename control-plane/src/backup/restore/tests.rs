@@ -72,6 +72,7 @@ async fn a_mesh_that_is_there_is_replaced_on_request_only_and_what_it_revoked_st
         revoked_at: 1,
         expires: None,
         tampered: None,
+        told_by: None,
     };
     let later = SectionVersion { epoch: 6, counter: 1, payload_sha256: String::new(), made_from: 2 };
     let writes = vec![
@@ -135,7 +136,7 @@ fn leaf(number: u8, not_after: u64) -> Leaf {
 /// The instance that is named by certificate 1, with these it holds.
 fn instance(leaves: Vec<Leaf>) -> Instance {
     let first = Fingerprint([1; 32]).to_string();
-    Instance { first, token: "t".into(), network: "edge".into(), leaves, area: None }
+    Instance { first, token: "t".into(), network: "edge".into(), leaves, area: None, came: Vec::new() }
 }
 
 /// What is registered after a restore with `--replace` of a backup of an instance with certificate 1, which held 2 instead when

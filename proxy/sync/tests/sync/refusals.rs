@@ -346,7 +346,8 @@ fn younger_words_of_protection_arrive_and_unknown_ones_refuse_the_section() {
 fn what_is_held_is_the_newest_only_by_the_control_planes_signed_word() {
     let mesh = Mesh::new();
     let mut subscriber = mesh.subscriber();
-    let said = |policy, revocations| mesh.policy_key.sign_freshness(1_000, policy, revocations).unwrap();
+    let said =
+        |policy, revocations| mesh.policy_key.sign_freshness(1_000, [v(1, 1), policy, revocations]).unwrap();
     assert!(!subscriber.is_newest(&said(v(1, 1), v(1, 1))).unwrap(), "nothing is held");
     for section in [mesh.anchors(v(1, 1)), mesh.policy(v(1, 3)), mesh.revocations(v(1, 2))] {
         subscriber.apply(section).unwrap();
@@ -357,7 +358,12 @@ fn what_is_held_is_the_newest_only_by_the_control_planes_signed_word() {
     for newer in [said(v(1, 4), v(1, 2)), said(v(1, 3), v(1, 3)), said(v(2, 1), v(1, 2))] {
         assert!(!subscriber.is_newest(&newer).unwrap());
     }
-    let tampered: [fn(&mut wire::Freshness); 6] = [
+    // An area that passes the rest on must not keep the anchors, by which it is revoked, to itself.
+    let anchored = mesh.policy_key.sign_freshness(1_000, [v(1, 2), v(1, 3), v(1, 2)]).unwrap();
+    assert!(!subscriber.is_newest(&anchored).unwrap());
+    let tampered: [fn(&mut wire::Freshness); 8] = [
+        |said| said.anchors_epoch = 0,
+        |said| said.anchors_counter -= 1,
         |said| said.unix_ms += 1,
         |said| said.policy_epoch = 0,
         |said| said.policy_counter -= 1,
@@ -370,7 +376,7 @@ fn what_is_held_is_the_newest_only_by_the_control_planes_signed_word() {
         tamper(&mut said);
         assert_eq!(subscriber.is_newest(&said).unwrap_err().code(), "bad-signature");
     }
-    let other = key(9).sign_freshness(1_000, v(1, 3), v(1, 2)).unwrap();
+    let other = key(9).sign_freshness(1_000, [v(1, 1), v(1, 3), v(1, 2)]).unwrap();
     assert_eq!(subscriber.is_newest(&other).unwrap_err().code(), "bad-signature");
 }
 
