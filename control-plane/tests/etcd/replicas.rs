@@ -71,6 +71,7 @@ async fn what_one_replica_is_told_all_push_and_what_it_revokes_is_cut_off_everyw
     let replicas = Replicas::start(2).await;
     let (one, two) = (replicas.server(0), replicas.server(1));
     let proxy = one.proxy("api").await;
+    caught_up(two, one.info().await.revision).await;
     let mut stream = proxy.try_connect(two.control).await.unwrap();
     one.apply(&workload("later")).await;
     let has_later = |subscriber: &signet_sync::Subscriber| {

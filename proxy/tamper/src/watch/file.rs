@@ -55,12 +55,12 @@ fn pause() {
 
 /// A look for which there is always a descriptor: one is kept for it.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Somebody else may have been faster when they were lent.
+    reserve::hold();
     match look(path) {
         Err(error) if is_out_of_descriptors(&error) => {
             reserve::lend();
-            let again = look(path);
-            reserve::hold();
-            again
+            look(path)
         }
         looked => looked,
     }
