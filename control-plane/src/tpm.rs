@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use aws_lc_rs::hmac;
 use futures_util::future::BoxFuture;
 use prost::Message;
-use signet_identity::requested_point;
+use signet_identity::{hex, requested_point};
 use signet_policy::PolicyModel;
 use signet_sync::MAX_ATTESTATION_BYTES;
 use signet_sync::proto::sync as wire;
@@ -122,10 +122,6 @@ impl Attestor for TpmAttestor {
 /// What a device is called as a holder.
 pub(crate) fn holder(device: &[u8; 32]) -> String {
     format!("{HOLDER}{}", hex(device))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

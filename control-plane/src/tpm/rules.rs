@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use signet_identity::unhex;
 use thiserror::Error;
 
 use crate::files;
@@ -64,7 +65,7 @@ impl Rules {
         }
         let mut devices = HashMap::new();
         for DeviceSpec { endorsement_key, workload } in document.devices {
-            let digest = sha256_of(&endorsement_key).ok_or_else(|| {
+            let digest = unhex(&endorsement_key).ok_or_else(|| {
                 format!(
                     "endorsementKey {endorsement_key:?}: give the SHA-256 of the key's SubjectPublicKeyInfo, 64 hexadecimal digits"
                 )
@@ -82,15 +83,6 @@ impl Rules {
     pub(super) fn workload_of(&self, endorsement: &[u8; 32]) -> Option<&str> {
         self.0.get(endorsement).map(String::as_str)
     }
-}
-
-fn sha256_of(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let digits = (0..text.len()).step_by(2).map(|at| text.get(at..at + 2));
-    let bytes: Option<Vec<u8>> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
-    bytes?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use signet_identity::hex;
 use thiserror::Error;
 
 use crate::wire::{Reader, Refusal, sized};
@@ -85,9 +86,7 @@ impl EndorsementKey {
 
 impl fmt::Debug for EndorsementKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EndorsementKey(")?;
-        self.sha256().iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str(")")
+        write!(f, "EndorsementKey({})", hex(&self.sha256()))
     }
 }
 

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use signet_identity::{Apart, HeldKey, KeyModule, KeyModuleError, Unanswered, ecdsa_signature};
+use signet_identity::{Apart, HeldKey, KeyModule, KeyModuleError, Unanswered, ecdsa_signature, hex, unhex};
 use thiserror::Error;
 
 use crate::credential::Challenge;
 use crate::device::{Device, Fault, Nonce};
-use crate::object::{COORDINATE, EndorsementKey};
+use crate::object::EndorsementKey;
 
 /// Who waits for the TPM: more handshakes at a time than a chip does in a second or two.
 const WAITING_MAX: usize = 16;
@@ -165,19 +165,8 @@ impl From<TpmError> for KeyModuleError {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn nonce(reference: &str) -> Result<Nonce, TpmError> {
-    if reference.len() != 2 * COORDINATE
-        || !reference.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    {
-        return Err(TpmError::Reference);
-    }
-    let digits = (0..reference.len()).step_by(2).map(|at| reference.get(at..at + 2));
-    let bytes: Option<Vec<u8>> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(TpmError::Reference)
+    unhex(reference).ok_or(TpmError::Reference)
 }
 
 #[cfg(test)]
@@ -193,15 +182,6 @@ mod tests {
         }
         for bad in ["", "tpmrm0", "unix:", "unix:relative", "tcp:127.0.0.1:2321"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn names_of_keys_are_read_as_they_are_written() {
-        let name = hex(&[0xab; COORDINATE]);
-        assert_eq!(nonce(&name).unwrap(), [0xab; COORDINATE]);
-        for bad in ["", "ab", &"zz".repeat(COORDINATE), &"AB".repeat(COORDINATE), &"+1".repeat(COORDINATE)] {
-            assert!(nonce(bad).is_err(), "{bad}");
         }
     }
 

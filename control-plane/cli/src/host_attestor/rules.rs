@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use signet_identity::hex;
 
 use super::process::Process;
 
@@ -111,7 +112,7 @@ impl Rules {
 
 impl Rule {
     fn fits(&self, process: &Process) -> bool {
-        let digest = || process.sha256.map(|digest| hexadecimal(&digest));
+        let digest = || process.sha256.map(|digest| hex(&digest));
         self.fits_but_digest(process)
             && self.sha256.as_ref().is_none_or(|listed| digest().as_ref() == Some(listed))
     }
@@ -122,10 +123,6 @@ impl Rule {
             && self.gid.is_none_or(|gid| process.gid == gid)
             && self.path.as_ref().is_none_or(|path| process.path.as_ref() == Some(path))
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The TPM of this device as evidence: it opens what the control plane hid for it and the key that is to be certified.
 
 use prost::Message;
-use signet_identity::ChannelKey;
+use signet_identity::{ChannelKey, hex};
 use signet_sync::proto::sync as wire;
 use signet_sync::proto::sync::enrolment_client::EnrolmentClient;
 use signet_tpm::{Challenge, EndorsementKey, Tpm, TpmError, answer};
@@ -43,9 +43,8 @@ impl Device {
         let (Some(tpm), ChannelKey::Held(key, _)) = (tpm, key) else { return Err(TpmProofError::Outside) };
         let asked = tpm.clone();
         let endorsement = blocking(move || asked.endorsement_key()).await?;
-        let digest: String = endorsement.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
         // What the operator's rules name.
-        tracing::info!(endorsement_key = %digest, "enrolling by the TPM");
+        tracing::info!(endorsement_key = hex(&endorsement.sha256()), "enrolling by the TPM");
         Ok(Self { tpm: tpm.clone(), reference: key.reference.clone(), endorsement })
     }
 
