@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use signet_identity::{
-    Keys, SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain,
+    SigningSvid, SpiffeId, TlsSvid, TrustBundle, area_of_chain, spki_sha256, verify_signing_chain,
     verify_tls_chain,
 };
 use signet_sync::{Edge, Subscriber, Tally};
@@ -185,7 +185,6 @@ pub struct Control {
     token: Option<TokenSource>,
     state: Option<State>,
     tpm: Option<Tpm>,
-    keys: Keys,
     saved: Option<Identity>,
     link: watch::Sender<Link>,
 }
@@ -197,8 +196,8 @@ impl Control {
     /// [`ControlError`], when nothing could ever come of it.
     pub fn open(settings: Settings) -> Result<Self, ControlError> {
         let Settings { control_plane, token, tpm, state_dir, dial } = settings;
-        let keys = tpm.clone().map_or(Keys::Memory, |tpm| Keys::Module(Arc::new(tpm)));
-        let state = state_dir.map(|directory| State::open(directory, keys.clone())).transpose()?;
+        let state =
+            state_dir.map(|directory| State::open(directory, custody::keys(tpm.as_ref()))).transpose()?;
         // Before anything is judged by a time of day.
         if let Some(saved) = state.as_ref().and_then(State::load_clock) {
             clock::restore(&saved);
@@ -221,7 +220,7 @@ impl Control {
             proof::check(token.as_ref().ok_or(ControlError::NoIdentity)?)?;
         }
         let plane = ControlPlane::new(control_plane, dial);
-        Ok(Self { plane, token, tpm, keys, state, saved, link: watch::Sender::default() })
+        Ok(Self { plane, token, tpm, state, saved, link: watch::Sender::default() })
     }
 
     /// Where the proxy stands with its control plane.
@@ -231,7 +230,7 @@ impl Control {
 
     /// Waits until there is an identity that holds: the saved one, or one enrolled for. Retries for ever.
     pub async fn join(self) -> Joined {
-        let Self { plane, token, tpm, keys, state, saved, link } = self;
+        let Self { plane, token, tpm, state, saved, link } = self;
         let subscriber = saved.as_ref().map(|identity| restore(identity, state.as_ref()));
         // Roots may have changed since the identity was saved; the saved anchors know.
         let saved = match (saved, subscriber.as_ref().and_then(Subscriber::bundle)) {
@@ -239,7 +238,7 @@ impl Control {
             (saved, _) => saved,
         };
         let island = subscriber.as_ref().and_then(|subscriber| Island::restore(state.as_ref()?, subscriber));
-        let origin = Origin { plane, token, tpm, keys, state, link };
+        let origin = Origin { plane, token, tpm, state, link };
         let identity = origin.obtain(saved.as_ref()).await;
         Joined::new(origin, identity, subscriber, island.unwrap_or_default())
     }
@@ -262,7 +261,6 @@ struct Origin {
     plane: ControlPlane,
     token: Option<TokenSource>,
     tpm: Option<Tpm>,
-    keys: Keys,
     state: Option<State>,
     link: watch::Sender<Link>,
 }

@@ -13,7 +13,7 @@
 //!
 //! Threads: one current-thread runtime per worker ([`proxy`]), each with its own listeners, pools
 //! and tasks; the control client ([`control`]), the admin endpoints ([`admin`]) and telemetry run on
-//! one separate thread. Workers read policy and identity from [`snapshot`], replaced as a whole.
+//! one separate thread, and so do handshakes whose keys a TPM holds. Workers read policy and identity from [`snapshot`], replaced as a whole.
 
 pub mod admin;
 pub mod appoint;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use signet_cli::lab::mesh::{Evidence, Mesh, Setup, Sidecar, program};
 use signet_cli::lab::runner::{Test, TestResult};
 use signet_cli::lab::{HostPlan, Lab, Proc};
-use signet_identity::{Authority, Fingerprint};
+use signet_identity::Fingerprint;
 use signet_tests::manifest::{TRUST_DOMAIN, mesh, workload};
 use signet_tests::workload_api::WorkloadSocket;
-use signet_tests::{Failure, LIMIT, Site, id, wait_for};
+use signet_tests::{Failure, LIMIT, Site, id, root_pem, wait_for};
 
 pub(crate) const TESTS: &[Test] = &[
     ("process_that_the_rules_list_enrols_and_no_other", process_that_the_rules_list_enrols_and_no_other),
@@ -86,13 +86,8 @@ fn log(sidecar: &Sidecar) -> Result<String, Failure> {
 
 /// The root of a mesh, in a file.
 fn roots(mesh: &Mesh) -> Result<PathBuf, Failure> {
-    let text = fs::read_to_string(mesh.folder().join("control-plane/authority.pem"))?;
-    // Two keys that issue no certificates, then root, its key, issuer, its key.
-    let place = |nth| text.match_indices("-----BEGIN ").nth(nth).map_or(text.len(), |(at, _)| at);
     let path = mesh.folder().join("roots.pem");
-    fs::write(&path, &text[place(2)..place(3)])?;
-    // It is one indeed.
-    Authority::from_pem(&text[place(2)..place(6)])?;
+    fs::write(&path, root_pem(mesh)?)?;
     Ok(path)
 }
 

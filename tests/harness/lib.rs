@@ -112,6 +112,18 @@ pub fn authority_pem(mesh: &Mesh) -> Result<String, Failure> {
     Ok(text[place(2)..place(6)].to_owned())
 }
 
+/// The root of a mesh, PEM, as its control plane shows it to everybody.
+///
+/// # Errors
+/// The control plane's state cannot be read.
+pub fn root_pem(mesh: &Mesh) -> Result<String, Failure> {
+    let pair = authority_pem(mesh)?;
+    // It is one indeed, and stands first.
+    Authority::from_pem(&pair)?;
+    let end = pair.match_indices("-----BEGIN ").nth(1).map_or(pair.len(), |(at, _)| at);
+    Ok(pair[..end].to_owned())
+}
+
 /// The identity of a workload that [`manifest::workload`] declares.
 pub fn id(workload: &str) -> SpiffeId {
     let text = format!("spiffe://{}/app/host/{workload}", manifest::TRUST_DOMAIN);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use signet_cli::lab::mesh::{Mesh, Setup, Sidecar};
-use signet_cli::lab::{Container, Host, HostPlan, Lab, Proc, Program, Tap};
+use signet_cli::lab::{Container, Host, HostPlan, Lab, Namespace, Proc, Program, Tap};
 use tempfile::TempDir;
 
 pub(crate) type Failure = Box<dyn Error>;
@@ -118,7 +118,12 @@ pub(crate) fn wait_for_port(port: u16, server: &Proc) -> Result<(), Failure> {
 
 /// Runs a program to its end; the newest MiB of what it prints if it succeeds, an error with that if not.
 pub(crate) fn run(container: &Container, program: Program) -> Result<String, Failure> {
-    let running = container.namespace().start(program)?;
+    run_at(container.namespace(), program)
+}
+
+/// The same anywhere.
+pub(crate) fn run_at(place: &Namespace, program: Program) -> Result<String, Failure> {
+    let running = place.start(program)?;
     let status = running.wait(LIMIT)?;
     let output = running.output();
     if status.success() { Ok(output) } else { Err(format!("{output}({status})").into()) }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use signet_cli::lab::mesh::{Evidence, Mesh, Setup, program as signet};
 use signet_cli::lab::runner::TestResult;
 use signet_cli::lab::{Capabilities, HostPlan, Lab, Program};
+use signet_tests::root_pem;
 
 use crate::pair::{Failure, LIMIT, run};
 use crate::programs::{app, python, script};
@@ -94,10 +95,7 @@ pub(crate) fn sidecar_enrols_by_an_svid_of_another_implementation() -> TestResul
     let mesh = Mesh::start_program(control_plane, host.namespace(), host.ipv4(), "mesh.example")?;
     mesh.apply("mesh.yaml", MESH)?;
     let roots = file("roots.pem");
-    let authority = fs::read_to_string(mesh.folder().join("control-plane/authority.pem"))?;
-    // Two keys that issue no certificates, then the root.
-    let place = |nth| authority.match_indices("-----BEGIN ").nth(nth).map_or(authority.len(), |(at, _)| at);
-    fs::write(&roots, &authority[place(2)..place(3)])?;
+    fs::write(&roots, root_pem(&mesh)?)?;
     let evidence = Some(Evidence::Svid { socket, roots });
     let _sidecar = mesh.sidecar(&container, "app", Setup { evidence, ..Setup::default() })?;
     let proxies = mesh.proxies()?;

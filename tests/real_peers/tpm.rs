@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use signet_cli::lab::mesh::{Evidence, Mesh, Setup, Sidecar, program as signet};
 use signet_cli::lab::runner::TestResult;
-use signet_cli::lab::{HostPlan, Lab, Namespace, Program};
+use signet_cli::lab::{HostPlan, Lab, Namespace};
 use signet_sync::proto::admin::RotationTarget;
-use signet_tests::wait_for;
+use signet_tests::{root_pem, wait_for};
 
-use crate::pair::{Failure, LIMIT};
+use crate::pair::{Failure, run_at};
 use crate::programs::{app, program};
 
 const MESH: &str = "apiVersion: signet.mf2c-project.eu/v1alpha1
@@ -51,7 +51,7 @@ impl<'a> Chip<'a> {
             .args(["--server", &format!("type=unixio,path={}", self.file("tpm.sock"))])
             .args(["--ctrl", &format!("type=unixio,path={}", self.file("tpm.sock.ctrl"))])
             .args(["--pid", &format!("file={}", self.file("pid"))]);
-        tool(self.at, swtpm).map(drop)
+        run_at(self.at, swtpm).map(drop)
     }
 
     fn power_off(&self) -> Result<(), Failure> {
@@ -69,12 +69,12 @@ impl<'a> Chip<'a> {
         let create = app("tpm2_createek")?
             .args(["-T", &format!("swtpm:path={}", self.file("tpm.sock"))])
             .args(["-G", "ecc", "-f", "pem", "-u", &pem, "-c", &self.file("ek.ctx")]);
-        tool(self.at, create)?;
-        tool(
+        run_at(self.at, create)?;
+        run_at(
             self.at,
             app("openssl")?.args(["pkey", "-pubin", "-in", &pem, "-outform", "der", "-out", &der]),
         )?;
-        let digest = tool(self.at, app("sha256sum")?.args([der]))?;
+        let digest = run_at(self.at, app("sha256sum")?.args([der]))?;
         Ok(digest.split_whitespace().next().ok_or("no digest")?.to_owned())
     }
 
@@ -88,13 +88,6 @@ impl Drop for Chip<'_> {
     fn drop(&mut self) {
         let _ = self.power_off();
     }
-}
-
-fn tool(at: &Namespace, program: Program) -> Result<String, Failure> {
-    let running = at.start(program)?;
-    let status = running.wait(LIMIT)?;
-    let output = running.output();
-    if status.success() { Ok(output) } else { Err(format!("{output}({status})").into()) }
 }
 
 fn log(sidecar: &Sidecar) -> Option<String> {
@@ -118,10 +111,7 @@ pub(crate) fn device_is_who_it_is_by_its_tpm_alone() -> TestResult {
     let control_plane = signet(&[]).env("SIGNET_ATTEST_TPM", &rules);
     let mut mesh = Mesh::start_program(control_plane, host.namespace(), host.ipv4(), "mesh.example")?;
     mesh.apply("mesh.yaml", MESH)?;
-    let authority = fs::read_to_string(mesh.folder().join("control-plane/authority.pem"))?;
-    // Two keys that issue no certificates, then the root.
-    let place = |nth| authority.match_indices("-----BEGIN ").nth(nth).map_or(authority.len(), |(at, _)| at);
-    fs::write(&roots, &authority[place(2)..place(3)])?;
+    fs::write(&roots, root_pem(&mesh)?)?;
 
     let mut boat = mesh.sidecar(&host.container("boat")?, "boat", here.setup(&roots))?;
     assert!(mesh.proxies()?.iter().map(|proxy| proxy.spiffe_id.as_str()).eq([ID]));
@@ -132,7 +122,7 @@ pub(crate) fn device_is_who_it_is_by_its_tpm_alone() -> TestResult {
     // Another issuer certifies the same key.
     let public = |file: &str| -> Result<String, Failure> {
         let saved = boat.folder().join("state").join(file);
-        tool(
+        run_at(
             host.namespace(),
             app("openssl")?.args(["x509", "-in"]).args([saved]).args(["-noout", "-pubkey"]),
         )

@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use signet_sync::SectionName;
-use signet_sync::proto::admin::{GetRequest, InfoResponse, RotateRequest, RotationTarget};
+use signet_sync::proto::admin::{RotateRequest, RotationTarget};
 
-use crate::harness::{MESH, Server, TRUST_DOMAIN, command, counter, workload};
+use crate::harness::{MESH, Server, TRUST_DOMAIN, assert_nothing_went_back, command, workload};
 
 #[allow(dead_code, reason = "not all of it is needed here")]
 #[path = "../process/harness.rs"]
@@ -43,21 +42,6 @@ fn failing(state: &Path, fault: &str, often: u32) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     fiu
-}
-
-async fn stored(server: &Server) -> BTreeSet<String> {
-    let request = GetRequest { kind: "Workload".to_owned(), name: String::new() };
-    let items = server.operator().await.get(request).await.unwrap().into_inner().items;
-    items.into_iter().map(|item| item.name).collect()
-}
-
-fn assert_nothing_went_back(before: &InfoResponse, after: &InfoResponse) {
-    assert_eq!(before.root_fingerprints, after.root_fingerprints);
-    assert!(before.revision <= after.revision, "{} > {}", before.revision, after.revision);
-    for section in &before.sections {
-        let name = SectionName::parse(&section.name).unwrap();
-        assert!(counter(after, &name) >= section.counter, "{name} went back");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +86,7 @@ async fn a_disk_whose_writes_syncs_and_renames_fail_loses_nothing_that_was_ackno
         }
         // On a disk that works again.
         let server = Server::start(state.path());
-        let stored = stored(&server).await;
+        let stored = server.workloads().await;
         let lost: Vec<_> = acknowledged.difference(&stored).collect();
         assert!(lost.is_empty(), "{fault} lost {lost:?}");
         let after = server.info().await;

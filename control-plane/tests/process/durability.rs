@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use signet_sync::SectionName;
-use signet_sync::proto::admin::{GetRequest, InfoResponse};
-
-use crate::harness::{MESH, Server, counter, enrol, workload};
+use crate::harness::{MESH, Server, assert_nothing_went_back, enrol, workload};
 
 const KILLS: usize = 24;
 
@@ -23,7 +20,7 @@ async fn what_was_acknowledged_survives_repeated_kills_and_versions_never_go_bac
         let names: Vec<String> = (0..4).map(|number| format!("w{kill}-{number}")).collect();
         acknowledged.extend(apply_until_killed(server, names, kill % 4).await);
         let server = Server::start(state.path());
-        let stored = stored_workloads(&server).await;
+        let stored = server.workloads().await;
         let lost: Vec<_> = acknowledged.difference(&stored).collect();
         assert!(lost.is_empty(), "lost after kill {kill}: {lost:?}");
         let after = server.info().await;
@@ -56,21 +53,6 @@ async fn apply_until_killed(server: Server, names: Vec<String>, last: usize) -> 
     }
     tokio::task::spawn_blocking(|| server.kill()).await.unwrap();
     applying.await.unwrap()
-}
-
-async fn stored_workloads(server: &Server) -> BTreeSet<String> {
-    let request = GetRequest { kind: "Workload".to_owned(), name: String::new() };
-    let items = server.operator().await.get(request).await.unwrap().into_inner().items;
-    items.into_iter().map(|item| item.name).collect()
-}
-
-fn assert_nothing_went_back(before: &InfoResponse, after: &InfoResponse) {
-    assert_eq!(before.root_fingerprints, after.root_fingerprints);
-    assert!(before.revision <= after.revision, "{} > {}", before.revision, after.revision);
-    for section in &before.sections {
-        let name = SectionName::parse(&section.name).unwrap();
-        assert!(counter(after, &name) >= section.counter, "{name} went back");
-    }
 }
 
 #[tokio::test]

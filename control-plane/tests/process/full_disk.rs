@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use signet_sync::proto::admin::GetRequest;
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -92,12 +91,6 @@ fn large(name: &str) -> String {
     format!("{}# {}\n", workload(name), "x".repeat(MANIFEST_BYTES))
 }
 
-async fn stored(server: &Server) -> BTreeSet<String> {
-    let request = GetRequest { kind: "Workload".to_owned(), name: String::new() };
-    let items = server.operator().await.get(request).await.unwrap().into_inner().items;
-    items.into_iter().map(|item| item.name).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_loses_nothing_and_is_written_again_when_there_is_room() {
     let disk = Disk::new();
@@ -132,7 +125,7 @@ async fn a_full_disk_refuses_writes_loses_nothing_and_is_written_again_when_ther
 
         server.apply(&workload(&format!("after-{round}"))).await;
         kept.insert(format!("after-{round}"));
-        let stored = stored(&server).await;
+        let stored = server.workloads().await;
         assert!(stored.is_superset(&kept), "lost: {:?}", kept.difference(&stored));
         proxy.renew(server.control).await.unwrap();
     }
@@ -142,7 +135,7 @@ async fn a_full_disk_refuses_writes_loses_nothing_and_is_written_again_when_ther
     tokio::task::spawn_blocking(|| server.kill()).await.unwrap();
     fs::remove_file(filler).unwrap();
     let server = tokio::task::block_in_place(|| disk.start());
-    let stored = stored(&server).await;
+    let stored = server.workloads().await;
     assert!(stored.is_superset(&kept), "lost: {:?}", kept.difference(&stored));
     enrol(server.control, &token).await.unwrap();
     proxy.renew(server.control).await.unwrap();

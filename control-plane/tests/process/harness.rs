@@ -1,5 +1,6 @@
 //! Starts the binary, and plays operator and proxy over the real sockets.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -198,6 +199,13 @@ impl Server {
         self.operator().await.list_proxies(admin::ListProxiesRequest {}).await.unwrap().into_inner().proxies
     }
 
+    /// Names of the workloads that are stored.
+    pub(crate) async fn workloads(&self) -> BTreeSet<String> {
+        let request = admin::GetRequest { kind: "Workload".to_owned(), name: String::new() };
+        let items = self.operator().await.get(request).await.unwrap().into_inner().items;
+        items.into_iter().map(|item| item.name).collect()
+    }
+
     pub(crate) async fn info(&self) -> admin::InfoResponse {
         self.operator().await.info(admin::InfoRequest {}).await.unwrap().into_inner()
     }
@@ -207,6 +215,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Neither the authority nor any version is another or older than before.
+pub(crate) fn assert_nothing_went_back(before: &admin::InfoResponse, after: &admin::InfoResponse) {
+    assert_eq!(before.root_fingerprints, after.root_fingerprints);
+    assert!(before.revision <= after.revision, "{} > {}", before.revision, after.revision);
+    for section in &before.sections {
+        let name = SectionName::parse(&section.name).unwrap();
+        assert!(counter(after, &name) >= section.counter, "{name} went back");
     }
 }
 

@@ -11,7 +11,7 @@ use rustls::{SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
 use crate::issue::{HeldKey, KeyModule, KeyModuleError, Keys, REFERENCE_BYTES_MAX};
-use crate::key::KeyKind;
+use crate::key::{KeyKind, p256_spki};
 use crate::pem;
 use crate::request::{KeyRequest, RequestError};
 use crate::secret::PrivateKey;
@@ -172,7 +172,7 @@ impl SigningKey for Held {
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
-        Some(KeyKind::p256_spki(&self.key.point).into())
+        Some(p256_spki(&self.key.point).into())
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {

@@ -52,18 +52,18 @@ impl KeyKind {
         self.verifies(spki, &ECDSA_SHA256_ALGORITHM, message, signature)
     }
 
-    /// The SubjectPublicKeyInfo of an uncompressed point on P-256.
-    pub(crate) fn p256_spki(point: &[u8]) -> Vec<u8> {
-        // The prefix has the point's first byte.
-        [&P256_PREFIX[..P256_POINT_AT], point].concat()
-    }
-
     pub(crate) fn issuing_algorithm(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::Ed25519 => &rcgen::PKCS_ED25519,
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
         }
     }
+}
+
+/// The SubjectPublicKeyInfo (RFC 5480) of an uncompressed point on P-256.
+pub fn p256_spki(point: &[u8]) -> Vec<u8> {
+    // The prefix has the point's first byte.
+    [&P256_PREFIX[..P256_POINT_AT], point].concat()
 }
 
 /// ECDSA-Sig-Value (RFC 3279 section 2.2.3) of the two halves of a signature on P-256, as a module gives them: big-endian,
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_point_and_its_spki_are_one() {
-        let spki = KeyKind::p256_spki(&[&[0x04][..], &[9; 64]].concat());
+        let spki = p256_spki(&[&[0x04][..], &[9; 64]].concat());
         assert_eq!(KeyKind::P256.public_key(&spki).map(<[u8]>::len), Some(65));
     }
 

@@ -70,7 +70,7 @@ pub use hex::{hex, unhex};
 pub use id::{Class, IdError, MAX_SPIFFE_ID_BYTES, SpiffeId, TrustDomain, WorkloadParts};
 pub use issue::{Authority, HeldKey, IssueError, KeyModule, KeyModuleError, Keys};
 pub use jwt::{JwtAuthority, JwtClaims, JwtError, JwtKey, MAX_AUDIENCE_BYTES, MAX_JWT_BYTES, verify_jwt};
-pub use key::ecdsa_signature;
+pub use key::{ecdsa_signature, p256_spki};
 pub use outside::{
     AuthoritiesError, MAX_AUTHORITIES, authorities, outside_client_config, outside_server_config,
 };

@@ -1,13 +1,20 @@
 //! Whoever holds the keys of channels, asked where nobody else of the thread waits: a TPM takes its time.
 
+use std::sync::Arc;
+
 use rustls_pki_types::CertificateDer;
 use signet_identity::{
     ChannelKey, ChannelKeyRequest, KeyModuleError, Keys, RequestError, SvidError, TlsSvid,
 };
+use signet_tpm::Tpm;
+
+/// Where new keys are made, and old ones found.
+pub(super) fn keys(tpm: Option<&Tpm>) -> Keys {
+    tpm.map_or(Keys::Memory, |tpm| Keys::Module(Arc::new(tpm.clone())))
+}
 
 /// A new key and the request for its certificate.
-pub(super) async fn request(keys: &Keys) -> Result<ChannelKeyRequest, RequestError> {
-    let keys = keys.clone();
+pub(super) async fn request(keys: Keys) -> Result<ChannelKeyRequest, RequestError> {
     asked(move || ChannelKeyRequest::new(&keys)).await
 }
 

@@ -60,7 +60,8 @@ pub(super) enum EnrolError {
 /// pin.
 pub(super) async fn enrol(origin: &Origin, proof: Proof) -> Result<Identity, EnrolError> {
     let plane = &origin.plane;
-    let (tls, signing) = (custody::request(&origin.keys).await?, KeyRequest::new_signing()?);
+    let (tls, signing) =
+        (custody::request(custody::keys(origin.tpm.as_ref())).await?, KeyRequest::new_signing()?);
     let mut request = wire::EnrolRequest {
         protocol: PROTOCOL,
         min_protocol: MIN_PROTOCOL,

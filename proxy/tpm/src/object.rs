@@ -4,7 +4,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use signet_identity::hex;
+use signet_identity::{hex, p256_spki};
 use thiserror::Error;
 
 use crate::wire::{Reader, Refusal, sized};
@@ -46,12 +46,6 @@ const ENDORSEMENT_POLICY: [u8; 32] = [
     0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
 ];
 
-/// What a SubjectPublicKeyInfo of P-256 begins with (RFC 5480), up to the point.
-const SPKI: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
-    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-
 /// The public half of a TPM's endorsement key on P-256: it is made from a seed that the TPM was built with, so it names the
 /// TPM until somebody has that seed changed (TPM2_ChangeEPS). TPM2_Clear leaves it, and ends the keys of channels.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +73,7 @@ impl EndorsementKey {
 
     /// SHA-256 of its SubjectPublicKeyInfo in DER: what `openssl pkey -pubin -outform der | sha256sum` says of it.
     pub fn sha256(&self) -> [u8; 32] {
-        let hash = digest(&SHA256, &[&SPKI[..], &self.0].concat());
+        let hash = digest(&SHA256, &p256_spki(&self.0));
         hash.as_ref().try_into().unwrap_or_default()
     }
 }
